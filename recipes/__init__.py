@@ -1,0 +1,1 @@
+"""Recipes and presets: YAML files only, shipped inside the package."""

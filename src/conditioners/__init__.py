@@ -1,0 +1,1 @@
+"""Conditioners: what a person supplies, to conditions."""

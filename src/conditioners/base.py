@@ -1,0 +1,45 @@
+"""The contract of conditioners: what a person supplies, to a condition."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..contracts import Condition, ConditionSpec
+from ..part import Part
+
+
+class Conditioner(Part):
+    """Turns raw inputs into a condition, in two phases.
+
+    :meth:`prepare` runs on the CPU, in the data workers; :meth:`forward` on the device. The output has the
+    conditioner's native width: the projection into a stage belongs to the stage.
+
+    Attributes:
+        input: The field of an example it reads (``text``, ``melody``, …).
+        with_stage: Whether it has no training of its own but learns together with the first stage that is given it.
+    """
+
+    input: ClassVar[str]
+    with_stage: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def spec(self) -> ConditionSpec:
+        """The facts of what :meth:`forward` returns."""
+
+    @abstractmethod
+    def prepare(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Raw inputs of a batch (``None`` where one has none: its condition is null) to tensors, first axis ``B``."""
+
+    @abstractmethod
+    def forward(self, prepared: dict[str, Tensor]) -> Condition:
+        """The tensors of :meth:`prepare`, on the device, to a condition."""
+
+    def null(self, condition: Condition) -> Condition:
+        """The condition that says nothing, of the same shape: all zeros, all masked, unless a part knows better."""
+        return Condition(torch.zeros_like(condition.values), torch.zeros_like(condition.mask))

@@ -1,0 +1,91 @@
+"""How a part is trained: the ``fit:`` block of a preset, and the optimizers and schedules it names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass
+class Fit:
+    """Training options of one part.
+
+    Args:
+        steps: Training steps (batches).
+        batch_size: Examples per step and process.
+        crop: Seconds of audio per example; a stage takes its window.
+        lr: Peak learning rate.
+        optimizer: ``adamw`` or ``adam``.
+        betas: Of the optimizer.
+        eps: Of the optimizer.
+        weight_decay: Of the optimizer.
+        schedule: Of the learning rate after the warm-up.
+        warmup_steps: Steps in which the learning rate rises linearly from zero.
+        final_lr: Fraction of the peak at which a cosine or linear schedule ends.
+        gradient_clip: Largest gradient norm; none for no clipping.
+        ema: Decay of the averaged weights that are validated, saved and used; none for no averaging.
+        ema_every: Steps between two updates of the average.
+        precision: As ``L.Trainer`` takes it.
+        num_workers: Processes that read data.
+        validate_every: Steps between validations; none for one at the end.
+        validation_examples: Clips per validation.
+        checkpoint_every: Steps between checkpoints a killed run continues from.
+        trainer: Anything else ``L.Trainer`` takes.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    crop: float = 1.0
+    lr: float = 3e-4
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: int = 0
+    final_lr: float = 0.0
+    gradient_clip: float | None = 1.0
+    ema: float | None = None
+    ema_every: int = 1
+    precision: str = "32-true"
+    num_workers: int = 0
+    validate_every: int | None = None
+    validation_examples: int = 32
+    checkpoint_every: int = 500
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "ema_every", "validation_examples", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("crop", "lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter], lr: float | None = None) -> torch.optim.Optimizer:
+        """The optimizer over ``parameters``, at ``lr`` where it differs from the block's."""
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
+        return kind(
+            parameters, lr=lr or self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay
+        )
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        """Warm-up and schedule, advanced once a step."""
+        return LambdaLR(optimizer, self.lr_factor)
+
+    def lr_factor(self, step: int) -> float:
+        """Fraction of the peak learning rate at ``step``.
+
+        >>> [Fit(steps=10, warmup_steps=2, schedule="linear").lr_factor(s) for s in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        falling = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+        return falling[self.schedule] * (1 - self.final_lr) + self.final_lr if self.schedule != "constant" else 1.0

@@ -1,0 +1,1 @@
+"""Generators: the stages of a system."""

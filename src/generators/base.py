@@ -1,0 +1,146 @@
+"""The contract of generators: one stage models ``p(target | given)``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, Given, Representation, StageBatch
+from ..part import Part
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of guidance: the prediction under the conditions ``keep`` names (the rest null), times ``weight``.
+
+    ``keep`` is none for all conditions. The weights of a list of terms sum to one. Plain classifier-free guidance
+    with scale g is ``[Term(None, g), Term((), 1 - g)]``.
+    """
+
+    keep: tuple[str, ...] | None
+    weight: float
+
+
+def classifier_free(scale: float) -> list[Term]:
+    """Guidance ``null + scale · (conditional − null)``; at scale 1 the conditional prediction alone."""
+    return [Term(None, 1.0)] if scale == 1 else [Term(None, scale), Term((), 1 - scale)]
+
+
+class Generator(Part):
+    """One stage. Its first two arguments are facts that the system supplies; the rest is the recipe's.
+
+    Subclasses build their layers from :attr:`target` and :attr:`given`, and implement :meth:`loss` and
+    :meth:`generate`.
+
+    Args:
+        target: The representation it generates.
+        given: By name, what it is given and how each enters.
+        dropout: Probability that a sample loses all its conditions in training (what guidance needs).
+        condition_dropout: By name, probability that a sample loses that one condition.
+
+    Attributes:
+        discrete: Whether it models codes (true) or latents (false).
+        entries: The ways something given can enter, the default for plain (not aligned) conditions first.
+        joint: Conditioners that learn together with this stage, by name; the system puts them here.
+    """
+
+    discrete: ClassVar[bool]
+    entries: ClassVar[tuple[str, ...]]
+    training_only = ("joint.",)
+
+    def __init__(
+        self,
+        target: Representation,
+        given: dict[str, Given],
+        *,
+        dropout: float = 0.0,
+        condition_dropout: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.given = dict(given)
+        self.dropout = dropout
+        self.condition_dropout = dict(condition_dropout or {})
+        self.joint = nn.ModuleDict()
+
+    @abstractmethod
+    def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
+        """Named losses; the one called ``loss`` is minimised.
+
+        Args:
+            target: Codes ``[B, K, S]`` or latents ``[B, D, S]``.
+            mask: ``[B, S]`` bool, false on padding.
+            conditions: Of every given name, after dropout.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        conditions: dict[str, tuple[Condition, Condition]],
+        frames: int,
+        *,
+        seeds: Sequence[int],
+        prompt: Tensor | None = None,
+        guidance: Sequence[Term] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Codes ``[B, K, frames]`` or latents ``[B, D, frames]``, one sample per seed.
+
+        The same seed gives the same sample whatever the batch around it.
+
+        Args:
+            conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
+            frames: Length including the prompt.
+            seeds: One per sample.
+            prompt: A representation ``[B, K or D, P]`` with ``P < frames`` that the result starts with.
+            guidance: Terms; the stage's own default where none are given.
+            progress: Called with (steps done, steps in all).
+        """
+
+    def resolve(self, batch: StageBatch) -> dict[str, tuple[Condition, Condition]]:
+        """The pairs (condition, null) of a batch, running the conditioners that learn with this stage."""
+        pairs = {}
+        for name in self.given:
+            entry = batch.given[name]
+            if isinstance(entry, tuple):
+                pairs[name] = entry
+            else:
+                conditioner = self.joint[name]
+                condition = conditioner(entry)
+                pairs[name] = (condition, conditioner.null(condition))  # type: ignore[operator]
+        return pairs
+
+    def drop(self, pairs: dict[str, tuple[Condition, Condition]]) -> dict[str, Condition]:
+        """Null conditions at random, per sample: each alone, and all of them together."""
+        kept = {}
+        keep_all: Tensor | None = None
+        for name, (condition, null) in pairs.items():
+            uniform = torch.rand(2, condition.mask.shape[0], device=condition.mask.device)
+            if keep_all is None:
+                keep_all = uniform[0] >= self.dropout
+            keep = keep_all & (uniform[1] >= self.condition_dropout.get(name, 0.0))
+            kept[name] = condition.where(keep, null)
+        return kept
+
+    def training_step(self, batch: StageBatch, batch_idx: int) -> Tensor:
+        """One step of training."""
+        losses = self.loss(batch.target, batch.mask, self.drop(self.resolve(batch)))
+        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, prog_bar=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: StageBatch, batch_idx: int) -> None:
+        """The losses under all conditions."""
+        conditions = {name: condition for name, (condition, _) in self.resolve(batch).items()}
+        losses = self.loss(batch.target, batch.mask, conditions)
+        self.log_dict({f"val/{k}": v for k, v in losses.items()}, prog_bar=True, batch_size=len(batch.target))
+
+    def configure_optimizers(self) -> dict:
+        """Optimizer and schedule of the fit options, over everything that learns here."""
+        optimizer = self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        scheduler = self.fit_options.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

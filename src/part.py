@@ -1,0 +1,122 @@
+"""The base of every trainable part: built from plain arguments, trained, saved and loaded alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import lightning as L
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import PartitaError
+from .fit import Fit
+from .registry import lookup
+
+
+class Part(L.LightningModule):
+    """A LightningModule that remembers the arguments it was built from.
+
+    Building a part never reads a file or the network: pretrained weights come in through :meth:`load_weights`.
+
+    Attributes:
+        arguments: Every constructor argument by name, defaults included.
+        fit_options: How it is trained; the ``fit:`` block of its preset.
+        trainable: Whether it is trained at all. A part that is not needs weights.
+        training_only: Prefixes of the state that only training needs (discriminators, parts trained alongside);
+            left out of what :meth:`save` writes.
+    """
+
+    family: ClassVar[str]
+    registered_name: ClassVar[str]
+    trainable: ClassVar[bool] = True
+    training_only: ClassVar[tuple[str, ...]] = ()
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        part = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("self", None)
+        part.__dict__["arguments"] = arguments
+        return part
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fit_options = Fit()
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """The weights that using the part needs."""
+        return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith(self.training_only or "\0")}
+
+    def load_exported_state(self, state: dict[str, Tensor], source: str | Path) -> None:
+        """Take over weights written by :meth:`save`; every name and shape must fit.
+
+        Raises:
+            PartitaError: They do not; the message names the differences.
+        """
+        own = self.exported_state()
+        missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        wrong = [
+            f"{k} {list(state[k].shape)} instead of {list(own[k].shape)}"
+            for k in sorted(own.keys() & state.keys())
+            if own[k].shape != state[k].shape
+        ]
+        if missing or surplus or wrong:
+            lines = [
+                f"{len(found)} {kind}: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}"
+                for kind, found in (("missing", missing), ("not of this part", surplus), ("of another shape", wrong))
+                if found
+            ]
+            raise PartitaError(f"{source}: these weights are not of this {self.registered_name}\n  " + "\n  ".join(lines))
+        self.load_state_dict(state, strict=False)  # strict above; what is absent is training_only
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
+        from .files import replacing_folder
+
+        with replacing_folder(Path(folder)) as new:
+            config = {"family": self.family, "name": self.registered_name, "arguments": self.arguments}
+            (new / "config.json").write_text(json.dumps(config, indent=2, default=_plain) + "\n", encoding="utf-8")
+            save_file(self.exported_state(), new / "model.safetensors", metadata={"format": "pt"})
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load pretrained weights: here a folder :meth:`save` wrote; parts with foreign weights say what they take."""
+        path = Path(source)
+        if path.is_dir():
+            path = path / "model.safetensors"
+        if not path.is_file():
+            raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
+        self.load_exported_state(load_file(path), path)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Rebuild a part from the folder :meth:`save` wrote."""
+        from .schema import build
+
+        try:
+            config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PartitaError(f"{folder} does not hold a saved part: {error}") from None
+        part: Self = build(lookup(config["family"], config["name"]), config["arguments"])
+        if not isinstance(part, cls):
+            raise PartitaError(f"{folder} holds a {config['family']} ({config['name']}), not a {cls.__name__}")
+        part.load_weights(folder)
+        return part.eval()
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Averaged weights, where the fit options ask for them."""
+        if self.fit_options.ema is None:
+            return []
+        from .training import StepEMA
+
+        return [StepEMA(self.fit_options.ema, self.fit_options.ema_every)]
+
+
+def _plain(value: Any) -> Any:
+    from dataclasses import asdict, is_dataclass
+
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

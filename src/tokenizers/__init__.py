@@ -1,0 +1,1 @@
+"""Tokenizers: audio to representations and back."""

@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 
 class PartitaError(Exception):
     """A foreseeable mistake. The command line prints the message and exits with status 2, without a traceback."""
+
+
+class Problem(NamedTuple):
+    """One mistake in a recipe."""
+
+    file: str
+    key: str
+    message: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key or '(top level)'}: {self.message}{self.suggestion}"
+
+
+class RecipeError(PartitaError):
+    """Everything that is wrong with a recipe, at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        count = f"{len(self.problems)} mistake{'s' if len(self.problems) > 1 else ''} in the recipe"
+        super().__init__("\n".join([count, *(f"  {problem}" for problem in self.problems)]))

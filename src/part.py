@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -71,7 +72,9 @@ class Part(L.LightningModule):
                 for kind, found in (("missing", missing), ("not of this part", surplus), ("of another shape", wrong))
                 if found
             ]
-            raise PartitaError(f"{source}: these weights are not of this {self.registered_name}\n  " + "\n  ".join(lines))
+            raise PartitaError(
+                f"{source}: these weights are not of this {self.registered_name}\n  " + "\n  ".join(lines)
+            )
         self.load_state_dict(state, strict=False)  # strict above; what is absent is training_only
 
     def save(self, folder: str | Path) -> None:
@@ -111,9 +114,9 @@ class Part(L.LightningModule):
         """Averaged weights, where the fit options ask for them."""
         if self.fit_options.ema is None:
             return []
-        from .training import StepEMA
-
-        return [StepEMA(self.fit_options.ema, self.fit_options.ema_every)]
+        options = self.fit_options
+        # buffers (codebooks, counters) follow the weights in training rather than being averaged
+        return [EMAWeightAveraging(decay=options.ema, update_every_n_steps=options.ema_every, use_buffers=False)]
 
 
 def _plain(value: Any) -> Any:

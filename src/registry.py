@@ -76,7 +76,9 @@ def lookup(family: str, name: str) -> Any:
 def names(family: str) -> dict[str, str]:
     """Every registered name of a family with a line on what it is, sorted, without importing any part."""
     found = {name: (cls.__doc__ or "").strip().split("\n")[0] for (f, name), cls in _classes.items() if f == family}
-    found |= {name: f"from the package {e.dist.name if e.dist else e.module}" for name, e in _entry_points(family).items()}
+    found |= {
+        name: f"from the package {e.dist.name if e.dist else e.module}" for name, e in _entry_points(family).items()
+    }
     found |= {name: source.summary for name, source in _sources(family).items()}
     return dict(sorted(found.items()))
 

@@ -19,7 +19,7 @@ class Source(ABC):
         fields: What its examples may carry beside audio (see :class:`~partita.contracts.Example`).
     """
 
-    fields: ClassVar[frozenset[str]]
+    fields: frozenset[str]
     family: ClassVar[str]
     registered_name: ClassVar[str]
 

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts import Condition, Given, Representation, StageBatch
+from ..layers.guidance import Term as Term
+from ..layers.guidance import classifier_free as classifier_free
 from ..part import Part
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of guidance: the prediction under the conditions ``keep`` names (the rest null), times ``weight``.
-
-    ``keep`` is none for all conditions. The weights of a list of terms sum to one. Plain classifier-free guidance
-    with scale g is ``[Term(None, g), Term((), 1 - g)]``.
-    """
-
-    keep: tuple[str, ...] | None
-    weight: float
-
-
-def classifier_free(scale: float) -> list[Term]:
-    """Guidance ``null + scale · (conditional − null)``; at scale 1 the conditional prediction alone."""
-    return [Term(None, 1.0)] if scale == 1 else [Term(None, scale), Term((), 1 - scale)]
 
 
 class Generator(Part):
@@ -59,7 +43,7 @@ class Generator(Part):
         given: dict[str, Given],
         *,
         dropout: float = 0.0,
-        condition_dropout: Mapping[str, float] | None = None,
+        condition_dropout: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.target = target
@@ -67,6 +51,11 @@ class Generator(Part):
         self.dropout = dropout
         self.condition_dropout = dict(condition_dropout or {})
         self.joint = nn.ModuleDict()
+        for name in self.condition_dropout:
+            if name not in self.given:
+                raise ValueError(
+                    f"condition_dropout names {name!r}, which is not given ({', '.join(self.given) or 'nothing is'})"
+                )
 
     @abstractmethod
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:

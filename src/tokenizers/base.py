@@ -24,9 +24,9 @@ class Tokenizer(Part):
 
     @abstractmethod
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, C, T]`` to codes ``[B, K, S]`` int64 or latents ``[B, D, S]``, ``S = ceil(T · frame_rate / rate)``.
+        """Audio ``[B, C, T]`` to codes ``[B, K, S]`` int64 or latents ``[B, D, S]``.
 
-        Deterministic; short tails are padded with silence.
+        ``S = ceil(T · frame_rate / sample_rate)``: short tails are padded with silence. Deterministic.
         """
 
     def decode(self, representation: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+# Everything on a fresh machine with Python 3.11+ and make: `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint types install clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/partita train chorales-tiny --output runs/chorales-tiny
+	$(BIN)/partita generate runs/chorales-tiny "a slow chorale in G minor for church organ" "a lively chorale in D major for piano" --output runs/chorales-tiny/demo.wav
+	@echo "listen: runs/chorales-tiny/demo-1.wav runs/chorales-tiny/demo-2.wav"
+	@echo "look:   runs/chorales-tiny/report.html"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,141 @@
+"""What happens around a training step: seeds, checkpoints, guards, and things to look at and listen to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from torch import Tensor
+
+from .errors import PartitaError
+from .plots import spectrogram_figure
+
+
+class Reseed(Callback):
+    """Makes the randomness of a step a function of seed and step, so that a run can be taken up anywhere.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Before each step; processes differ."""
+        torch.manual_seed((self.seed + batch_idx * trainer.world_size + trainer.global_rank) % 2**63)
+
+
+class KeepCheckpoint(Checkpoint):
+    """Keeps one checkpoint to go on from, written before a step begins, when all counters agree.
+
+    Args:
+        path: Of the checkpoint.
+        every: Steps between two.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Every so many steps."""
+        if batch_idx > 0 and batch_idx % self.every == 0:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class NaNGuard(Callback):
+    """Stops at the first loss that is not a number, and names it.
+
+    Looks at each step on a CPU; on other devices, where looking waits for the device, at each logged step.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check everything the step logged."""
+        if pl_module.device.type != "cpu" and (batch_idx + 1) % trainer.log_every_n_steps:
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("train/") and not math.isfinite(float(value)):
+                raise PartitaError(
+                    f"{name.removeprefix('train/')} became {float(value)} at step {batch_idx} of {pl_module.registered_name}. "
+                    "Lower fit.lr or fit.gradient_clip, or lengthen fit.warmup_steps, and start a new run"
+                )
+
+
+class Throughput(Callback):
+    """Logs steps and seconds of audio per second.
+
+    Args:
+        seconds: Of audio per example.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._since: tuple[int, float] | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """At each logged step, over the time since the last one."""
+        if (batch_idx + 1) % trainer.log_every_n_steps:
+            return
+        now = time.perf_counter()
+        if self._since is not None:
+            rate = (batch_idx - self._since[0]) / (now - self._since[1])
+            audio = rate * pl_module.fit_options.batch_size * trainer.world_size * self.seconds
+            pl_module.log_dict({"speed/steps_per_second": rate, "speed/audio_seconds_per_second": audio})
+        self._since = (batch_idx, now)
+
+
+class Bar(RichProgressBar):
+    """Lightning's progress bar without the version number of a logger."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The metrics to show."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+class Media(Callback):
+    """Logs audio and spectrograms of fixed validation clips after each validation, on the first process.
+
+    Args:
+        originals: Makes the clips ``[B, C, T]`` once, before training.
+        render: Makes what the part in training turns them into, on the part's device.
+        sample_rate: In Hz.
+    """
+
+    def __init__(self, originals: Callable[[], Tensor], render: Callable[[], Tensor], sample_rate: int) -> None:
+        self.originals, self.render, self.sample_rate = originals, render, sample_rate
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The clips as they are."""
+        if trainer.is_global_zero and self._boards(trainer):
+            self._log(trainer, "original", self.originals())
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The clips as the part renders them."""
+        if trainer.is_global_zero and self._boards(trainer):
+            self._log(trainer, "rendered", self.render())
+
+    def _log(self, trainer: L.Trainer, tag: str, clips: Tensor) -> None:
+        for board in self._boards(trainer):
+            for i, clip in enumerate(clips.float().cpu()):
+                board.add_audio(f"{tag}/{i}", clip.mean(0), trainer.global_step, self.sample_rate)
+                board.add_figure(f"{tag}/{i}", spectrogram_figure(clip, self.sample_rate), trainer.global_step)
+
+    @staticmethod
+    def _boards(trainer: L.Trainer) -> list[Any]:
+        return [log.experiment for log in trainer.loggers if hasattr(log.experiment, "add_audio")]

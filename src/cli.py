@@ -1,0 +1,244 @@
+"""The command line. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .compose import headline, presets, recipes
+from .errors import PartitaError
+from .registry import FAMILIES, UnknownName, did_you_mean, lookup, names
+
+app = typer.Typer(
+    help="Interchangeable, trainable parts for music generation, composed by recipes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+Recipe = Annotated[
+    str, typer.Argument(help="Name of a packaged recipe, or the path of a YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]…", help="Changes, such as tokenizers.acoustic=soundstream-tiny seed=1.", show_default=False
+    ),
+]
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[FAMILY[/NAME]]", help="A family, or a part or preset of it.")
+    ] = None,
+) -> None:
+    """What there is: recipes, parts and presets; or the arguments of one part."""
+    if what and "/" in what:
+        _describe(*what.split("/", 1))
+        return
+    if what and what not in (*FAMILIES, "recipe"):
+        raise PartitaError(f"no family {what!r}{did_you_mean(what, [*FAMILIES, 'recipe'])}")
+    if what in (None, "recipe"):
+        _table("recipes", recipes())
+    for family in FAMILIES:
+        if what in (None, family):
+            _table(f"{family}: parts", {f"{family}/{name}": line for name, line in names(family).items()})
+            _table(f"{family}: presets", {f"{family}/{name}": line for name, line in presets(family).items()})
+
+
+@app.command()
+def check(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Compose and validate a recipe, and print the system: parts, rates, shapes, parameters."""
+    from .recipe import load_recipe
+    from .report import count_parameters
+    from .system import System
+
+    system = System.outline(load_recipe(recipe, overrides or []))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column, justify in (
+        ("part", "left"),
+        ("kind", "left"),
+        ("parameters", "right"),
+        ("facts", "left"),
+        ("trained", "left"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for folder, part in system.parts.items():
+        group, name = folder.split("/")
+        facts = str(getattr(part, "representation", None) or "")
+        if group == "conditioners":
+            spec = part.spec  # type: ignore[union-attr]
+            facts = f"{part.input} → {spec.dim}-d" + (f" at {spec.frame_rate:g} Hz" if spec.frame_rate else "")  # type: ignore[union-attr]
+        elif group == "stages":
+            stage = system.plan.stages[name]
+            entries = ", ".join(f"{n} ({g.entry})" for n, g in part.given.items()) or "nothing"  # type: ignore[union-attr]
+            facts = f"{stage.target} given {entries}, {stage.window:g} s"
+        weights, fit = system.part_plan(folder).weights, part.fit_options
+        trained = f"no: {weights}" if weights else f"{fit.steps:,} steps of {fit.batch_size}"
+        if getattr(part, "with_stage", False) and not weights:
+            trained = "with its stage"
+        table.add_row(folder, part.registered_name, f"{count_parameters(part):,}", facts, trained)
+    out.print(table)
+    out.print(f"data: {system.source.registered_name}, supplies {', '.join(sorted(system.source.fields))}")
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; runs/RECIPE unless given.")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+) -> None:
+    """Train every untrained part of a system, in order. Run the same command again to resume."""
+    from .recipe import load_recipe
+    from .system import System
+    from .training import train as train_system
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and tips
+    plan = load_recipe(recipe, overrides or [])
+    System.outline(plan)
+    run = output or Path("runs") / Path(recipe).stem
+    system = train_system(plan, run, say=out.print)
+    out.print(f"trained: {run}")
+    if report:
+        from .report import write_report
+
+        out.print(f"report: {write_report(system, run, title=Path(recipe).stem)}")
+
+
+@app.command()
+def generate(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, an export folder, or a hub id (user/name).", show_default=False)
+    ],
+    prompts: Annotated[list[str] | None, typer.Argument(help="One clip for each prompt.", show_default=False)] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Audio file; numbered where there are several clips.")
+    ] = Path("out.wav"),
+    duration: Annotated[
+        float | None, typer.Option("--duration", "-d", help="Seconds; the system's window unless given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first clip; the next ones count up.")] = 0,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    continuation: Annotated[
+        Path | None, typer.Option("--continue", help="Audio file that the clips start with.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+) -> None:
+    """Generate audio from prompts."""
+    from rich.progress import Progress
+
+    from .audio import read_audio, write_audio
+    from .generators.base import classifier_free
+    from .system import load
+
+    suffixes = {".wav", ".flac", ".ogg", ".mp3"}
+    if output.suffix.lower() not in suffixes:
+        raise PartitaError(f"{output}: choose one of the endings {', '.join(sorted(suffixes))}")
+    system = load(model, device=_device(device))
+    facts = system.output.representation
+    heard = None if continuation is None else read_audio(continuation, facts.sample_rate, facts.channels)[None]
+    with Progress(console=err, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        audio = system.generate(
+            prompts or None,
+            duration=duration,
+            seed=seed,
+            guidance=None if guidance is None else classifier_free(guidance),
+            continuation=heard,
+            progress=progress,
+        )
+    for i, clip in enumerate(audio.cpu()):
+        path = output if len(audio) == 1 else output.with_stem(f"{output.stem}-{i + 1}")
+        write_audio(path, clip, facts.sample_rate)
+        out.print(f"{path}: {clip.shape[-1] / facts.sample_rate:.2f} s" + (f", “{prompts[i]}”" if prompts else ""))
+
+
+def main() -> None:
+    """Run the command line: status 2 and one message for the user's mistakes, status 1 and a traceback for ours."""
+    try:
+        app(standalone_mode=True)
+    except (PartitaError, UnknownName) as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; run the same command again to go on")
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        err.print(
+            "This is a fault in Partita, not in what you did. Please report it with the lines above.", style="red"
+        )
+        sys.exit(1)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def _table(title: str, rows: dict[str, str]) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, line in rows.items():
+        table.add_row(f"  {name}", line)
+    out.print(table)
+
+
+def _describe(family: str, name: str) -> None:
+    """A part's arguments with types, defaults and docs; for a preset, its values too."""
+    from .compose import find_preset, read_yaml
+    from .schema import FACTS, arguments, plain, type_name
+
+    if family not in FAMILIES:
+        raise PartitaError(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
+    preset = find_preset(family, name)
+    values: dict[str, Any] = {}
+    if preset is not None:
+        values = read_yaml(preset)
+        out.print(f"[bold]{family}/{name}[/]: {headline(preset)}")
+    elif name not in names(family):
+        raise PartitaError(f"no {family} is called {name!r}{did_you_mean(name, [*presets(family), *names(family)])}")
+    cls = lookup(family, str(values.get("name", name)))
+    out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("argument", "type", "default", "here" if preset else "", ""):
+        table.add_column(column, overflow="fold")
+    for argument in arguments(cls).values():
+        if family == "generator" and argument.name in FACTS:
+            continue
+        default = "required" if argument.required else str(plain(argument.default))
+        table.add_row(
+            argument.name, type_name(argument.type), default, str(values.get(argument.name, "")), argument.doc
+        )
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""Recipes as data: files, presets, bases and command-line overrides, merged into one plain tree.
+
+Nothing in a recipe is ever imported or executed. Every key remembers the file it came from, for the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import PartitaError, Problem
+from .registry import did_you_mean, names
+
+COMMAND_LINE = "command line"
+LARGEST_FILE = 1_000_000
+SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
+"""Recipe keys whose values are mappings of slots, and the family of the parts in them."""
+
+Path_ = tuple[str, ...]
+
+
+class Tree:
+    """A recipe being put together: a plain nested mapping, where each key came from, and what is wrong so far."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+        self._origins: dict[Path_, str] = {}
+
+    def origin(self, key: str) -> str:
+        """The file that set the dotted ``key``, or its nearest ancestor."""
+        path = tuple(key.split("."))
+        while path and path not in self._origins:
+            path = path[:-1]
+        return self._origins.get(path, self._origins.get((), "recipe"))
+
+    def complain(self, key: str, message: str, suggestion: str = "", file: str | None = None) -> None:
+        """Note a mistake."""
+        self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
+
+    def merge(self, values: dict[str, Any], file: str, at: Path_ = ()) -> None:
+        """Lay ``values`` over what is there; a part named anew replaces the old one whole."""
+        self._origins.setdefault((), file)
+        node = self.values
+        for step in at:
+            node = node[step]
+        self._merge(node, values, file, at)
+
+    def place(self, path: Path_, file: str) -> None:
+        """Say where the value at ``path`` comes from, in place of what was known of it and all below."""
+        self._forget(path)
+        self._origins[path] = file
+
+    def _merge(self, node: dict[str, Any], values: dict[str, Any], file: str, at: Path_) -> None:
+        for key, value in values.items():
+            path = (*at, key)
+            old = node.get(key)
+            if isinstance(value, dict):
+                if isinstance(old, str) and family_of(path) and not _names_part(value):
+                    old = node[key] = {"preset": old}
+                    self._origins[*path, "preset"] = self._origins[path]
+                if isinstance(old, dict) and not (family_of(path) and _names_part(value)):
+                    self._merge(old, value, file, path)
+                    continue
+                node[key] = {}
+                self.place(path, file)
+                self._merge(node[key], value, file, path)
+            else:
+                node[key] = value
+                self.place(path, file)
+
+    def _forget(self, path: Path_) -> None:
+        for known in [p for p in self._origins if p[: len(path)] == path]:
+            del self._origins[known]
+
+
+def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Tree:
+    """Read a recipe with its bases and presets, and lay the overrides over it.
+
+    Args:
+        recipe: A path, or the name of a recipe that comes with the package.
+        overrides: ``key=value``, dotted keys and YAML values.
+
+    Raises:
+        PartitaError: There is no such recipe, or its file cannot be read.
+    """
+    tree = Tree()
+    path = find_recipe(str(recipe))
+    _lay(tree, path, [])
+    for override in overrides:
+        _override(tree, override)
+    for slot in list(slots(tree.values)):
+        _expand(tree, slot, path.parent)
+    _interpolate(tree)
+    return tree
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or a name among the packaged recipes.
+
+    Raises:
+        PartitaError: There is none.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    if path.is_file():
+        return path
+    packaged = _packaged() / f"{name.removesuffix('.yaml')}.yaml"
+    if re.fullmatch(r"[\w.-]+", name) and packaged.is_file():
+        return packaged
+    raise PartitaError(f"no recipe {name!r}{did_you_mean(name, recipes())}")
+
+
+def recipes() -> dict[str, str]:
+    """The packaged recipes, with the comment on their first line."""
+    return {path.stem: headline(path) for path in sorted(_packaged().glob("*.yaml"))}
+
+
+def presets(family: str) -> dict[str, str]:
+    """The packaged presets of a family, with the comment on their first line."""
+    return {path.stem: headline(path) for path in sorted((_packaged() / family).glob("*.yaml"))}
+
+
+def headline(path: Path) -> str:
+    """The comment on the first line of a YAML file, or nothing."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping as plain data, interpolations unresolved.
+
+    Raises:
+        PartitaError: It is not one; the message says why and where.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise PartitaError(f"{path} is larger than a recipe can be ({LARGEST_FILE:,} bytes)")
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PartitaError(f"{path} cannot be read: {error}") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise PartitaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
+    return _words(values)
+
+
+def slots(values: dict[str, Any]) -> Iterator[Path_]:
+    """The paths of all places in a recipe that hold a part."""
+    for group in SLOTS:
+        if isinstance(values.get(group), dict):
+            yield from ((group, name) for name in values[group])
+    if isinstance(values.get("stages"), dict):
+        for name, stage in values["stages"].items():
+            if isinstance(stage, dict) and "generator" in stage:
+                yield ("stages", name, "generator")
+    if "data" in values:
+        yield ("data",)
+
+
+def family_of(path: Path_) -> str | None:
+    """The family of the part that belongs at ``path``, or none where no part does."""
+    match path:
+        case ("tokenizers" | "conditioners" as group, _):
+            return SLOTS[group]
+        case ("stages", _, "generator"):
+            return "generator"
+        case ("data",):
+            return "data"
+    return None
+
+
+def _packaged() -> Path:
+    return Path(str(files(f"{__package__}.recipes")))
+
+
+def _names_part(value: dict[str, Any]) -> bool:
+    return "preset" in value or "name" in value
+
+
+def _words(value: Any) -> Any:
+    """Keys as text: YAML also allows numbers, dates and nothing at all."""
+    if isinstance(value, dict):
+        return {str(k): _words(v) for k, v in value.items()}
+    return [_words(v) for v in value] if isinstance(value, list) else value
+
+
+def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
+    """Lay a recipe file over its bases."""
+    if path.resolve() in below:
+        tree.complain(
+            "base", f"{path} is its own base, by way of {' and '.join(p.name for p in below)}", file=str(path)
+        )
+        return
+    values = read_yaml(path)
+    base = values.pop("base", None)
+    if isinstance(base, str):
+        beside = path.parent / base
+        try:
+            found = beside if beside.is_file() else find_recipe(base)
+            _lay(tree, found, [*below, path.resolve()])
+        except PartitaError as error:
+            tree.complain("base", str(error), file=str(path))
+    elif base is not None:
+        tree.complain("base", f"expected the name or path of a recipe, got {base!r}", file=str(path))
+    tree.merge(values, str(path))
+
+
+def _override(tree: Tree, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        tree.complain(override, "expected key=value, such as tokenizers.acoustic=soundstream-tiny", file=COMMAND_LINE)
+        return
+    try:
+        # through OmegaConf, so that 1e-3 is a number here as it is in a file
+        value = _words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
+        tree.complain(key, f"{text!r} is not a YAML value: {' '.join(str(error).split())}", file=COMMAND_LINE)
+        return
+    path = key.split(".")
+    for depth in range(1, len(path)):
+        parent = _at(tree.values, path[:depth])
+        scalar = parent is not None and not isinstance(parent, dict)
+        if scalar and not (isinstance(parent, str) and family_of(tuple(path[:depth]))):
+            tree.complain(
+                key, f"{'.'.join(path[:depth])} is {parent!r}, which has no keys of its own", file=COMMAND_LINE
+            )
+            return
+    for step in reversed(path):
+        value = {step: value}
+    tree.merge(value, COMMAND_LINE)
+
+
+def _at(values: Any, path: Sequence[str]) -> Any:
+    for step in path:
+        if not isinstance(values, dict) or step not in values:
+            return None
+        values = values[step]
+    return values
+
+
+def _expand(tree: Tree, path: Path_, folder: Path) -> None:
+    """Turn a slot into a registered name with its arguments, following its presets."""
+    key, family = ".".join(path), family_of(path)
+    assert family is not None
+    parent = _at(tree.values, path[:-1])
+    value = parent[path[-1]]
+    if value is None:
+        del parent[path[-1]]
+        return
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, dict):
+        tree.complain(key, f"expected the name of a {family} or a mapping, got {value!r}")
+        return
+    try:
+        layers = _layers(value, family, folder)
+    except PartitaError as error:
+        tree.complain(key, str(error))
+        return
+    origins = {k: tree.origin(f"{key}.{k}") for k in value}
+    slot_origin = tree.origin(key)
+    parent[path[-1]] = {}
+    tree.place(path, slot_origin)
+    for layer, file in reversed(layers):
+        for k, v in layer.items():
+            if k != "preset":
+                tree.merge({k: v}, file or origins.get(k, slot_origin), path)
+    if "name" not in parent[path[-1]]:
+        choices = ", ".join(_choices(family, folder))
+        tree.complain(key, "names no part", f": add `preset:` or `name:`, one of {choices}")
+
+
+def _layers(value: dict[str, Any], family: str, folder: Path) -> list[tuple[dict[str, Any], str | None]]:
+    """A slot and the presets it is made from, each with its file, the slot itself first."""
+    layers: list[tuple[dict[str, Any], str | None]] = [(value, None)]
+    while "preset" in layers[-1][0]:
+        preset = layers[-1][0]["preset"]
+        found = find_preset(family, preset, folder) if isinstance(preset, str) else None
+        if found is not None:
+            if str(found) in [file for _, file in layers]:
+                raise PartitaError(f"preset {preset!r} is made from itself")
+            layers.append((read_yaml(found), str(found)))
+        elif isinstance(preset, str) and preset in names(family):
+            layers.append(({"name": preset}, None))
+        else:
+            raise PartitaError(f"no {family} is called {preset!r}{did_you_mean(preset, _choices(family, folder))}")
+    return layers
+
+
+def _choices(family: str, folder: Path) -> list[str]:
+    """Every name a slot of the family can hold."""
+    return [*presets(family), *(path.stem for path in sorted((folder / family).glob("*.yaml"))), *names(family)]
+
+
+def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
+    """The file of a preset: beside the recipe first, then among the packaged ones; none where there is none."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        return None
+    for place in ([folder / family] if folder else []) + [_packaged() / family]:
+        if (place / f"{name}.yaml").is_file():
+            return place / f"{name}.yaml"
+    return None
+
+
+def _interpolate(tree: Tree) -> None:
+    """Resolve ``${key}``; resolvers, which could read the environment of whoever loads a recipe, are refused."""
+    refused = []
+    for path, text in _leaves(tree.values, ()):
+        if re.search(r"\$\{[^}]*:", text):
+            refused.append(".".join(path))
+            tree.complain(
+                refused[-1], f"{text!r} calls a resolver, which recipes cannot", ": write ${key} for another key"
+            )
+    if refused:
+        return
+    try:
+        config = OmegaConf.create(tree.values)
+    except (OmegaConfBaseException, ValueError) as error:
+        tree.complain("", " ".join(str(error).split()))
+        return
+    for path, text in _leaves(tree.values, ()):
+        if "${" not in text:
+            continue
+        try:
+            node: Any = config
+            for step in path:
+                node = node[int(step) if OmegaConf.is_list(node) else step]
+        except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+            tree.complain(".".join(path), f"{text!r} refers to nothing: {str(error).splitlines()[0]}")
+    if not tree.problems:
+        tree.values = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+
+
+def _leaves(values: Any, at: Path_) -> Iterator[tuple[Path_, str]]:
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield from _leaves(value, (*at, str(key)))
+    if isinstance(values, str):
+        yield at, values

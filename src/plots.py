@@ -1,0 +1,53 @@
+"""Pictures of audio and of training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def spectrogram_figure(audio: Tensor, sample_rate: int, *, top_db: float = 80.0) -> Figure:
+    """The spectrogram of audio ``[C, T]`` (channels mixed), in dB below its peak, on a logarithmic frequency axis."""
+    mono = audio.detach().float().mean(0)
+    n_fft, hop = 2048, 256
+    window = torch.hann_window(n_fft)
+    padded = torch.nn.functional.pad(mono, (0, max(0, n_fft - len(mono))))
+    power = torch.stft(padded, n_fft, hop, window=window, return_complex=True).abs().square()
+    decibel = 10 * torch.log10(power.clamp(min=1e-10))
+    decibel = (decibel - decibel.max()).clamp(min=-top_db).numpy()
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    frequencies = np.linspace(0, sample_rate / 2, len(decibel))
+    times = np.arange(decibel.shape[1]) * hop / sample_rate
+    axes.pcolormesh(times, frequencies[1:], decibel[1:], cmap="magma", shading="auto", rasterized=True)
+    axes.set(yscale="log", ylim=(60, sample_rate / 2), xlabel="seconds", ylabel="Hz")
+    return figure
+
+
+def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Figure:
+    """Lines over training steps; ``curves`` maps a label to (steps, values)."""
+    figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for i, (label, (steps, values)) in enumerate(curves.items()):
+        axes.plot(
+            steps, values, label=label, color=colors[i % 10], linewidth=1.2, marker="." if len(steps) < 3 else None
+        )
+    axes.set(title=title, xlabel="step")
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 90) -> bytes:
+    """A figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

@@ -1,0 +1,208 @@
+"""The report of a run: one self-contained page with curves, figures, spectrograms and players."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import soundfile
+import torch
+from torch import Tensor
+
+from .data.examples import Examples
+from .files import replacing_file
+from .plots import curves_figure, png, spectrogram_figure
+from .system import System, index_text
+from .tokenizers.base import Tokenizer
+
+SEED = 2
+"""Of the test clips every report shows and measures."""
+
+
+def write_report(system: System, run: Path, *, title: str, clips: int = 3, measured: int = 48) -> Path:
+    """Write ``report.html`` into the run folder.
+
+    Args:
+        system: Trained, its source set up.
+        run: The run folder, with its logs.
+        title: Of the page.
+        clips: Reconstructions and generated clips to show.
+        measured: Test clips over which a codec is measured.
+    """
+    template = jinja2.Environment(autoescape=True).from_string(
+        (files(__package__) / "report.html").read_text(encoding="utf-8")
+    )
+    codecs = [_codec(system, name, clips, measured) for name, part in system.tokenizers.items()]
+    page = template.render(
+        title=title,
+        subtitle=system.plan.values.get("description", ""),
+        parts=[_part(system, folder) for folder in system.parts],
+        generated=_generated(system, clips),
+        codecs=codecs,
+        curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
+        notes=system.source.report,
+        recipe=index_text(system.plan),
+    )
+    path = run / "report.html"
+    with replacing_file(path) as new:
+        new.write_text(page, encoding="utf-8")
+    return path
+
+
+def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
+    """A caption, a playable data URI and a spectrogram of audio ``[C, T]``."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio.float().clamp(-1, 1).T.numpy(), sample_rate, format="FLAC")
+    return {
+        "caption": caption,
+        "audio": _data_uri(buffer.getvalue(), "audio/flac"),
+        "image": _data_uri(png(spectrogram_figure(audio, sample_rate)), "image/png"),
+    }
+
+
+def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[str, Any]:
+    """Figures of a tokenizer on test pieces, beside those of the best spectrum that does not change in time.
+
+    Returns:
+        ``mel_distance``, ``constant_distance``, their ``ratio``, and per codebook ``usage`` and ``perplexity``.
+    """
+    from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
+
+    facts = tokenizer.representation
+    read = {"sample_rate": facts.sample_rate, "channels": facts.channels, "seconds": 4.0, "seed": SEED}
+    distance, constant = MelDistance(facts.sample_rate), ConstantSpectrum(facts.sample_rate)
+    usage = CodebookUsage(facts.num_codebooks, facts.cardinality) if facts.discrete else None  # type: ignore[arg-type]
+    for batch in _batches(Examples(system.source, "train", length=examples, **read)):  # type: ignore[arg-type]
+        constant.fit(batch)
+    for batch in _batches(Examples(system.source, "test", length=examples, **read)):  # type: ignore[arg-type]
+        encoded = tokenizer.encode(batch.to(tokenizer.device))
+        distance.update(tokenizer.decode(encoded).cpu()[..., : batch.shape[-1]], batch)
+        constant.update(batch)
+        if usage is not None:
+            usage.update(encoded.cpu())
+    figures: dict[str, Any] = {
+        "mel_distance": float(distance.compute()),
+        "constant_distance": float(constant.compute()),
+    }
+    figures["ratio"] = figures["mel_distance"] / figures["constant_distance"]
+    if usage is not None:
+        figures |= {name: value.tolist() for name, value in usage.compute().items()}
+    return figures
+
+
+def _batches(examples: Examples, size: int = 16) -> Any:
+    for start in range(0, len(examples), size):
+        stop = min(start + size, len(examples))
+        yield torch.stack([torch.from_numpy(examples[i].audio) for i in range(start, stop)])
+
+
+@torch.inference_mode()
+def _codec(system: System, name: str, clips: int, measured: int) -> dict[str, Any]:
+    tokenizer = system.tokenizers[name].eval()
+    facts, figures = tokenizer.representation, measure_codec(system, tokenizer, measured)
+    rows = [
+        ("log-mel distance", f"{figures['mel_distance']:.3f}"),
+        ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
+        ("ratio", f"{figures['ratio']:.1%}"),
+    ]
+    rows += [
+        (f"codes in use, {key}", "  ".join(f"{v:.0%}" for v in figures[key])) for key in ("usage",) if key in figures
+    ]
+    rows += [(key, "  ".join(f"{v:.0f}" for v in figures[key])) for key in ("perplexity",) if key in figures]
+    shown = Examples(
+        system.source,
+        "test",
+        length=clips,
+        seconds=5.0,
+        sample_rate=facts.sample_rate,
+        channels=facts.channels,
+        seed=SEED,
+    )
+    media = []
+    for example in (shown[i] for i in range(clips)):
+        audio = torch.from_numpy(example.audio)
+        again = tokenizer.decode(tokenizer.encode(audio[None].to(tokenizer.device)))[0, :, : audio.shape[-1]].cpu()
+        caption = example.fields.get("text") or example.fields.get("id", "")
+        media += [
+            clip_media(audio, facts.sample_rate, f"original: {caption}"),
+            clip_media(again, facts.sample_rate, "reconstruction"),
+        ]
+    return {"folder": f"tokenizers/{name}", "figures": rows, "clips": media}
+
+
+def _generated(system: System, clips: int) -> list[dict[str, str]]:
+    if not system.stages:
+        return []
+    facts = system.output.representation
+    examples = Examples(
+        system.source,
+        "test",
+        length=clips,
+        seconds=1.0,
+        sample_rate=facts.sample_rate,
+        channels=facts.channels,
+        seed=SEED,
+    )
+    fields = [examples[i].fields for i in range(clips)]
+    inputs = {c.input: [f.get(c.input) for f in fields] for c in system.conditioners.values()}
+    audio = system.generate(inputs or None, seed=list(range(clips)))
+    captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in fields]
+    return [clip_media(clip, facts.sample_rate, caption) for clip, caption in zip(audio.cpu(), captions, strict=True)]
+
+
+def _part(system: System, folder: str) -> dict[str, Any]:
+    part, plan = system.parts[folder], system.part_plan(folder)
+    facts = getattr(part, "representation", None) or getattr(part, "spec", None) or getattr(part, "target", "")
+    fit = part.fit_options
+    training = f"weights: {plan.weights}" if plan.weights else f"{fit.steps:,} steps × {fit.batch_size}"
+    if getattr(part, "with_stage", False) and not plan.weights:
+        training = "with its stage"
+    return {
+        "folder": folder,
+        "name": part.registered_name,
+        "parameters": count_parameters(part),
+        "facts": str(facts),
+        "training": training,
+    }
+
+
+def count_parameters(part: Any) -> int:
+    """Parameters that using a part needs (no discriminators, no parts trained alongside)."""
+    return sum(p.numel() for n, p in part.named_parameters() if not n.startswith(part.training_only or "\0"))
+
+
+def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Every logged scalar of a part as (steps, values); where a run was resumed, the later word counts."""
+    points: dict[str, dict[float, float]] = defaultdict(dict)
+    versions = sorted((run / "logs" / folder / "csv").glob("version_*"), key=lambda p: int(p.name.split("_")[1]))
+    for version in versions:
+        if not (version / "metrics.csv").is_file():
+            continue
+        with (version / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch") and row.get("step"):
+                        points[name][float(row["step"])] = float(value)
+    return {name: tuple(map(list, zip(*sorted(series.items()), strict=True))) for name, series in points.items()}  # type: ignore[misc]
+
+
+def _curves(run: Path, folder: str) -> dict[str, Any]:
+    groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = defaultdict(dict)
+    for name, series in read_curves(run, folder).items():
+        split, _, term = name.rpartition("/")
+        groups[term.rsplit("_", 1)[0] if term.rsplit("_", 1)[-1].isdigit() else term][
+            f"{split} {term}" if split else term
+        ] = series
+    images = [_data_uri(png(curves_figure(group, title)), "image/png") for title, group in sorted(groups.items())]
+    return {"folder": folder, "images": images}
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,203 @@
+"""The typed signature of a part is its schema: it gives the checks, the help and the documentation."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple, Union
+
+from docstring_parser import parse as parse_docstring
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .registry import did_you_mean
+
+FACTS = ("target", "given")
+"""Arguments that the system supplies; a recipe cannot set them."""
+
+
+class Argument(NamedTuple):
+    """One argument of a part."""
+
+    name: str
+    type: Any
+    default: Any
+    doc: str
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is MISSING
+
+
+class Mistake(NamedTuple):
+    """Something wrong with a value: where (dotted key), what, and what was probably meant."""
+
+    key: str
+    message: str
+    suggestion: str = ""
+
+
+def arguments(cls: type) -> dict[str, Argument]:
+    """The arguments of a class, or the fields of a dataclass, by name."""
+    docs = _docs(cls)
+    if is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(cls)}
+    else:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        defaults = {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in parameters}
+    return {
+        name: Argument(name, hints.get(name, Any), default, docs.get(name, "")) for name, default in defaults.items()
+    }
+
+
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+    """An instance from plain values, as a recipe or a saved part holds them.
+
+    Raises:
+        ValueError: The values do not fit the signature, or the class refuses them.
+    """
+    mistakes = check(cls, values)
+    if mistakes:
+        raise ValueError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
+    objects = OmegaConf.to_object(OmegaConf.merge(_structured(cls), dict(values)))
+    return cls(**{f.name: getattr(objects, f.name) for f in fields(objects)})  # type: ignore[arg-type]
+
+
+def check(cls: type, values: Mapping[str, Any], *, skip: Iterable[str] = (), key: str = "") -> list[Mistake]:
+    """Every mistake in ``values``, each checked alone against the type the signature gives it."""
+    known = {name: argument for name, argument in arguments(cls).items() if name not in skip}
+    mistakes = []
+    for name, value in values.items():
+        path = f"{key}.{name}" if key else str(name)
+        if name not in known:
+            what = "the system supplies this; it cannot be set" if name in skip else "there is no such key"
+            mistakes.append(Mistake(path, what, did_you_mean(name, known)))
+        else:
+            mistakes += _check_value(known[name], value, path)
+    for name, argument in known.items():
+        if argument.required and name not in values:
+            mistakes.append(
+                Mistake(f"{key}.{name}" if key else name, "has no default and must be given", _hint(argument))
+            )
+    if not mistakes and is_dataclass(cls):
+        mistakes += _post_init(cls, values, key)
+    return mistakes
+
+
+def type_name(hint: Any) -> str:
+    """A type as people write it.
+
+    >>> type_name(tuple[int, ...] | None), type_name(Literal["a", "b"]), type_name(float)
+    ('tuple of int or none', 'a | b', 'float')
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (None, type(None)):
+        return "none"
+    if origin is Literal:
+        return " | ".join(str(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_name(a) for a in args)
+    if origin in (tuple, list):
+        inner = " and ".join(dict.fromkeys(type_name(a) for a in args if a is not ...))
+        return f"{origin.__name__} of {inner}" if inner else origin.__name__
+    if origin is dict:
+        return f"mapping of {type_name(args[1])}"
+    return getattr(hint, "__name__", str(hint).removeprefix("typing."))
+
+
+def plain(value: Any) -> Any:
+    """A default as a recipe would write it: dataclasses as mappings, tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return value
+
+
+def nested(hint: Any) -> type | None:
+    """The dataclass a type is, or is optionally."""
+    for candidate in (hint, *typing.get_args(hint)):
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
+    group = nested(argument.type) if typing.get_origin(argument.type) is not dict else None
+    if group is not None and isinstance(value, Mapping):
+        return check(group, value, key=path)
+    if is_dataclass(value) and isinstance(value, group or ()):
+        return []
+    holder = make_dataclass("Holder", [("value", argument.type, field(default=_OMEGA_MISSING))])
+    try:
+        merged = OmegaConf.merge(_writable(OmegaConf.structured(holder)), {"value": value})
+        OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError, TypeError, AssertionError, AttributeError, RecursionError):
+        return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
+    return []
+
+
+def _post_init(cls: type, values: Mapping[str, Any], key: str) -> list[Mistake]:
+    try:
+        OmegaConf.to_object(OmegaConf.merge(_structured(cls), dict(values)))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        return [Mistake(key, str(error).split("\n")[0])]
+    return []
+
+
+def _hint(argument: Argument, value: Any = None) -> str:
+    choices = [str(a) for a in typing.get_args(argument.type)] if typing.get_origin(argument.type) is Literal else []
+    if choices:
+        return did_you_mean(value, choices)
+    return f" ({argument.doc})" if argument.doc else ""
+
+
+@cache
+def _docs(cls: type) -> dict[str, str]:
+    """What the docstrings say of each argument; a subclass's word counts over its base's."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        if (base.__doc__ and base.__module__.startswith(__package__.split(".")[0])) or base is cls:
+            docs |= {
+                p.arg_name: " ".join((p.description or "").split()) for p in parse_docstring(base.__doc__ or "").params
+            }
+    return docs
+
+
+_OMEGA_MISSING = "???"
+
+
+def _structured(cls: type) -> DictConfig:
+    def default(argument: Argument) -> Any:
+        if argument.required:
+            return field(default=_OMEGA_MISSING)
+        return field(default_factory=lambda: _mutable(argument.default))
+
+    entries = [(a.name, a.type, default(a)) for a in arguments(cls).values()]
+    source = cls if is_dataclass(cls) else make_dataclass(cls.__name__, entries)
+    return _writable(OmegaConf.structured(source))
+
+
+def _mutable(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _writable(config: DictConfig) -> DictConfig:
+    """Frozen dataclasses make read-only configs; a schema is there to be merged into."""
+    OmegaConf.set_readonly(config, False)
+    for name in config:
+        if OmegaConf.is_missing(config, name):
+            continue
+        child = config._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _writable(child)
+    return config

@@ -1,0 +1,291 @@
+"""Training a system: its parts in order under one run folder, each its own Lightning fit, resumed exactly."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .callbacks import Bar, KeepCheckpoint, Media, NaNGuard, Reseed, Throughput
+from .contracts import StageBatch
+from .data.examples import Collate, Examples, Span
+from .errors import PartitaError
+from .files import replacing_file
+from .part import Part
+from .recipe import Plan
+from .system import INDEX, System, derive_seed, index_text
+
+VALIDATION_SEED = 1
+"""Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
+
+
+def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda line: None) -> System:
+    """Train every part of a system that has no weights, or go on where a killed run stopped.
+
+    Args:
+        plan: A checked recipe.
+        run: Folder of the run; made if it is not there.
+        say: Gets a line on each thing done.
+
+    Raises:
+        PartitaError: The folder holds a run of another recipe, the data is unusable, or training broke down.
+    """
+    run = Path(run)
+    _claim(plan, run)
+    system = System(plan)
+    system.source.setup()
+    for line in system.source.report:
+        say(line)
+    for folder, part in system.parts.items():
+        weights = system.part_plan(folder).weights
+        if (run / folder / "model.safetensors").is_file():
+            part.load_weights(run / folder)
+            say(f"{folder}: trained already")
+        elif weights is not None:
+            part.load_weights(weights)
+            part.save(run / folder)
+            say(f"{folder}: weights from {weights}")
+        elif getattr(part, "with_stage", False):
+            continue
+        else:
+            say(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.batch_size}")
+            _fit(system, folder, run)
+        part.eval().requires_grad_(False)
+    return system
+
+
+def _claim(plan: Plan, run: Path) -> None:
+    """Make the folder this recipe's, or see that it is."""
+    for stale in run.rglob(".*.part"):  # what a killed process was writing
+        stale.unlink() if stale.is_file() else shutil.rmtree(stale)
+    index, text = run / INDEX, index_text(plan)
+    if not index.is_file():
+        if run.exists() and any(run.iterdir()):
+            raise PartitaError(f"{run} is not empty and holds no run: choose another folder with -o")
+        with replacing_file(index) as new:
+            new.write_text(text, encoding="utf-8")
+    elif (old := index.read_text(encoding="utf-8")) != text:
+        ours, theirs = set(text.splitlines()), set(old.splitlines())
+        changed = [f"  - {line.strip()}" for line in sorted(theirs - ours)] + [
+            f"  + {line.strip()}" for line in sorted(ours - theirs)
+        ]
+        raise PartitaError(
+            f"{run} holds a run of another recipe; choose another folder with -o, or go on with the same recipe. "
+            "What differs:\n" + "\n".join(changed[:12])
+        )
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are either whole or not there, and that are read without unpickling anything but tensors."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside the old one, then take its place."""
+        with replacing_file(Path(path)) as new:
+            torch.save(checkpoint, new)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read tensors and plain values only."""
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class FitData(L.LightningDataModule):
+    """Data for one part: clips at its rate, and for a stage their target and conditions, made on the device."""
+
+    def __init__(self, system: System, folder: str) -> None:
+        super().__init__()
+        self.system = system
+        self.folder = folder
+        self.fit = system.parts[folder].fit_options
+        group, name = folder.split("/")
+        self.stage = system.plan.stages[name] if group == "stages" else None
+        if self.stage is None:
+            representation = system.parts[folder].representation  # type: ignore[union-attr]
+        else:
+            representation = system.tokenizers[self.stage.target].representation
+        self.conditioners = {n: system.conditioners[n] for n in self.stage.given} if self.stage else {}
+        self.clips = {
+            "sample_rate": representation.sample_rate,
+            "channels": representation.channels,
+            "seconds": self.stage.window if self.stage else self.fit.crop,
+        }
+
+    def train_dataloader(self) -> DataLoader:
+        """From the first step that is not done yet."""
+        assert self.trainer is not None
+        fit, trainer = self.fit, self.trainer
+        span = Span(
+            fit.steps,
+            fit.batch_size,
+            start=trainer.fit_loop.epoch_loop.batch_progress.current.completed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        length = fit.steps * fit.batch_size * trainer.world_size
+        seed = derive_seed(self.system.plan.seed, self.folder, "data")
+        examples = Examples(self.system.source, "train", length=length, seed=seed, **self.clips)  # type: ignore[arg-type]
+        return self._loader(examples, sampler=span)
+
+    def val_dataloader(self) -> DataLoader:
+        """Fixed clips of held-out pieces."""
+        assert self.trainer is not None
+        examples = self.validation_examples()
+        mine = range(self.trainer.global_rank, len(examples), self.trainer.world_size)
+        return self._loader(examples, sampler=mine)  # type: ignore[arg-type]
+
+    def validation_examples(self) -> Examples:
+        """The fixed clips."""
+        return Examples(
+            self.system.source,
+            "validation",
+            length=self.fit.validation_examples,
+            seed=VALIDATION_SEED,
+            **self.clips,  # type: ignore[arg-type]
+        )
+
+    def originals(self, count: int = 2) -> Tensor:
+        """The first fixed clips ``[B, C, T]``."""
+        return self._shown(count)["audio"]
+
+    @torch.no_grad()
+    def render(self, count: int = 2) -> Tensor:
+        """What the part in training makes of them: reconstructions, or clips generated from their conditions."""
+        part = self.system.parts[self.folder]
+        was_training, device = part.training, part.device
+        part.eval()
+        batch = self.transfer_batch_to_device(self._shown(count), device, 0)
+        if self.stage is None:
+            audio = part.decode(part.encode(batch["audio"]))  # type: ignore[operator]
+        else:
+            staged = self.on_after_batch_transfer(batch, 0)
+            pairs, seeds = part.resolve(staged), list(range(count))  # type: ignore[operator]
+            representation = part.generate(pairs, staged.target.shape[-1], seeds=seeds)  # type: ignore[operator]
+            audio = self.system.tokenizers[self.stage.target].decode(representation)
+        part.train(was_training)
+        return audio
+
+    def _shown(self, count: int) -> dict[str, Any]:
+        examples = self.validation_examples()
+        return Collate(self.conditioners)([examples[i % len(examples)] for i in range(count)])
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
+        """For a stage: encode the audio with its tokenizer and run the conditioners that are not trained with it."""
+        if self.stage is None:
+            return batch
+        audio = batch["audio"]
+        tokenizer = self.system.tokenizers[self.stage.target].to(audio.device).eval()
+        target = tokenizer.encode(audio)
+        rate = tokenizer.representation.frame_rate / tokenizer.representation.sample_rate
+        frames = torch.ceil(batch["num_samples"] * rate)
+        mask = torch.arange(target.shape[-1], device=audio.device) < frames[:, None]
+        stage = self.system.stages[self.folder.split("/")[1]]
+        given: dict[str, Any] = {}
+        for name, conditioner in self.conditioners.items():
+            if name in stage.joint:
+                given[name] = batch["prepared"][name]
+            else:
+                condition = conditioner.to(audio.device).eval()(batch["prepared"][name])
+                given[name] = (condition, conditioner.null(condition))
+        return StageBatch(target, mask, given)
+
+    def _loader(self, examples: Examples, sampler: Any) -> DataLoader:
+        workers = self.fit.num_workers
+        return DataLoader(
+            examples,
+            batch_size=self.fit.batch_size,
+            sampler=sampler,
+            collate_fn=Collate(self.conditioners),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _fit(system: System, folder: str, run: Path) -> None:
+    """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
+    part = system.parts[folder]
+    part.train().requires_grad_(True)
+    data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
+    trainer = make_trainer(system.plan, part, folder, run, data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*does not have many workers|.*ambiguous collection|.*mid-epoch")
+        try:
+            trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
+        except torch.OutOfMemoryError as error:
+            raise PartitaError(
+                f"{folder}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size or fit.crop "
+                f"(a stage's window), or set fit.precision to bf16-mixed ({str(error).splitlines()[0]})"
+            ) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise PartitaError(
+                f"{folder}: the disk of {run} is full; free some space and run the same command again"
+            ) from None
+    part.cpu()
+    if trainer.is_global_zero:
+        for name, conditioner in getattr(part, "joint", {}).items():
+            conditioner.save(run / "conditioners" / name)
+        part.save(run / folder)
+        checkpoint.unlink(missing_ok=True)
+    trainer.strategy.barrier()
+
+
+def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) -> L.Trainer:
+    """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults."""
+    fit = part.fit_options
+    logs = run / "logs" / folder
+    seed = derive_seed(plan.seed, folder, "steps")
+    options: dict[str, Any] = {
+        "logger": [
+            CSVLogger(logs, name="csv", flush_logs_every_n_steps=20),
+            TensorBoardLogger(logs, name="", version="tensorboard"),
+        ],
+        "log_every_n_steps": min(20, fit.steps),
+        "precision": fit.precision,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        **plan.trainer,
+        **fit.trainer,
+    }
+    ours: list[L.Callback] = [
+        Reseed(seed),
+        NaNGuard(),
+        Throughput(float(data.clips["seconds"])),
+        Media(data.originals, data.render, int(data.clips["sample_rate"])),
+        Bar(),
+        KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every),
+    ]
+    if options["logger"]:
+        ours.append(LearningRateMonitor("step"))
+    if part.automatic_optimization and fit.gradient_clip is not None:
+        options["gradient_clip_val"] = fit.gradient_clip
+    try:
+        return L.Trainer(
+            **options | {"callbacks": [*options.get("callbacks", []), *ours]},
+            max_epochs=1,
+            default_root_dir=run,
+            plugins=[AtomicCheckpoints(), *options.pop("plugins", [])],
+            enable_checkpointing=True,
+            val_check_interval=min(fit.validate_every or fit.steps, fit.steps),
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise PartitaError(f"{folder}: L.Trainer refuses these options: {error}") from None
+
+
+def checkpoint_path(run: Path, folder: str) -> Path:
+    """Where a part's unfinished training is kept."""
+    return run / "checkpoints" / f"{folder.replace('/', '-')}.ckpt"

@@ -1,0 +1,112 @@
+import copy
+import random
+
+import pytest
+import yaml
+
+from partita.compose import recipes
+from partita.errors import PartitaError, RecipeError
+from partita.recipe import load_recipe
+from partita.system import System
+
+
+def problems(path, *overrides):
+    with pytest.raises(RecipeError) as error:
+        System.outline(load_recipe(path, overrides))
+    return error.value.problems
+
+
+def test_five_different_mistakes_are_reported_together(toy_recipe):
+    text = toy_recipe.read_text()
+    text = text.replace("name: toy-codec,", "name: toy-codec, hopp: 3,")
+    text = text.replace("steps: 8", "steps: many")
+    text = text.replace("text: toy-letters", "text: toy-leters")
+    text = text.replace("target: acoustic", "target: acustic")
+    toy_recipe.write_text(text + "sed: 3\n")
+    found = {p.key: p for p in problems(toy_recipe)}
+    expected = {
+        "tokenizers.acoustic.hopp": "'hop'",
+        "stages.main.generator.fit.steps": "int",
+        "conditioners.text": "'toy-letters'",
+        "stages.main.target": "'acoustic'",
+        "sed": "'seed'",
+    }
+    assert expected.keys() == found.keys()
+    for key, hint in expected.items():
+        assert hint in str(found[key])
+        assert found[key].file == str(toy_recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "word"),
+    [
+        ("tokenizers.acoustic.hop=0", "tokenizers.acoustic", "hop must be positive"),
+        ("stages.main.given={text: add}", "stages.main.given.text", "cannot enter by 'add'"),
+        ("stages.main.given=[txt]", "stages.main.given", "'text'"),
+        ("stages.main.window=-1", "stages.main.window", "positive"),
+        ("stages.main.generator.condition_dropout={txt: 0.1}", "stages.main.generator", "'txt'"),
+        ("tokenizers.other=toy-codec", "tokenizers.other", "no stage uses this"),
+        ("trainer.presicion=16", "trainer.presicion", "'precision'"),
+        ("trainer.max_steps=16", "trainer.max_steps", "fit.steps"),
+        ("tokenizers.acoustic.fit.batch_size=0", "tokenizers.acoustic.fit", "at least 1"),
+        ("stages.main.generator.target=3", "stages.main.generator.target", "system supplies this"),
+        ("data=", "data", "must be given"),
+    ],
+)
+def test_misfits_name_key_and_reason(toy_recipe, override, key, word):
+    assert any(p.key == key and word in str(p) for p in problems(toy_recipe, override)), problems(toy_recipe, override)
+
+
+def test_a_condition_the_data_cannot_supply(toy_recipe):
+    assert "does not supply" in str(problems(toy_recipe, "data={name: toy-silent}")[0])
+
+
+def test_an_outline_allocates_nothing_and_knows_the_facts(toy_recipe):
+    system = System.outline(load_recipe(toy_recipe))
+    assert all(p.is_meta for part in system.parts.values() for p in part.parameters())
+    assert system.stages["main"].target.cardinality == 16
+    assert system.stages["main"].given["text"].entry == "cross"
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_packaged_recipe_is_sound(name):
+    assert System.outline(load_recipe(name)).parts
+
+
+def test_mutated_recipes_give_messages_and_never_tracebacks(toy_recipe):
+    original = yaml.safe_load(toy_recipe.read_text())
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        mutant = copy.deepcopy(original)
+        for _ in range(draw.randint(1, 4)):
+            mutate(mutant, draw)
+        toy_recipe.write_text(yaml.safe_dump(mutant))
+        try:
+            System.outline(load_recipe(toy_recipe))
+        except PartitaError as error:
+            refused += 1
+            assert str(toy_recipe) in str(error) or "recipe: " in str(error)
+    assert refused > 100
+
+
+def mutate(tree, draw):
+    """Change one random place: another value, another key, a missing key, a surplus one, or text that YAML minds."""
+    node = tree
+    while isinstance(node, dict) and node:
+        key = draw.choice(list(node))
+        if not isinstance(node[key], dict) or draw.random() < 0.3:
+            break
+        node = node[key]
+    if not isinstance(node, dict) or not node:
+        return
+    junk = [None, -1, 0, 3.5, "x", "", [], ["a", 1], {}, {"a": {"b": 1}}, True, "${nothing}", "${", "${oc.env:HOME}", "../../etc", 1e30]
+    match draw.choice(["value", "value", "drop", "rename", "add"]):
+        case "value":
+            node[key] = draw.choice(junk)
+        case "drop":
+            del node[key]
+        case "rename":
+            node[draw.choice([f"{key}x", 3, True, "", "name", "preset"])] = node.pop(key)
+        case "add":
+            node[draw.choice(["surplus", "preset", "base", "name", "weights", "fit"])] = draw.choice(junk)

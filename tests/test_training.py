@@ -1,0 +1,198 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import partita
+from partita.callbacks import Reseed
+from partita.errors import PartitaError
+from partita.files import replacing_file, replacing_folder
+from partita.recipe import load_recipe
+from partita.report import read_curves
+from partita.training import train
+
+
+def weights(run):
+    return {(str(p.relative_to(run)), k): v for p in Path(run).rglob("*.safetensors") for k, v in load_file(p).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_interrupted_anywhere_ends_with_the_same_weights(toy_recipe, tmp_path, monkeypatch):
+    plan = load_recipe(toy_recipe)
+    train(plan, tmp_path / "whole")
+    steps, step = 0, Reseed.on_train_batch_start
+
+    def dying(self, *args):
+        nonlocal steps
+        steps += 1
+        if steps in (2, 5, 9, 11, 16, 20, 21):
+            raise Killed
+        step(self, *args)
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
+    deaths = 0
+    while True:
+        try:
+            train(plan, tmp_path / "broken")
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == 7
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert not list((tmp_path / "broken").rglob("*.ckpt"))
+
+
+def test_a_killed_process_leaves_no_half_file_and_resumes(toy_recipe, tmp_path):
+    """SIGKILL while a checkpoint is being written."""
+    script = f"""
+import sys, os, signal, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import toys
+from partita.recipe import load_recipe
+from partita.training import train
+save, count = torch.save, 0
+def dying(value, path, *args):
+    global count
+    count += 1
+    if count == 2:
+        open(path, "wb").write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(value, path, *args)
+torch.save = dying
+train(load_recipe({str(toy_recipe)!r}), {str(tmp_path / "run")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == -9
+    checkpoint = tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["state_dict"]
+    plan = load_recipe(toy_recipe)
+    train(plan, tmp_path / "run")
+    train(plan, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert not list((tmp_path / "run").rglob(".*.part"))
+
+
+def test_seed_and_batch_order_decide_the_weights(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "a")
+    train(load_recipe(toy_recipe), tmp_path / "b")
+    train(load_recipe(toy_recipe, ["seed=1"]), tmp_path / "c")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_a_trained_run_loads_and_generates_the_same_from_run_and_export(toy_recipe, tmp_path):
+    system = train(load_recipe(toy_recipe), tmp_path / "run")
+    expected = system.generate(["tone 3", "tone 5"], duration=0.5, seed=7)
+    assert expected.shape == (2, 1, 2000)
+    loaded = partita.load(tmp_path / "run")
+    loaded.save(tmp_path / "export")
+    for again in (loaded, partita.load(tmp_path / "export")):
+        assert torch.equal(again.generate(["tone 3", "tone 5"], duration=0.5, seed=7), expected)
+
+
+def test_a_part_with_weights_is_not_trained_again(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "first")
+    codec = tmp_path / "first" / "tokenizers" / "acoustic"
+    said = []
+    train(load_recipe(toy_recipe, [f"tokenizers.acoustic.weights={codec}"]), tmp_path / "second", say=said.append)
+    assert any("weights from" in line for line in said)
+    first, second = (load_file(tmp_path / r / "tokenizers" / "acoustic" / "model.safetensors") for r in ("first", "second"))
+    assert torch.equal(first["gain"], second["gain"])
+
+
+def test_the_conditioner_learns_with_its_stage(toy_recipe, tmp_path):
+    from partita.system import System
+
+    before = System(load_recipe(toy_recipe)).conditioners["text"].embedding.weight.detach().clone()
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    after = load_file(tmp_path / "run" / "conditioners" / "text" / "model.safetensors")["embedding.weight"]
+    letters = sorted(set(b"tone 1"))
+    assert (after[letters] - before[letters]).abs().min() > 0
+    assert not any("joint" in key for _, key in weights(tmp_path / "run"))
+
+
+def test_another_recipe_is_refused_and_the_difference_named(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    with pytest.raises(PartitaError, match="seed: 1"):
+        train(load_recipe(toy_recipe, ["seed=1"]), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(PartitaError, match="not empty"):
+        train(load_recipe(toy_recipe), tmp_path / "other")
+
+
+def test_an_unfinished_run_says_what_is_missing(toy_recipe, tmp_path):
+    from partita.system import System
+
+    System(load_recipe(toy_recipe)).save_index(tmp_path / "run")
+    with pytest.raises(PartitaError, match="tokenizers/acoustic.*partita train"):
+        partita.load(tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_is_named_at_once(toy_recipe, tmp_path, monkeypatch):
+    import toys
+
+    step = toys.ToyCodec.training_step
+
+    def exploding(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        self.log("train/spectral", loss * (float("nan") if batch_idx == 3 else 1))
+        return loss
+
+    monkeypatch.setattr(toys.ToyCodec, "training_step", exploding)
+    with pytest.raises(PartitaError, match="spectral became nan at step 3 of toy-codec"):
+        train(load_recipe(toy_recipe), tmp_path / "run")
+
+
+def test_what_lightning_refuses_is_one_message(toy_recipe, tmp_path):
+    with pytest.raises(PartitaError, match=r"L\.Trainer refuses"):
+        train(load_recipe(toy_recipe, ["trainer.accelerator=abacus"]), tmp_path / "run")
+
+
+def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe, ["trainer.log_every_n_steps=2"]), tmp_path / "run")
+    curves = read_curves(tmp_path / "run", "stages/main")
+    assert curves["train/loss"][0] == [1, 3, 5, 7]
+    assert {"val/loss", "lr-AdamW", "speed/steps_per_second"} <= curves.keys()
+    events = list((tmp_path / "run" / "logs" / "stages" / "main" / "tensorboard").glob("events*"))
+    assert b"rendered/0" in events[0].read_bytes()
+
+
+def test_two_processes_train_together(toy_recipe, tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import toys
+from partita.recipe import load_recipe
+from partita.training import train
+overrides = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.strategy=ddp"]
+train(load_recipe({str(toy_recipe)!r}, overrides), {str(tmp_path / "run")!r})
+"""
+    (tmp_path / "ddp.py").write_text(script)
+    done = subprocess.run([sys.executable, str(tmp_path / "ddp.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert partita.load(tmp_path / "run").generate(["tone 1"], duration=0.2).shape == (1, 1, 800)
+
+
+def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), replacing_file(path) as new:
+        new.write_text("half")
+        raise RuntimeError("stop")
+    assert path.read_text() == "old"
+    with replacing_folder(tmp_path / "folder") as new:
+        (new / "a").write_text("1")
+    with replacing_folder(tmp_path / "folder") as new:
+        (new / "b").write_text("2")
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["b"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]

@@ -1,0 +1,162 @@
+"""The smallest parts that fulfil the contracts; recipes in tests name them like any other."""
+
+import numpy as np
+import torch
+from partita.conditioners.base import Conditioner
+from partita.contracts import Condition, ConditionSpec, Example, Given, Representation
+from partita.data.base import Source
+from partita.generators.base import Generator
+from partita.registry import register
+from partita.tokenizers.base import Tokenizer
+from torch import nn
+from torch.nn import functional as F
+
+
+@register("data", "toy-sines")
+class ToySines(Source):
+    """Sines whose pitch the caption names."""
+
+    fields = frozenset({"text", "id"})
+
+    def __init__(self, *, pieces: int = 8):
+        self.pieces = pieces
+
+    def setup(self):
+        pass
+
+    def size(self, split):
+        return self.pieces
+
+    def read(self, split, index, *, seed, seconds, sample_rate, channels):
+        phase = np.random.default_rng(seed).uniform(0, 2 * np.pi)
+        time = np.arange(int((seconds or 1.0) * sample_rate)) / sample_rate
+        audio = 0.5 * np.sin(2 * np.pi * 100 * (1 + index) * time + phase)
+        return Example(
+            np.repeat(audio[None].astype(np.float32), channels, 0),
+            len(time),
+            {"text": f"tone {index}", "id": str(index)},
+        )
+
+
+@register("tokenizer", "toy-codec")
+class ToyCodec(Tokenizer):
+    """Frames of samples, squeezed by a learned gain and rounded to levels.
+
+    Args:
+        hop: Samples per frame.
+        cardinality: Levels.
+    """
+
+    def __init__(self, *, hop: int = 100, cardinality: int = 16):
+        super().__init__()
+        if hop < 1:
+            raise ValueError(f"hop must be positive, not {hop}")
+        self.hop, self.cardinality = hop, cardinality
+        self.gain = nn.Parameter(torch.randn(()) * 0.01 + 0.5)
+
+    @property
+    def representation(self):
+        return Representation(4000, 1, 4000 / self.hop, 1, self.cardinality)
+
+    def encode(self, audio):
+        padded = F.pad(audio, (0, -audio.shape[-1] % self.hop))
+        mean = padded.unflatten(-1, (-1, self.hop)).mean(-1) * self.gain
+        return ((mean.clamp(-1, 1) + 1) / 2 * (self.cardinality - 1)).round().long()
+
+    def decode(self, representation):
+        return (representation / (self.cardinality - 1) * 2 - 1).repeat_interleave(self.hop, -1)
+
+    def training_step(self, batch, batch_idx):
+        noise = torch.randn_like(batch["audio"]) * 0.1
+        loss = ((self.gain * (batch["audio"] + noise) - batch["audio"]) ** 2).mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", ((self.gain * batch["audio"] - batch["audio"]) ** 2).mean())
+
+    def configure_optimizers(self):
+        return self.fit_options.make_optimizer(self.parameters())
+
+
+@register("conditioner", "toy-letters")
+class ToyLetters(Conditioner):
+    """The mean of learned letter embeddings.
+
+    Args:
+        dim: Width.
+    """
+
+    input = "text"
+    with_stage = True
+
+    def __init__(self, *, dim: int = 8):
+        super().__init__()
+        self.embedding = nn.Embedding(256, dim)
+
+    @property
+    def spec(self):
+        return ConditionSpec(dim=self.embedding.embedding_dim)
+
+    def prepare(self, inputs):
+        letters = torch.zeros(len(inputs), 16, dtype=torch.long)
+        for row, text in zip(letters, inputs, strict=True):
+            encoded = (text or "").encode()[:16]
+            row[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.long)
+        return {"letters": letters}
+
+    def forward(self, prepared):
+        letters = prepared["letters"]
+        return Condition(self.embedding(letters).mean(1, keepdim=True), (letters > 0).any(1, keepdim=True))
+
+
+@register("generator", "toy-bigram")
+class ToyBigram(Generator):
+    """Each code given the one before and the conditions.
+
+    Args:
+        width: Of the embedding.
+    """
+
+    discrete = True
+    entries = ("cross",)
+
+    def __init__(
+        self,
+        target: Representation,
+        given: dict[str, Given],
+        *,
+        width: int = 16,
+        dropout: float = 0.0,
+        condition_dropout: dict[str, float] | None = None,
+    ):
+        super().__init__(target, given, dropout=dropout, condition_dropout=condition_dropout)
+        self.embedding = nn.Embedding(target.cardinality + 1, width)
+        self.projections = nn.ModuleDict({name: nn.Linear(g.spec.dim, width) for name, g in given.items()})
+        self.head = nn.Linear(width, target.cardinality)
+
+    def logits(self, previous, conditions):
+        hidden = self.embedding(previous)
+        for name, condition in conditions.items():
+            masked = condition.values * condition.mask[..., None]
+            hidden = hidden + self.projections[name](masked).mean(1, keepdim=True)
+        return self.head(hidden)
+
+    def loss(self, target, mask, conditions):
+        codes = target[:, 0]
+        previous = F.pad(codes[:, :-1], (1, 0), value=self.target.cardinality)
+        return {"loss": F.cross_entropy(self.logits(previous, conditions).mT, codes)}
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, progress=None):
+        kept = {name: condition for name, (condition, _) in conditions.items()}
+        codes = torch.full((len(seeds), 1), self.target.cardinality)
+        for _ in range(frames):
+            codes = torch.cat([codes, self.logits(codes[:, -1:], kept)[:, -1].argmax(-1, keepdim=True)], 1)
+        return codes[:, None, 1:]
+
+
+@register("data", "toy-silent")
+class ToySilent(ToySines):
+    """The same without captions."""
+
+    fields = frozenset({"id"})

@@ -138,8 +138,10 @@ class Example:
         fields: What is known: ``text`` (str), ``instruments`` (list of str), ``key``, ``tempo``, ``beats``,
             ``downbeats``, ``chords``, ``melody``, ``stems`` (name → ``[C, T]``), ``seconds_start``, ``seconds_total``,
             ``id``. Times are in seconds from the start of the clip.
+        seed: In training, what whatever else is random about it is drawn from.
     """
 
-    audio: Any
+    audio: Tensor
     num_samples: int
     fields: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None

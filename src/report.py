@@ -100,7 +100,7 @@ def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[s
 def _batches(examples: Examples, size: int = 16) -> Any:
     for start in range(0, len(examples), size):
         stop = min(start + size, len(examples))
-        yield torch.stack([torch.from_numpy(examples[i].audio) for i in range(start, stop)])
+        yield torch.stack([examples[i].audio for i in range(start, stop)])
 
 
 @torch.inference_mode()
@@ -127,7 +127,7 @@ def _codec(system: System, name: str, clips: int, measured: int) -> dict[str, An
     )
     media = []
     for example in (shown[i] for i in range(clips)):
-        audio = torch.from_numpy(example.audio)
+        audio = example.audio
         again = tokenizer.decode(tokenizer.encode(audio[None].to(tokenizer.device)))[0, :, : audio.shape[-1]].cpu()
         caption = example.fields.get("text") or example.fields.get("id", "")
         media += [

@@ -32,7 +32,7 @@ class ToySines(Source):
         time = np.arange(int((seconds or 1.0) * sample_rate)) / sample_rate
         audio = 0.5 * np.sin(2 * np.pi * 100 * (1 + index) * time + phase)
         return Example(
-            np.repeat(audio[None].astype(np.float32), channels, 0),
+            torch.from_numpy(audio[None].astype(np.float32)).repeat(channels, 1),
             len(time),
             {"text": f"tone {index}", "id": str(index)},
         )
@@ -98,7 +98,7 @@ class ToyLetters(Conditioner):
     def spec(self):
         return ConditionSpec(dim=self.embedding.embedding_dim)
 
-    def prepare(self, inputs):
+    def prepare(self, inputs, seeds=None):
         letters = torch.zeros(len(inputs), 16, dtype=torch.long)
         for row, text in zip(letters, inputs, strict=True):
             encoded = (text or "").encode()[:16]

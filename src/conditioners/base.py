@@ -33,8 +33,13 @@ class Conditioner(Part):
         """The facts of what :meth:`forward` returns."""
 
     @abstractmethod
-    def prepare(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
-        """Raw inputs of a batch (``None`` where one has none: its condition is null) to tensors, first axis ``B``."""
+    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Raw inputs of a batch to tensors, first axis ``B``.
+
+        Args:
+            inputs: One per sample; ``None`` where a sample has none: its condition is null.
+            seeds: In training, one per sample: what any augmentation is drawn from. None outside training.
+        """
 
     @abstractmethod
     def forward(self, prepared: dict[str, Tensor]) -> Condition:

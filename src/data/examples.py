@@ -48,14 +48,17 @@ class Examples(Dataset):
         if self._round[0] != round_:
             order = np.random.default_rng((self.seed, round_)).permutation(self.source.size(self.split))
             self._round = (round_, order)
-        return self.source.read(
+        seed = int(np.random.default_rng((self.seed, round_, position)).integers(2**31))
+        example = self.source.read(
             self.split,
             int(self._round[1][position]),
-            seed=int(np.random.default_rng((self.seed, round_, position)).integers(2**31)),
+            seed=seed,
             seconds=self.seconds,
             sample_rate=self.sample_rate,
             channels=self.channels,
         )
+        example.seed = seed if self.split == "train" else None
+        return example
 
 
 class Span(Sampler[int]):
@@ -92,12 +95,13 @@ class Collate:
         self.conditioners = dict(conditioners or {})
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        seeds = None if any(example.seed is None for example in examples) else [example.seed for example in examples]
         prepared = {
-            name: conditioner.prepare([example.fields.get(conditioner.input) for example in examples])
+            name: conditioner.prepare([example.fields.get(conditioner.input) for example in examples], seeds)
             for name, conditioner in self.conditioners.items()
         }
         return {
-            "audio": torch.stack([torch.from_numpy(example.audio) for example in examples]),
+            "audio": torch.stack([example.audio for example in examples]),
             "num_samples": torch.tensor([example.num_samples for example in examples]),
             "prepared": prepared,
             "text": [example.fields.get("text") for example in examples],

@@ -1,0 +1,98 @@
+import subprocess
+import sys
+
+import pytest
+import soundfile
+
+from partita import cli
+
+
+def run(*arguments, monkeypatch, capfd):
+    """Status and output of the command line, run as its entry point is."""
+    monkeypatch.setattr(sys, "argv", ["partita", *map(str, arguments)])
+    monkeypatch.setattr(cli, "out", cli.Console(width=200, soft_wrap=True))
+    monkeypatch.setattr(cli, "err", cli.Console(stderr=True, width=200, soft_wrap=True))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capfd.readouterr()
+    return stop.value.code or 0, captured.out + captured.err
+
+
+@pytest.fixture
+def partita(monkeypatch, capfd):
+    return lambda *arguments: run(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "tokenizer"]])
+def test_help_and_list_import_no_torch(arguments):
+    script = f"""
+import sys
+from partita.cli import main
+sys.argv = ["partita", *{arguments!r}]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+assert "torch" not in sys.modules and "lightning" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_names_recipes_parts_and_presets(partita):
+    status, text = partita("list")
+    assert status == 0
+    for name in ("chorales-tiny", "tokenizer/soundstream", "tokenizer/spectral-tiny", "conditioner/t5", "data/corpus"):
+        assert name in text
+
+
+def test_list_describes_the_arguments_of_a_part(partita):
+    status, text = partita("list", "tokenizer/toy-codec")
+    assert status == 0
+    assert "cardinality" in text
+    assert "Samples per frame." in text
+    assert "100" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["list", "tokeniser"], "'tokenizer'"),
+        (["list", "tokenizer/soundstraem"], "'soundstream'"),
+        (["check", "chorale-tiny"], "'chorales-tiny'"),
+        (["generate", "nowhere", "a prompt"], "neither a folder"),
+        (["generate", "nowhere", "a prompt", "-o", "x.doc"], ".wav"),
+        (["train", "chorales-tiny", "sed=1"], "'seed'"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_status_2(partita, arguments, word):
+    status, text = partita(*arguments)
+    assert status == 2
+    assert word in text
+    assert "Traceback" not in text
+
+
+def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
+    assert partita("check", toy_recipe)[0] == 0
+    output = tmp_path / "run"
+    status, text = partita("train", toy_recipe, "-o", output, "seed=5")
+    assert status == 0, text
+    page = (output / "report.html").read_text()
+    assert page.count("<audio") >= 4
+    assert "data:image/png" in page
+    status, text = partita("generate", output, "tone 1", "tone 2", "-o", tmp_path / "clip.wav", "-d", "0.5", "--seed", "3")
+    assert status == 0, text
+    for i in (1, 2):
+        audio, rate = soundfile.read(tmp_path / f"clip-{i}.wav")
+        assert (len(audio), rate) == (2000, 4000)
+    status, text = partita("generate", output, "tone 1", "-d", "100")
+    assert status == 2
+    assert "window" in text
+
+
+def test_our_own_faults_are_status_1(partita, monkeypatch):
+    monkeypatch.setattr(cli, "recipes", lambda: 1 / 0)
+    status, text = partita("list")
+    assert status == 1
+    assert "ZeroDivisionError" in text
+    assert "report it" in text

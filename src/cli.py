@@ -138,16 +138,14 @@ def generate(
     """Generate audio from prompts."""
     from rich.progress import Progress
 
-    from .audio import read_audio, write_audio
+    from .data.audio_file import check_writable, write_audio
     from .generators.base import classifier_free
     from .system import load
 
-    suffixes = {".wav", ".flac", ".ogg", ".mp3"}
-    if output.suffix.lower() not in suffixes:
-        raise PartitaError(f"{output}: choose one of the endings {', '.join(sorted(suffixes))}")
+    check_writable(output)
     system = load(model, device=_device(device))
     facts = system.output.representation
-    heard = None if continuation is None else read_audio(continuation, facts.sample_rate, facts.channels)[None]
+    heard = None if continuation is None else _read(continuation, facts)
     with Progress(console=err, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
@@ -166,7 +164,7 @@ def generate(
         )
     for i, clip in enumerate(audio.cpu()):
         path = output if len(audio) == 1 else output.with_stem(f"{output.stem}-{i + 1}")
-        write_audio(path, clip, facts.sample_rate)
+        write_audio(path, clip.numpy(), facts.sample_rate)
         out.print(f"{path}: {clip.shape[-1] / facts.sample_rate:.2f} s" + (f", “{prompts[i]}”" if prompts else ""))
 
 
@@ -198,6 +196,15 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
     return name
+
+
+def _read(path: Path, facts: Any) -> Any:
+    """Audio ``[1, C, T]`` of a file, at the rate and channels of a representation."""
+    import torch
+
+    from .data.audio_file import read_clip
+
+    return torch.from_numpy(read_clip(path, 0, None, facts.sample_rate, facts.channels)[0])[None]
 
 
 def _table(title: str, rows: dict[str, str]) -> None:

@@ -79,13 +79,11 @@ def check(cls: type, values: Mapping[str, Any], *, skip: Iterable[str] = (), key
         if name not in known:
             what = "the system supplies this; it cannot be set" if name in skip else "there is no such key"
             mistakes.append(Mistake(path, what, did_you_mean(name, known)))
-        else:
+        elif value != _OMEGA_MISSING:
             mistakes += _check_value(known[name], value, path)
     for name, argument in known.items():
-        if argument.required and name not in values:
-            mistakes.append(
-                Mistake(f"{key}.{name}" if key else name, "has no default and must be given", _hint(argument))
-            )
+        if values.get(name) == _OMEGA_MISSING or (argument.required and name not in values):
+            mistakes.append(Mistake(f"{key}.{name}" if key else name, "must be given", _hint(argument)))
     if not mistakes and is_dataclass(cls):
         mistakes += _post_init(cls, values, key)
     return mistakes

@@ -75,9 +75,9 @@ class System:
             facts = self._facts(name, stage, problems)
             if facts is not None:
                 self.stages[name] = make(stage.part, facts)
-        problems += self._missing_fields()
         if problems:
             raise RecipeError(problems)
+        self.check_fields()
         self._join()
 
     @classmethod
@@ -165,6 +165,25 @@ class System:
             )
         return output.decode(representation).float().clamp(-1, 1)
 
+    def check_fields(self) -> None:
+        """See that the data supplies what the conditioners read; it may know better once it is set up.
+
+        Raises:
+            RecipeError: It does not.
+        """
+        problems = [
+            Problem(
+                "recipe",
+                f"conditioners.{name}",
+                f"reads {conditioner.input!r}, which the data ({self.source.registered_name}) does not supply",
+                did_you_mean(conditioner.input, sorted(self.source.fields)),
+            )
+            for name, conditioner in self.conditioners.items()
+            if conditioner.input not in self.source.fields
+        ]
+        if problems:
+            raise RecipeError(problems)
+
     def save(self, folder: str | Path) -> None:
         """Write the index and a sub-folder per part; :func:`load` reads them back."""
         self.save_index(folder)
@@ -228,20 +247,6 @@ class System:
                 return None
             givens[given] = Given(spec, entry)
         return {"target": target, "given": givens}
-
-    def _missing_fields(self) -> list[Problem]:
-        if self.source is None:
-            return []
-        return [
-            Problem(
-                "recipe",
-                f"conditioners.{name}",
-                f"reads {conditioner.input!r}, which the data ({self.source.registered_name}) does not supply",
-                did_you_mean(conditioner.input, sorted(self.source.fields)),
-            )
-            for name, conditioner in self.conditioners.items()
-            if conditioner is not None and conditioner.input not in self.source.fields
-        ]
 
     def _join(self) -> None:
         """Hand each conditioner that has no training of its own to the first stage that is given it."""

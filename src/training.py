@@ -48,6 +48,7 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     system.source.setup()
     for line in system.source.report:
         say(line)
+    system.check_fields()
     for folder, part in system.parts.items():
         weights = system.part_plan(folder).weights
         if (run / folder / "model.safetensors").is_file():
@@ -220,7 +221,7 @@ def _fit(system: System, folder: str, run: Path) -> None:
     data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
     trainer = make_trainer(system.plan, part, folder, run, data)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*does not have many workers|.*ambiguous collection|.*mid-epoch")
+        warnings.filterwarnings("ignore", message=r".*many workers|.*ambiguous collection|.*ended before the epoch")
         try:
             trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
         except torch.OutOfMemoryError as error:

@@ -23,6 +23,14 @@ data: toy-sines
 """
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Parsed scores go to a folder of the test run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARTITA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -107,7 +107,8 @@ class ToyLetters(Conditioner):
 
     def forward(self, prepared):
         letters = prepared["letters"]
-        return Condition(self.embedding(letters).mean(1, keepdim=True), (letters > 0).any(1, keepdim=True))
+        mask = (letters > 0).any(1, keepdim=True)
+        return Condition(self.embedding(letters).mean(1, keepdim=True) * mask[..., None], mask)
 
 
 @register("generator", "toy-bigram")

@@ -1,0 +1,165 @@
+"""Audio files: what is in them, and clips of them at any rate, by random access. Resampling happens here alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from ..errors import PartitaError
+from ..files import replacing_file
+
+SUFFIXES = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
+"""What names of audio files end in. Files that turn out not to be readable are reported, not passed over."""
+
+_MARGIN = 0.05
+"""Seconds read on either side of a clip, so that the resampler sees what it would in the whole file."""
+_LARGEST_OGG_PAGE = 65307
+
+
+class AudioInfo(NamedTuple):
+    """Length in samples, rate in Hz and number of channels of a file."""
+
+    num_samples: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length of the file."""
+        return self.num_samples / self.sample_rate
+
+
+def inspect_audio(path: Path) -> AudioInfo:
+    """Look at a file's header and at its end, without reading what is between.
+
+    Raises:
+        PartitaError: It is missing, empty, truncated or not audio; the message says which, without the path.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise PartitaError("the file is empty")
+        with soundfile.SoundFile(path) as file:
+            info = AudioInfo(file.frames, file.samplerate, file.channels)
+            if file.format == "OGG" and not _ogg_ends(path):
+                raise PartitaError("the file is truncated: its last page is missing")
+            if info.num_samples <= 0:
+                raise PartitaError("there are no samples in it")
+            if _promises_more(file.extra_info):
+                raise PartitaError("the file is truncated: its header promises more than there is")
+            last = min(info.num_samples, info.sample_rate // 10 + 1)
+            file.seek(info.num_samples - last)
+            if len(file.read(last, dtype="float32")) < last:
+                raise PartitaError("the file is truncated: its end cannot be read")
+    except FileNotFoundError:
+        raise PartitaError("there is no such file") from None
+    except soundfile.LibsndfileError as error:
+        raise PartitaError(f"cannot be read as audio: {error.error_string}") from None
+    except (OSError, RuntimeError) as error:
+        raise PartitaError(f"cannot be read: {error}") from None
+    return info
+
+
+def read_clip(
+    path: Path, start: float, seconds: float | None, sample_rate: int, channels: int
+) -> tuple[np.ndarray, int]:
+    """A clip of a file, the same samples as that part of the whole file resampled.
+
+    Args:
+        path: Of the file.
+        start: In seconds; rounded to a sample of the result.
+        seconds: Length of the clip; all that is left of the file where none is given.
+        sample_rate: Of the result, in Hz.
+        channels: Of the result: the file's own as they are, one copied, or several mixed to one (and copied).
+
+    Returns:
+        Audio ``[C, T]`` float32 in [-1, 1], padded with silence where the file ends, and how many samples are not.
+
+    Raises:
+        PartitaError: The file cannot be read, there; the message names it.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            source = file.samplerate
+            begin = round(start * sample_rate)
+            left = max(0, math.ceil(file.frames * sample_rate / source) - begin)
+            length = left if seconds is None else round(seconds * sample_rate)
+            num_samples = min(length, left)
+            # Both rates have a sample at every multiple of this step; a clip that is cut there has the phase of the
+            # whole file.
+            common = math.gcd(source, sample_rate)
+            source_step, step = source // common, sample_rate // common
+            if num_samples == 0:
+                return np.zeros((channels, length), np.float32), 0
+            margin = 0 if source == sample_rate else math.ceil(_MARGIN * source)
+            steps = max(0, begin * source // sample_rate - margin) // source_step
+            first = steps * source_step
+            last = min(file.frames, math.ceil((begin + num_samples) * source / sample_rate) + margin)
+            file.seek(first)
+            sound = file.read(max(0, last - first), dtype="float32", always_2d=True)
+            if len(sound) < last - first:
+                raise PartitaError(f"{path} ends after {(first + len(sound)) / source:.1f} s: the file is truncated")
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise PartitaError(f"cannot read {path}: {error}") from None
+    if not np.isfinite(sound).all():
+        raise PartitaError(f"{path} holds samples that are not numbers")
+    if sound.shape[1] != channels:
+        sound = np.repeat(sound.mean(axis=1, keepdims=True), channels, axis=1)
+    if source != sample_rate:
+        sound = soxr.resample(sound, source, sample_rate)
+    skip = begin - steps * step
+    clip = sound[skip : skip + num_samples].T
+    padded = np.zeros((channels, length), np.float32)
+    padded[:, : clip.shape[1]] = np.clip(clip, -1, 1)
+    return padded, num_samples
+
+
+def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
+    """Write audio ``[C, T]`` in [-1, 1] in the format that the name ends in, whole or not at all.
+
+    Raises:
+        PartitaError: The format is not known, or the file cannot be written there.
+    """
+    kind = check_writable(path)
+    try:
+        with replacing_file(path) as new:
+            soundfile.write(new, audio.T, sample_rate, format=kind)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise PartitaError(f"cannot write {path}: {error}") from None
+
+
+def check_writable(path: Path) -> str:
+    """The name of the format that a path ends in.
+
+    Raises:
+        PartitaError: It is none that can be written.
+    """
+    kind = path.suffix.lower().lstrip(".").upper()
+    if kind not in soundfile.available_formats():
+        raise PartitaError(f"{path}: cannot write {path.suffix or 'no ending'}; end it in .wav, .flac, .ogg or .mp3")
+    return kind
+
+
+def _promises_more(log: str) -> bool:
+    """Whether libsndfile notes that there is less in the file than its header says, of which it reads what there is.
+
+    Programs that write to a pipe cannot know a length and put the largest there is.
+    """
+    note = re.search(r"^\s*(?:data|SSND|riff) : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    return note is not None and int(note[2]) < int(note[1]) < 0x7FFF0000
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, §6)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LARGEST_OGG_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])

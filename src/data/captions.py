@@ -1,0 +1,69 @@
+"""Captions: what is known of a clip, in words that vary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SLOW_BELOW = 76
+FAST_FROM = 112
+"""Beats per minute that divide slow, moderate and fast."""
+
+_TEMPO_WORDS = {
+    "slow": ("slow", "slow", "calm", "unhurried"),
+    "moderate": ("moderate", "moderate", "moderately paced", "walking-pace"),
+    "fast": ("fast", "fast", "lively", "quick"),
+}
+_WORDINGS = (
+    "{a tempo} {genre} in {key} for {instruments}",
+    "{a tempo} {genre} for {instruments}",
+    "{a genre} in {key} played by {instruments}, {tempo}",
+    "{instruments} playing {a tempo} {genre} in {key}",
+    "{tempo} {genre}, {instruments}",
+    "{tempo} {genre}, {instruments}, {key}",
+    "{a tempo} {mode}-key {genre} for {instruments}",
+    "{a genre} at {bpm} bpm in {key}, {instruments}",
+    "{instruments}, {tempo}, {mode} key, {genre}",
+)
+
+
+def tempo_class(tempo: float) -> str:
+    """``slow``, ``moderate`` or ``fast``.
+
+    >>> [tempo_class(bpm) for bpm in (60, 90, 132)]
+    ['slow', 'moderate', 'fast']
+    """
+    return "slow" if tempo < SLOW_BELOW else "fast" if tempo >= FAST_FROM else "moderate"
+
+
+def caption(rng: np.random.Generator, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
+    """A caption, such as "a slow chorale in G minor for church organ".
+
+    Args:
+        rng: Decides the wording.
+        genre: Kind of piece.
+        key: Tonic and mode.
+        tempo: Beats per minute.
+        instruments: Names, in any order.
+    """
+    speed = str(rng.choice(_TEMPO_WORDS[tempo_class(tempo)]))
+    words = {
+        "tempo": speed,
+        "a tempo": _with_article(speed),
+        "genre": genre,
+        "a genre": _with_article(genre),
+        "key": key,
+        "mode": key.split()[-1],
+        "bpm": f"{tempo:.0f}",
+        "instruments": _enumeration(instruments),
+    }
+    return str(rng.choice(_WORDINGS)).format_map(words)
+
+
+def _with_article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiouAEIOU' else 'a'} {word}"
+
+
+def _enumeration(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

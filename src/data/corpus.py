@@ -1,0 +1,254 @@
+"""The embedded default: real scores, orchestrated at random and rendered on the fly, with exact labels."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..contracts import Example
+from ..registry import did_you_mean, register
+from .arrangement import INSTRUMENTS, Arrangement, arrange
+from .base import Source, Split
+from .captions import caption
+from .harmony import chord_name, key_name
+from .labels import clip_spans, clip_times
+from .library import GENRES, genre, load_pieces
+from .scores import Piece
+from .soundfont import SoundFont
+from .splits import check_fractions, split_names
+from .synthesizer import LONGEST_RELEASE, Note, Synthesizer
+
+LOUDNESS = 10 ** (-16 / 20)
+"""RMS of a clip, where its peaks allow it."""
+PEAK = 0.95
+
+
+@register("data", "corpus")
+class Corpus(Source):
+    """Real scores (music21's corpus) rendered on the fly: exact captions, keys, beats, chords, melodies and stems.
+
+    The scores are parsed at the first :meth:`setup` and kept in one file. Every reading draws an arrangement from its
+    seed: instruments, tempo, transposition, dynamics, wording. A piece is in one split, whatever its arrangement.
+
+    Args:
+        collections: What to play: ``bach`` (410 chorales), ``palestrina`` (masses), ``monteverdi`` (madrigals),
+            ``trecento``, ``haydn``, ``mozart``, ``beethoven`` (quartets), ``essenFolksong``, ``ryansMammoth``,
+            ``oneills1850``, ``airdsAirs`` (tunes).
+        instruments: The palette to draw from: ``church organ``, ``piano``, ``harpsichord``, ``strings``, ``choir``,
+            ``brass``, ``trumpet``, ``french horn``, ``trombone``, ``flute``, ``recorder``, ``clarinet``, ``oboe``,
+            ``bassoon``, ``violin``, ``cello``, ``guitar``, ``harp``, ``vibraphone``,
+            ``marimba``; all of them where none is given.
+        mixed: Probability that each part of a piece gets an instrument of its own; otherwise all play the same.
+        tempo: Slowest and fastest, in beats per minute.
+        transposition: Lowest and highest, in semitones.
+        validation: Fraction of the pieces for validation.
+        test: Fraction of the pieces for the test.
+        limit: Number of score files to use (some hold many tunes), drawn evenly from all; all where none is given.
+        stems: Whether examples carry ``stems``, the audio of each instrument; they sum to the mix.
+        cache_dir: Folder for the parsed scores; where none is given ``$PARTITA_CACHE``, or ``partita`` in
+            ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+
+    fields = frozenset(
+        {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody", "stems"}
+        | {"id", "seconds_start", "seconds_total"}
+    )
+
+    def __init__(
+        self,
+        collections: tuple[str, ...] = ("bach",),
+        instruments: tuple[str, ...] | None = None,
+        mixed: float = 0.25,
+        tempo: tuple[float, float] = (50.0, 140.0),
+        transposition: tuple[int, int] = (-5, 6),
+        validation: float = 0.05,
+        test: float = 0.05,
+        limit: int | None = None,
+        stems: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        if not collections:
+            raise ValueError(f"collections is empty{did_you_mean('', GENRES)}")
+        for chosen, what, known in (
+            (collections, "collection", GENRES),
+            (instruments or (), "instrument", INSTRUMENTS),
+        ):
+            for name in chosen:
+                if name not in known:
+                    raise ValueError(f"no {what} is called {name!r}{did_you_mean(name, known)}")
+        if instruments is not None and not instruments:
+            raise ValueError("instruments is empty: name at least one, or leave it out for all")
+        if not 0 <= mixed <= 1:
+            raise ValueError(f"mixed is a probability, not {mixed}")
+        if not 0 < tempo[0] <= tempo[1]:
+            raise ValueError(f"tempo goes from slow to fast in beats per minute, not from {tempo[0]} to {tempo[1]}")
+        if not -24 <= transposition[0] <= transposition[1] <= 24:
+            raise ValueError(
+                f"transposition goes up, within two octaves, not from {transposition[0]} to {transposition[1]}"
+            )
+        check_fractions(validation, test)
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        self.collections = tuple(collections)
+        self.instruments = tuple(instruments or INSTRUMENTS)
+        self.mixed = mixed
+        self.tempo = (tempo[0], tempo[1])
+        self.transposition = (transposition[0], transposition[1])
+        self.validation = validation
+        self.test = test
+        self.limit = limit
+        self.stems = stems
+        self.cache_dir = cache_dir
+        if not stems:
+            self.fields = self.fields - {"stems"}
+        self._pieces: dict[str, Piece] = {}
+        self._splits: dict[Split, list[str]] = {}
+        self._skipped: list[str] = []
+        self._synthesizers: dict[tuple[int, int], Synthesizer] = {}
+
+    def setup(self) -> None:
+        """Load the scores, parsing them where that was not done before.
+
+        Raises:
+            PartitaError: The corpus is missing or cannot be read.
+        """
+        if self._pieces:
+            return
+        folder = Path(self.cache_dir).expanduser() if self.cache_dir else None
+        pieces, self._skipped = load_pieces(self.collections, self.limit, folder)
+        self._pieces = {piece.id: piece for piece in pieces}
+        self._splits = split_names(list(self._pieces), self.validation, self.test)
+
+    def size(self, split: Split) -> int:
+        """Number of pieces in a split."""
+        self.setup()
+        return len(self._names(split))
+
+    @property
+    def report(self) -> list[str]:
+        """The scores that could not be parsed."""
+        return list(self._skipped)
+
+    def read(
+        self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
+    ) -> Example:
+        """A clip of a piece in an arrangement drawn from ``seed``; see :class:`~partita.data.base.Source`.
+
+        The arrangement does not depend on the length of the clip, nor on the rate. A whole piece ends when its last
+        notes have died away.
+        """
+        self.setup()
+        piece = self._pieces[self._names(split)[index]]
+        digest = hashlib.sha256(f"{piece.id}/{seed}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest))
+        arrangement = arrange(
+            piece,
+            rng,
+            instruments=self.instruments,
+            mixed=self.mixed,
+            tempo=self.tempo,
+            transposition=self.transposition,
+        )
+        key = key_name(piece.key[0] + arrangement.transposition, piece.key[1])
+        text = caption(
+            rng, genre=genre(piece.id), key=key, tempo=arrangement.tempo, instruments=arrangement.instruments
+        )
+        quarter = 60 / (arrangement.tempo * piece.beat_length)
+        music = piece.length * quarter
+        total = music + LONGEST_RELEASE
+        start = (
+            0.0 if seconds is None else _crop(piece.onset * quarter, piece.duration * quarter, seconds, rng.random())
+        )
+        start = round(start * sample_rate) / sample_rate
+        length = round((total if seconds is None else seconds) * sample_rate)
+        num_samples = min(length, round((total - start) * sample_rate))
+        stems = self._render(piece, arrangement, quarter, start, num_samples, sample_rate, channels)
+        stems = {name: np.pad(stem, ((0, 0), (0, length - num_samples))) for name, stem in stems.items()}
+        fields: dict[str, Any] = {
+            "id": piece.id,
+            "text": text,
+            "instruments": arrangement.instruments,
+            "key": key,
+            "tempo": arrangement.tempo,
+            "seconds_start": start,
+            "seconds_total": total,
+            **_timed_labels(piece, arrangement, quarter, start, num_samples / sample_rate),
+        }
+        if self.stems:
+            fields["stems"] = {name: torch.from_numpy(stem) for name, stem in stems.items()}
+        return Example(torch.from_numpy(sum(stems.values(), np.float32(0))), num_samples, fields)
+
+    def _names(self, split: Split) -> list[str]:
+        return self._splits[split] or self._splits["train"]
+
+    def _render(
+        self,
+        piece: Piece,
+        arrangement: Arrangement,
+        quarter: float,
+        start: float,
+        num_samples: int,
+        sample_rate: int,
+        channels: int,
+    ) -> dict[str, np.ndarray]:
+        """The stem ``[C, num_samples]`` of each instrument, at the level it has in the mix."""
+        onset, duration = piece.onset * quarter - start, piece.duration * quarter
+        pitch = piece.pitch + arrangement.transposition + arrangement.octaves
+        heard = np.flatnonzero((onset < num_samples / sample_rate) & (onset + duration + LONGEST_RELEASE > 0))
+        notes: dict[str, dict[tuple[float, int], Note]] = {name: {} for name in arrangement.instruments}
+        for i in heard.tolist():
+            mine = notes[arrangement.parts[int(piece.part[i])]]
+            note = Note(float(onset[i]), float(duration[i]), int(pitch[i]), int(arrangement.velocity[i]))
+            # Two voices in unison on one instrument are one key held down.
+            same = mine.get((note.onset, note.pitch))
+            if same is None or same.duration < note.duration:
+                mine[note.onset, note.pitch] = note
+        synthesizer = self._synthesizer(sample_rate, 2 if channels == 2 else 1)
+        stems = {}
+        for name, played in notes.items():
+            instrument = INSTRUMENTS[name]
+            stem = synthesizer.render(list(played.values()), instrument.program, num_samples)
+            stems[name] = stem * np.float32(instrument.gain)
+        mix = sum(stems.values(), np.float32(0))
+        level = max(np.sqrt(np.mean(mix**2)) / LOUDNESS, np.abs(mix).max() / PEAK, 1e-4)
+        copies = (1, 1) if channels == 2 else (channels, 1)
+        return {name: np.tile(stem / np.float32(level), copies) for name, stem in stems.items()}
+
+    def _synthesizer(self, sample_rate: int, channels: int) -> Synthesizer:
+        if (sample_rate, channels) not in self._synthesizers:
+            self._synthesizers[sample_rate, channels] = Synthesizer(SoundFont(), sample_rate, channels)
+        return self._synthesizers[sample_rate, channels]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_synthesizers": {}}
+
+
+def _crop(onset: np.ndarray, duration: np.ndarray, seconds: float, fraction: float) -> float:
+    """Where a clip starts: anywhere such that it lies in the piece and something sounds in it."""
+    last = max(0.0, float((onset + duration).max()) - seconds)
+    start = fraction * last
+    if not ((onset < start + 0.9 * seconds) & (onset + duration > start + 0.1 * seconds)).any():
+        start = min(last, float(onset[onset >= start].min(initial=last)))
+    return start
+
+
+def _timed_labels(
+    piece: Piece, arrangement: Arrangement, quarter: float, start: float, seconds: float
+) -> dict[str, Any]:
+    """What happens when, in seconds from the start of the clip."""
+    shift = arrangement.transposition + arrangement.octaves
+    chords = (
+        (begin * quarter, end * quarter, chord_name(root, quality, arrangement.transposition))
+        for begin, end, root, quality in piece.chords
+    )
+    melody = ((begin * quarter, end * quarter, pitch + shift) for begin, end, pitch in piece.melody)
+    return {
+        "beats": clip_times(piece.beats * quarter, start, seconds),
+        "downbeats": clip_times(piece.downbeats * quarter, start, seconds),
+        "chords": clip_spans(chords, start, seconds),
+        "melody": clip_spans(melody, start, seconds),
+    }

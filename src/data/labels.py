@@ -1,0 +1,34 @@
+"""Labels in time: cut to a clip, in seconds from its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def clip_times(times: np.ndarray, start: float, seconds: float) -> np.ndarray:
+    """The moments in a clip.
+
+    >>> clip_times(np.array([0.5, 1.0, 1.5, 2.0]), 1.0, 1.0)
+    array([0. , 0.5])
+    """
+    times = np.asarray(times, np.float64) - start
+    return times[(times >= -1e-9) & (times < seconds)].clip(0)
+
+
+def clip_spans(
+    spans: Iterable[tuple[float, float, Any]], start: float, seconds: float
+) -> list[tuple[float, float, Any]]:
+    """What lasts, cut where the clip begins and ends.
+
+    >>> clip_spans([(0.0, 1.5, "C:maj"), (1.5, 3.0, "G:7")], 1.0, 1.0)
+    [(0.0, 0.5, 'C:maj'), (0.5, 1.0, 'G:7')]
+    """
+    found = []
+    for begin, end, label in spans:
+        begin, end = max(0.0, begin - start), min(seconds, end - start)
+        if end - begin > 1e-6:
+            found.append((begin, end, label))
+    return found

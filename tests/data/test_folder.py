@@ -1,0 +1,256 @@
+"""A person's own folder: any format, damaged files named, clips by random access."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from partita.data.audio_file import inspect_audio, read_clip
+from partita.data.folder import Folder
+from partita.errors import PartitaError
+
+
+def tone(frequency, seconds, rate, channels=1):
+    phase = 2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate
+    return np.stack([0.5 * np.sin(phase + c) for c in range(channels)], axis=1)
+
+
+def read(source, index=0, seed=0, seconds=1.0, split="train", sample_rate=16000, channels=1):
+    return source.read(split, index, seed=seed, seconds=seconds, sample_rate=sample_rate, channels=channels)
+
+
+def quiet(source):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source.setup()
+    return source
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """Four good files, and four that cannot be used."""
+    (tmp_path / "sub").mkdir()
+    for i in range(2):
+        soundfile.write(tmp_path / f"stereo{i}.ogg", tone(440, 3, 44100, 2), 44100)
+        soundfile.write(tmp_path / "sub" / f"mono{i}.wav", tone(300, 2, 22050), 22050)
+    whole = (tmp_path / "stereo0.ogg").read_bytes()
+    (tmp_path / "cut.ogg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "noise.flac").write_bytes(b"this is not audio" * 50)
+    soundfile.write(tmp_path / "silent.wav", np.zeros((0, 1)), 16000)
+    (tmp_path / "readme.md").write_text("not looked at")
+    return tmp_path
+
+
+def test_damaged_files_are_skipped_and_named(songs):
+    source = Folder(str(songs))
+    with pytest.warns(UserWarning, match="4 skipped, 4 used"):
+        source.setup()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source.setup()  # warns once
+    assert [line.split(":")[0] for line in source.report] == ["cut.ogg", "empty.wav", "noise.flac", "silent.wav"]
+    for line, reason in zip(
+        source.report, ("truncated", "empty", "cannot be read as audio", "no samples"), strict=True
+    ):
+        assert reason in line
+    sizes = [source.size(split) for split in ("train", "validation", "test")]
+    assert sum(sizes) == 4
+    assert min(sizes) == 1
+
+
+@pytest.mark.parametrize(("sample_rate", "channels"), [(16000, 1), (32000, 2), (44100, 1), (48000, 2)])
+def test_every_rate_and_channel_count(songs, sample_rate, channels):
+    source = quiet(Folder(str(songs), validation=0.0, test=0.0))
+    assert source.size("train") == 4
+    for index in range(4):
+        example = read(source, index, sample_rate=sample_rate, channels=channels)
+        assert example.audio.shape == (channels, sample_rate)
+        assert example.audio.dtype == torch.float32
+        expected = 440 if "stereo" in example.fields["id"] else 300
+        spectrum = np.abs(np.fft.rfft(example.audio[0].numpy()))
+        assert abs(int(spectrum.argmax()) - expected) <= 1
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [("wav", 44100), ("flac", 22050), ("ogg", 48000), ("mp3", 44100)])
+@pytest.mark.parametrize("target", [16000, 44100])
+def test_a_clip_equals_that_part_of_the_whole(tmp_path, suffix, rate, target):
+    path = tmp_path / f"long.{suffix}"
+    noise = np.random.default_rng(0).normal(0, 0.1, (rate * 12, 2)) + tone(440, 12, rate, 2)
+    soundfile.write(path, noise.clip(-1, 1), rate)
+    whole, count = read_clip(path, 0.0, None, target, 1)
+    assert count == whole.shape[1] == pytest.approx(12 * target, abs=1)
+    for start in (0.0, 0.01, 4.321, 10.999):
+        clip, num_samples = read_clip(path, start, 1.0, target, 1)
+        first = round(start * target)
+        assert num_samples == target
+        assert np.abs(clip - whole[:, first : first + target]).max() < 1e-5
+    tail, num_samples = read_clip(path, 11.5, 1.0, target, 1)
+    assert num_samples == pytest.approx(target / 2, abs=1)
+    assert not tail[:, num_samples:].any()
+
+
+def test_long_files_are_not_read_whole(tmp_path, monkeypatch):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(16000 * 120, np.float32), 16000)
+    sizes = []
+    original = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, frames=-1, **k: sizes.append(frames) or original(self, frames, **k)
+    )
+    read(Folder(str(tmp_path)), seconds=1.0, sample_rate=24000)
+    assert 0 < sum(sizes) < 16000 * 2
+    assert min(sizes) > 0
+
+
+def test_crops_are_seeded(songs):
+    source = quiet(Folder(str(songs)))
+    starts = {read(source, 0, seed).fields["seconds_start"] for seed in range(5)}
+    assert len(starts) == 5
+    one, other = read(source, 0, 3), read(source, 0, 3)
+    assert torch.equal(one.audio, other.audio)
+    whole = read(source, 0, 3, seconds=None)
+    assert whole.fields["seconds_start"] == 0
+    assert whole.num_samples == whole.audio.shape[1] == round(whole.fields["seconds_total"] * 16000)
+
+
+def test_short_files_are_padded(songs):
+    example = read(quiet(Folder(str(songs))), seconds=10.0)
+    assert example.audio.shape == (1, 160000)
+    assert example.num_samples == round(example.fields["seconds_total"] * 16000)
+    assert not example.audio[:, example.num_samples :].any()
+
+
+def test_sidecars(songs):
+    (songs / "stereo0.txt").write_text("a  bright\ntone ")
+    (songs / "sub" / "mono0.json").write_text(
+        json.dumps({"text": "low", "tempo": 90, "beats": [0.25, 0.75, 1.9], "chords": [[0, 1.5, "A:min"]], "mood": 3})
+    )
+    (songs / "sub" / "mono1.json").write_text("{broken")
+    source = quiet(Folder(str(songs), validation=0.0, test=0.0))
+    assert any("mono1.json" in line and "JSON" in line for line in source.report)
+    assert source.fields == {"text", "tempo", "beats", "chords", "id", "seconds_start", "seconds_total"}
+    fields = {(example := read(source, i, 1)).fields["id"]: example.fields for i in range(3)}
+    assert fields["stereo0.ogg"]["text"] == "a bright tone"
+    assert "text" not in fields["stereo1.ogg"]
+    low = fields["sub/mono0.wav"]
+    start = low["seconds_start"]
+    assert low["tempo"] == 90
+    assert np.allclose(low["beats"], [t - start for t in (0.25, 0.75, 1.9) if start <= t < start + 1])
+    assert low["chords"] == [(0.0, pytest.approx(min(1.0, 1.5 - start)), "A:min")]
+    assert "mood" not in low
+
+
+MANIFESTS = {
+    "list.jsonl": lambda rows: "".join(json.dumps(row) + "\n" for row in rows) + "{broken\n\n[1]\n",
+    "list.csv": lambda rows: (
+        "file,text,split,tempo,instruments\n"
+        + "".join(f'{r.get("file", "")},"{r["text"]}",{r["split"]},{r.get("tempo", "")},"organ, harp"\n' for r in rows)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests(songs, name):
+    rows = [
+        {"file": "stereo0.ogg", "text": "one", "split": "train", "tempo": 100, "instruments": ["organ", "harp"]},
+        {"file": "stereo0.ogg", "text": "one, again", "split": "train", "instruments": ["organ", "harp"]},
+        {"file": str(songs / "stereo1.ogg"), "text": "two", "split": "val", "instruments": ["organ", "harp"]},
+        {"file": "gone.wav", "text": "three", "split": "train"},
+        {"file": "cut.ogg", "text": "four", "split": "train"},
+        {"file": "sub/mono0.wav", "text": "five", "split": "train", "tempo": "quick"},
+        {"file": "sub/mono1.wav", "text": "six", "split": "someday"},
+        {"text": "seven", "split": "train"},
+    ]
+    (songs / name).write_text(MANIFESTS[name](rows))
+    source = quiet(Folder(str(songs), manifest=name))
+    assert [source.size(split) for split in ("train", "validation")] == [2, 1]
+    first, second = read(source, 0), read(source, 1)
+    assert (first.fields["text"], second.fields["text"]) == ("one", "one, again")
+    assert first.fields["id"] != second.fields["id"]
+    assert first.fields["tempo"] == 100
+    assert first.fields["instruments"] == ["organ", "harp"]
+    assert read(source, 0, split="validation").fields["text"] == "two"
+    report = "\n".join(source.report)
+    for expected in ("gone.wav: there is no such file", "cut.ogg: the file is truncated", "tempo cannot be 'quick'"):
+        assert expected in report
+    assert "split cannot be 'someday'" in report
+    assert f"{name} line" in report
+    assert ("not valid JSON" in report and "not a JSON object" in report) == (name == "list.jsonl")
+
+
+def test_captions_of_one_file_stay_in_one_split(songs):
+    rows = [{"file": f, "text": t} for f in ("stereo0.ogg", "stereo1.ogg", "sub/mono0.wav") for t in ("a", "b")]
+    (songs / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = quiet(Folder(str(songs), manifest=str(songs / "list.jsonl")))
+    for split in ("train", "validation", "test"):
+        assert {read(source, i, split=split).fields["text"] for i in range(source.size(split))} == {"a", "b"}
+        assert len({read(source, i, split=split).fields["id"].split("#")[0] for i in range(source.size(split))}) == 1
+
+
+def test_fewer_than_three_files_serve_all_splits(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(440, 1, 16000), 16000)
+    source = Folder(str(tmp_path))
+    assert [source.size(split) for split in ("train", "validation", "test")] == [1, 1, 1]
+    assert read(source, split="test").fields["id"] == "a.wav"
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(PartitaError, match=r"no folder .*missing"):
+        Folder(str(tmp_path / "missing")).setup()
+    (tmp_path / "notes.pdf").write_text("")
+    with pytest.raises(PartitaError, match=r"no audio files .* found 1 × \.pdf"):
+        Folder(str(tmp_path)).setup()
+    (tmp_path / "a.wav").write_text("no")
+    with pytest.raises(PartitaError, match=r"no usable audio in (.|\n)*a\.wav"):
+        Folder(str(tmp_path)).setup()
+    with pytest.raises(PartitaError, match=r"no manifest list\.csv"):
+        Folder(str(tmp_path), manifest="list.csv").setup()
+    (tmp_path / "list.csv").write_text("song,words\na,b\n")
+    with pytest.raises(PartitaError, match="columns"):
+        Folder(str(tmp_path), manifest="list.csv").setup()
+    (tmp_path / "list.xml").write_text("")
+    with pytest.raises(PartitaError, match="jsonl"):
+        Folder(str(tmp_path), manifest="list.xml").setup()
+    with pytest.raises(ValueError, match="path is empty"):
+        Folder("")
+
+
+def test_a_file_that_goes_bad_later_is_named(songs):
+    source = quiet(Folder(str(songs), validation=0.0, test=0.0))
+    for path in songs.rglob("*.ogg"):
+        path.unlink()
+    with pytest.raises(PartitaError, match=r"stereo0\.ogg"):
+        read(source, 0)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "flac", "mp3", "ogg", "w64"])
+def test_truncation_is_noticed(tmp_path, suffix):
+    path = tmp_path / f"song.{suffix}"
+    noise = np.random.default_rng(0).normal(0, 0.1, (44100 * 4, 2))
+    soundfile.write(path, noise, 44100)
+    assert inspect_audio(path).seconds == pytest.approx(4, abs=0.1)
+    whole = path.read_bytes()
+    for part in (0.3, 0.7, 0.97):
+        path.write_bytes(whole[: round(len(whole) * part)])
+        with pytest.raises(PartitaError):
+            inspect_audio(path)
+
+
+def test_a_wav_written_to_a_pipe_is_whole(tmp_path):
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, tone(440, 1, 16000), 16000)
+    data = bytearray(path.read_bytes())
+    size = data.find(b"data") + 4
+    data[4:8] = data[size : size + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    assert inspect_audio(path).num_samples == 16000
+
+
+def test_samples_that_are_not_numbers_are_refused(tmp_path):
+    path = tmp_path / "nan.wav"
+    soundfile.write(path, np.full(16000, np.nan), 16000, subtype="FLOAT")
+    with pytest.raises(PartitaError, match=r"nan\.wav"):
+        read_clip(path, 0.0, 0.5, 16000, 1)

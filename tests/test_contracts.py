@@ -1,0 +1,167 @@
+"""Every registered part keeps its contract, at the size of its smallest preset."""
+
+import math
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from partita.compose import compose, presets
+from partita.contracts import Condition, ConditionSpec, Given, Representation, StageBatch
+from partita.part import Part
+from partita.recipe import PART_KEYS
+from partita.registry import lookup, names
+from partita.schema import build
+
+
+def expanded(family, preset):
+    """The class a preset names and the arguments it gives, facts excepted."""
+    if family == "generator":
+        slot = compose("chorales-tiny", [f"stages.acoustic.generator={preset}"]).values["stages"]["acoustic"][
+            "generator"
+        ]
+    else:
+        slot = compose("chorales-tiny", [f"{family}s.part={preset}"]).values[f"{family}s"]["part"]
+    return lookup(family, slot["name"]), {k: v for k, v in slot.items() if k not in PART_KEYS}
+
+
+def smallest(family, name):
+    """A part's class and the arguments of its ``tiny`` preset where there is one."""
+    return expanded(family, f"{name}-tiny") if f"{name}-tiny" in presets(family) else (lookup(family, name), {})
+
+
+TEXTS = ["a slow chorale for church organ", None, "harp"]
+TOKENIZERS = [name for name in names("tokenizer") if not name.startswith("toy")]
+CONDITIONERS = [name for name in names("conditioner") if lookup("conditioner", name).trainable]
+GENERATORS = [name for name in names("generator") if not name.startswith("toy")]
+TARGET = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=11)
+GIVEN = {"text": Given(ConditionSpec(dim=6), "cross")}
+
+
+def round_trip(part, folder):
+    part.eval().save(folder)
+    again = Part.load(folder)
+    assert type(again) is type(part)
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.exported_state().values(), part.exported_state().values(), strict=True)
+    )
+    return again
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokenizer(name, tmp_path):
+    cls, arguments = smallest("tokenizer", name)
+    tokenizer = build(cls, arguments).eval()
+    facts = tokenizer.representation
+    samples = int(facts.sample_rate * 0.25) + 3
+    audio = torch.rand(2, facts.channels, samples) - 0.5
+    encoded = tokenizer.encode(audio)
+    frames = math.ceil(samples * facts.frame_rate / facts.sample_rate - 1e-9)
+    if facts.discrete:
+        assert encoded.shape == (2, facts.num_codebooks, frames)
+        assert encoded.dtype == torch.int64
+        assert 0 <= encoded.min() <= encoded.max() < facts.cardinality
+    else:
+        assert encoded.shape == (2, facts.dim, frames)
+    assert torch.equal(tokenizer.encode(audio), encoded)
+    decoded = tokenizer.decode(encoded)
+    assert decoded.shape == (2, facts.channels, round(frames * facts.sample_rate / facts.frame_rate))
+    assert decoded.dtype == torch.float32
+    assert torch.isfinite(decoded).all()
+    again = round_trip(tokenizer, tmp_path)
+    assert torch.equal(again.encode(audio), encoded)
+    assert torch.equal(again.decode(encoded), decoded)
+    if facts.discrete and facts.num_codebooks > 1:
+        tokenizer.set_num_codebooks(1)
+        assert tokenizer.representation.num_codebooks == 1
+        assert torch.equal(tokenizer.encode(audio), encoded[:, :1])
+        with pytest.raises(ValueError, match="num_codebooks|codebooks"):
+            tokenizer.set_num_codebooks(10_000)
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if lookup("tokenizer", name).trainable])
+def test_a_tokenizer_trains_alone(name, tmp_path):
+    cls, arguments = smallest("tokenizer", name)
+    tokenizer = build(cls, arguments)
+    before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
+    facts = tokenizer.representation
+    clips = [{"audio": torch.rand(facts.channels, facts.sample_rate // 2) - 0.5} for _ in range(4)]
+    trainer = L.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(tokenizer, DataLoader(clips, batch_size=2))
+    assert any(not torch.equal(v, before[k]) for k, v in tokenizer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_conditioner(name, tmp_path):
+    cls, arguments = smallest("conditioner", name)
+    conditioner = build(cls, arguments).eval()
+    prepared = conditioner.prepare(TEXTS)
+    assert all(len(tensor) == 3 for tensor in prepared.values())
+    condition = conditioner(prepared)
+    length = condition.mask.shape[1]
+    assert condition.values.shape == (3, length, conditioner.spec.dim)
+    assert condition.mask.shape == (3, length)
+    assert condition.mask.dtype == torch.bool
+    null = conditioner.null(condition)
+    assert null.values.shape == condition.values.shape
+    assert torch.equal(null.values[1], condition.values[1])
+    assert torch.equal(null.mask[1], condition.mask[1])
+    assert not torch.equal(null.values[0], condition.values[0])
+    again = round_trip(conditioner, tmp_path)
+    assert torch.equal(again(again.prepare(TEXTS)).values, condition.values)
+
+
+def conditions(batch, generator):
+    values = torch.randn(batch, 4, 6, generator=generator)
+    mask = torch.arange(4) < torch.arange(batch)[:, None] % 4 + 1
+    condition = Condition(values, mask)
+    return {"text": (condition, Condition(torch.zeros_like(values), torch.zeros_like(mask)))}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generator(name, tmp_path):
+    cls, arguments = smallest("generator", name)
+    stage = build(cls, {**arguments, "target": TARGET, "given": GIVEN})
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 11, (5, 3, 12), generator=draw)
+    pairs = conditions(5, draw)
+    batch = StageBatch(codes, torch.ones(5, 12, dtype=torch.bool), pairs)
+    losses = stage.loss(batch.target, batch.mask, stage.drop(stage.resolve(batch)))
+    losses["loss"].backward()
+    assert all(p.grad is not None for p in stage.parameters())
+    stage.eval()
+    generated = stage.generate(pairs, 12, seeds=range(5))
+    assert generated.shape == codes.shape
+    assert 0 <= generated.min() <= generated.max() < 11
+    for i in (0, 3):
+        alone = {n: tuple(Condition(c.values[i : i + 1], c.mask[i : i + 1]) for c in pair) for n, pair in pairs.items()}
+        assert torch.equal(stage.generate(alone, 12, seeds=[i])[0], generated[i])
+    prompted = stage.generate(pairs, 12, seeds=range(5), prompt=codes[:, :, :5])
+    assert torch.equal(prompted[:, :, :5], codes[:, :, :5])
+    again = round_trip(stage, tmp_path)
+    assert torch.equal(again.generate(pairs, 12, seeds=range(5)), generated)
+
+
+@pytest.mark.parametrize("family", ["tokenizer", "conditioner", "generator"])
+def test_every_preset_builds_without_allocating(family):
+    for name in presets(family):
+        cls, arguments = expanded(family, name)
+        facts = {"target": TARGET, "given": GIVEN} if family == "generator" else {}
+        with torch.device("meta"):
+            part = build(cls, arguments | facts)
+        assert all(p.is_meta for p in part.parameters()), name
+
+
+def test_weights_of_another_part_are_refused_with_the_differences(tmp_path):
+    small, large = (build(lookup("conditioner", "lookup"), {"dim": dim}) for dim in (4, 8))
+    small.save(tmp_path)
+    with pytest.raises(Exception, match=r"1 of another shape: .*\[4096, 4\] instead of \[4096, 8\]"):
+        large.load_weights(tmp_path)

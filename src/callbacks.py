@@ -57,20 +57,27 @@ class KeepCheckpoint(Checkpoint):
 class NaNGuard(Callback):
     """Stops at the first loss that is not a number, and names it.
 
-    Looks at each step on a CPU; on other devices, where looking waits for the device, at each logged step.
+    Looks at each step on a CPU; on other devices, where looking waits for the device, now and then.
+
+    Args:
+        every: Steps between two looks on other devices.
     """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check everything the step logged."""
-        if pl_module.device.type != "cpu" and (batch_idx + 1) % trainer.log_every_n_steps:
+        if pl_module.device.type != "cpu" and (batch_idx + 1) % self.every:
             return
         for name, value in trainer.callback_metrics.items():
             if name.startswith("train/") and not math.isfinite(float(value)):
                 raise PartitaError(
-                    f"{name.removeprefix('train/')} became {float(value)} at step {batch_idx} of {pl_module.registered_name}. "
-                    "Lower fit.lr or fit.gradient_clip, or lengthen fit.warmup_steps, and start a new run"
+                    f"{name.removeprefix('train/')} became {float(value)} at step {batch_idx} of "
+                    f"{pl_module.registered_name}. Lower fit.lr or fit.gradient_clip, or lengthen fit.warmup_steps, "
+                    "and start a new run"
                 )
 
 
@@ -78,23 +85,25 @@ class Throughput(Callback):
     """Logs steps and seconds of audio per second.
 
     Args:
-        seconds: Of audio per example.
+        seconds: Of audio per step and process.
+        every: Steps between two logs.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, every: int) -> None:
         self.seconds = seconds
+        self.every = every
         self._since: tuple[int, float] | None = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """At each logged step, over the time since the last one."""
-        if (batch_idx + 1) % trainer.log_every_n_steps:
+        if (batch_idx + 1) % self.every:
             return
         now = time.perf_counter()
         if self._since is not None:
             rate = (batch_idx - self._since[0]) / (now - self._since[1])
-            audio = rate * pl_module.fit_options.batch_size * trainer.world_size * self.seconds
+            audio = rate * self.seconds * trainer.world_size
             pl_module.log_dict({"speed/steps_per_second": rate, "speed/audio_seconds_per_second": audio})
         self._since = (batch_idx, now)
 
@@ -138,4 +147,5 @@ class Media(Callback):
 
     @staticmethod
     def _boards(trainer: L.Trainer) -> list[Any]:
-        return [log.experiment for log in trainer.loggers if hasattr(log.experiment, "add_audio")]
+        experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+        return [experiment for experiment in experiments if hasattr(experiment, "add_audio")]

@@ -60,34 +60,14 @@ def list_(
 def check(recipe: Recipe, overrides: Overrides = None) -> None:
     """Compose and validate a recipe, and print the system: parts, rates, shapes, parameters."""
     from .recipe import load_recipe
-    from .report import count_parameters
     from .system import System
 
     system = System.outline(load_recipe(recipe, overrides or []))
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, justify in (
-        ("part", "left"),
-        ("kind", "left"),
-        ("parameters", "right"),
-        ("facts", "left"),
-        ("trained", "left"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for folder, part in system.parts.items():
-        group, name = folder.split("/")
-        facts = str(getattr(part, "representation", None) or "")
-        if group == "conditioners":
-            spec = part.spec  # type: ignore[union-attr]
-            facts = f"{part.input} → {spec.dim}-d" + (f" at {spec.frame_rate:g} Hz" if spec.frame_rate else "")  # type: ignore[union-attr]
-        elif group == "stages":
-            stage = system.plan.stages[name]
-            entries = ", ".join(f"{n} ({g.entry})" for n, g in part.given.items()) or "nothing"  # type: ignore[union-attr]
-            facts = f"{stage.target} given {entries}, {stage.window:g} s"
-        weights, fit = system.part_plan(folder).weights, part.fit_options
-        trained = f"no: {weights}" if weights else f"{fit.steps:,} steps of {fit.batch_size}"
-        if getattr(part, "with_stage", False) and not weights:
-            trained = "with its stage"
-        table.add_row(folder, part.registered_name, f"{count_parameters(part):,}", facts, trained)
+    for column in ("part", "kind", "parameters", "what it yields", "training"):
+        table.add_column(column, justify="right" if column == "parameters" else "left")
+    for row in system.summary():
+        table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
     out.print(table)
     out.print(f"data: {system.source.registered_name}, supplies {', '.join(sorted(system.source.fields))}")
 

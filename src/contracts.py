@@ -72,6 +72,10 @@ class ConditionSpec:
     num_codebooks: int | None = None
     cardinality: int | None = None
 
+    def __str__(self) -> str:
+        content = f"{self.dim}-d" if self.dim is not None else f"{self.num_codebooks}×{self.cardinality} codes"
+        return content + (f" at {self.frame_rate:g} Hz" if self.frame_rate is not None else "")
+
 
 @dataclass(frozen=True)
 class Given:

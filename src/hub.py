@@ -36,10 +36,10 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
         raise PartitaError(f"{repo_id} has no revision {revision!r}") from None
     except RepositoryNotFoundError:
         raise PartitaError(
-            f"there is no {repo_id} on the hub, or it is private: check the name, or log in with `hf auth login`"
+            f"no {repo_id} on the hub, or it is private: check the name, or log in with `hf auth login`"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise PartitaError(
-            f"{repo_id} is not in the local cache and the hub cannot be reached ({type(error).__name__}): check the network, or "
-            "give the path of a folder instead"
+            f"{repo_id} is not in the local cache and the hub cannot be reached ({type(error).__name__}): check the "
+            "network, or give the path of a folder instead"
         ) from None

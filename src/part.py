@@ -37,6 +37,7 @@ class Part(L.LightningModule):
     arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments; they are saved with the part."""
         part = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
         bound.apply_defaults()
@@ -48,6 +49,11 @@ class Part(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.fit_options = Fit()
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters that using the part needs: without discriminators and parts trained alongside."""
+        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self.training_only or "\0"))
 
     def exported_state(self) -> dict[str, Tensor]:
         """The weights that using the part needs."""
@@ -112,9 +118,9 @@ class Part(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Averaged weights, where the fit options ask for them."""
-        if self.fit_options.ema is None:
-            return []
         options = self.fit_options
+        if options.ema is None:
+            return []
         # buffers (codebooks, counters) follow the weights in training rather than being averaged
         return [EMAWeightAveraging(decay=options.ema, update_every_n_steps=options.ema_every, use_buffers=False)]
 

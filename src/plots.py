@@ -20,12 +20,12 @@ def spectrogram_figure(audio: Tensor, sample_rate: int, *, top_db: float = 80.0)
     padded = torch.nn.functional.pad(mono, (0, max(0, n_fft - len(mono))))
     power = torch.stft(padded, n_fft, hop, window=window, return_complex=True).abs().square()
     decibel = 10 * torch.log10(power.clamp(min=1e-10))
-    decibel = (decibel - decibel.max()).clamp(min=-top_db).numpy()
+    picture = (decibel - decibel.max()).clamp(min=-top_db).numpy()
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     axes = figure.subplots()
-    frequencies = np.linspace(0, sample_rate / 2, len(decibel))
-    times = np.arange(decibel.shape[1]) * hop / sample_rate
-    axes.pcolormesh(times, frequencies[1:], decibel[1:], cmap="magma", shading="auto", rasterized=True)
+    frequencies = np.linspace(0, sample_rate / 2, len(picture))
+    times = np.arange(picture.shape[1]) * hop / sample_rate
+    axes.pcolormesh(times, frequencies[1:], picture[1:], cmap="magma", shading="auto", rasterized=True)
     axes.set(yscale="log", ylim=(60, sample_rate / 2), xlabel="seconds", ylabel="Hz")
     return figure
 

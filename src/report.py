@@ -43,7 +43,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
     page = template.render(
         title=title,
         subtitle=system.plan.values.get("description", ""),
-        parts=[_part(system, folder) for folder in system.parts],
+        parts=system.summary(),
         generated=_generated(system, clips),
         codecs=codecs,
         curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
@@ -93,7 +93,7 @@ def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[s
     }
     figures["ratio"] = figures["mel_distance"] / figures["constant_distance"]
     if usage is not None:
-        figures |= {name: value.tolist() for name, value in usage.compute().items()}
+        figures |= {name: value.reshape(-1).tolist() for name, value in usage.compute().items()}
     return figures
 
 
@@ -155,27 +155,6 @@ def _generated(system: System, clips: int) -> list[dict[str, str]]:
     audio = system.generate(inputs or None, seed=list(range(clips)))
     captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in fields]
     return [clip_media(clip, facts.sample_rate, caption) for clip, caption in zip(audio.cpu(), captions, strict=True)]
-
-
-def _part(system: System, folder: str) -> dict[str, Any]:
-    part, plan = system.parts[folder], system.part_plan(folder)
-    facts = getattr(part, "representation", None) or getattr(part, "spec", None) or getattr(part, "target", "")
-    fit = part.fit_options
-    training = f"weights: {plan.weights}" if plan.weights else f"{fit.steps:,} steps × {fit.batch_size}"
-    if getattr(part, "with_stage", False) and not plan.weights:
-        training = "with its stage"
-    return {
-        "folder": folder,
-        "name": part.registered_name,
-        "parameters": count_parameters(part),
-        "facts": str(facts),
-        "training": training,
-    }
-
-
-def count_parameters(part: Any) -> int:
-    """Parameters that using a part needs (no discriminators, no parts trained alongside)."""
-    return sum(p.numel() for n, p in part.named_parameters() if not n.startswith(part.training_only or "\0"))
 
 
 def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[float]]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from omegaconf import OmegaConf
@@ -21,8 +21,8 @@ from .errors import PartitaError, Problem, RecipeError
 from .files import replacing_file
 from .fit import Fit
 from .generators.base import Generator, Term
-from .part import Part
 from .hub import fetch
+from .part import Part
 from .recipe import PartPlan, Plan, StagePlan, load_recipe
 from .registry import did_you_mean
 from .schema import build
@@ -33,6 +33,16 @@ INDEX = "recipe.yaml"
 
 FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
 """What a repository on the Hub needs of its files; nothing else is downloaded."""
+
+
+class PartSummary(NamedTuple):
+    """A line on a part: where it is, what it is, how large, its facts, and how it is trained."""
+
+    folder: str
+    name: str
+    parameters: int
+    facts: str
+    training: str
 
 
 class System:
@@ -101,6 +111,22 @@ class System:
         """The plan of the part in ``folder`` (a key of :attr:`parts`)."""
         group, name = folder.split("/")
         return self.plan.stages[name].part if group == "stages" else getattr(self.plan, group)[name]
+
+    def summary(self) -> list[PartSummary]:
+        """A line on every part."""
+        facts = {f"tokenizers/{name}": str(part.representation) for name, part in self.tokenizers.items()}
+        facts |= {f"conditioners/{name}": f"{part.input} → {part.spec}" for name, part in self.conditioners.items()}
+        for name, stage in self.plan.stages.items():
+            given = ", ".join(f"{n} ({g.entry})" for n, g in self.stages[name].given.items())
+            facts[f"stages/{name}"] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"
+        lines = []
+        for folder, part in self.parts.items():
+            weights, fit = self.part_plan(folder).weights, part.fit_options
+            training = f"{fit.steps:,} steps of {fit.batch_size}" if weights is None else f"none: {weights}"
+            if weights is None and getattr(part, "with_stage", False):
+                training = "with its stage"
+            lines.append(PartSummary(folder, part.registered_name, part.num_parameters, facts[folder], training))
+        return lines
 
     @property
     def output(self) -> Tokenizer:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from .callbacks import Bar, KeepCheckpoint, Media, NaNGuard, Reseed, Throughput
 from .contracts import StageBatch
+from .data.base import Split
 from .data.examples import Collate, Examples, Span
 from .errors import PartitaError
 from .files import replacing_file
@@ -111,16 +112,11 @@ class FitData(L.LightningDataModule):
         self.fit = system.parts[folder].fit_options
         group, name = folder.split("/")
         self.stage = system.plan.stages[name] if group == "stages" else None
-        if self.stage is None:
-            representation = system.parts[folder].representation  # type: ignore[union-attr]
-        else:
-            representation = system.tokenizers[self.stage.target].representation
+        tokenizer = system.tokenizers[name if self.stage is None else self.stage.target]
+        facts = tokenizer.representation
+        self.sample_rate, self.channels = facts.sample_rate, facts.channels
+        self.seconds = self.fit.crop if self.stage is None else self.stage.window
         self.conditioners = {n: system.conditioners[n] for n in self.stage.given} if self.stage else {}
-        self.clips = {
-            "sample_rate": representation.sample_rate,
-            "channels": representation.channels,
-            "seconds": self.stage.window if self.stage else self.fit.crop,
-        }
 
     def train_dataloader(self) -> DataLoader:
         """From the first step that is not done yet."""
@@ -133,27 +129,19 @@ class FitData(L.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        length = fit.steps * fit.batch_size * trainer.world_size
         seed = derive_seed(self.system.plan.seed, self.folder, "data")
-        examples = Examples(self.system.source, "train", length=length, seed=seed, **self.clips)  # type: ignore[arg-type]
-        return self._loader(examples, sampler=span)
+        return self._loader(self._examples("train", len(span) * trainer.world_size, seed), span)
 
     def val_dataloader(self) -> DataLoader:
         """Fixed clips of held-out pieces."""
         assert self.trainer is not None
         examples = self.validation_examples()
         mine = range(self.trainer.global_rank, len(examples), self.trainer.world_size)
-        return self._loader(examples, sampler=mine)  # type: ignore[arg-type]
+        return self._loader(examples, mine)
 
     def validation_examples(self) -> Examples:
         """The fixed clips."""
-        return Examples(
-            self.system.source,
-            "validation",
-            length=self.fit.validation_examples,
-            seed=VALIDATION_SEED,
-            **self.clips,  # type: ignore[arg-type]
-        )
+        return self._examples("validation", self.fit.validation_examples, VALIDATION_SEED)
 
     def originals(self, count: int = 2) -> Tensor:
         """The first fixed clips ``[B, C, T]``."""
@@ -201,6 +189,17 @@ class FitData(L.LightningDataModule):
                 given[name] = (condition, conditioner.null(condition))
         return StageBatch(target, mask, given)
 
+    def _examples(self, split: Split, length: int, seed: int) -> Examples:
+        return Examples(
+            self.system.source,
+            split,
+            length=length,
+            seconds=self.seconds,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            seed=seed,
+        )
+
     def _loader(self, examples: Examples, sampler: Any) -> DataLoader:
         workers = self.fit.num_workers
         return DataLoader(
@@ -226,8 +225,8 @@ def _fit(system: System, folder: str, run: Path) -> None:
             trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
         except torch.OutOfMemoryError as error:
             raise PartitaError(
-                f"{folder}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size or fit.crop "
-                f"(a stage's window), or set fit.precision to bf16-mixed ({str(error).splitlines()[0]})"
+                f"{folder}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size or "
+                f"fit.crop (a stage's window), or set fit.precision=bf16-mixed ({str(error).splitlines()[0]})"
             ) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
@@ -248,13 +247,13 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) 
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults."""
     fit = part.fit_options
     logs = run / "logs" / folder
-    seed = derive_seed(plan.seed, folder, "steps")
+    seed, every = derive_seed(plan.seed, folder, "steps"), min(20, fit.steps)
     options: dict[str, Any] = {
         "logger": [
             CSVLogger(logs, name="csv", flush_logs_every_n_steps=20),
             TensorBoardLogger(logs, name="", version="tensorboard"),
         ],
-        "log_every_n_steps": min(20, fit.steps),
+        "log_every_n_steps": every,
         "precision": fit.precision,
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
@@ -263,9 +262,9 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) 
     }
     ours: list[L.Callback] = [
         Reseed(seed),
-        NaNGuard(),
-        Throughput(float(data.clips["seconds"])),
-        Media(data.originals, data.render, int(data.clips["sample_rate"])),
+        NaNGuard(every),
+        Throughput(fit.batch_size * data.seconds, every),
+        Media(data.originals, data.render, data.sample_rate),
         Bar(),
         KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every),
     ]

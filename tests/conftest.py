@@ -6,7 +6,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import toys  # noqa: E402, F401  (registers the toy parts)
+import toys  # noqa: F401  (registers the toy parts)
 
 TOY_RECIPE = """# the smallest system
 tokenizers:
@@ -15,7 +15,10 @@ conditioners:
   text: toy-letters
 stages:
   main:
-    generator: {name: toy-bigram, dropout: 0.2, fit: {steps: 8, batch_size: 2, ema: 0.9, checkpoint_every: 3, validate_every: 4, validation_examples: 2}}
+    generator:
+      name: toy-bigram
+      dropout: 0.2
+      fit: {steps: 8, batch_size: 2, ema: 0.9, checkpoint_every: 3, validate_every: 4, validation_examples: 2}
     target: acoustic
     given: [text]
     window: 1.0

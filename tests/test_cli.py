@@ -80,7 +80,9 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
     page = (output / "report.html").read_text()
     assert page.count("<audio") >= 4
     assert "data:image/png" in page
-    status, text = partita("generate", output, "tone 1", "tone 2", "-o", tmp_path / "clip.wav", "-d", "0.5", "--seed", "3")
+    status, text = partita(
+        "generate", output, "tone 1", "tone 2", "-o", tmp_path / "clip.wav", "-d", "0.5", "--seed", "3"
+    )
     assert status == 0, text
     for i in (1, 2):
         audio, rate = soundfile.read(tmp_path / f"clip-{i}.wav")

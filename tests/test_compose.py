@@ -45,7 +45,9 @@ def test_a_registered_name_stands_for_the_part_with_its_defaults(folder):
 
 
 def test_overrides_reach_into_a_preset_and_remember_where_they_came_from(folder):
-    tree = compose(folder / "base.yaml", ["tokenizers.acoustic.fit.steps=7", "tokenizers.acoustic.fit.lr=1e-4", "seed=3"])
+    tree = compose(
+        folder / "base.yaml", ["tokenizers.acoustic.fit.steps=7", "tokenizers.acoustic.fit.lr=1e-4", "seed=3"]
+    )
     assert tree.values["tokenizers"]["acoustic"]["fit"] == {"steps": 7, "lr": 1e-4}
     assert tree.values["seed"] == 3
     assert tree.origin("tokenizers.acoustic.fit.steps") == "command line"
@@ -102,7 +104,13 @@ def test_bad_overrides_name_key_and_reason(folder, override, key, word):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("a: [", "not valid YAML"), ("- 1", "mapping"), ("\x00", "YAML"), ("a: 1\na: 2", "duplicate"), ("x" * 2_000_000, "larger")],
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "mapping"),
+        ("\x00", "YAML"),
+        ("a: 1\na: 2", "duplicate"),
+        ("x" * 2_000_000, "larger"),
+    ],
 )
 def test_files_that_are_no_recipe_are_refused_with_their_name(tmp_path, text, word):
     with pytest.raises(PartitaError, match=word) as error:

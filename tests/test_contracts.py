@@ -76,7 +76,7 @@ def test_tokenizer(name, tmp_path):
         tokenizer.set_num_codebooks(1)
         assert tokenizer.representation.num_codebooks == 1
         assert torch.equal(tokenizer.encode(audio), encoded[:, :1])
-        with pytest.raises(ValueError, match="num_codebooks|codebooks"):
+        with pytest.raises(ValueError, match="codebooks"):
             tokenizer.set_num_codebooks(10_000)
 
 

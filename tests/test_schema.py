@@ -2,6 +2,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pytest
+
 from partita.contracts import ConditionSpec, Given, Representation
 from partita.schema import FACTS, arguments, build, check
 

@@ -1,8 +1,11 @@
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -105,7 +108,9 @@ def test_a_part_with_weights_is_not_trained_again(toy_recipe, tmp_path):
     said = []
     train(load_recipe(toy_recipe, [f"tokenizers.acoustic.weights={codec}"]), tmp_path / "second", say=said.append)
     assert any("weights from" in line for line in said)
-    first, second = (load_file(tmp_path / r / "tokenizers" / "acoustic" / "model.safetensors") for r in ("first", "second"))
+    first, second = (
+        load_file(tmp_path / r / "tokenizers" / "acoustic" / "model.safetensors") for r in ("first", "second")
+    )
     assert torch.equal(first["gain"], second["gain"])
 
 
@@ -134,7 +139,7 @@ def test_an_unfinished_run_says_what_is_missing(toy_recipe, tmp_path):
     from partita.system import System
 
     System(load_recipe(toy_recipe)).save_index(tmp_path / "run")
-    with pytest.raises(PartitaError, match="tokenizers/acoustic.*partita train"):
+    with pytest.raises(PartitaError, match=r"tokenizers/acoustic.*partita train"):
         partita.load(tmp_path / "run")
 
 
@@ -167,6 +172,35 @@ def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
     assert b"rendered/0" in events[0].read_bytes()
 
 
+def test_a_folder_of_mixed_files_trains_and_the_bad_ones_are_named(toy_recipe, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(4):
+        soundfile.write(folder / f"stereo{i}.ogg", draw.uniform(-0.5, 0.5, (44100 * 2, 2)), 44100)
+        (folder / f"stereo{i}.txt").write_text(f"noise {i}")
+        soundfile.write(folder / f"mono{i}.wav", draw.uniform(-0.5, 0.5, 22050 * 2), 22050)
+    whole = (folder / "stereo0.ogg").read_bytes()
+    (folder / "cut.ogg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("this is no audio")
+    said = []
+    plan = load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"])
+    system = train(plan, tmp_path / "run", say=said.append)
+    assert system.generate(["noise 1"], duration=0.2).shape == (1, 1, 800)
+    for name in ("cut.ogg", "empty.wav", "text.wav"):
+        assert any(name in line for line in said), said
+    assert not any("stereo1.ogg" in line for line in said)
+
+
+def test_a_folder_without_captions_cannot_train_what_reads_them(toy_recipe, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.zeros(8000), 8000)
+    with pytest.raises(PartitaError, match="'text'.*does not supply"):
+        train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run")
+
+
 def test_two_processes_train_together(toy_recipe, tmp_path):
     script = f"""
 import sys
@@ -186,9 +220,9 @@ train(load_recipe({str(toy_recipe)!r}, overrides), {str(tmp_path / "run")!r})
 def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="stop"), replacing_file(path) as new:
+    with suppress(InterruptedError), replacing_file(path) as new:
         new.write_text("half")
-        raise RuntimeError("stop")
+        raise InterruptedError
     assert path.read_text() == "old"
     with replacing_folder(tmp_path / "folder") as new:
         (new / "a").write_text("1")

@@ -2,14 +2,15 @@
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from partita.conditioners.base import Conditioner
 from partita.contracts import Condition, ConditionSpec, Example, Given, Representation
 from partita.data.base import Source
 from partita.generators.base import Generator
 from partita.registry import register
 from partita.tokenizers.base import Tokenizer
-from torch import nn
-from torch.nn import functional as F
 
 
 @register("data", "toy-sines")

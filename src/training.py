@@ -247,19 +247,20 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) 
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults."""
     fit = part.fit_options
     logs = run / "logs" / folder
-    seed, every = derive_seed(plan.seed, folder, "steps"), min(20, fit.steps)
+    seed = derive_seed(plan.seed, folder, "steps")
     options: dict[str, Any] = {
         "logger": [
             CSVLogger(logs, name="csv", flush_logs_every_n_steps=20),
             TensorBoardLogger(logs, name="", version="tensorboard"),
         ],
-        "log_every_n_steps": every,
+        "log_every_n_steps": min(20, fit.steps),
         "precision": fit.precision,
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
         **plan.trainer,
         **fit.trainer,
     }
+    every = max(1, int(options["log_every_n_steps"]))
     ours: list[L.Callback] = [
         Reseed(seed),
         NaNGuard(every),

@@ -95,6 +95,7 @@ class Collate:
         self.conditioners = dict(conditioners or {})
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Join examples of equal length."""
         seeds = None if any(example.seed is None for example in examples) else [example.seed for example in examples]
         prepared = {
             name: conditioner.prepare([example.fields.get(conditioner.input) for example in examples], seeds)

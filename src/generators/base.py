@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class Generator(Part):
         losses = self.loss(batch.target, batch.mask, conditions)
         self.log_dict({f"val/{k}": v for k, v in losses.items()}, prog_bar=True, batch_size=len(batch.target))
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the fit options, over everything that learns here."""
         optimizer = self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
         scheduler = self.fit_options.make_scheduler(optimizer)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from partita.data.corpus import Corpus
 from partita.data.harmony import PITCH_CLASSES
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
 from partita.data.audio_file import inspect_audio, read_clip
 from partita.data.folder import Folder
 from partita.errors import PartitaError

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from partita.data import library
 from partita.errors import PartitaError
 

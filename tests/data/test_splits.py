@@ -1,6 +1,7 @@
 """Splits stay what they are."""
 
 import pytest
+
 from partita.data.splits import check_fractions, split_names
 
 NAMES = [f"bach/bwv{i}" for i in range(250, 439)]

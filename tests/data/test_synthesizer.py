@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from partita.data.arrangement import INSTRUMENTS
 from partita.data.soundfont import SoundFont
 from partita.data.synthesizer import LONGEST_RELEASE, Note, Synthesizer

@@ -1,0 +1,76 @@
+"""Learned embeddings of words."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, ConditionSpec
+from ..registry import register
+from .base import Conditioner
+from .words import check_word_dropout, texts_of
+
+
+@register("conditioner", "lookup")
+class Lookup(Conditioner):
+    """Word embeddings that learn together with the stage; needs no download.
+
+    Words are lower-cased, freed of punctuation and hashed into a fixed number of embeddings, so there is no vocabulary
+    to build or to keep: any word has an embedding, and rare ones may share theirs. The order of words is not seen.
+
+    Args:
+        dim: Width of an embedding.
+        num_embeddings: Number of embeddings that words are hashed into.
+        max_words: Words of a text that count; what follows is left out.
+        word_dropout: Probability that a word of a training text is left out.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    input: ClassVar[str] = "text"
+    with_stage: ClassVar[bool] = True
+
+    def __init__(
+        self, *, dim: int = 256, num_embeddings: int = 4096, max_words: int = 64, word_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if min(dim, num_embeddings, max_words) < 1:
+            raise ValueError("dim, num_embeddings and max_words must be at least 1")
+        check_word_dropout(word_dropout)
+        self.max_words = max_words
+        self.word_dropout = word_dropout
+        self.embeddings = nn.Embedding(num_embeddings, dim)
+
+    @property
+    def spec(self) -> ConditionSpec:
+        """One embedding per word."""
+        return ConditionSpec(dim=self.embeddings.embedding_dim)
+
+    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Texts to ``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
+
+        Args:
+            inputs: A text or ``None`` for each sample.
+            seeds: One per sample, in training: they decide which words are left out.
+        """
+        texts = texts_of(inputs, self.word_dropout, seeds)
+        rows = [self._hash(text or "") for text in texts]
+        length = max(1, *(len(row) for row in rows))
+        words = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        counts = torch.tensor([[len(row)] for row in rows])
+        return {"words": words, "mask": torch.arange(length) < counts}
+
+    def forward(self, prepared: dict[str, Tensor]) -> Condition:
+        """Embeddings ``[B, L, dim]``, zero where masked."""
+        mask = prepared["mask"]
+        return Condition(self.embeddings(prepared["words"]) * mask[..., None], mask)
+
+    def _hash(self, text: str) -> list[int]:
+        words = re.findall(r"\w+", text.lower())[: self.max_words]
+        return [zlib.crc32(word.encode()) % self.embeddings.num_embeddings for word in words]

@@ -1,0 +1,198 @@
+"""The encoder of T5, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contracts import Condition, ConditionSpec
+from ..errors import PartitaError
+from ..files import replacing_folder
+from ..pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
+from ..registry import register
+from .base import Conditioner
+from .words import check_word_dropout, texts_of
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.model")
+
+
+class _Shape(NamedTuple):
+    width: int
+    feed_forward_width: int
+    depth: int
+    heads: int
+
+
+SHAPES = {
+    ("small", "relu"): _Shape(512, 2048, 6, 8),
+    ("base", "relu"): _Shape(768, 3072, 12, 12),
+    ("large", "relu"): _Shape(1024, 4096, 24, 16),
+    ("small", "gated-gelu"): _Shape(512, 1024, 8, 6),
+    ("base", "gated-gelu"): _Shape(768, 2048, 12, 12),
+    ("large", "gated-gelu"): _Shape(1024, 2816, 24, 16),
+}
+"""T5 (relu) and its version 1.1, the shape of Flan-T5 and mT5 (gated-gelu)."""
+
+
+@register("conditioner", "t5")
+class T5(Conditioner):
+    """Frozen T5 text encoder of transformers (arXiv 1910.10683): T5, T5 1.1, Flan-T5, mT5.
+
+    Weights and text tokenizer come together, from a hub id or a folder, and are saved together. It always computes in
+    float32, where mixed precision overflows. Needs the extra ``t5``.
+
+    Args:
+        size: ``small``, ``base`` or ``large``; the four arguments that follow change single numbers of it.
+        feed_forward: ``relu`` for T5; ``gated-gelu`` for T5 1.1, Flan-T5 and mT5.
+        width: Of the embeddings.
+        feed_forward_width: Width between the feed-forward projections.
+        depth: Number of blocks.
+        heads: Attention heads.
+        head_width: Width of each.
+        vocabulary: Number of text tokens: 32128, or 250112 for mT5.
+        max_length: Text tokens that count; what follows is left out.
+        word_dropout: Probability that a word of a training text is left out (MusicGen: 0.3).
+
+    Raises:
+        ValueError: A value is out of range.
+        PartitaError: transformers is not installed.
+    """
+
+    input: ClassVar[str] = "text"
+    trainable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        size: Literal["small", "base", "large"] = "base",
+        feed_forward: Literal["relu", "gated-gelu"] = "relu",
+        width: int | None = None,
+        feed_forward_width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        head_width: int = 64,
+        vocabulary: int = 32128,
+        max_length: int = 512,
+        word_dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        check_word_dropout(word_dropout)
+        if (size, feed_forward) not in SHAPES:
+            raise ValueError(f"no T5 of size {size!r} with feed_forward {feed_forward!r}")
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {max_length}")
+        shape = SHAPES[size, feed_forward]
+        try:
+            from transformers import T5Config, T5EncoderModel
+        except ImportError:
+            raise PartitaError("the t5 conditioner needs transformers: pip install 'partita[t5]'") from None
+        config = T5Config(
+            vocab_size=vocabulary,
+            d_model=width or shape.width,
+            d_ff=feed_forward_width or shape.feed_forward_width,
+            d_kv=head_width,
+            num_layers=depth or shape.depth,
+            num_heads=heads or shape.heads,
+            feed_forward_proj=feed_forward,
+            dropout_rate=0.0,
+        )
+        # Only the stack: the whole model holds its token embeddings twice, which safetensors does not write.
+        self.encoder = T5EncoderModel(config).encoder.requires_grad_(False)
+        self.max_length = max_length
+        self.word_dropout = word_dropout
+        self.tokenizer: Any = None
+
+    @property
+    def spec(self) -> ConditionSpec:
+        """One embedding per text token."""
+        return ConditionSpec(dim=self.encoder.config.d_model)
+
+    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
+
+        Args:
+            inputs: A text or ``None`` for each sample; of ``None`` and blank texts everything is masked.
+            seeds: One per sample, in training: they decide which words are left out.
+
+        Raises:
+            PartitaError: There is a text but no tokenizer, because no weights are loaded.
+        """
+        texts = texts_of(inputs, self.word_dropout, seeds)
+        if not any(texts):
+            nothing = torch.zeros(len(texts), 1, dtype=torch.long)
+            return {"tokens": nothing, "mask": nothing.bool()}
+        if self.tokenizer is None:
+            raise PartitaError(
+                "t5 has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
+            )
+        encoded = self.tokenizer(
+            [text or "" for text in texts],
+            padding="longest",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        said = torch.tensor([text is not None for text in texts])
+        return {"tokens": encoded["input_ids"], "mask": encoded["attention_mask"].bool() & said[:, None]}
+
+    @torch.no_grad()
+    def forward(self, prepared: dict[str, Tensor]) -> Condition:
+        """Embeddings ``[B, L, width]`` float32, zero where masked."""
+        tokens, mask = prepared["tokens"], prepared["mask"]
+        with torch.autocast(tokens.device.type, enabled=False):
+            values = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        return Condition(values.float() * mask[..., None], mask)
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load a folder :meth:`save` wrote, or any T5 of transformers with its tokenizer.
+
+        Args:
+            source: A folder, or a hub id such as ``google-t5/t5-base``.
+
+        Raises:
+            PartitaError: There are no such weights, they have no tokenizer, or they are not of these sizes.
+        """
+        folder = checkpoint_folder(source, (*WEIGHTS, *TOKENIZER))
+        if "family" in read_config(folder):
+            super().load_weights(folder)
+            if (folder / "tokenizer").is_dir():
+                self.tokenizer = _read_tokenizer(folder / "tokenizer")
+            return
+        self.load_exported_state(_encoder_state(read_safetensors(folder, _of_encoder)), source)
+        self.tokenizer = _read_tokenizer(folder)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what :meth:`Part.save` writes, and the text tokenizer beside it."""
+        with replacing_folder(Path(folder)) as new:
+            super().save(new)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(new / "tokenizer")
+
+
+def _of_encoder(name: str) -> bool:
+    return name.startswith("encoder.") or name == "shared.weight"
+
+
+def _encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The token embeddings stand under either of two names, or both; here under that of the encoder."""
+    state = dict(state)
+    shared = state.pop("shared.weight", None)
+    if shared is not None:
+        state["encoder.embed_tokens.weight"] = shared
+    return state
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    # Without these files transformers makes up an empty tokenizer, and every text would be unknown words.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise PartitaError(f"{folder} holds no text tokenizer: there is no tokenizer.json or spiece.model in it")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise PartitaError(f"the text tokenizer in {folder} cannot be read: {error}") from None

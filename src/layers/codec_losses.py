@@ -1,0 +1,142 @@
+"""What codecs are trained to minimise: spectral distances, the adversary's verdict, and the balance between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .mel import MelSpectrum, log_magnitude
+
+Judgement = tuple[Tensor, list[Tensor]]
+"""What a discriminator returns: its scores of any shape, and its hidden features."""
+
+
+@dataclass(frozen=True)
+class SpectralDistance:
+    """A distance between mel spectra, summed over window lengths.
+
+    The default is SoundStream's (2107.03312 §III-E), as means over bands and frames rather than sums.
+
+    Args:
+        windows: Lengths of the windows in samples; frames are a quarter of one apart.
+        bands: Mel bands; a short window has fewer, five for each 32 samples, so that none is empty.
+        f_min: Where the lowest band begins, in Hz.
+        magnitude: Weight of the mean absolute difference of magnitudes.
+        log: Weight of the distance between logarithms.
+        log_power: 1 for the mean absolute difference of logarithms, 2 for their root mean square in each frame.
+        scaled: Whether the logarithms of a window of ``s`` samples count ``sqrt(s / 2)`` times.
+    """
+
+    windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    bands: int = 64
+    f_min: float = 0.0
+    magnitude: float = 1.0
+    log: float = 1.0
+    log_power: int = 2
+    scaled: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.windows or min(self.windows) < 32:
+            raise ValueError(f"windows must be one or more lengths of at least 32, not {list(self.windows)}")
+        if self.log_power not in (1, 2):
+            raise ValueError(f"log_power must be 1 or 2, not {self.log_power}")
+
+
+class MultiScaleSpectralLoss(nn.Module):
+    """The distance between two signals that a :class:`SpectralDistance` describes.
+
+    Args:
+        config: What to sum.
+        sample_rate: Of the audio, in Hz.
+    """
+
+    def __init__(self, config: SpectralDistance, sample_rate: int) -> None:
+        super().__init__()
+        self.config = config
+        self.spectra = nn.ModuleList(
+            MelSpectrum(sample_rate, window, bands=min(config.bands, window * 5 // 32), f_min=config.f_min)
+            for window in config.windows
+        )
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` twice to a scalar."""
+        total = estimate.new_zeros(())
+        for window, spectrum in zip(self.config.windows, self.spectra, strict=True):
+            a, b = spectrum(estimate), spectrum(target)
+            difference = log_magnitude(a) - log_magnitude(b)
+            if self.config.log_power == 2:
+                # the root has no slope at zero
+                log_distance = (difference.square().mean(-1) + 1e-12).sqrt().mean()
+            else:
+                log_distance = difference.abs().mean()
+            factor = math.sqrt(window / 2 / a.shape[-1]) if self.config.scaled else 1.0
+            total = total + self.config.magnitude * (a - b).abs().mean() + self.config.log * factor * log_distance
+        return total / len(self.config.windows)
+
+
+def discriminator_hinge(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+    """``mean(max(0, 1 − D(x))) + mean(max(0, 1 + D(x̂)))``, averaged over discriminators."""
+    losses = [(1 - r).relu().mean() + (1 + f).relu().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def generator_hinge(fake: Sequence[Judgement]) -> Tensor:
+    """``mean(max(0, 1 − D(x̂)))``, averaged over discriminators."""
+    return torch.stack([(1 - f).relu().mean() for f, _ in fake]).mean()
+
+
+def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement], *, relative: bool = False) -> Tensor:
+    """Mean absolute difference of hidden features, averaged over layers and discriminators.
+
+    Args:
+        real: Verdicts on recordings; taken as constant.
+        fake: Verdicts on reconstructions.
+        relative: Divide each layer by the mean magnitude of the recordings' features, as EnCodec does.
+    """
+    distances = []
+    for (_, real_features), (_, fake_features) in zip(real, fake, strict=True):
+        for r, f in zip(real_features, fake_features, strict=True):
+            distance = (r.detach() - f).abs().mean()
+            distances.append(distance / r.detach().abs().mean().clamp(min=1e-8) if relative else distance)
+    return torch.stack(distances).mean()
+
+
+class Balancer(nn.Module):
+    """Makes a loss's weight its share of the gradient, whatever the loss's own scale (EnCodec, 2210.13438 §3.4).
+
+    Args:
+        weights: Share of each loss, by name.
+        decay: Of the moving average of gradient norms.
+    """
+
+    norms: Tensor
+    total: Tensor
+
+    def __init__(self, weights: dict[str, float], decay: float = 0.999) -> None:
+        super().__init__()
+        self.weights, self.decay = weights, decay
+        self.register_buffer("norms", torch.zeros(len(weights)))
+        self.register_buffer("total", torch.zeros(len(weights)))
+
+    def forward(self, losses: dict[str, Tensor], output: Tensor) -> Tensor:
+        """A scalar whose gradient with respect to ``output`` is the balanced sum.
+
+        Args:
+            losses: By name; each depends on ``output``.
+            output: What the decoder returned, first axis the batch.
+        """
+        combined = torch.zeros_like(output)
+        present = [i for i, name in enumerate(self.weights) if name in losses]
+        names = list(self.weights)
+        whole = sum(self.weights[names[i]] for i in present)
+        for i in present:
+            (gradient,) = torch.autograd.grad(losses[names[i]], output, retain_graph=True)
+            norm = gradient.flatten(1).norm(dim=1).mean()
+            self.norms[i] = self.decay * self.norms[i] + norm
+            self.total[i] = self.decay * self.total[i] + 1
+            combined += self.weights[names[i]] / whole * gradient * self.total[i] / self.norms[i].clamp(min=1e-12)
+        return (output * combined).sum()

@@ -1,0 +1,156 @@
+"""How conditions enter a stage: projected to its width and sorted by entry, with their masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, Given
+from .transformer import scaled_normal_
+
+ENTRIES = ("cross", "prepend", "add")
+Interpolation = Literal["linear", "nearest"]
+
+
+@dataclass
+class Context:
+    """What a stage is given, ready to enter a transformer.
+
+    Attributes:
+        prefix: ``[B, P, width]``, prepended; none without such a condition.
+        prefix_mask: ``[B, P]`` bool.
+        cross: ``[B, L, width]``, attended to; none without such a condition.
+        cross_mask: ``[B, L]`` bool.
+        added: ``[B, T, width]``, added frame by frame; none without such a condition.
+    """
+
+    prefix: Tensor | None = None
+    prefix_mask: Tensor | None = None
+    cross: Tensor | None = None
+    cross_mask: Tensor | None = None
+    added: Tensor | None = None
+
+
+class EmbeddedCodes(nn.Module):
+    """Codes ``[B, K, L]`` to embeddings ``[B, L, K, width]``, each codebook with its own rows of one table."""
+
+    def __init__(self, num_codebooks: int, cardinality: int, width: int) -> None:
+        super().__init__()
+        self.num_codebooks = num_codebooks
+        self.cardinality = cardinality
+        self.weight = nn.Parameter(torch.empty(num_codebooks * cardinality, width))
+        scaled_normal_(self.weight, width)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes int64 in ``[0, cardinality)``."""
+        offsets = torch.arange(self.num_codebooks, device=codes.device) * self.cardinality
+        return nn.functional.embedding(codes.transpose(1, 2) + offsets, self.weight)
+
+
+class Conditioning(nn.Module):
+    """Projects every condition to the width of a stage, and sorts them by the way each enters.
+
+    Embeddings pass through a linear layer, codes through one embedding per codebook. Codes that are attended to or
+    prepended are interleaved time-major: all codebooks of the first frame, then of the second (MusicLM, AudioLM);
+    codes that are added are summed per frame. Conditions that enter alike are joined in the order of ``given``.
+
+    Args:
+        given: By name, the facts of each condition and how it enters: ``cross``, ``prepend`` or ``add``.
+        width: Of the stage.
+        frame_rate: Of the stage's target, in Hz.
+        interpolation: How aligned embeddings are brought to that rate; aligned codes always take the nearest.
+
+    Raises:
+        ValueError: A condition enters in another way, or is added without being aligned in time.
+    """
+
+    def __init__(
+        self, given: dict[str, Given], width: int, frame_rate: float, interpolation: Interpolation = "linear"
+    ) -> None:
+        super().__init__()
+        self.entries = {name: g.entry for name, g in given.items()}
+        self.ratios: dict[str, float] = {}
+        self.nearest = {name for name, g in given.items() if interpolation == "nearest" or g.spec.dim is None}
+        self.projections = nn.ModuleDict()
+        for name, entry in self.entries.items():
+            spec = given[name].spec
+            if entry not in ENTRIES:
+                raise ValueError(f"{name} cannot enter by {entry!r} here: choose from {', '.join(ENTRIES)}")
+            if entry == "add":
+                if spec.frame_rate is None:
+                    raise ValueError(
+                        f"{name} is not aligned in time and cannot be added: let it enter by cross or prepend"
+                    )
+                self.ratios[name] = spec.frame_rate / frame_rate
+            if spec.dim is not None:
+                self.projections[name] = nn.Linear(spec.dim, width)
+            elif spec.num_codebooks is not None and spec.cardinality is not None:
+                self.projections[name] = EmbeddedCodes(spec.num_codebooks, spec.cardinality, width)
+            else:
+                raise ValueError(f"{name} says neither its width nor its codebooks")
+
+    def forward(self, conditions: dict[str, Condition], frames: int) -> Context:
+        """Everything given, projected.
+
+        Args:
+            conditions: Of every name, a batch each.
+            frames: Length ``T`` of the target.
+        """
+        joined: dict[str, list[tuple[Tensor, Tensor]]] = {"cross": [], "prepend": []}
+        added: list[Tensor] = []
+        for name, entry in self.entries.items():
+            values, mask = self._project(name, conditions[name])
+            if entry == "add":
+                summed = values.sum(2) if values.dim() == 4 else values
+                added.append(_interpolate(summed, mask, self.ratios[name], frames, name in self.nearest))
+            else:
+                if values.dim() == 4:
+                    mask = mask.repeat_interleave(values.shape[2], dim=1)
+                    values = values.flatten(1, 2)
+                joined[entry].append((values, mask))
+        prefix, prefix_mask = _join(joined["prepend"])
+        cross, cross_mask = _join(joined["cross"])
+        return Context(prefix, prefix_mask, cross, cross_mask, sum(added) if added else None)  # type: ignore[arg-type]
+
+    def _project(self, name: str, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Embeddings ``[B, L, width]`` (of codes ``[B, L, K, width]``), zero where masked, and the mask."""
+        projection = self.projections[name]
+        values = condition.values
+        if values.is_floating_point():
+            values = values.to(projection.weight.dtype)  # type: ignore[arg-type]
+        values = projection(values)
+        mask = condition.mask
+        return values * mask.view(*mask.shape, *(1,) * (values.dim() - 2)), mask
+
+
+def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor | None, Tensor | None]:
+    if not parts:
+        return None, None
+    return torch.cat([values for values, _ in parts], dim=1), torch.cat([mask for _, mask in parts], dim=1)
+
+
+def _interpolate(values: Tensor, mask: Tensor, ratio: float, frames: int, nearest: bool) -> Tensor:
+    """Values ``[B, L, width]`` at ``frames`` places, ``ratio`` of their frames apart: ``[B, frames, width]``.
+
+    A place takes the frame that its centre falls into, or between two centres a mixture of both frames. Masked
+    neighbours do not count, so that values do not fade out towards a border. Where the centre falls into a masked
+    frame or past the end, the result is zero.
+    """
+    centres = (torch.arange(frames, dtype=torch.float64, device="cpu") + 0.5) * ratio
+    last = values.shape[1] - 1
+    at = centres.long().clamp(max=last).to(values.device)
+    inside = (centres <= last + 1 + 1e-6).to(values.device)
+    present = (mask[:, at] & inside)[..., None]
+    if nearest:
+        return values[:, at] * present
+    place = (centres - 0.5).clamp(0, last)
+    low = place.long().to(values.device)
+    high = (low + 1).clamp(max=last)
+    fraction = place.frac().to(values.device, values.dtype)
+    weight_low = ((1 - fraction) * mask[:, low])[..., None]
+    weight_high = (fraction * mask[:, high])[..., None]
+    share = present / (weight_low + weight_high).clamp(min=torch.finfo(values.dtype).tiny)
+    return values[:, low] * (weight_low * share) + values[:, high] * (weight_high * share)

@@ -1,0 +1,109 @@
+"""1-D convolutions that keep lengths exact, look back only where asked to, and start with healthy variance."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+Normalization = Literal["none", "weight_norm"]
+
+ELU_GAIN = 1 / math.sqrt(0.6452)
+"""Restores the variance of a standard normal variable after ELU, whose second moment is 0.6452."""
+
+
+class Conv1d(nn.Module):
+    """Convolution of ``[B, C, T]`` to ``[B, C', T / stride]``, padded with zeros.
+
+    Weights start so that the output has ``gain²`` times the variance of a white input, biases at zero. Under PyTorch's
+    own initialisation a deep stack loses its signal and puts out little but its biases.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Taps.
+        stride: Of the output; ``T`` must be a multiple of it.
+        dilation: Distance between taps.
+        causal: Pad on the left alone, so that no output depends on later input.
+        normalization: Re-parametrise the weight by length and direction, or leave it.
+        gain: Standard deviation of the output relative to the input's, at the start.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        causal: bool = False,
+        normalization: Normalization = "none",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        convolution = nn.Conv1d(in_channels, out_channels, kernel, stride, dilation=dilation)
+        _initialise(convolution, gain / math.sqrt(in_channels * kernel))
+        self.convolution = weight_norm(convolution) if normalization == "weight_norm" else convolution
+        total = (kernel - 1) * dilation + 1 - stride
+        right = 0 if causal else total // 2
+        self.padding = (total - right, right)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T]`` to ``[B, C', T / stride]``."""
+        return self.convolution(F.pad(x, self.padding))
+
+
+class ConvTranspose1d(nn.Module):
+    """Transposed convolution of ``[B, C, S]`` to ``[B, C', S · stride]`` with ``2 · stride`` taps.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Outputs per input.
+        causal: Trim on the right alone, so that no output depends on later input.
+        normalization: Re-parametrise the weight by length and direction, or leave it.
+        gain: Standard deviation of the output relative to the input's, at the start.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        causal: bool = False,
+        normalization: Normalization = "none",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        convolution = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
+        _initialise(convolution, gain / math.sqrt(2 * in_channels))  # two taps reach each output
+        # dim=0 would norm over the outputs of each input channel, as the weight's axes are swapped here
+        self.convolution = weight_norm(convolution, dim=1) if normalization == "weight_norm" else convolution
+        right = stride if causal else stride // 2
+        self.trim = (stride - right, right)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, S]`` to ``[B, C', S · stride]``."""
+        y = self.convolution(x)
+        return y[..., self.trim[0] : y.shape[-1] - self.trim[1]]
+
+
+def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None:
+    nn.init.normal_(convolution.weight, std=std)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+
+
+def pad_to_multiple(audio: Tensor, multiple: int) -> Tensor:
+    """``audio`` ``[..., T]`` followed by as many zeros as make its length a multiple.
+
+    >>> import torch
+    >>> pad_to_multiple(torch.ones(1, 5), 4).shape
+    torch.Size([1, 8])
+    """
+    return F.pad(audio, (0, -audio.shape[-1] % multiple))

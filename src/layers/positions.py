@@ -1,0 +1,68 @@
+"""Positions of a transformer: sinusoidal, added to the input, or rotary, applied to queries and keys.
+
+Both are computed from position ids rather than from places in a tensor, so that padding inside a prefix shifts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+PositionKind = Literal["sinusoidal", "rotary"]
+
+
+class Positions(NamedTuple):
+    """Positions of a sequence, ready for use; one batch row where all samples share them.
+
+    Attributes:
+        added: ``[B or 1, N, width]`` to add to the input; none for rotary positions.
+        rotary: Cosines and sines ``[B or 1, 1, N, head width]``; none for sinusoidal positions.
+    """
+
+    added: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+
+    def slice(self, start: int, stop: int) -> Positions:
+        """The positions of places ``start`` to ``stop``."""
+        added = None if self.added is None else self.added[:, start:stop]
+        rotary = None if self.rotary is None else (self.rotary[0][:, :, start:stop], self.rotary[1][:, :, start:stop])
+        return Positions(added, rotary)
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Position of each place of ``mask`` ``[B, N]`` among the places that hold something; ``[B, N]`` int64.
+
+    >>> position_ids(torch.tensor([[True, False, True, True]])).tolist()
+    [[0, 0, 1, 2]]
+    """
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def sinusoidal(ids: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embeddings of position ids ``[..., N]``: cosines, then sines, ``[..., N, width]`` float32.
+
+    The exponent is ``i / (width / 2 - 1)``, as in MusicGen (audiocraft) and tensor2tensor.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=ids.device) * (-math.log(max_period) / max(1, half - 1)))
+    angles = ids[..., None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotary(ids: Tensor, width: int, max_period: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[..., N, width]`` float32 for :func:`rotate` (RoFormer, arXiv 2104.09864)."""
+    frequencies = torch.exp(torch.arange(0, width, 2, device=ids.device) * (-math.log(max_period) / width))
+    angles = (ids[..., None].float() * frequencies).repeat_interleave(2, dim=-1)
+    # The sign of `rotate`'s second term is folded into the sines: (a, b) turns to (a cos − b sin, b cos + a sin).
+    sign = torch.tensor([-1.0, 1.0], device=ids.device).repeat(width // 2)
+    return angles.cos(), angles.sin() * sign
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys ``[B, heads, N, head width]`` turned by their positions."""
+    cos, sin = table
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return x * cos + swapped * sin

@@ -1,0 +1,172 @@
+"""SEANet: the convolutional encoder and decoder of SoundStream and EnCodec."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from .convolution import ELU_GAIN, Conv1d, ConvTranspose1d, Normalization
+
+
+@dataclass(frozen=True)
+class SEANet:
+    """Shape of an encoder and its mirrored decoder.
+
+    The defaults are SoundStream's (2107.03312 §III). EnCodec's (2210.13438) are ``dilations [1]``,
+    ``residual_kernel 3``, ``last_kernel 7``, ``compress 2``, ``lstm_layers 2``, ``shortcut conv``,
+    ``normalization weight_norm``.
+
+    Args:
+        width: Channels after the first convolution; each stride doubles them.
+        strides: Down-sampling of the encoder, first to last; the decoder up-samples in reverse. Their product is the
+            number of samples per frame.
+        dilations: Of the residual units before each stride.
+        kernel: Taps of the encoder's first, and the decoder's first and last, convolution.
+        last_kernel: Taps of the encoder's last convolution.
+        residual_kernel: Taps of the dilated convolution in a residual unit.
+        compress: Factor by which a residual unit narrows inside.
+        lstm_layers: Recurrent layers at the frame rate, in the encoder and in the decoder.
+        shortcut: How a residual unit passes its input on: as it is, or through a convolution with one tap.
+        normalization: Re-parametrisation of the convolutions.
+        causal: Whether no output depends on later input, in the encoder and in the decoder.
+    """
+
+    width: int = 32
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    dilations: tuple[int, ...] = (1, 3, 9)
+    kernel: int = 7
+    last_kernel: int = 3
+    residual_kernel: int = 7
+    compress: int = 1
+    lstm_layers: int = 0
+    shortcut: Literal["identity", "conv"] = "identity"
+    normalization: Normalization = "none"
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"strides must be one or more positive numbers, not {list(self.strides)}")
+        if self.width % self.compress:
+            raise ValueError(f"width {self.width} must be a multiple of compress {self.compress}")
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.strides)
+
+
+class SEANetEncoder(nn.Module):
+    """Audio ``[B, C, S · hop]`` to latents ``[B, D, S]``.
+
+    Args:
+        config: Its shape.
+        channels: Of the audio.
+        dim: Width of the latents.
+    """
+
+    def __init__(self, config: SEANet, channels: int, dim: int) -> None:
+        super().__init__()
+        convolution = partial(Conv1d, causal=config.causal, normalization=config.normalization)
+        width = config.width
+        layers: list[nn.Module] = [convolution(channels, width, config.kernel)]
+        for stride in config.strides:
+            layers += [ResidualUnit(config, width, dilation) for dilation in config.dilations]
+            layers += [
+                nn.ELU(),
+                convolution(width, 2 * width, 2 * stride, stride=stride, gain=ELU_GAIN),
+            ]
+            width *= 2
+        layers += [ResidualLSTM(width, config.lstm_layers)] if config.lstm_layers else []
+        layers += [nn.ELU(), convolution(width, dim, config.last_kernel, gain=ELU_GAIN)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, S · hop]`` to latents ``[B, D, S]``."""
+        return self.layers(audio)
+
+
+class SEANetDecoder(nn.Module):
+    """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``.
+
+    Args:
+        config: Its shape.
+        channels: Of the audio.
+        dim: Width of the latents.
+    """
+
+    def __init__(self, config: SEANet, channels: int, dim: int) -> None:
+        super().__init__()
+        convolution = partial(Conv1d, causal=config.causal, normalization=config.normalization)
+        transposed = partial(ConvTranspose1d, causal=config.causal, normalization=config.normalization)
+        width = config.width * 2 ** len(config.strides)
+        layers: list[nn.Module] = [convolution(dim, width, config.kernel)]
+        layers += [ResidualLSTM(width, config.lstm_layers)] if config.lstm_layers else []
+        for stride in reversed(config.strides):
+            layers += [nn.ELU(), transposed(width, width // 2, stride, gain=ELU_GAIN)]
+            width //= 2
+            layers += [ResidualUnit(config, width, dilation) for dilation in config.dilations]
+        # music has a root mean square of about 0.1
+        layers += [nn.ELU(), convolution(width, channels, config.kernel, gain=0.1 * ELU_GAIN)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
+        return self.layers(latents)
+
+
+class ResidualUnit(nn.Module):
+    """A dilated convolution and one with a single tap, around which the input passes.
+
+    Args:
+        config: Shape of the whole.
+        width: Channels.
+        dilation: Of the first convolution.
+    """
+
+    def __init__(self, config: SEANet, width: int, dilation: int) -> None:
+        super().__init__()
+        inner = width // config.compress
+        # all units of a stack together add no more than the variance that enters it
+        gain = ELU_GAIN / math.sqrt(len(config.strides) * max(1, len(config.dilations)))
+        self.branch = nn.Sequential(
+            nn.ELU(),
+            Conv1d(
+                width,
+                inner,
+                config.residual_kernel,
+                dilation=dilation,
+                causal=config.causal,
+                normalization=config.normalization,
+                gain=ELU_GAIN,
+            ),
+            nn.ELU(),
+            Conv1d(inner, width, 1, normalization=config.normalization, gain=gain),
+        )
+        self.shortcut = (
+            Conv1d(width, width, 1, normalization=config.normalization) if config.shortcut == "conv" else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T]`` to the same shape."""
+        return self.shortcut(x) + self.branch(x)
+
+
+class ResidualLSTM(nn.Module):
+    """Recurrent layers added to their input.
+
+    Args:
+        width: Channels.
+        num_layers: Of the LSTM.
+    """
+
+    def __init__(self, width: int, num_layers: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, width, num_layers, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, S]`` to the same shape."""
+        return x + self.lstm(x.mT)[0].mT

@@ -1,0 +1,54 @@
+"""A short-time Fourier transform with one frame per hop, and its exact inverse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class STFT(nn.Module):
+    """Frames of ``overlap · hop`` samples under a Hann window, one per hop, each centred on its hop.
+
+    ``T`` samples give ``T / hop`` frames and come back as ``T`` samples: :meth:`inverse` inverts :meth:`forward` to
+    rounding, the ends included, which ``torch.istft`` does not without a frame more than there are hops.
+
+    Args:
+        hop: Samples per frame.
+        overlap: Frames that cover a sample; the window is this many hops long.
+    """
+
+    window: Tensor
+
+    def __init__(self, hop: int, overlap: int = 4) -> None:
+        super().__init__()
+        if overlap < 2:
+            raise ValueError(f"overlap must be at least 2, not {overlap}: a single Hann window fades to nothing")
+        self.hop, self.overlap = hop, overlap
+        self.length = overlap * hop
+        self.left = (self.length - hop) // 2
+        self.register_buffer("window", torch.hann_window(self.length), persistent=False)
+
+    @property
+    def bins(self) -> int:
+        """Frequencies per frame."""
+        return self.length // 2 + 1
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio ``[..., S · hop]`` to a spectrum ``[..., S, bins]`` complex; full precision whatever autocast says."""
+        with torch.autocast(audio.device.type, enabled=False):
+            padded = F.pad(audio.float(), (self.left, self.length - self.hop - self.left))
+            return torch.fft.rfft(padded.unfold(-1, self.length, self.hop) * self.window)
+
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """A spectrum ``[..., S, bins]`` complex to audio ``[..., S · hop]``."""
+        frames = torch.fft.irfft(spectrum, self.length) * self.window
+        envelope = (self.window**2).expand(frames.shape[-2], -1)
+        audio = self._overlap_add(frames) / self._overlap_add(envelope).clamp(min=1e-8)
+        return audio[..., self.left : self.left + frames.shape[-2] * self.hop]
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """``[..., S, length]`` to ``[..., (S + overlap − 1) · hop]``."""
+        parts = frames.unflatten(-1, (self.overlap, self.hop)).unbind(-2)
+        padded = [F.pad(part, (0, 0, i, self.overlap - 1 - i)) for i, part in enumerate(parts)]
+        return torch.stack(padded).sum(0).flatten(-2)

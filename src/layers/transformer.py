@@ -1,0 +1,242 @@
+"""The pre-norm transformer that autoregressive and diffusion stages share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
+from .kv_cache import KeyValueCache, LayerCache
+from .positions import PositionKind, Positions, rotary, sinusoidal
+
+Activation = Literal["gelu", "swiglu"]
+Norm = Literal["layer", "rms"]
+
+
+def make_norm(kind: Norm, width: int) -> nn.Module:
+    """Layer normalisation, or its root-mean-square form (arXiv 1910.07467)."""
+    return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, eps=1e-6)
+
+
+class FeedForward(nn.Module):
+    """Two projections without biases and what is between them.
+
+    Args:
+        width: Of the sequence.
+        hidden: Width between the projections.
+        activation: ``gelu``, or ``swiglu`` (arXiv 2002.05202), which has a gate and so half as many weights again.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: Activation = "gelu") -> None:
+        super().__init__()
+        self.gated = activation == "swiglu"
+        self.expand = nn.Linear(width, hidden * (2 if self.gated else 1), bias=False)
+        self.contract = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., width]`` to the same shape."""
+        hidden = self.expand(x)
+        if self.gated:
+            gate, hidden = hidden.chunk(2, dim=-1)
+            return self.contract(F.silu(gate) * hidden)
+        return self.contract(F.gelu(hidden))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention (where there is something to attend to) and feed-forward, each on a residual."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        norm: Norm,
+        qk_norm: bool,
+        dropout: float,
+        attention_dropout: float,
+        cross: bool,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.self_norm = make_norm(norm, width)
+        self.self_attention = SelfAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+        if cross:
+            self.cross_norm = make_norm(norm, width)
+            self.cross_attention = CrossAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+        self.feed_forward_norm = make_norm(norm, width)
+        self.feed_forward = FeedForward(width, hidden, activation)
+
+    def forward(
+        self,
+        x: Tensor,
+        over_self: Mask,
+        rotary: tuple[Tensor, Tensor] | None,
+        cross: Tensor | None,
+        over_cross: Mask,
+        cache: LayerCache | None,
+    ) -> Tensor:
+        """``x`` ``[B, N, width]``; ``cross`` ``[B, L, width]``, or its keys and values in the cache."""
+        x = x + self._drop(self.self_attention(self.self_norm(x), over_self, rotary, cache))
+        keys_values = cache.cross if cache is not None else None
+        if keys_values is None and cross is not None:
+            keys_values = self.cross_attention.keys_values(cross)
+        if keys_values is not None:
+            x = x + self._drop(self.cross_attention(self.cross_norm(x), keys_values, over_cross))
+        return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Transformer(nn.Module):
+    """A pre-norm transformer without biases; the defaults are MusicGen's (arXiv 2306.05284, audiocraft ``lm.py``).
+
+    Args:
+        width: Of the sequence.
+        depth: Number of blocks.
+        heads: Of every attention; must divide the width.
+        feed_forward: Width between the feed-forward projections, as a multiple of the width.
+        activation: ``gelu`` or ``swiglu``.
+        norm: ``layer`` or ``rms``.
+        positions: ``sinusoidal`` or ``rotary``.
+        qk_norm: Whether to normalise queries and keys per head.
+        dropout: Of the input and of what is added to the residual, in training.
+        attention_dropout: Of the attention weights, in training.
+        cross: Whether it attends to another sequence.
+        causal: Whether a place sees only what precedes it.
+        checkpointing: Whether to recompute each block in the backward pass, which saves memory.
+
+    Raises:
+        ValueError: The width does not split into the heads, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        feed_forward: float = 4.0,
+        activation: Activation = "gelu",
+        norm: Norm = "layer",
+        positions: PositionKind = "sinusoidal",
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        cross: bool = False,
+        causal: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(width, depth, heads) < 1 or feed_forward <= 0:
+            raise ValueError("width, depth, heads and feed_forward must be positive")
+        if width % (2 * heads):
+            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}")
+        self.width, self.heads = width, heads
+        self.position_kind = positions
+        self.dropout = dropout
+        self.causal = causal
+        self.checkpointing = checkpointing
+        self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
+            Block(
+                width,
+                heads,
+                round(width * feed_forward),
+                activation=activation,
+                norm=norm,
+                qk_norm=qk_norm,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                cross=cross,
+            )
+            for _ in range(depth)
+        )
+        self.norm = make_norm(norm, width)
+        for index, block in enumerate(self.blocks):
+            for layer in block.modules():
+                if isinstance(layer, nn.Linear):
+                    scaled_normal_(layer.weight, layer.in_features * 2 * (index + 1))
+
+    def positions(self, ids: Tensor) -> Positions:
+        """Positions for ids ``[B or 1, N]``, in the dtype of the weights."""
+        dtype = self.blocks[0].self_attention.output.weight.dtype
+        if self.position_kind == "sinusoidal":
+            return Positions(added=sinusoidal(ids, self.width).to(dtype))
+        cos, sin = rotary(ids[:, None], self.width // self.heads)
+        return Positions(rotary=(cos.to(dtype), sin.to(dtype)))
+
+    def new_cache(
+        self,
+        capacity: int,
+        *,
+        mask: Tensor | None = None,
+        cross: Tensor | None = None,
+        cross_mask: Tensor | None = None,
+    ) -> KeyValueCache:
+        """An empty cache for one generation.
+
+        Args:
+            capacity: Most places the sequence will have, a prefix included.
+            mask: ``[B, capacity]`` bool, false on places that pad a prefix; none where nothing pads.
+            cross: ``[B, L, width]``, what is attended to.
+            cross_mask: ``[B, L]`` bool; none where all of it counts.
+        """
+        keys_values = [None if cross is None else b.cross_attention.keys_values(cross) for b in self.blocks]
+        layers = [LayerCache(capacity, kv) for kv in keys_values]
+        # Without padding the kernels need no mask at all; finding out costs one synchronisation per generation.
+        mask, cross_mask = (None if m is None or bool(m.all()) else m for m in (mask, cross_mask))
+        return KeyValueCache(layers, mask, cross_mask)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Positions,
+        *,
+        mask: Tensor | None = None,
+        cross: Tensor | None = None,
+        cross_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The sequence after the last normalisation, ``[B, N, width]``.
+
+        Args:
+            x: ``[B, N, width]``; with a cache, only the places that follow those it holds.
+            positions: Of the places of ``x``.
+            mask: ``[B, N]`` bool, false on padding; unused with a cache, which has its own.
+            cross: ``[B, L, width]``, what is attended to; unused with a cache.
+            cross_mask: ``[B, L]`` bool; unused with a cache.
+            cache: Of :meth:`new_cache`; the places of ``x`` are added to it.
+        """
+        new = total = x.shape[1]
+        if cache is not None:
+            total += cache.length
+            mask = None if cache.mask is None else cache.mask[:, :total]
+            cross_mask = cache.cross_mask
+        over_self = self_mask(new, total, mask, self.causal, x.device)
+        over_cross = key_mask(cross_mask)
+        if positions.added is not None:
+            x = x + positions.added
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        for index, block in enumerate(self.blocks):
+            layer = None if cache is None else cache.layers[index]
+            inputs = (x, over_self, positions.rotary, cross, over_cross, layer)
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        return self.norm(x)
+
+
+def scaled_normal_(weight: Tensor, fan: float) -> None:
+    """Truncated normal of standard deviation ``1 / sqrt(fan)``, cut at three deviations, in place."""
+    std = 1 / math.sqrt(fan)
+    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)

@@ -1,0 +1,206 @@
+"""EnCodec, with Meta's pretrained weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contracts import Representation
+from ..errors import PartitaError
+from ..layers.convolution import pad_to_multiple
+from ..registry import register
+from .base import Tokenizer
+
+
+class _Model(NamedTuple):
+    sample_rate: int
+    channels: int
+    num_codebooks: int
+    cardinality: int
+    network: dict[str, Any]
+
+
+# 2210.13438 for 24 and 48 kHz, MusicGen's (2306.05284) for 32 kHz
+_MODELS = {
+    "24khz": _Model(24000, 1, 32, 1024, {"ratios": [8, 5, 4, 2], "causal": True, "norm": "none"}),
+    "32khz": _Model(32000, 1, 4, 2048, {"ratios": [8, 5, 4, 4], "n_filters": 64, "true_skip": True, "norm": "none"}),
+    "48khz": _Model(48000, 2, 16, 1024, {"ratios": [8, 5, 4, 2], "norm": "time_group_norm"}),
+}
+
+
+@register("tokenizer", "encodec")
+class EnCodec(Tokenizer):
+    """Pretrained neural codec at 24, 32 (MusicGen's) or 48 kHz (EnCodec, 2210.13438).
+
+    The 48 kHz model was trained on seconds of audio, each brought to unit loudness and its loudness stored beside the
+    codes. Codes are all there is here, so a clip is one segment brought to unit loudness (its dynamics stay), and
+    decoding brings it to the loudness ``level`` instead.
+
+    :meth:`load_weights` takes a Hub id such as ``facebook/encodec_24khz``, a folder or a file: safetensors, or the
+    ``.th`` files of the original release.
+
+    Args:
+        model: Which of the three.
+        num_codebooks: Codebooks in use; all where none is given (32, 4 and 16). At 75 and 150 frames per second, one is
+            0.75 and 1.5 kbit/s for the 24 and 48 kHz models; at 50 it is 0.55 kbit/s for the 32 kHz model.
+        level: Root mean square of what the 48 kHz model decodes, relative to full scale. The others keep the level.
+    """
+
+    trainable = False
+
+    def __init__(
+        self,
+        *,
+        model: Literal["24khz", "32khz", "48khz"] = "24khz",
+        num_codebooks: int | None = None,
+        level: float = 0.1,
+    ) -> None:
+        super().__init__()
+        from encodec.modules import SEANetDecoder, SEANetEncoder
+        from encodec.quantization import ResidualVectorQuantizer
+
+        if model not in _MODELS:
+            raise ValueError(f"model must be one of {', '.join(_MODELS)}, not {model!r}")
+        if not 0 < level <= 1:
+            raise ValueError(f"level must be above 0 and at most 1, not {level}")
+        self.model = _MODELS[model]
+        self.normalize = model == "48khz"
+        self.level = level
+        # Normalised weights are folded when they are loaded: nothing here is trained.
+        self.encoder = SEANetEncoder(channels=self.model.channels, **self.model.network)
+        self.decoder = SEANetDecoder(channels=self.model.channels, **self.model.network)
+        self.quantizer = ResidualVectorQuantizer(
+            dimension=128, n_q=self.model.num_codebooks, bins=self.model.cardinality, kmeans_init=False
+        )
+        self.num_codebooks = self.model.num_codebooks
+        if num_codebooks is not None:
+            self.set_num_codebooks(num_codebooks)
+        self.hop = math.prod(self.model.network["ratios"])
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def representation(self) -> Representation:
+        """Codes, at the number of codebooks in use."""
+        return Representation(
+            sample_rate=self.model.sample_rate,
+            channels=self.model.channels,
+            frame_rate=self.model.sample_rate / self.hop,
+            num_codebooks=self.num_codebooks,
+            cardinality=self.model.cardinality,
+        )
+
+    def set_num_codebooks(self, num_codebooks: int) -> None:
+        """Use only the first ``num_codebooks`` codebooks from now on.
+
+        Raises:
+            ValueError: The model has fewer.
+        """
+        if not 1 <= num_codebooks <= self.model.num_codebooks:
+            raise ValueError(f"num_codebooks must be 1 to {self.model.num_codebooks}, not {num_codebooks}")
+        self.num_codebooks = num_codebooks
+
+    def train(self, mode: bool = True) -> EnCodec:
+        """Stay in evaluation mode: in the other, the library's codebooks follow whatever they see."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to codes ``[B, K, ceil(T / hop)]``."""
+        if self.normalize:
+            audio = audio / (audio.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8)
+        latents = self.encoder(pad_to_multiple(audio, self.hop))
+        return self.quantizer.vq.encode(latents, n_q=self.num_codebooks).transpose(0, 1)
+
+    def decode(self, representation: Tensor) -> Tensor:
+        """Codes ``[B, K, S]``, of the codebooks in use or fewer, to audio ``[B, C, S · hop]``."""
+        audio = self.decoder(self.quantizer.decode(representation.transpose(0, 1)))
+        return audio * self.level if self.normalize else audio
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load weights: of EnCodec on the Hub, as the encodec package names them, or as :meth:`save` wrote them.
+
+        Args:
+            source: A folder with ``model.safetensors``, a ``.safetensors`` or ``.th`` file, or a Hub id.
+
+        Raises:
+            PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
+        """
+        path = _find(source)
+        try:
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                state = load_file(path)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise PartitaError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        own = self.exported_state()
+        renamed = {_own_name(name, own): tensor for name, tensor in _fold(state).items()}
+        self.load_exported_state({k: v for k, v in renamed.items() if not k.endswith(_TRAINING_STATE)}, source)
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """The weights that using the model needs; of a codebook, its entries."""
+        return {k: v for k, v in super().exported_state().items() if not k.endswith(_TRAINING_STATE)}
+
+
+_TRAINING_STATE = ("inited", "cluster_size", "embed_avg")
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.is_file():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.parent.is_dir():
+        raise PartitaError(f"no weights at {source}: give a folder with model.safetensors, a file, or a Hub id")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(source), "model.safetensors"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise PartitaError(
+            f"cannot get {source} from the Hugging Face Hub ({str(error).splitlines()[0]}): check the name and the "
+            "network, or download its model.safetensors elsewhere and give the path of the file"
+        ) from None
+
+
+def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights kept by length and direction, under either of the two namings PyTorch has had, as plain ones."""
+    folded = {}
+    for name, tensor in state.items():
+        old = re.fullmatch(r"(.+\.)weight_(g|v)", name)
+        new = re.fullmatch(r"(.+\.)parametrizations\.weight\.original(0|1)", name)
+        if match := old or new:
+            prefix, which = match.groups()
+            if which in "v1":
+                other = f"{prefix}weight_g" if old else f"{prefix}parametrizations.weight.original0"
+                if other not in state:
+                    raise PartitaError(f"these weights have {name} but no {other}: the file is not whole")
+                folded[f"{prefix}weight"] = torch._weight_norm(tensor, state[other], 0)
+        else:
+            folded[name] = tensor
+    return folded
+
+
+def _own_name(name: str, own: Collection[str]) -> str:
+    """The name here of a weight of transformers' ``EncodecModel``; others stay as they are."""
+    name = re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
+    renamed = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
+    if renamed == name:
+        return name
+    for kind in ("conv", "convtr"):
+        candidate = re.sub(r"\.conv\.", f".{kind}.{kind}.", renamed)
+        candidate = re.sub(r"\.norm\.", f".{kind}.norm.", candidate)
+        if candidate in own:
+            return candidate
+    return name

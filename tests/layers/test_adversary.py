@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from partita.layers.codec_losses import (
+    Balancer,
+    MultiScaleSpectralLoss,
+    SpectralDistance,
+    discriminator_hinge,
+    feature_matching,
+    generator_hinge,
+)
+from partita.layers.discriminators import Discriminators, DiscriminatorSet
+
+
+def judgement(scores, *features):
+    return torch.tensor(scores), [torch.tensor(f) for f in features]
+
+
+def test_hinge():
+    real = [judgement([2.0, 0.5]), judgement([-1.0])]
+    fake = [judgement([-3.0, 0.5]), judgement([1.0])]
+    assert discriminator_hinge(real, fake) == pytest.approx(((0.25 + 0.75) + (2.0 + 2.0)) / 2)
+    assert generator_hinge(fake) == pytest.approx(((4.0 + 0.5) / 2 + 0.0) / 2)
+
+
+def test_feature_matching():
+    real, fake = [judgement([0.0], [1.0, -3.0], [2.0])], [judgement([0.0], [2.0, -3.0], [0.0])]
+    assert feature_matching(real, fake) == pytest.approx((0.5 + 2.0) / 2)
+    assert feature_matching(real, fake, relative=True) == pytest.approx((0.5 / 2 + 2.0 / 2) / 2)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Discriminators(wave_width=4, stft_width=4),
+        Discriminators(wave_scales=(), stft_windows=(512, 256), stft_width=4, stft_kind="dilated"),
+        Discriminators(wave_scales=(2,), wave_width=4, stft_windows=()),
+    ],
+)
+@pytest.mark.parametrize("samples", [4000, 3999])
+def test_discriminators_judge_each_channel(config, samples):
+    judge = DiscriminatorSet(config)
+    audio = torch.randn(2, 2, samples, requires_grad=True)
+    verdicts = judge(audio)
+    assert len(verdicts) == len(config.wave_scales) + len(config.stft_windows)
+    for scores, features in verdicts:
+        assert scores.shape[:2] == (4, 1)
+        assert len(features) >= 5
+    (generator_hinge(verdicts) + feature_matching(judge(audio.detach() * 0.9), verdicts)).backward()
+    assert audio.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in judge.parameters())
+
+
+@pytest.mark.parametrize("kind", ["residual", "dilated"])
+def test_discriminators_learn_to_tell_noise_from_tones(kind):
+    judge = DiscriminatorSet(Discriminators(wave_scales=(), stft_windows=(256,), stft_width=4, stft_kind=kind))
+    optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
+    time = torch.arange(2000) / 16000
+    losses = []
+    for _ in range(30):
+        tones = torch.sin(2 * torch.pi * (200 + 2000 * torch.rand(4, 1, 1)) * time)
+        loss = discriminator_hinge(judge(tones), judge(0.5 * torch.randn(4, 1, 2000)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 1.5
+    assert min(losses) < 0.8
+
+
+@pytest.mark.parametrize("wrong", [{"wave_scales": (3,)}, {"wave_scales": (), "stft_windows": ()}])
+def test_discriminators_refuse_nonsense(wrong):
+    with pytest.raises(ValueError, match="wave_scales"):
+        Discriminators(**wrong)
+
+
+@pytest.mark.parametrize("log_power", [1, 2])
+def test_spectral_loss_is_zero_for_equal_signals_only(log_power):
+    loss = MultiScaleSpectralLoss(SpectralDistance(windows=(64, 256, 1024), log_power=log_power), 16000)
+    audio = torch.randn(2, 1, 4000)
+    assert loss(audio, audio) < 1e-5
+    near, far = loss(audio + 0.01 * torch.randn_like(audio), audio), loss(torch.randn_like(audio), audio)
+    assert 0 < near < far
+
+
+def test_spectral_loss_in_closed_form():
+    """Twice the amplitude: magnitudes differ by themselves, logarithms by log 2."""
+    audio = torch.randn(1, 1, 8000)
+    log_only = SpectralDistance(windows=(512,), bands=20, magnitude=0.0, log_power=1, scaled=False)
+    assert MultiScaleSpectralLoss(log_only, 16000)(2 * audio, audio) == pytest.approx(0.6931, abs=1e-3)
+    scaled = SpectralDistance(windows=(512,), bands=20, magnitude=0.0, log_power=2, scaled=True)
+    expected = 0.6931 * (256 / 20) ** 0.5
+    assert MultiScaleSpectralLoss(scaled, 16000)(2 * audio, audio) == pytest.approx(expected, rel=1e-3)
+
+
+def test_spectral_loss_of_silence_has_a_finite_gradient():
+    loss = MultiScaleSpectralLoss(SpectralDistance(), 16000)
+    silence = torch.zeros(1, 1, 4000, requires_grad=True)
+    loss(silence, torch.zeros(1, 1, 4000)).backward()
+    assert silence.grad.isfinite().all()
+
+
+def test_balancer_makes_weights_shares_of_the_gradient():
+    balancer = Balancer({"small": 1.0, "large": 3.0})
+    output = torch.randn(4, 1, 50, requires_grad=True)
+    direction = torch.nn.functional.normalize(torch.randn(2, 50), dim=1)
+    losses = {"small": 1e-4 * (output[:, 0] @ direction[0]).sum(), "large": 1e3 * (output[:, 0] @ direction[1]).sum()}
+    balancer(losses, output).backward()
+    assert torch.allclose(output.grad[0, 0], 0.25 * direction[0] + 0.75 * direction[1], atol=1e-5)
+
+
+def test_balancer_shares_among_the_losses_there_are():
+    balancer = Balancer({"always": 1.0, "later": 3.0})
+    output = torch.randn(4, 1, 50, requires_grad=True)
+    balancer({"always": 7 * output.sum()}, output).backward()
+    assert torch.allclose(output.grad.flatten(1).norm(dim=1), torch.ones(4), atol=1e-5)
+
+
+def test_discriminators_and_losses_under_autocast():
+    audio = torch.randn(1, 1, 2000, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        verdicts = DiscriminatorSet(Discriminators(wave_width=4, stft_width=4, stft_windows=(256,)))(audio)
+        loss = generator_hinge(verdicts) + MultiScaleSpectralLoss(SpectralDistance(), 16000)(audio, audio.detach() * 2)
+    loss.backward()
+    assert audio.grad.isfinite().all()

@@ -1,0 +1,142 @@
+import pytest
+import torch
+
+from partita.layers.residual_quantizer import Quantizer, ResidualQuantizer
+
+
+def trained(steps=60, dim=4, **options):
+    quantizer = ResidualQuantizer(Quantizer(**{"num_codebooks": 3, "cardinality": 16, "decay": 0.9} | options), dim)
+    for _ in range(steps):
+        quantizer(torch.randn(4, dim, 64))
+    return quantizer
+
+
+def test_codes_decode_to_the_quantized_latents():
+    quantizer = trained().eval()
+    latents = torch.randn(2, 4, 20)
+    quantized = quantizer(latents)
+    assert quantized.codes.shape == (2, 3, 20)
+    assert quantized.codes.dtype == torch.int64
+    assert torch.allclose(quantizer.decode(quantized.codes), quantized.latents, atol=1e-5)
+    assert torch.equal(quantizer.encode(latents, 3), quantized.codes)
+
+
+def test_encoding_takes_the_nearest_entry_of_what_is_left():
+    quantizer = trained().eval()
+    latents = torch.randn(1, 4, 10)
+    residual = latents[0].T.clone()
+    for k in range(3):
+        nearest = [((frame - quantizer.codebooks[k]) ** 2).sum(-1).argmin().item() for frame in residual]
+        assert quantizer.encode(latents, 3)[0, k].tolist() == nearest
+        residual -= quantizer.codebooks[k][nearest]
+
+
+def test_fewer_codebooks_are_a_prefix_and_worse():
+    quantizer = trained().eval()
+    latents = torch.randn(4, 4, 50)
+    codes = quantizer.encode(latents, 3)
+    assert torch.equal(quantizer.encode(latents, 2), codes[:, :2])
+    errors = [(quantizer.decode(codes[:, :k]) - latents).square().mean() for k in (1, 2, 3)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.1
+
+
+def test_gradient_passes_unchanged():
+    """Once, whatever the number of codebooks."""
+    quantizer = trained(dropout=0.0)
+    latents = torch.randn(2, 4, 8, requires_grad=True)
+    weights = torch.randn(2, 4, 8)
+    (quantizer(latents).latents * weights).sum().backward()
+    assert torch.allclose(latents.grad, weights)
+
+
+def test_commitment_pulls_latents_to_entries():
+    quantizer = trained()
+    latents = torch.randn(2, 4, 8, requires_grad=True)
+    loss = quantizer(latents).commitment
+    loss.backward()
+    assert loss > 0
+    moved = latents.detach() - 0.5 * latents.grad / latents.grad.abs().max()
+    quantizer.eval()
+    before = (quantizer(latents).latents - latents).square().mean()
+    assert (quantizer(moved).latents - moved).square().mean() < before
+
+
+def test_all_entries_live():
+    quantizer = trained(steps=100).eval()
+    codes = quantizer.encode(torch.randn(8, 4, 500), 3)
+    for k in range(3):
+        assert codes[:, k].unique().numel() >= 15
+
+
+def test_entries_that_died_come_back():
+    quantizer = trained()
+    with torch.no_grad():
+        for layer in quantizer.layers.layers:
+            layer._codebook.embed[:, 4:] = 100.0
+            layer._codebook.embed_avg[:, 4:] = 100.0 * layer._codebook.cluster_size[:, 4:, None]
+    for _ in range(100):
+        quantizer(torch.randn(4, 4, 64))
+    codes = quantizer.eval().encode(torch.randn(8, 4, 500), 3)
+    assert all(codes[:, k].unique().numel() >= 15 for k in range(3))
+
+
+def test_without_revival_they_do_not():
+    quantizer = trained(revive_below=0.0)
+    with torch.no_grad():
+        codebook = quantizer.layers.layers[0]._codebook
+        codebook.embed[:, 4:] = 100.0
+        codebook.embed_avg[:, 4:] = 100.0 * codebook.cluster_size[:, 4:, None]
+    for _ in range(50):
+        quantizer(torch.randn(4, 4, 64))
+    assert quantizer.eval().encode(torch.randn(8, 4, 500), 1).unique().numel() == 4
+
+
+def test_dropout_draws_a_number_of_codebooks_per_example():
+    quantizer = trained(dropout=1.0)
+    latents = torch.randn(300, 4, 2)
+    before = quantizer.codebooks
+    result = quantizer(latents)
+    entries = torch.stack([before[k][result.codes[:, k]] for k in range(3)]).cumsum(0).mT  # [K, B, D, S]
+    distances = (entries - result.latents).abs().amax((2, 3))  # to the sum of the first 1, 2 and 3
+    used = distances.argmin(0)
+    assert distances.amin(0).max() < 1e-5
+    assert all(60 < (used == k).sum() < 140 for k in range(3))
+
+
+def test_no_dropout_in_evaluation():
+    quantizer = trained(dropout=1.0).eval()
+    latents = torch.randn(50, 4, 2)
+    assert torch.allclose(quantizer(latents).latents, quantizer.decode(quantizer.encode(latents, 3)), atol=1e-5)
+
+
+def test_evaluation_changes_nothing():
+    quantizer = ResidualQuantizer(Quantizer(num_codebooks=2, cardinality=8), 4).eval()
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    quantizer(torch.randn(2, 4, 30))
+    quantizer.encode(torch.randn(2, 4, 30), 2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in quantizer.state_dict().items())
+
+
+def test_state_is_all_there_is():
+    """Two quantizers of equal state and random seed stay equal: a run can be taken up anywhere."""
+    first, second = trained(), ResidualQuantizer(Quantizer(num_codebooks=3, cardinality=16, decay=0.9), 4)
+    second.load_state_dict(first.state_dict())
+    for quantizer in (first, second):
+        torch.manual_seed(5)
+        for _ in range(5):
+            quantizer(torch.randn(2, 4, 8))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def test_few_frames_are_enough_to_start():
+    quantizer = ResidualQuantizer(Quantizer(num_codebooks=2, cardinality=64), 4)
+    assert quantizer(torch.randn(1, 4, 3)).latents.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [{"num_codebooks": 0}, {"cardinality": 1}, {"decay": 1.5}, {"dropout": -0.1}])
+def test_refuses_nonsense(wrong):
+    with pytest.raises(ValueError, match=r"must be|needs"):
+        Quantizer(**wrong)

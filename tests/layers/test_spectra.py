@@ -1,0 +1,62 @@
+import pytest
+import torch
+import torchaudio
+
+from partita.layers.convnext import ConvNeXt
+from partita.layers.mel import MelSpectrum, mel_filterbank
+from partita.layers.stft import STFT
+
+
+@pytest.mark.parametrize(("hop", "overlap"), [(64, 2), (64, 4), (75, 3), (40, 5), (63, 2)])
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_stft_is_inverted_exactly(hop, overlap, frames):
+    stft = STFT(hop, overlap)
+    audio = torch.randn(2, 2, frames * hop)
+    spectrum = stft(audio)
+    assert spectrum.shape == (2, 2, frames, stft.bins)
+    assert torch.allclose(stft.inverse(spectrum), audio, atol=1e-4)
+
+
+def test_stft_agrees_with_torch():
+    audio = torch.randn(1, 640)
+    ours = STFT(64, 4)(audio)
+    padded = torch.nn.functional.pad(audio, (96, 96))
+    theirs = torch.stft(padded, 256, 64, window=torch.hann_window(256), center=False, return_complex=True).mT
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_stft_refuses_an_overlap_that_cannot_be_inverted():
+    with pytest.raises(ValueError, match="overlap"):
+        STFT(64, 1)
+
+
+@pytest.mark.parametrize("f_min", [0.0, 64.0])
+def test_filterbank_agrees_with_torchaudio(f_min):
+    theirs = torchaudio.functional.melscale_fbanks(513, f_min, 8000.0, 64, 16000, norm=None, mel_scale="htk")
+    assert torch.allclose(mel_filterbank(513, 64, 16000, f_min), theirs, atol=1e-4)
+
+
+def test_mel_spectrum_finds_a_tone():
+    time = torch.arange(16000) / 16000
+    spectrum = MelSpectrum(16000, 1024)(torch.sin(2 * torch.pi * 1000 * time)[None, None])
+    assert spectrum.shape == (1, 1, 63, 80)
+    # 1000 Hz is mel 1000 of 2840, in steps of 2840 / 81
+    assert spectrum[0, 0, 30].argmax() == round(1000 / (2840 / 81)) - 1
+
+
+def test_mel_spectrum_of_white_noise_is_flat_in_power():
+    """The window has unit energy: each frequency of unit noise has unit power."""
+    identity = MelSpectrum(16000, 512)
+    noise = torch.randn(1, 1, 160000)
+    bands = identity.filterbank.sum(0)
+    mean_magnitude = (identity(noise).mean((0, 1, 2)) / bands)[10:]
+    # the magnitude of a complex normal variable of unit power has mean sqrt(pi) / 2
+    assert torch.allclose(mean_magnitude, torch.full_like(mean_magnitude, torch.pi**0.5 / 2), rtol=0.05)
+
+
+def test_convnext_keeps_shape_and_passes_gradient():
+    x = torch.randn(2, 11, 8, requires_grad=True)
+    y = ConvNeXt(8, 3)(x)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    assert x.grad.abs().sum() > 0

@@ -1,0 +1,59 @@
+"""Every packaged recipe, shrunk, trains two steps and generates; so do its one-word variants."""
+
+import pytest
+
+import partita
+from partita.compose import compose, recipes
+from partita.recipe import load_recipe, plan
+from partita.training import train
+
+
+def shrunk(recipe, *overrides):
+    """The plan of a recipe at two steps per part on a few pieces."""
+    tree = compose(recipe, [*overrides, "data.limit=12"])
+    fits = [slot for group in ("tokenizers", "conditioners") for slot in tree.values[group].values()]
+    for stage in tree.values["stages"].values():
+        stage["window"] = 0.6
+        fits.append(stage["generator"])
+    for slot in fits:
+        slot["fit"] = {**slot.get("fit", {}), "steps": 2, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
+    return plan(tree)
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_recipe(recipe, tmp_path):
+    system = train(shrunk(recipe), tmp_path / "run")
+    loaded = partita.load(tmp_path / "run")
+    for made in (system, loaded):
+        audio = made.generate(["a slow chorale for church organ", "flute"], duration=0.4, seed=1)
+        facts = made.output.representation
+        assert audio.shape == (2, facts.channels, round(0.4 * facts.sample_rate))
+        assert audio.isfinite().all()
+
+
+@pytest.mark.parametrize("override", ["tokenizers.acoustic=soundstream-tiny", "conditioners.text={name: lookup, dim: 32}"])
+def test_another_part_is_one_word(override, tmp_path):
+    system = train(shrunk("chorales-tiny", override), tmp_path)
+    assert system.generate(["flute"], duration=0.4).shape[:2] == (1, 1)
+
+
+def test_a_pretrained_codec_and_text_encoder_are_one_word_each(tmp_path, encodec_weights, t5_weights):
+    swapped = shrunk(
+        "chorales-tiny",
+        "tokenizers.acoustic=encodec-24khz",
+        f"tokenizers.acoustic.weights={encodec_weights}",
+        "tokenizers.acoustic.num_codebooks=2",
+        "conditioners.text=t5-small",
+        f"conditioners.text={{preset: t5-small, weights: {t5_weights}, width: 16, feed_forward_width: 24, depth: 2, heads: 2,"
+        " head_width: 8, vocabulary: 64}",
+    )
+    system = train(swapped, tmp_path / "run")
+    audio = system.generate(["flute", None], duration=0.4, seed=3)
+    assert audio.shape == (2, 1, round(0.4 * 75) * 320)
+    assert (partita.load(tmp_path / "run").generate(["flute", None], duration=0.4, seed=3) == audio).all()
+
+
+def test_presets_without_weights_here_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(partita.PartitaError, match=r"google-t5/t5-base"):
+        train(load_recipe("chorales-tiny", ["conditioners.text=t5-base", "data.limit=12"]), tmp_path)

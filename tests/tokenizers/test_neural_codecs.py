@@ -1,0 +1,233 @@
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
+
+from partita.data.examples import Span
+from partita.fit import Fit
+from partita.layers.codec_losses import SpectralDistance
+from partita.layers.discriminators import Discriminators
+from partita.layers.residual_quantizer import Quantizer
+from partita.layers.seanet import SEANet
+from partita.tokenizers.neural_codec import Losses
+from partita.tokenizers.soundstream import SoundStream
+from partita.tokenizers.spectral import Spectral
+
+COMMON = {
+    "sample_rate": 8000,
+    "dim": 8,
+    "quantizer": Quantizer(num_codebooks=3, cardinality=16, warmup_steps=2, kmeans_iterations=5),
+    "spectral": SpectralDistance(windows=(64, 256), bands=20),
+    "discriminators": Discriminators(wave_scales=(2,), wave_width=4, stft_windows=(128,), stft_width=4),
+    "adversarial_start": 3,
+}
+FIT = Fit(steps=8, batch_size=2, lr=1e-3, warmup_steps=2)
+
+
+def soundstream(**options):
+    return SoundStream(**COMMON | {"network": SEANet(width=4, strides=(4, 5, 8), dilations=(1, 3))} | options)
+
+
+def spectral(**options):
+    small = {"frame_rate": 50, "encoder_width": 16, "encoder_depth": 1, "decoder_width": 16, "decoder_depth": 1}
+    return Spectral(**COMMON | small | options)
+
+
+BUILDERS = pytest.mark.parametrize("build", [soundstream, spectral])
+
+
+def clips(number, channels=1, samples=4000):
+    generator = torch.Generator().manual_seed(3)
+    time = torch.arange(samples) / 8000
+    pitch = 100 + 900 * torch.rand(number, channels, 1, generator=generator)
+    return [{"audio": audio} for audio in 0.3 * torch.sin(2 * torch.pi * pitch * time)]
+
+
+class Reseed(Callback):
+    """As the package's training does: randomness is a function of the step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        torch.manual_seed(batch_idx)
+
+
+class Save(Callback):
+    """A checkpoint before the step of the given number."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def train(codec, data, *callbacks, fit=FIT, start=0, checkpoint=None, **options):
+    """Train on ``data`` in order, from step ``start`` on."""
+    codec.fit_options = fit
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[Reseed(), *callbacks],
+        **{"limit_val_batches": 0} | options,
+    )
+    loader = DataLoader(data, batch_size=2, sampler=Span(len(data) // 2, 2, start=start))
+    trainer.fit(codec, loader, DataLoader(data, batch_size=2), ckpt_path=checkpoint)
+    return trainer
+
+
+@BUILDERS
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("samples", [1, 159, 160, 1601])
+def test_shapes(build, channels, samples):
+    codec = build(channels=channels).eval()
+    facts = codec.representation
+    assert (facts.sample_rate, facts.channels, facts.frame_rate) == (8000, channels, 50)
+    assert (facts.num_codebooks, facts.cardinality) == (3, 16)
+    audio = torch.randn(2, channels, samples)
+    codes = codec.encode(audio)
+    frames = -(-samples // 160)
+    assert codes.shape == (2, 3, frames)
+    assert codes.dtype == torch.int64
+    assert codec.decode(codes).shape == (2, channels, frames * 160)
+    assert torch.equal(codec.encode(audio), codes)
+
+
+@BUILDERS
+def test_fewer_codebooks(build):
+    codec = build().eval()
+    audio = torch.randn(1, 1, 800)
+    codes = codec.encode(audio)
+    codec.set_num_codebooks(2)
+    assert codec.representation.num_codebooks == 2
+    assert torch.equal(codec.encode(audio), codes[:, :2])
+    assert codec.decode(codes[:, :2]).shape == (1, 1, 800)
+    assert build(num_codebooks=1).representation.num_codebooks == 1
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match="1 to 3"):
+            codec.set_num_codebooks(wrong)
+
+
+@BUILDERS
+def test_training_touches_everything_and_counts_batches(build):
+    codec = build()
+    before = {name: parameter.clone() for name, parameter in codec.named_parameters()}
+    trainer = train(codec, clips(16), limit_val_batches=1.0)
+    assert codec.step == 8
+    assert trainer.global_step == 8
+    unchanged = [name for name, p in codec.named_parameters() if torch.equal(before[name], p)]
+    # while no score is beyond the hinges, what recordings and reconstructions pull at the last biases cancels out
+    assert not [name for name in unchanged if not name.startswith("discriminators") or not name.endswith("bias")]
+    logged = trainer.callback_metrics
+    names = {"loss", "spectral", "waveform", "commitment", "adversarial", "feature_matching", "discriminator"}
+    assert {f"train/{name}" for name in names} <= logged.keys()
+    assert {"val/mel_distance", "val/spectral", "val/usage_2", "val/perplexity_0"} <= logged.keys()
+    assert all(value.isfinite() for value in logged.values())
+
+
+@BUILDERS
+def test_phases_of_training(build):
+    seen = {}
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen[batch_idx] = (bool(pl_module.quantizer.started), "train/discriminator" in trainer.callback_metrics)
+
+    train(build(), clips(12), Watch())
+    assert [quantized for quantized, _ in seen.values()] == [False, False, True, True, True, True]
+    assert [adversarial for _, adversarial in seen.values()] == [False, False, False, True, True, True]
+
+
+@BUILDERS
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_killed_run_goes_on_bit_for_bit(build, step, tmp_path):
+    """In the quantizer's warm-up and after the discriminators entered."""
+    whole, killed = build(), build()
+    train(whole, clips(16), Save(step, tmp_path / "last.ckpt"))
+    train(killed, clips(16), start=step, checkpoint=tmp_path / "last.ckpt")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, killed.state_dict()[name]), name
+
+
+@BUILDERS
+def test_learns_a_reconstruction(build):
+    data = clips(80, samples=1600)
+    options = {
+        "losses": Losses(adversarial=0.0),
+        "quantizer": Quantizer(num_codebooks=3, cardinality=16, warmup_steps=20),
+    }
+    fit = Fit(steps=200, lr=3e-3, schedule="constant")
+    codec = build(**options)
+    before = float(train(codec, data[:2], fit=fit, limit_val_batches=1.0).callback_metrics["val/mel_distance"])
+    for _ in range(3):
+        after = float(train(codec, data, fit=fit, limit_val_batches=1.0).callback_metrics["val/mel_distance"])
+    assert after < 0.7 * before
+
+
+@BUILDERS
+@pytest.mark.parametrize("losses", [Losses(balanced=True), Losses(waveform=1.0, relative_features=True)])
+def test_ways_of_weighing(build, losses):
+    trainer = train(build(losses=losses), clips(10))
+    assert all(value.isfinite() for value in trainer.callback_metrics.values())
+
+
+@BUILDERS
+def test_half_precision(build):
+    trainer = train(build(channels=2), clips(10, channels=2), precision="bf16-mixed")
+    assert all(value.isfinite() for value in trainer.callback_metrics.values())
+    with torch.autocast("cpu", torch.bfloat16):
+        codec = build().eval()
+        codes = codec.encode(torch.randn(1, 1, 800))
+        assert codec.decode(codes).isfinite().all()
+
+
+@BUILDERS
+def test_without_an_adversary_there_are_no_discriminators(build):
+    codec = build(losses=Losses(adversarial=0.0))
+    assert codec.discriminators is None
+    train(codec, clips(10))
+    assert codec.step == 5
+
+
+@BUILDERS
+def test_what_is_saved_is_what_encoding_and_decoding_need(build, tmp_path):
+    codec = build()
+    train(codec, clips(8))
+    codec.save(tmp_path / "codec")
+    assert not [name for name in codec.exported_state() if name.startswith(("discriminators", "step"))]
+    loaded = type(codec).load(tmp_path / "codec")
+    audio = torch.randn(1, 1, 900)
+    codes = codec.eval().encode(audio)
+    assert torch.equal(loaded.encode(audio), codes)
+    assert torch.equal(loaded.decode(codes), codec.decode(codes))
+
+
+@BUILDERS
+def test_training_on_from_saved_weights_keeps_the_codebooks(build, tmp_path):
+    codec = build()
+    train(codec, clips(8))
+    codec.save(tmp_path / "codec")
+    loaded = type(codec).load(tmp_path / "codec").train()
+    before = loaded.quantizer.codebooks
+    train(loaded, clips(2))
+    assert (loaded.quantizer.codebooks - before).abs().max() < 0.5 * before.abs().max()
+
+
+def test_built_without_memory():
+    with torch.device("meta"):
+        assert next(soundstream().parameters()).is_meta
+        assert next(spectral().parameters()).is_meta
+
+
+def test_refuses_nonsense():
+    with pytest.raises(ValueError, match="does not divide"):
+        spectral(frame_rate=33)
+    with pytest.raises(ValueError, match="nothing is reconstructed"):
+        Losses(spectral=0.0)
+    with pytest.raises(ValueError, match="negative: commitment"):
+        Losses(commitment=-1.0)

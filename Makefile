@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/partita train chorales-tiny --output runs/chorales-tiny
-	$(BIN)/partita generate runs/chorales-tiny "a slow chorale in G minor for church organ" "a lively chorale in D major for piano" --output runs/chorales-tiny/demo.wav
+	$(BIN)/partita generate runs/chorales-tiny "a slow chorale in G minor for church organ" "a lively chorale in D major for flute" --output runs/chorales-tiny/demo.wav
 	@echo "listen: runs/chorales-tiny/demo-1.wav runs/chorales-tiny/demo-2.wav"
 	@echo "look:   runs/chorales-tiny/report.html"
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .compose import headline, presets, recipes
+from .compose import preset_values, presets, recipes
 from .errors import PartitaError
 from .registry import FAMILIES, UnknownName, did_you_mean, lookup, names
 
@@ -200,19 +200,15 @@ def _table(title: str, rows: dict[str, str]) -> None:
 
 def _describe(family: str, name: str) -> None:
     """A part's arguments with types, defaults and docs; for a preset, its values too."""
-    from .compose import find_preset, read_yaml
     from .schema import FACTS, arguments, plain, type_name
 
     if family not in FAMILIES:
         raise PartitaError(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
-    preset = find_preset(family, name)
-    values: dict[str, Any] = {}
-    if preset is not None:
-        values = read_yaml(preset)
-        out.print(f"[bold]{family}/{name}[/]: {headline(preset)}")
-    elif name not in names(family):
-        raise PartitaError(f"no {family} is called {name!r}{did_you_mean(name, [*presets(family), *names(family)])}")
-    cls = lookup(family, str(values.get("name", name)))
+    values = preset_values(family, name)
+    preset = name in presets(family)
+    if preset:
+        out.print(f"[bold]{family}/{name}[/]: {presets(family)[name]}")
+    cls = lookup(family, values["name"])
     out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("argument", "type", "default", "here" if preset else "", ""):

@@ -297,9 +297,22 @@ def _layers(value: dict[str, Any], family: str, folder: Path) -> list[tuple[dict
     return layers
 
 
+def preset_values(family: str, name: str) -> dict[str, Any]:
+    """What a packaged preset or a part's name stands for: the part's name, and the values the preset sets.
+
+    Raises:
+        PartitaError: The family has no such preset or part.
+    """
+    tree = Tree()
+    for layer, file in reversed(_layers({"preset": name}, family, _packaged())):
+        tree.merge({key: value for key, value in layer.items() if key != "preset"}, file or name)
+    return tree.values
+
+
 def _choices(family: str, folder: Path) -> list[str]:
     """Every name a slot of the family can hold."""
-    return [*presets(family), *(path.stem for path in sorted((folder / family).glob("*.yaml"))), *names(family)]
+    local = [path.stem for path in sorted((folder / family).glob("*.yaml"))]
+    return list(dict.fromkeys([*presets(family), *local, *names(family)]))
 
 
 def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
+from torch.nn import ModuleDict
+
 from .compose import SLOTS, Tree, compose, family_of, slots
 from .errors import RecipeError
+from .fit import Fit
 from .registry import UnknownName, did_you_mean, lookup
 from .schema import FACTS, Mistake, check
 
@@ -116,6 +121,7 @@ def plan(tree: Tree) -> Plan:
         RecipeError: With every mistake.
     """
     _note(tree, check(RecipeKeys, tree.values))
+    _names(tree)
     parts = {path: made for path in slots(tree.values) if (made := _part(tree, path)) is not None}
     stages = _stages(tree, parts)
     _unused(tree, stages)
@@ -138,6 +144,16 @@ def _note(tree: Tree, mistakes: Sequence[Mistake]) -> None:
         tree.complain(mistake.key, mistake.message, mistake.suggestion)
 
 
+def _names(tree: Tree) -> None:
+    """Names of slots become folders, and names of modules."""
+    for group in (*SLOTS, "stages"):
+        for name in tree.values[group] if isinstance(tree.values.get(group), dict) else ():
+            if not re.fullmatch(r"[A-Za-z][\w-]*", name) or hasattr(ModuleDict, name) or name == "training":
+                tree.complain(
+                    f"{group}.{name}", "cannot be used as a name", ": take another word of letters, digits, - and _"
+                )
+
+
 def _part(tree: Tree, path: tuple[str, ...]) -> PartPlan | None:
     key, family = ".".join(path), str(family_of(path))
     value: Any = tree.values
@@ -158,8 +174,6 @@ def _part(tree: Tree, path: tuple[str, ...]) -> PartPlan | None:
     _note(tree, check(cls, arguments, skip=FACTS if family == "generator" else (), key=key))
     weights, fit = value.get("weights"), value.get("fit")
     if family != "data":
-        from .fit import Fit
-
         if weights is not None and not isinstance(weights, str):
             tree.complain(f"{key}.weights", f"expected a hub id or a path, got {weights!r}")
         if fit is not None and not isinstance(fit, dict):
@@ -177,8 +191,6 @@ def _part(tree: Tree, path: tuple[str, ...]) -> PartPlan | None:
 
 
 def _trainer(tree: Tree, values: Any, key: str) -> None:
-    from lightning import Trainer
-
     known = list(inspect.signature(Trainer.__init__).parameters)[1:]
     for name in values if isinstance(values, dict) else ():
         if name not in known:

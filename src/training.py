@@ -220,7 +220,9 @@ def _fit(system: System, folder: str, run: Path) -> None:
     data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
     trainer = make_trainer(system.plan, part, folder, run, data)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*many workers|.*ambiguous collection|.*ended before the epoch")
+        warnings.filterwarnings(
+            "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
+        )
         try:
             trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
         except torch.OutOfMemoryError as error:
@@ -266,9 +268,10 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) 
         NaNGuard(every),
         Throughput(fit.batch_size * data.seconds, every),
         Media(data.originals, data.render, data.sample_rate),
-        Bar(),
         KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every),
     ]
+    if options.get("enable_progress_bar", True):
+        ours.append(Bar())
     if options["logger"]:
         ours.append(LearningRateMonitor("step"))
     if part.automatic_optimization and fit.gradient_clip is not None:

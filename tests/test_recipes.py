@@ -31,7 +31,9 @@ def test_recipe(recipe, tmp_path):
         assert audio.isfinite().all()
 
 
-@pytest.mark.parametrize("override", ["tokenizers.acoustic=soundstream-tiny", "conditioners.text={name: lookup, dim: 32}"])
+@pytest.mark.parametrize(
+    "override", ["tokenizers.acoustic=soundstream-tiny", "conditioners.text={name: lookup, dim: 32}"]
+)
 def test_another_part_is_one_word(override, tmp_path):
     system = train(shrunk("chorales-tiny", override), tmp_path)
     assert system.generate(["flute"], duration=0.4).shape[:2] == (1, 1)

@@ -38,8 +38,8 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
         raise PartitaError(
             f"no {repo_id} on the hub, or it is private: check the name, or log in with `hf auth login`"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise PartitaError(
-            f"{repo_id} is not in the local cache and the hub cannot be reached ({type(error).__name__}): check the "
-            "network, or give the path of a folder instead"
+            f"{repo_id} is not in the local cache and the hub cannot be reached: check the network, "
+            "or give the path of a folder instead"
         ) from None

@@ -39,6 +39,35 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def t5_checkpoint(tmp_path_factory):
+    """Makes a folder as transformers writes one: a whole tiny T5, and a text tokenizer of a few words."""
+
+    def make(feed_forward, texts):
+        import transformers
+
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+        folder = tmp_path_factory.mktemp("t5")
+        torch.manual_seed(0)
+        config = transformers.T5Config(
+            vocab_size=64, d_model=16, d_ff=24, d_kv=8, num_layers=2, num_heads=2, feed_forward_proj=feed_forward
+        )
+        transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+        words = Tokenizer(models.Unigram())
+        words.pre_tokenizer = pre_tokenizers.Metaspace()
+        special = ["<pad>", "</s>", "<unk>"]
+        trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token="<unk>")
+        words.train_from_iterator(texts * 5, trainer)
+        words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        ).save_pretrained(folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def toy_recipe(tmp_path):
     """The path of a recipe of toy parts, alone in its folder."""

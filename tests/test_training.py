@@ -197,7 +197,7 @@ def test_a_folder_without_captions_cannot_train_what_reads_them(toy_recipe, tmp_
     folder = tmp_path / "music"
     folder.mkdir()
     soundfile.write(folder / "a.wav", np.zeros(8000), 8000)
-    with pytest.raises(PartitaError, match="'text'.*does not supply"):
+    with pytest.raises(PartitaError, match=r"'text'.*does not supply"):
         train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run")
 
 

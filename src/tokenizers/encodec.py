@@ -14,6 +14,7 @@ from torch import Tensor
 from ..contracts import Representation
 from ..errors import PartitaError
 from ..layers.convolution import pad_to_multiple
+from ..pretrained import checkpoint_folder
 from ..registry import register
 from .base import Tokenizer
 
@@ -156,22 +157,11 @@ _TRAINING_STATE = ("inited", "cluster_size", "embed_avg")
 
 def _find(source: str | Path) -> Path:
     path = Path(source)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.is_file():
-        return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.parent.is_dir():
-        raise PartitaError(f"no weights at {source}: give a folder with model.safetensors, a file, or a Hub id")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(str(source), "model.safetensors"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise PartitaError(
-            f"cannot get {source} from the Hugging Face Hub ({str(error).splitlines()[0]}): check the name and the "
-            "network, or download its model.safetensors elsewhere and give the path of the file"
-        ) from None
+    if not path.is_file():
+        path = checkpoint_folder(source, ["model.safetensors"]) / "model.safetensors"
+    if not path.is_file():
+        raise PartitaError(f"no weights at {source}: give a folder with model.safetensors, a file, or a hub id")
+    return path
 
 
 def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:

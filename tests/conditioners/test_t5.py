@@ -13,26 +13,8 @@ TEXTS = ["slow chorale for church organ", "flute", "a fast waltz"]
 
 
 @pytest.fixture(scope="module", params=["relu", "gated-gelu"])
-def checkpoint(request, tmp_path_factory):
-    """A folder as transformers writes one: a whole T5 with a decoder, and a text tokenizer of a few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-
-    folder = tmp_path_factory.mktemp("t5")
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=64, d_model=16, d_ff=24, d_kv=8, num_layers=2, num_heads=2, feed_forward_proj=request.param
-    )
-    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
-    words = Tokenizer(models.Unigram())
-    words.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token="<unk>")
-    words.train_from_iterator(TEXTS * 5, trainer)
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    return folder, request.param
+def checkpoint(request, t5_checkpoint):
+    return t5_checkpoint(request.param, TEXTS), request.param
 
 
 def load(checkpoint, **options):

@@ -151,8 +151,8 @@ def generate(
 
 def main() -> None:
     """Run the command line: status 2 and one message for the user's mistakes, status 1 and a traceback for ours."""
-    # Read when torch is loaded. Threads that wait for each other give way soon: beside another busy process, training on
-    # two cores went on at half its speed instead of a tenth.
+    # Read when torch is loaded: threads that wait for each other give way soon. Beside another busy process, training
+    # on two cores then goes on at half its speed instead of a tenth.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(standalone_mode=True)

@@ -119,14 +119,18 @@ class Generator(Part):
     def training_step(self, batch: StageBatch, batch_idx: int) -> Tensor:
         """One step of training."""
         losses = self.loss(batch.target, batch.mask, self.drop(self.resolve(batch)))
-        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, prog_bar=True)
+        self._log("train", {name: value.detach() for name, value in losses.items()}, len(batch.target))
         return losses["loss"]
 
     def validation_step(self, batch: StageBatch, batch_idx: int) -> None:
         """The losses under all conditions."""
         conditions = {name: condition for name, (condition, _) in self.resolve(batch).items()}
         losses = self.loss(batch.target, batch.mask, conditions)
-        self.log_dict({f"val/{k}": v for k, v in losses.items()}, prog_bar=True, batch_size=len(batch.target))
+        self._log("val", losses, len(batch.target))
+
+    def _log(self, split: str, losses: dict[str, Tensor], batch_size: int) -> None:
+        for name, value in losses.items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "loss", batch_size=batch_size)
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the fit options, over everything that learns here."""

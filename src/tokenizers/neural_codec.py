@@ -192,8 +192,10 @@ class NeuralCodec(Tokenizer):
             optimizers[1].zero_grad()
             schedulers[1].step()
         self.step += 1
-        logged = {"loss": total, "commitment": commitment} | losses
-        self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()}, prog_bar=True)
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in ({"commitment": commitment} | losses).items()}
+        )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Reconstruct ``batch["audio"]`` ``[B, C, T]`` from its codes."""
@@ -208,7 +210,9 @@ class NeuralCodec(Tokenizer):
     def on_validation_epoch_end(self) -> None:
         """Log how the codebooks in use are used."""
         for name, values in self.usage.compute().items():
-            self.log_dict({f"val/{name}_{k}": value for k, value in enumerate(values[: self.num_codebooks])})
+            self.log_dict(
+                {f"val/{name}_{k}": value for k, value in enumerate(values.reshape(-1)[: self.num_codebooks])}
+            )
         self.usage.reset()
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:

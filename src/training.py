@@ -6,6 +6,7 @@ import errno
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,8 @@ def _fit(system: System, folder: str, run: Path) -> None:
             conditioner.save(run / "conditioners" / name)
         part.save(run / folder)
         checkpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # other parts may have one there
+            checkpoint.parent.rmdir()
     trainer.strategy.barrier()
 
 

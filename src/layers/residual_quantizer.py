@@ -76,8 +76,11 @@ class ResidualQuantizer(nn.Module):
 
     def __init__(self, config: Quantizer, dim: int) -> None:
         super().__init__()
+        from loguru import logger
         from vector_quantize_pytorch import ResidualVQ
 
+        # It warns of k-means on a batch with fewer frames than entries, which revival makes good within a few steps.
+        logger.disable("vector_quantize_pytorch")
         self.config = config
         self.layers = ResidualVQ(
             dim=dim,

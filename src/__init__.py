@@ -8,10 +8,11 @@ from .errors import PartitaError
 from .registry import register
 
 if TYPE_CHECKING:
+    from .layers.guidance import Term
     from .system import System, load
 
 __version__ = "0.1.0"
-__all__ = ["PartitaError", "System", "load", "register"]
+__all__ = ["PartitaError", "System", "Term", "load", "register"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from . import system
 
         return getattr(system, name)
+    if name == "Term":
+        from .layers.guidance import Term
+
+        return Term
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

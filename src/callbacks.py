@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from torch import Tensor
 
-from .errors import PartitaError
+from .errors import PartitaError, Stopped
 from .plots import spectrogram_figure
 
 
@@ -37,21 +39,49 @@ class Reseed(Callback):
 class KeepCheckpoint(Checkpoint):
     """Keeps one checkpoint to go on from, written before a step begins, when all counters agree.
 
+    Ctrl-C and SIGTERM write one, too, and then end the training with :class:`~partita.errors.Stopped`. With several
+    processes, which may be at different steps by then, only the steps count.
+
     Args:
         path: Of the checkpoint.
         every: Steps between two.
+        seconds: Most seconds between two.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path = path
-        self.every = every
+    def __init__(self, path: Path, every: int, seconds: float) -> None:
+        self.path, self.every, self.seconds = path, every, seconds
+        self._saved = 0.0
+        self._stop: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen to the signals."""
+        self._saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._request)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Every so many steps."""
-        if batch_idx > 0 and batch_idx % self.every == 0:
+        """Every so many steps or seconds, and when asked to stop."""
+        alone = trainer.world_size == 1
+        late = alone and (self._stop is not None or time.monotonic() - self._saved > self.seconds)
+        if batch_idx > 0 and (late or batch_idx % self.every == 0):
             trainer.save_checkpoint(self.path, weights_only=False)
+            self._saved = time.monotonic()
+        if self._stop is not None:
+            raise Stopped(self._stop)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def _request(self, number: int, frame: Any) -> None:
+        if self._stop is not None:  # asked twice: at once
+            raise Stopped(number)
+        self._stop = number
 
 
 class NaNGuard(Callback):
@@ -106,6 +136,33 @@ class Throughput(Callback):
             audio = rate * self.seconds * trainer.world_size
             pl_module.log_dict({"speed/steps_per_second": rate, "speed/audio_seconds_per_second": audio})
         self._since = (batch_idx, now)
+
+
+class Lines(Callback):
+    """Progress as a line now and then, for logs and other places that are no terminal.
+
+    Args:
+        steps: Of the whole training.
+        say: Gets the lines.
+        seconds: Between two.
+    """
+
+    def __init__(self, steps: int, say: Callable[[str], None], seconds: float = 15.0) -> None:
+        self.steps, self.say, self.seconds = steps, say, seconds
+        self._last: tuple[int, float] | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """When it is time for the next line."""
+        now = time.monotonic()
+        step, then = self._last = self._last or (batch_idx, now)
+        if now - then >= self.seconds and trainer.is_global_zero:
+            loss = trainer.callback_metrics.get("train/loss")
+            shown = "" if loss is None else f", loss {float(loss):.3f}"
+            speed = (batch_idx - step) / (now - then)
+            self.say(f"  step {batch_idx + 1:,} of {self.steps:,}{shown}, {speed:.2f} steps/s")
+            self._last = (batch_idx, now)
 
 
 class Bar(RichProgressBar):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .compose import preset_values, presets, recipes
-from .errors import PartitaError
+from .compose import find_recipe, preset_values, presets, recipes
+from .errors import PartitaError, Stopped
 from .registry import FAMILIES, UnknownName, did_you_mean, lookup, names
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+# Tables that go to a file or a pipe are not squeezed into 80 columns.
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, soft_wrap=True)
 
 Recipe = Annotated[
     str, typer.Argument(help="Name of a packaged recipe, or the path of a YAML file.", show_default=False)
@@ -40,15 +42,28 @@ Overrides = Annotated[
 @app.command("list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(metavar="[FAMILY[/NAME]]", help="A family, or a part or preset of it.")
+        str | None,
+        typer.Argument(
+            metavar="[FAMILY[/NAME]]",
+            help="A family, a part or preset, a recipe, or fit (how parts are trained).",
+        ),
     ] = None,
 ) -> None:
     """What there is: recipes, parts and presets; or the arguments of one part."""
+    if what == "fit":
+        _fit_options()
+        return
+    if what and (what.startswith("recipe/") or what in recipes()):
+        out.print(find_recipe(what.removeprefix("recipe/")).read_text(encoding="utf-8"), highlight=False, markup=False)
+        return
     if what and "/" in what:
         _describe(*what.split("/", 1))
         return
     if what and what not in (*FAMILIES, "recipe"):
-        raise PartitaError(f"no family {what!r}{did_you_mean(what, [*FAMILIES, 'recipe'])}")
+        everything = [f"{family}/{name}" for family in FAMILIES for name in (*presets(family), *names(family))]
+        named = [name for name in everything if name.split("/")[1] == what]
+        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*FAMILIES, "recipe", "fit"])
+        raise PartitaError(f"no family {what!r}{hint}")
     if what in (None, "recipe"):
         _table("recipes", recipes())
     for family in FAMILIES:
@@ -66,7 +81,8 @@ def check(recipe: Recipe, overrides: Overrides = None) -> None:
     system = System.outline(load_recipe(recipe, overrides or []))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("part", "kind", "parameters", "what it yields", "training"):
-        table.add_column(column, justify="right" if column == "parameters" else "left")
+        right = column == "parameters"
+        table.add_column(column, justify="right" if right else "left", no_wrap=column == "part", overflow="fold")
     for row in system.summary():
         table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
     out.print(table)
@@ -85,7 +101,6 @@ def train(
     from .system import System
     from .training import train as train_system
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and tips
     plan = load_recipe(recipe, overrides or [])
     System.outline(plan)
     run = output or Path("runs") / Path(recipe).stem
@@ -111,8 +126,11 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first clip; the next ones count up.")] = 0,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the likeliest so many codes only.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that reach this probability.")] = None,
     continuation: Annotated[
-        Path | None, typer.Option("--continue", help="Audio file that the clips start with.")
+        Path | None, typer.Option("--continue", help="Audio file that the clips start with, shorter than they are.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
 ) -> None:
@@ -120,10 +138,10 @@ def generate(
     from rich.progress import Progress
 
     from .data.audio_file import check_writable, write_audio
-    from .generators.base import classifier_free
     from .system import load
 
     check_writable(output)
+    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     system = load(model, device=_device(device))
     facts = system.output.representation
     heard = None if continuation is None else _read(continuation, facts)
@@ -139,7 +157,8 @@ def generate(
             prompts or None,
             duration=duration,
             seed=seed,
-            guidance=None if guidance is None else classifier_free(guidance),
+            guidance=guidance,
+            sampling={name: value for name, value in drawn.items() if value is not None},
             continuation=heard,
             progress=progress,
         )
@@ -159,9 +178,9 @@ def main() -> None:
     except (PartitaError, UnknownName) as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         err.print("stopped; run the same command again to go on")
-        sys.exit(130)
+        sys.exit(128 + getattr(stop, "signal", 2))
     except Exception:
         traceback.print_exc()
         err.print(
@@ -204,7 +223,7 @@ def _table(title: str, rows: dict[str, str]) -> None:
 
 def _describe(family: str, name: str) -> None:
     """A part's arguments with types, defaults and docs; for a preset, its values too."""
-    from .schema import FACTS, arguments, plain, type_name
+    from .schema import FACTS
 
     if family not in FAMILIES:
         raise PartitaError(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
@@ -214,17 +233,44 @@ def _describe(family: str, name: str) -> None:
         out.print(f"[bold]{family}/{name}[/]: {presets(family)[name]}")
     cls = lookup(family, values["name"])
     out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
+    skip = FACTS if family == "generator" else ()
+    out.print(_arguments(cls, values if preset else None, skip))
+    if family != "data":
+        out.print("[dim]How it is trained, the `fit:` block: partita list fit[/]")
+
+
+def _fit_options() -> None:
+    from .fit import Fit
+
+    out.print("[bold]fit[/]: how a part is trained; every preset carries such a block")
+    out.print(_arguments(Fit, None, ()))
+
+
+def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) -> Table:
+    """A row for each argument, groups of them with dotted names; ``values`` is what a preset sets."""
+    from .schema import arguments, nested, plain, type_name
+
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("argument", "type", "default", "here" if preset else "", ""):
-        table.add_column(column, overflow="fold")
-    for argument in arguments(cls).values():
-        if family == "generator" and argument.name in FACTS:
-            continue
-        default = "required" if argument.required else str(plain(argument.default))
-        table.add_row(
-            argument.name, type_name(argument.type), default, str(values.get(argument.name, "")), argument.doc
-        )
-    out.print(table)
+    for column in ("argument", "type", "default", *(["here"] if values is not None else []), ""):
+        table.add_column(column, no_wrap=column == "argument", overflow="fold")
+
+    def add(cls: type, values: Any, before: str) -> None:
+        for argument in arguments(cls).values():
+            if argument.name in skip:
+                continue
+            set_here = values.get(argument.name) if isinstance(values, dict) else None
+            group = nested(argument.type)
+            if group is not None:
+                add(group, set_here or {}, f"{before}{argument.name}.")
+                continue
+            default = "required" if argument.required else str(plain(argument.default))
+            here = ["" if set_here is None else str(set_here)] if isinstance(values, dict) else []
+            table.add_row(
+                before + argument.name, type_name(argument.type), default, *here, argument.doc.replace("``", "")
+            )
+
+    add(cls, values, "")
+    return table
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ class Tree:
                 if isinstance(old, str) and family_of(path) and not _names_part(value):
                     old = node[key] = {"preset": old}
                     self._origins[*path, "preset"] = self._origins[path]
-                if isinstance(old, dict) and not (family_of(path) and _names_part(value)):
+                # what a stage is given is replaced whole, so that a recipe can give less than its base
+                whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
+                if isinstance(old, dict) and not whole and not (family_of(path) and _names_part(value)):
                     self._merge(old, value, file, path)
                     continue
                 node[key] = {}
@@ -352,6 +354,19 @@ def _interpolate(tree: Tree) -> None:
             tree.complain(".".join(path), f"{text!r} refers to nothing: {str(error).splitlines()[0]}")
     if not tree.problems:
         tree.values = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+
+
+def flat(values: Any, at: Path_ = ()) -> Iterator[tuple[str, Any]]:
+    """Every value of a tree that is no mapping, with its dotted key.
+
+    >>> dict(flat({"a": {"b": 1, "c": [2]}}))
+    {'a.b': 1, 'a.c': [2]}
+    """
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, (*at, key))
+        else:
+            yield ".".join((*at, key)), value
 
 
 def _leaves(values: Any, at: Path_) -> Iterator[tuple[Path_, str]]:

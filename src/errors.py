@@ -10,6 +10,18 @@ class PartitaError(Exception):
     """A foreseeable mistake. The command line prints the message and exits with status 2, without a traceback."""
 
 
+class Stopped(BaseException):
+    """Somebody asked a training run to stop (Ctrl-C, or the scheduler of a cluster); it can be taken up again.
+
+    Args:
+        signal: Number of the signal.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
 class Problem(NamedTuple):
     """One mistake in a recipe."""
 

@@ -32,6 +32,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in new.rglob("*"):  # safetensors makes files that only their owner may read
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
         if path.exists():
             path.replace(old)
         new.replace(path)

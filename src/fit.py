@@ -34,7 +34,8 @@ class Fit:
         num_workers: Processes that read data.
         validate_every: Steps between validations; none for one at the end.
         validation_examples: Clips per validation.
-        checkpoint_every: Steps between checkpoints a killed run continues from.
+        checkpoint_every: Most steps between the checkpoints that a killed run continues from.
+        checkpoint_seconds: Most seconds between them, where there is one process.
         trainer: Anything else ``L.Trainer`` takes.
     """
 
@@ -57,6 +58,7 @@ class Fit:
     validate_every: int | None = None
     validation_examples: int = 32
     checkpoint_every: int = 500
+    checkpoint_seconds: float = 60.0
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

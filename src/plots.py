@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 
@@ -40,6 +41,7 @@ def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
             steps, values, label=label, color=colors[i % 10], linewidth=1.2, marker="." if len(steps) < 3 else None
         )
     axes.set(title=title, xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend(fontsize=7, frameon=False)

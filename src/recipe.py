@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class StagePlan:
 
 @dataclass
 class Plan:
-    """A recipe that names only things that exist, with values of the right types."""
+    """A recipe that names only things that exist, with values of the right types; ``origin`` tells a key's file."""
 
     values: dict[str, Any]
     tokenizers: dict[str, PartPlan]
@@ -102,6 +102,7 @@ class Plan:
     data: PartPlan
     seed: int
     trainer: dict[str, Any]
+    origin: Callable[[str], str]
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -136,6 +137,7 @@ def plan(tree: Tree) -> Plan:
         data=parts["data",],
         seed=int(tree.values.get("seed", 0)),
         trainer=dict(tree.values.get("trainer") or {}),
+        origin=tree.origin,
     )
 
 

@@ -110,7 +110,7 @@ def _codec(system: System, name: str, clips: int, measured: int) -> dict[str, An
     rows = [
         ("log-mel distance", f"{figures['mel_distance']:.3f}"),
         ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
-        ("ratio", f"{figures['ratio']:.1%}"),
+        ("ratio (100 %: no better than a sound that never changes)", f"{figures['ratio']:.1%}"),
     ]
     rows += [
         (f"codes in use, {key}", "  ".join(f"{v:.0%}" for v in figures[key])) for key in ("usage",) if key in figures

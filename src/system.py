@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from .data.base import Source
 from .errors import PartitaError, Problem, RecipeError
 from .files import replacing_file
 from .fit import Fit
-from .generators.base import Generator, Term
+from .generators.base import Generator, Term, classifier_free
 from .hub import fetch
 from .part import Part
 from .recipe import PartPlan, Plan, StagePlan, load_recipe
@@ -71,7 +72,7 @@ class System:
                     torch.manual_seed(derive_seed(plan.seed, part.key))
                     built = build(part.cls, {**part.arguments, **(facts or {})})
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:
-                problems.append(Problem("recipe", part.key, str(error).split("\n")[0]))
+                problems.append(Problem(plan.origin(part.key), part.key, str(error).split("\n")[0]))
                 return None
             if isinstance(built, Part):
                 built.fit_options = build(Fit, part.fit)
@@ -135,6 +136,11 @@ class System:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
         return self.tokenizers[list(self.plan.stages.values())[-1].target]
 
+    @property
+    def sample_rate(self) -> int:
+        """Of what :meth:`generate` returns, in Hz."""
+        return self.output.representation.sample_rate
+
     def to(self, device: str | torch.device) -> Self:
         """Move every part."""
         for part in self.parts.values():
@@ -153,7 +159,8 @@ class System:
         *,
         duration: float | None = None,
         seed: int | Sequence[int] = 0,
-        guidance: Sequence[Term] | None = None,
+        guidance: float | Sequence[Term] | None = None,
+        sampling: Mapping[str, Any] | None = None,
         continuation: Tensor | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Tensor:
@@ -163,14 +170,23 @@ class System:
             prompts: Texts, or per input field (``text``, ``melody`` …) a list; none to generate unconditionally.
             duration: Seconds; the last stage's window where none are given.
             seed: One per sample, or the first of consecutive ones. A sample depends on its own seed and prompt alone.
-            guidance: Terms for every stage; each stage's own default where none are given.
-            continuation: Audio ``[B, C, T]`` or ``[1, C, T]`` that the result starts with.
+            guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage; each
+                stage's own where none is given.
+            sampling: Changes to how every stage draws, such as ``{"temperature": 0.8, "top_k": 50}``.
+            continuation: Audio ``[B, C, T]`` or ``[1, C, T]`` that the result starts with; shorter than ``duration``.
             progress: Called with (stage, steps done, steps in all).
 
         Raises:
-            PartitaError: A prompt for an input that nothing reads, or a duration beyond a stage's window.
+            PartitaError: A prompt for an input that nothing reads, a duration beyond a stage's window, or another
+                argument that cannot be; the message says what can.
         """
         inputs = self._inputs(prompts)
+        if isinstance(guidance, int | float):
+            guidance = classifier_free(float(guidance))
+        if guidance is not None and not all(isinstance(t, Term) and math.isfinite(t.weight) for t in guidance):
+            raise PartitaError(f"guidance is a number, or a list of partita.Term, not {guidance!r}")
+        if not isinstance(seed, int) and not (isinstance(seed, Sequence) and all(isinstance(s, int) for s in seed)):
+            raise PartitaError(f"seed is a whole number, or one for each sample, not {seed!r}")
         batch = len(next(iter(inputs.values()))) if inputs else 1 if isinstance(seed, int) else len(seed)
         seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
         if len(seeds) != batch:
@@ -179,7 +195,9 @@ class System:
         for name, plan in self.plan.stages.items():
             stage, facts = self.stages[name].eval(), self.tokenizers[plan.target].representation
             seconds = plan.window if duration is None else duration
-            if not 0 < seconds <= plan.window + 1e-6:
+            if not isinstance(seconds, int | float) or not seconds > 0:
+                raise PartitaError(f"duration is a positive number of seconds, not {seconds!r}")
+            if seconds > plan.window + 1e-6:
                 raise PartitaError(f"stage {name} generates up to {plan.window:g} s (its window), not {seconds:g} s")
             representation = stage.generate(
                 {given: self._condition(given, inputs, batch) for given in plan.given},
@@ -187,6 +205,7 @@ class System:
                 seeds=seeds,
                 prompt=None if continuation is None else self._prompt(plan.target, continuation, batch, seconds),
                 guidance=guidance,
+                sampling=stage.changed_sampling(sampling or {}),
                 progress=None if progress is None else partial(progress, name),
             )
         return output.decode(representation).float().clamp(-1, 1)
@@ -199,7 +218,7 @@ class System:
         """
         problems = [
             Problem(
-                "recipe",
+                self.plan.origin(f"conditioners.{name}"),
                 f"conditioners.{name}",
                 f"reads {conditioner.input!r}, which the data ({self.source.registered_name}) does not supply",
                 did_you_mean(conditioner.input, sorted(self.source.fields)),
@@ -244,7 +263,7 @@ class System:
         if target.discrete != generator.discrete:
             makes = "codes" if generator.discrete else "latents"
             message = f"{generator.registered_name} generates {makes}, but {stage.target} is {target}"
-            problems.append(Problem("recipe", f"{key}.target", message))
+            problems.append(Problem(self.plan.origin(f"{key}.target"), f"{key}.target", message))
             return None
         givens = {}
         for given, entry in stage.given.items():
@@ -254,7 +273,7 @@ class System:
             if entry not in generator.entries:
                 problems.append(
                     Problem(
-                        "recipe",
+                        self.plan.origin(f"{key}.given.{given}"),
                         f"{key}.given.{given}",
                         f"cannot enter by {entry!r}",
                         did_you_mean(entry, generator.entries),
@@ -264,7 +283,7 @@ class System:
             if entry == "add" and spec.frame_rate is None:
                 problems.append(
                     Problem(
-                        "recipe",
+                        self.plan.origin(f"{key}.given.{given}"),
                         f"{key}.given.{given}",
                         "is not aligned in time, so it cannot be added",
                         ": use cross or prepend",
@@ -290,9 +309,11 @@ class System:
         if isinstance(prompts, str):
             prompts = [prompts]
         if not isinstance(prompts, Mapping):
-            prompts = {"text": list(prompts)}
+            prompts = {"text": prompts}
         readable = {conditioner.input for conditioner in self.conditioners.values()}
-        for field in prompts:
+        for field, values in prompts.items():
+            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+                raise PartitaError(f"{field} takes a list with one prompt for each clip, not {values!r}")
             if field not in readable:
                 raise PartitaError(f"nothing in this system reads {field!r}{did_you_mean(field, sorted(readable))}")
         if len({len(values) for values in prompts.values()}) > 1:
@@ -304,10 +325,17 @@ class System:
     def _prompt(self, tokenizer: str, audio: Tensor, batch: int, seconds: float) -> Tensor:
         """The representation of audio to continue, whole frames only."""
         facts = self.tokenizers[tokenizer].representation
+        audio = torch.as_tensor(audio, dtype=torch.float32, device=self.device)
+        if audio.dim() != 3 or audio.shape[0] not in (1, batch) or audio.shape[1] != facts.channels:
+            shape = f"[{batch} or 1, {facts.channels}, T]"
+            raise PartitaError(f"audio to continue has the shape {shape} here, not {list(audio.shape)}")
         heard = audio.shape[-1] / facts.sample_rate
         if heard >= seconds:
-            raise PartitaError(f"the audio to continue lasts {heard:.2f} s: ask for more than that, not {seconds:g} s")
-        encoded = self.tokenizers[tokenizer].eval().encode(audio.to(self.device).expand(batch, -1, -1))
+            raise PartitaError(
+                f"the result starts with the {heard:.2f} s to continue, so it must be longer than {seconds:g} s; where "
+                "that is the stage's whole window, give less audio to continue"
+            )
+        encoded = self.tokenizers[tokenizer].eval().encode(audio.expand(batch, -1, -1))
         return encoded[..., : max(1, int(heard * facts.frame_rate))]
 
     def _condition(self, name: str, inputs: dict[str, list[Any]], batch: int) -> tuple[Condition, Condition]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
+import signal
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,14 +19,16 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .callbacks import Bar, KeepCheckpoint, Media, NaNGuard, Reseed, Throughput
+from .callbacks import Bar, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Throughput
+from .compose import flat
 from .contracts import StageBatch
 from .data.base import Split
 from .data.examples import Collate, Examples, Span
-from .errors import PartitaError
+from .errors import PartitaError, Stopped
 from .files import replacing_file
 from .part import Part
 from .recipe import Plan
@@ -44,10 +49,13 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     Raises:
         PartitaError: The folder holds a run of another recipe, the data is unusable, or training broke down.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and tips
     run = Path(run)
-    _claim(plan, run)
     system = System(plan)
-    system.source.setup()
+    _claim(plan, run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what was skipped is in the report
+        system.source.setup()
     for line in system.source.report:
         say(line)
     system.check_fields()
@@ -64,7 +72,7 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
             continue
         else:
             say(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.batch_size}")
-            _fit(system, folder, run)
+            _fit(system, folder, run, say)
         part.eval().requires_grad_(False)
     return system
 
@@ -74,20 +82,21 @@ def _claim(plan: Plan, run: Path) -> None:
     for stale in run.rglob(".*.part"):  # what a killed process was writing
         stale.unlink() if stale.is_file() else shutil.rmtree(stale)
     index, text = run / INDEX, index_text(plan)
-    if not index.is_file():
-        if run.exists() and any(run.iterdir()):
-            raise PartitaError(f"{run} is not empty and holds no run: choose another folder with -o")
-        with replacing_file(index) as new:
-            new.write_text(text, encoding="utf-8")
-    elif (old := index.read_text(encoding="utf-8")) != text:
-        ours, theirs = set(text.splitlines()), set(old.splitlines())
-        changed = [f"  - {line.strip()}" for line in sorted(theirs - ours)] + [
-            f"  + {line.strip()}" for line in sorted(ours - theirs)
-        ]
+    old = index.read_text(encoding="utf-8") if index.is_file() else None
+    if old is None and run.exists() and any(run.iterdir()):
+        raise PartitaError(f"{run} is not empty and holds no run: choose another folder with -o")
+    begun = any(run.rglob("*.safetensors")) or any(run.rglob("*.ckpt"))
+    if old is not None and old != text and begun:
+        ours, theirs = (dict(flat(OmegaConf.to_container(OmegaConf.create(t)))) for t in (text, old))
+        keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+        changed = [f"  {key}: {theirs.get(key, 'unset')} → {ours.get(key, 'unset')}" for key in keys]
         raise PartitaError(
             f"{run} holds a run of another recipe; choose another folder with -o, or go on with the same recipe. "
             "What differs:\n" + "\n".join(changed[:12])
         )
+    if old != text:
+        with replacing_file(index) as new:
+            new.write_text(text, encoding="utf-8")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -214,12 +223,12 @@ class FitData(L.LightningDataModule):
         )
 
 
-def _fit(system: System, folder: str, run: Path) -> None:
+def _fit(system: System, folder: str, run: Path, say: Callable[[str], None]) -> None:
     """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
     part = system.parts[folder]
     part.train().requires_grad_(True)
     data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
-    trainer = make_trainer(system.plan, part, folder, run, data)
+    trainer = make_trainer(system.plan, part, folder, run, data, say)
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
@@ -237,6 +246,8 @@ def _fit(system: System, folder: str, run: Path) -> None:
             raise PartitaError(
                 f"{folder}: the disk of {run} is full; free some space and run the same command again"
             ) from None
+    if not trainer.state.finished:
+        raise Stopped(signal.SIGINT)
     part.cpu()
     if trainer.is_global_zero:
         for name, conditioner in getattr(part, "joint", {}).items():
@@ -248,7 +259,9 @@ def _fit(system: System, folder: str, run: Path) -> None:
     trainer.strategy.barrier()
 
 
-def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) -> L.Trainer:
+def make_trainer(
+    plan: Plan, part: Part, folder: str, run: Path, data: FitData, say: Callable[[str], None]
+) -> L.Trainer:
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults."""
     fit = part.fit_options
     logs = run / "logs" / folder
@@ -262,6 +275,7 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) 
         "precision": fit.precision,
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
+        "enable_progress_bar": sys.stdout.isatty(),
         **plan.trainer,
         **fit.trainer,
     }
@@ -271,10 +285,9 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData) 
         NaNGuard(every),
         Throughput(fit.batch_size * data.seconds, every),
         Media(data.originals, data.render, data.sample_rate),
-        KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every),
+        KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
-    if options.get("enable_progress_bar", True):
-        ours.append(Bar())
+    ours.append(Bar() if options["enable_progress_bar"] else Lines(fit.steps, say))
     if options["logger"]:
         ours.append(LearningRateMonitor("step"))
     if part.automatic_optimization and fit.gradient_clip is not None:

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 
 import partita
 from partita.callbacks import Reseed
-from partita.errors import PartitaError
+from partita.errors import PartitaError, Stopped
 from partita.files import replacing_file, replacing_folder
 from partita.recipe import load_recipe
 from partita.report import read_curves
@@ -84,6 +86,41 @@ train(load_recipe({str(toy_recipe)!r}), {str(tmp_path / "run")!r})
     assert not list((tmp_path / "run").rglob(".*.part"))
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, number, status):
+    plan = load_recipe(toy_recipe, ["tokenizers.acoustic.fit.checkpoint_every=1000"])
+    step = Reseed.on_train_batch_start
+
+    def interrupted(self, trainer, module, batch, batch_idx):
+        step(self, trainer, module, batch, batch_idx)
+        if batch_idx == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train(plan, tmp_path / "run")
+    assert 128 + stopped.value.signal == status
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt", weights_only=True)
+    assert checkpoint["global_step"] in (3, 4)
+    monkeypatch.undo()
+    train(plan, tmp_path / "run")
+    train(plan, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_failed_start_leaves_the_folder_free(toy_recipe, tmp_path):
+    for override in ("data={name: folder, path: /nowhere}", "trainer.accelerator=abacus"):
+        with pytest.raises(PartitaError):
+            train(load_recipe(toy_recipe, [override]), tmp_path / "run")
+    train(load_recipe(toy_recipe), tmp_path / "run")
+
+
+def test_weights_are_as_readable_as_other_files(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "run" / "tokenizers" / "acoustic").iterdir()}
+    assert modes == {(tmp_path / "run" / "recipe.yaml").stat().st_mode & 0o777}
+
+
 def test_seed_and_batch_order_decide_the_weights(toy_recipe, tmp_path):
     train(load_recipe(toy_recipe), tmp_path / "a")
     train(load_recipe(toy_recipe), tmp_path / "b")
@@ -127,7 +164,7 @@ def test_the_conditioner_learns_with_its_stage(toy_recipe, tmp_path):
 
 def test_another_recipe_is_refused_and_the_difference_named(toy_recipe, tmp_path):
     train(load_recipe(toy_recipe), tmp_path / "run")
-    with pytest.raises(PartitaError, match="seed: 1"):
+    with pytest.raises(PartitaError, match="seed: unset → 1"):
         train(load_recipe(toy_recipe, ["seed=1"]), tmp_path / "run")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")

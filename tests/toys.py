@@ -1,5 +1,7 @@
 """The smallest parts that fulfil the contracts; recipes in tests name them like any other."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -112,6 +114,13 @@ class ToyLetters(Conditioner):
         return Condition(self.embedding(letters).mean(1, keepdim=True) * mask[..., None], mask)
 
 
+@dataclass(frozen=True)
+class Greed:
+    """How the toy draws: it takes the likeliest."""
+
+    temperature: float = 0.0
+
+
 @register("generator", "toy-bigram")
 class ToyBigram(Generator):
     """Each code given the one before and the conditions.
@@ -122,6 +131,7 @@ class ToyBigram(Generator):
 
     discrete = True
     entries = ("cross",)
+    sampling = Greed()
 
     def __init__(
         self,
@@ -149,7 +159,7 @@ class ToyBigram(Generator):
         previous = F.pad(codes[:, :-1], (1, 0), value=self.target.cardinality)
         return {"loss": F.cross_entropy(self.logits(previous, conditions).mT, codes)}
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
         kept = {name: condition for name, (condition, _) in conditions.items()}
         codes = torch.full((len(seeds), 1), self.target.cardinality)
         for _ in range(frames):

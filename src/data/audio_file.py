@@ -141,7 +141,7 @@ def check_writable(path: Path) -> str:
     """
     kind = path.suffix.lower().lstrip(".").upper()
     if kind not in soundfile.available_formats():
-        raise PartitaError(f"{path}: cannot write {path.suffix or 'no ending'}; end it in .wav, .flac, .ogg or .mp3")
+        raise PartitaError(f"{path}: cannot tell the format from this name; end it in .wav, .flac, .ogg or .mp3")
     return kind
 
 

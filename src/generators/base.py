@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts import Condition, Given, Representation, StageBatch
+from ..errors import PartitaError
 from ..layers.guidance import Term as Term
 from ..layers.guidance import classifier_free as classifier_free
 from ..part import Part
+from ..schema import check
 
 
 class Generator(Part):
@@ -31,10 +34,12 @@ class Generator(Part):
         discrete: Whether it models codes (true) or latents (false).
         entries: The ways something given can enter, the default for plain (not aligned) conditions first.
         joint: Conditioners that learn together with this stage, by name; the system puts them here.
+        sampling: A dataclass of how it draws where :meth:`generate` is not told.
     """
 
     discrete: ClassVar[bool]
     entries: ClassVar[tuple[str, ...]]
+    sampling: Any
     training_only = ("joint.",)
 
     def __init__(
@@ -76,6 +81,7 @@ class Generator(Part):
         seeds: Sequence[int],
         prompt: Tensor | None = None,
         guidance: Sequence[Term] | None = None,
+        sampling: Any = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Codes ``[B, K, frames]`` or latents ``[B, D, frames]``, one sample per seed.
@@ -88,8 +94,20 @@ class Generator(Part):
             seeds: One per sample.
             prompt: A representation ``[B, K or D, P]`` with ``P < frames`` that the result starts with.
             guidance: Terms; the stage's own default where none are given.
+            sampling: How to draw; :attr:`sampling` where none is given.
             progress: Called with (steps done, steps in all).
         """
+
+    def changed_sampling(self, changes: Mapping[str, Any]) -> Any:
+        """:attr:`sampling` with some values changed.
+
+        Raises:
+            PartitaError: It has no such value, or refuses one.
+        """
+        mistakes = check(type(self.sampling), changes)
+        if mistakes:
+            raise PartitaError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
+        return replace(self.sampling, **changes)
 
     def resolve(self, batch: StageBatch) -> dict[str, tuple[Condition, Condition]]:
         """The pairs (condition, null) of a batch, running the conditioners that learn with this stage."""

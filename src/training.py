@@ -59,18 +59,20 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     for line in system.source.report:
         say(line)
     system.check_fields()
-    for folder, part in system.parts.items():
+    done = set()
+    for folder, part in system.parts.items():  # before any training, which missing weights would waste
         weights = system.part_plan(folder).weights
         if (run / folder / "model.safetensors").is_file():
             part.load_weights(run / folder)
-            say(f"{folder}: trained already")
+            say(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
+            done.add(folder)
         elif weights is not None:
             part.load_weights(weights)
             part.save(run / folder)
             say(f"{folder}: weights from {weights}")
-        elif getattr(part, "with_stage", False):
-            continue
-        else:
+            done.add(folder)
+    for folder, part in system.parts.items():
+        if folder not in done and not getattr(part, "with_stage", False):
             say(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.batch_size}")
             _fit(system, folder, run, say)
         part.eval().requires_grad_(False)

@@ -112,10 +112,11 @@ def _codec(system: System, name: str, clips: int, measured: int) -> dict[str, An
         ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
         ("ratio (100 %: no better than a sound that never changes)", f"{figures['ratio']:.1%}"),
     ]
-    rows += [
-        (f"codes in use, {key}", "  ".join(f"{v:.0%}" for v in figures[key])) for key in ("usage",) if key in figures
-    ]
-    rows += [(key, "  ".join(f"{v:.0f}" for v in figures[key])) for key in ("perplexity",) if key in figures]
+    if "usage" in figures:
+        rows += [
+            ("codes in use, by codebook", "  ".join(f"{v:.0%}" for v in figures["usage"])),
+            ("perplexity, by codebook", "  ".join(f"{v:.0f}" for v in figures["perplexity"])),
+        ]
     shown = Examples(
         system.source,
         "test",
@@ -179,7 +180,8 @@ def _curves(run: Path, folder: str) -> dict[str, Any]:
         groups[term.rsplit("_", 1)[0] if term.rsplit("_", 1)[-1].isdigit() else term][
             f"{split} {term}" if split else term
         ] = series
-    images = [_data_uri(png(curves_figure(group, title)), "image/png") for title, group in sorted(groups.items())]
+    ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
+    images = [_data_uri(png(curves_figure(group, title)), "image/png") for title, group in ordered]
     return {"folder": folder, "images": images}
 
 

@@ -73,10 +73,14 @@ class KeepCheckpoint(Checkpoint):
         if self._stop is not None:
             raise Stopped(self._stop)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the signals back."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give them back then, too."""
+        self.on_train_end(trainer, pl_module)
 
     def _request(self, number: int, frame: Any) -> None:
         if self._stop is not None:  # asked twice: at once

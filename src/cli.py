@@ -97,6 +97,8 @@ def train(
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
 ) -> None:
     """Train every untrained part of a system, in order. Run the same command again to resume."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     from .recipe import load_recipe
     from .system import System
     from .training import train as train_system
@@ -104,7 +106,9 @@ def train(
     plan = load_recipe(recipe, overrides or [])
     System.outline(plan)
     run = output or Path("runs") / Path(recipe).stem
-    system = train_system(plan, run, say=out.print)
+    system = train_system(plan, run, say=rank_zero_only(out.print))
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
     out.print(f"trained: {run}")
     if report:
         from .report import write_report

@@ -23,7 +23,8 @@ LARGEST_FILE = 1_000_000
 SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
 """Recipe keys whose values are mappings of slots, and the family of the parts in them."""
 
-Path_ = tuple[str, ...]
+KeyPath = tuple[str, ...]
+"""A dotted key, taken apart."""
 
 
 class Tree:
@@ -32,7 +33,7 @@ class Tree:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
-        self._origins: dict[Path_, str] = {}
+        self._origins: dict[KeyPath, str] = {}
 
     def origin(self, key: str) -> str:
         """The file that set the dotted ``key``, or its nearest ancestor."""
@@ -45,7 +46,7 @@ class Tree:
         """Note a mistake."""
         self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
 
-    def merge(self, values: dict[str, Any], file: str, at: Path_ = ()) -> None:
+    def merge(self, values: dict[str, Any], file: str, at: KeyPath = ()) -> None:
         """Lay ``values`` over what is there; a part named anew replaces the old one whole."""
         self._origins.setdefault((), file)
         node = self.values
@@ -53,12 +54,12 @@ class Tree:
             node = node[step]
         self._merge(node, values, file, at)
 
-    def place(self, path: Path_, file: str) -> None:
+    def place(self, path: KeyPath, file: str) -> None:
         """Say where the value at ``path`` comes from, in place of what was known of it and all below."""
         self._forget(path)
         self._origins[path] = file
 
-    def _merge(self, node: dict[str, Any], values: dict[str, Any], file: str, at: Path_) -> None:
+    def _merge(self, node: dict[str, Any], values: dict[str, Any], file: str, at: KeyPath) -> None:
         for key, value in values.items():
             path = (*at, key)
             old = node.get(key)
@@ -78,7 +79,7 @@ class Tree:
                 node[key] = value
                 self.place(path, file)
 
-    def _forget(self, path: Path_) -> None:
+    def _forget(self, path: KeyPath) -> None:
         for known in [p for p in self._origins if p[: len(path)] == path]:
             del self._origins[known]
 
@@ -156,7 +157,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _words(values)
 
 
-def slots(values: dict[str, Any]) -> Iterator[Path_]:
+def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
     """The paths of all places in a recipe that hold a part."""
     for group in SLOTS:
         if isinstance(values.get(group), dict):
@@ -169,7 +170,7 @@ def slots(values: dict[str, Any]) -> Iterator[Path_]:
         yield ("data",)
 
 
-def family_of(path: Path_) -> str | None:
+def family_of(path: KeyPath) -> str | None:
     """The family of the part that belongs at ``path``, or none where no part does."""
     match path:
         case ("tokenizers" | "conditioners" as group, _):
@@ -250,7 +251,7 @@ def _at(values: Any, path: Sequence[str]) -> Any:
     return values
 
 
-def _expand(tree: Tree, path: Path_, folder: Path) -> None:
+def _expand(tree: Tree, path: KeyPath, folder: Path) -> None:
     """Turn a slot into a registered name with its arguments, following its presets."""
     key, family = ".".join(path), family_of(path)
     assert family is not None
@@ -356,7 +357,7 @@ def _interpolate(tree: Tree) -> None:
         tree.values = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
 
 
-def flat(values: Any, at: Path_ = ()) -> Iterator[tuple[str, Any]]:
+def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
     """Every value of a tree that is no mapping, with its dotted key.
 
     >>> dict(flat({"a": {"b": 1, "c": [2]}}))
@@ -369,7 +370,7 @@ def flat(values: Any, at: Path_ = ()) -> Iterator[tuple[str, Any]]:
             yield ".".join((*at, key)), value
 
 
-def _leaves(values: Any, at: Path_) -> Iterator[tuple[Path_, str]]:
+def _leaves(values: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         yield from _leaves(value, (*at, str(key)))

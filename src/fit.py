@@ -69,12 +69,10 @@ class Fit:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
-    def make_optimizer(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float | None = None
-    ) -> torch.optim.Optimizer:
-        """The optimizer over ``parameters``, at ``lr`` where it differs from the block's."""
+    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer over ``parameters``."""
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
-        return kind(parameters, lr=lr or self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
+        return kind(parameters, lr=self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
         """Warm-up and schedule, advanced once a step."""

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import PartitaError
+from .files import replacing_folder
 from .fit import Fit
 from .registry import lookup
+from .schema import build, plain
 
 
 class Part(L.LightningModule):
@@ -85,11 +87,9 @@ class Part(L.LightningModule):
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
-        from .files import replacing_folder
-
         with replacing_folder(Path(folder)) as new:
-            config = {"family": self.family, "name": self.registered_name, "arguments": self.arguments}
-            (new / "config.json").write_text(json.dumps(config, indent=2, default=_plain) + "\n", encoding="utf-8")
+            config = {"family": self.family, "name": self.registered_name, "arguments": plain(self.arguments)}
+            (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             save_file(self.exported_state(), new / "model.safetensors", metadata={"format": "pt"})
 
     def load_weights(self, source: str | Path) -> None:
@@ -104,8 +104,6 @@ class Part(L.LightningModule):
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Rebuild a part from the folder :meth:`save` wrote."""
-        from .schema import build
-
         try:
             config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -123,9 +121,3 @@ class Part(L.LightningModule):
             return []
         # buffers (codebooks, counters) follow the weights in training rather than being averaged
         return [EMAWeightAveraging(decay=options.ema, update_every_n_steps=options.ema_every, use_buffers=False)]
-
-
-def _plain(value: Any) -> Any:
-    from dataclasses import asdict, is_dataclass
-
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

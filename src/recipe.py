@@ -259,10 +259,11 @@ def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
 
 def _unused(tree: Tree, stages: dict[str, StagePlan]) -> None:
     """A slot that nothing uses is most often a misspelt override."""
-    if tree.problems or not stages:
+    if tree.problems:
         return
     used = {
-        "tokenizers": {s.target for s in stages.values()},
+        # without stages it is a recipe for tokenizers alone
+        "tokenizers": {s.target for s in stages.values()} if stages else set(tree.values["tokenizers"]),
         "conditioners": {n for s in stages.values() for n in s.given},
     }
     for group, wanted in used.items():

@@ -16,8 +16,11 @@ import soundfile
 import torch
 from torch import Tensor
 
+from .contracts import Representation
+from .data.base import Split
 from .data.examples import Examples
 from .files import replacing_file
+from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from .plots import curves_figure, png, spectrogram_figure
 from .system import System, index_text
 from .tokenizers.base import Tokenizer
@@ -39,7 +42,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
     template = jinja2.Environment(autoescape=True).from_string(
         (files(__package__) / "report.html").read_text(encoding="utf-8")
     )
-    codecs = [_codec(system, name, clips, measured) for name, part in system.tokenizers.items()]
+    codecs = [_codec(system, name, clips, measured) for name in system.tokenizers]
     page = template.render(
         title=title,
         subtitle=system.plan.values.get("description", ""),
@@ -73,15 +76,12 @@ def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[s
     Returns:
         ``mel_distance``, ``constant_distance``, their ``ratio``, and per codebook ``usage`` and ``perplexity``.
     """
-    from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
-
     facts = tokenizer.representation
-    read = {"sample_rate": facts.sample_rate, "channels": facts.channels, "seconds": 4.0, "seed": SEED}
     distance, constant = MelDistance(facts.sample_rate), ConstantSpectrum(facts.sample_rate)
     usage = CodebookUsage(facts.num_codebooks, facts.cardinality) if facts.discrete else None  # type: ignore[arg-type]
-    for batch in _batches(Examples(system.source, "train", length=examples, **read)):  # type: ignore[arg-type]
+    for batch in _batches(_clips(system, facts, "train", examples, 4.0)):
         constant.fit(batch)
-    for batch in _batches(Examples(system.source, "test", length=examples, **read)):  # type: ignore[arg-type]
+    for batch in _batches(_clips(system, facts, "test", examples, 4.0)):
         encoded = tokenizer.encode(batch.to(tokenizer.device))
         distance.update(tokenizer.decode(encoded).cpu()[..., : batch.shape[-1]], batch)
         constant.update(batch)
@@ -95,6 +95,18 @@ def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[s
     if usage is not None:
         figures |= {name: value.reshape(-1).tolist() for name, value in usage.compute().items()}
     return figures
+
+
+def _clips(system: System, facts: Representation, split: Split, length: int, seconds: float) -> Examples:
+    return Examples(
+        system.source,
+        split,
+        length=length,
+        seconds=seconds,
+        sample_rate=facts.sample_rate,
+        channels=facts.channels,
+        seed=SEED,
+    )
 
 
 def _batches(examples: Examples, size: int = 16) -> Any:
@@ -117,15 +129,7 @@ def _codec(system: System, name: str, clips: int, measured: int) -> dict[str, An
             ("codes in use, by codebook", "  ".join(f"{v:.0%}" for v in figures["usage"])),
             ("perplexity, by codebook", "  ".join(f"{v:.0f}" for v in figures["perplexity"])),
         ]
-    shown = Examples(
-        system.source,
-        "test",
-        length=clips,
-        seconds=5.0,
-        sample_rate=facts.sample_rate,
-        channels=facts.channels,
-        seed=SEED,
-    )
+    shown = _clips(system, facts, "test", clips, 5.0)
     media = []
     for example in (shown[i] for i in range(clips)):
         audio = example.audio
@@ -142,15 +146,7 @@ def _generated(system: System, clips: int) -> list[dict[str, str]]:
     if not system.stages:
         return []
     facts = system.output.representation
-    examples = Examples(
-        system.source,
-        "test",
-        length=clips,
-        seconds=1.0,
-        sample_rate=facts.sample_rate,
-        channels=facts.channels,
-        seed=SEED,
-    )
+    examples = _clips(system, facts, "test", clips, 1.0)
     fields = [examples[i].fields for i in range(clips)]
     inputs = {c.input: [f.get(c.input) for f in fields] for c in system.conditioners.values()}
     audio = system.generate(inputs or None, seed=list(range(clips)))
@@ -177,9 +173,8 @@ def _curves(run: Path, folder: str) -> dict[str, Any]:
     groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = defaultdict(dict)
     for name, series in read_curves(run, folder).items():
         split, _, term = name.rpartition("/")
-        groups[term.rsplit("_", 1)[0] if term.rsplit("_", 1)[-1].isdigit() else term][
-            f"{split} {term}" if split else term
-        ] = series
+        stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a picture
+        groups[stem if number.isdigit() else term][f"{split} {term}".strip()] = series
     ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
     images = [_data_uri(png(curves_figure(group, title)), "image/png") for title, group in ordered]
     return {"folder": folder, "images": images}

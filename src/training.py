@@ -59,10 +59,12 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     for line in system.source.report:
         say(line)
     system.check_fields()
+    # What learns with a stage is saved before it, and is done when the stage is.
+    joint = {f"conditioners/{name}": f"stages/{stage}" for stage, part in system.stages.items() for name in part.joint}
     done = set()
     for folder, part in system.parts.items():  # before any training, which missing weights would waste
         weights = system.part_plan(folder).weights
-        if (run / folder / "model.safetensors").is_file():
+        if (run / joint.get(folder, folder) / "model.safetensors").is_file():
             part.load_weights(run / folder)
             say(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
             done.add(folder)
@@ -72,7 +74,7 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
             say(f"{folder}: weights from {weights}")
             done.add(folder)
     for folder, part in system.parts.items():
-        if folder not in done and not getattr(part, "with_stage", False):
+        if folder not in done and folder not in joint:
             say(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.batch_size}")
             _fit(system, folder, run, say)
         part.eval().requires_grad_(False)

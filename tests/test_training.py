@@ -18,6 +18,7 @@ from partita.files import replacing_file, replacing_folder
 from partita.recipe import load_recipe
 from partita.report import read_curves
 from partita.training import train
+from toys import ToyBigram
 
 
 def weights(run):
@@ -86,6 +87,25 @@ train(load_recipe({str(toy_recipe)!r}), {str(tmp_path / "run")!r})
     assert not list((tmp_path / "run").rglob(".*.part"))
 
 
+def test_a_run_killed_between_saving_a_conditioner_and_its_stage_starts_that_stage_anew(
+    toy_recipe, tmp_path, monkeypatch
+):
+    plan = load_recipe(toy_recipe, ["stages.main.generator.fit.checkpoint_every=1000"])
+    save = ToyBigram.save
+
+    def dying(self, folder):
+        raise Killed
+
+    monkeypatch.setattr(ToyBigram, "save", dying)
+    with pytest.raises(Killed):
+        train(plan, tmp_path / "run")
+    assert (tmp_path / "run" / "conditioners" / "text" / "model.safetensors").is_file()
+    monkeypatch.setattr(ToyBigram, "save", save)
+    train(plan, tmp_path / "run")
+    train(plan, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, number, status):
     plan = load_recipe(toy_recipe, ["tokenizers.acoustic.fit.checkpoint_every=1000"])
@@ -100,6 +120,7 @@ def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, 
     with pytest.raises(Stopped) as stopped:
         train(plan, tmp_path / "run")
     assert 128 + stopped.value.signal == status
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt", weights_only=True)
     assert checkpoint["global_step"] in (3, 4)
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import PartitaError, Problem
-from .registry import did_you_mean, names
+from .registry import UnknownName, did_you_mean, lookup, names
 
 COMMAND_LINE = "command line"
 LARGEST_FILE = 1_000_000
@@ -64,12 +64,12 @@ class Tree:
             path = (*at, key)
             old = node.get(key)
             if isinstance(value, dict):
-                if isinstance(old, str) and family_of(path) and not _names_part(value):
+                if isinstance(old, str) and may_be_slot(path) and not _names_part(value):
                     old = node[key] = {"preset": old}
                     self._origins[*path, "preset"] = self._origins[path]
                 # what a stage is given is replaced whole, so that a recipe can give less than its base
                 whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
-                if isinstance(old, dict) and not whole and not (family_of(path) and _names_part(value)):
+                if isinstance(old, dict) and not whole and not (may_be_slot(path) and _names_part(value)):
                     self._merge(old, value, file, path)
                     continue
                 node[key] = {}
@@ -100,7 +100,7 @@ def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Tree:
     for override in overrides:
         _override(tree, override)
     for slot in list(slots(tree.values)):
-        _expand(tree, slot, path.parent)
+        _expand(tree, slot, str(family_of(slot)), path.parent)
     _interpolate(tree)
     return tree
 
@@ -182,6 +182,28 @@ def family_of(path: KeyPath) -> str | None:
     return None
 
 
+def may_be_slot(path: KeyPath) -> bool:
+    """Whether a part may belong at ``path``: a slot, or an argument of a part, which only its class says.
+
+    >>> may_be_slot(("tokenizers", "semantic", "features")), may_be_slot(("tokenizers", "semantic", "name"))
+    (True, False)
+    """
+    if family_of(path):
+        return True
+    return len(path) > 1 and path[-1] not in ("preset", "name", "weights", "fit") and may_be_slot(path[:-1])
+
+
+def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
+    """The arguments in a slot's ``values`` that hold parts themselves, and the family of each."""
+    from .schema import part_arguments
+
+    try:
+        takes = part_arguments(lookup(family, str(values.get("name"))))
+    except (UnknownName, ImportError):
+        return {}  # complained about when the recipe is checked
+    return {name: inner for name, inner in takes.items() if name in values}
+
+
 def _packaged() -> Path:
     return Path(str(files(f"{__package__}.recipes")))
 
@@ -233,7 +255,7 @@ def _override(tree: Tree, override: str) -> None:
     for depth in range(1, len(path)):
         parent = _at(tree.values, path[:depth])
         scalar = parent is not None and not isinstance(parent, dict)
-        if scalar and not (isinstance(parent, str) and family_of(tuple(path[:depth]))):
+        if scalar and not (isinstance(parent, str) and may_be_slot(tuple(path[:depth]))):
             tree.complain(
                 key, f"{'.'.join(path[:depth])} is {parent!r}, which has no keys of its own", file=COMMAND_LINE
             )
@@ -251,10 +273,17 @@ def _at(values: Any, path: Sequence[str]) -> Any:
     return values
 
 
-def _expand(tree: Tree, path: KeyPath, folder: Path) -> None:
-    """Turn a slot into a registered name with its arguments, following its presets."""
-    key, family = ".".join(path), family_of(path)
-    assert family is not None
+def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[str, ...] = ()) -> None:
+    """Turn a slot into a registered name with its arguments, following its presets; then the slots inside it.
+
+    Args:
+        tree: The recipe.
+        path: Of the slot.
+        family: Of the part that belongs there.
+        folder: That of the recipe.
+        around: Files of the presets that the parts around it are made from.
+    """
+    key = ".".join(path)
     parent = _at(tree.values, path[:-1])
     value = parent[path[-1]]
     if value is None:
@@ -266,31 +295,37 @@ def _expand(tree: Tree, path: KeyPath, folder: Path) -> None:
         tree.complain(key, f"expected the name of a {family} or a mapping, got {value!r}")
         return
     try:
-        layers = _layers(value, family, folder)
+        layers = _layers(value, family, folder, around)
     except PartitaError as error:
         tree.complain(key, str(error))
         return
     origins = {k: tree.origin(f"{key}.{k}") for k in value}
-    slot_origin = tree.origin(key)
+    slot_origin, inside = tree.origin(key), family_of(path) is None
     parent[path[-1]] = {}
     tree.place(path, slot_origin)
     for layer, file in reversed(layers):
         for k, v in layer.items():
-            if k != "preset":
+            # a part inside another is not trained on its own, as its preset thinks
+            if k != "preset" and not (k == "fit" and file and inside):
                 tree.merge({k: v}, file or origins.get(k, slot_origin), path)
     if "name" not in parent[path[-1]]:
         choices = ", ".join(_choices(family, folder))
         tree.complain(key, "names no part", f": add `preset:` or `name:`, one of {choices}")
+    files = (*around, *(file for _, file in layers if file))
+    for name, inner in slots_inside(family, parent[path[-1]]).items():
+        _expand(tree, (*path, name), inner, folder, files)
 
 
-def _layers(value: dict[str, Any], family: str, folder: Path) -> list[tuple[dict[str, Any], str | None]]:
+def _layers(
+    value: dict[str, Any], family: str, folder: Path, around: tuple[str, ...] = ()
+) -> list[tuple[dict[str, Any], str | None]]:
     """A slot and the presets it is made from, each with its file, the slot itself first."""
     layers: list[tuple[dict[str, Any], str | None]] = [(value, None)]
     while "preset" in layers[-1][0]:
         preset = layers[-1][0]["preset"]
         found = find_preset(family, preset, folder) if isinstance(preset, str) else None
         if found is not None:
-            if str(found) in [file for _, file in layers]:
+            if str(found) in (*around, *(file for _, file in layers)):
                 raise PartitaError(f"preset {preset!r} is made from itself")
             layers.append((read_yaml(found), str(found)))
         elif isinstance(preset, str) and preset in names(family):

@@ -22,12 +22,16 @@ from .schema import build, plain
 class Part(L.LightningModule):
     """A LightningModule that remembers the arguments it was built from.
 
+    An argument can be another part (annotated with the base class of its family): a recipe names it like any other, and
+    it is saved with the outer one, whose ``training_step`` decides whether it is trained along.
+
     Building a part never reads a file or the network: pretrained weights come in through :meth:`load_weights`.
 
     Attributes:
         arguments: Every constructor argument by name, defaults included.
         fit_options: How it is trained; the ``fit:`` block of its preset.
-        trainable: Whether it is trained at all. A part that is not needs weights.
+        trainable: Whether it is trained at all. A part that is not needs weights, unless it is weightless.
+        weightless: Whether there is nothing in it to train or to load; such a part is not trainable.
         training_only: Prefixes of the state that only training needs (discriminators, parts trained alongside);
             left out of what :meth:`save` writes.
     """
@@ -35,6 +39,7 @@ class Part(L.LightningModule):
     family: ClassVar[str]
     registered_name: ClassVar[str]
     trainable: ClassVar[bool] = True
+    weightless: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
     arguments: dict[str, Any]
 
@@ -53,13 +58,33 @@ class Part(L.LightningModule):
         self.fit_options = Fit()
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Plain values from which :func:`~partita.schema.build` makes the part again, without its weights."""
+        return {"family": self.family, "name": self.registered_name, "arguments": plain(self.arguments)}
+
+    @property
     def num_parameters(self) -> int:
         """Parameters that using the part needs: without discriminators and parts trained alongside."""
-        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self.training_only or "\0"))
+        own = sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self._not_exported))
+        return own + sum(part.num_parameters for part in self._inner.values())
 
     def exported_state(self) -> dict[str, Tensor]:
         """The weights that using the part needs."""
-        return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith(self.training_only or "\0")}
+        state = {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith(self._not_exported)}
+        for prefix, part in self._inner.items():
+            state |= {prefix + k: v for k, v in part.exported_state().items()}
+        return state
+
+    @property
+    def _inner(self) -> dict[str, Part]:
+        """The parts it uses, by the prefix of their state."""
+        parts = {f"{name}.": child for name, child in self.named_children() if isinstance(child, Part)}
+        return {prefix: part for prefix, part in parts.items() if not prefix.startswith(self.training_only)}
+
+    @property
+    def _not_exported(self) -> tuple[str, ...]:
+        """Prefixes of the state that is for training only, or that a part inside writes itself."""
+        return (*self.training_only, *self._inner)
 
     def load_exported_state(self, state: dict[str, Tensor], source: str | Path) -> None:
         """Take over weights written by :meth:`save`; every name and shape must fit.
@@ -88,8 +113,7 @@ class Part(L.LightningModule):
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
         with replacing_folder(Path(folder)) as new:
-            config = {"family": self.family, "name": self.registered_name, "arguments": plain(self.arguments)}
-            (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (new / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
             save_file(self.exported_state(), new / "model.safetensors", metadata={"format": "pt"})
 
     def load_weights(self, source: str | Path) -> None:

@@ -14,7 +14,7 @@ from docstring_parser import parse as parse_docstring
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .registry import did_you_mean
+from .registry import FAMILIES, UnknownName, did_you_mean, lookup
 
 FACTS = ("target", "given")
 """Arguments that the system supplies; a recipe cannot set them."""
@@ -66,12 +66,24 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     mistakes = check(cls, values)
     if mistakes:
         raise ValueError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
-    objects = OmegaConf.to_object(OmegaConf.merge(_structured(cls), dict(values)))
-    return cls(**{f.name: getattr(objects, f.name) for f in fields(objects)})  # type: ignore[arg-type]
+    parts = {name: _built(values[name]) for name in part_arguments(cls) if name in values}
+    plain_values = {name: value for name, value in values.items() if name not in parts}
+    objects = OmegaConf.to_object(OmegaConf.merge(_structured(cls), plain_values))
+    return cls(**{f.name: getattr(objects, f.name) for f in fields(objects)}, **parts)  # type: ignore[arg-type]
 
 
-def check(cls: type, values: Mapping[str, Any], *, skip: Iterable[str] = (), key: str = "") -> list[Mistake]:
-    """Every mistake in ``values``, each checked alone against the type the signature gives it."""
+def check(
+    cls: type, values: Mapping[str, Any], *, skip: Iterable[str] = (), key: str = "", leave_parts: bool = False
+) -> list[Mistake]:
+    """Every mistake in ``values``, each checked alone against the type the signature gives it.
+
+    Args:
+        cls: A part, or a dataclass.
+        values: By argument. One that takes a part holds a built one, or what :attr:`Part.config` gives.
+        skip: Arguments that the system supplies.
+        key: Where the values stand, for the messages.
+        leave_parts: Whether what is given for parts is left to the caller.
+    """
     known = {name: argument for name, argument in arguments(cls).items() if name not in skip}
     mistakes = []
     for name, value in values.items():
@@ -79,6 +91,8 @@ def check(cls: type, values: Mapping[str, Any], *, skip: Iterable[str] = (), key
         if name not in known:
             what = "the system supplies this; it cannot be set" if name in skip else "there is no such key"
             mistakes.append(Mistake(path, what, did_you_mean(name, known)))
+        elif leave_parts and part_type(known[name].type):
+            continue
         elif value != _OMEGA_MISSING:
             mistakes += _check_value(known[name], value, path)
     for name, argument in known.items():
@@ -107,18 +121,20 @@ def type_name(hint: Any) -> str:
         return f"{origin.__name__} of {inner}" if inner else origin.__name__
     if origin is dict:
         return f"mapping of {type_name(args[1])}"
+    if part_type(hint):
+        return f"a {hint.family}"
     return getattr(hint, "__name__", str(hint).removeprefix("typing."))
 
 
 def plain(value: Any) -> Any:
-    """A default as a recipe would write it: dataclasses as mappings, tuples as lists."""
+    """A value as a file holds it: dataclasses as mappings, tuples as lists, parts as what they are built from."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
-    return value
+    return value.config if part_type(type(value)) else value
 
 
 def nested(hint: Any) -> type | None:
@@ -129,7 +145,43 @@ def nested(hint: Any) -> type | None:
     return None
 
 
+def part_type(hint: Any) -> Any:
+    """The class of parts a type is, or is optionally: an argument annotated with it takes a part; none elsewhere."""
+    optional = typing.get_origin(hint) in (Union, types.UnionType)
+    for candidate in typing.get_args(hint) if optional else (hint,):
+        if isinstance(candidate, type) and getattr(candidate, "family", None) in FAMILIES:
+            return candidate
+    return None
+
+
+def part_arguments(cls: type) -> dict[str, str]:
+    """The arguments of a class that take a part, and the family of each."""
+    takes = {name: part_type(argument.type) for name, argument in arguments(cls).items()}
+    return {name: base.family for name, base in takes.items() if base is not None}
+
+
+def _check_part(argument: Argument, value: Any, path: str) -> list[Mistake]:
+    base = part_type(argument.type)
+    if isinstance(value, base) or (value is None and type(None) in typing.get_args(argument.type)):
+        return []
+    match value:
+        case {"family": base.family, "name": str(name), "arguments": Mapping() as inner, **rest} if not rest:
+            try:
+                return check(lookup(base.family, name), inner, key=path)
+            except UnknownName as error:
+                return [Mistake(f"{path}.name", str(error))]
+    return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument))]
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return build(lookup(value["family"], value["name"]), value["arguments"])
+    return value
+
+
 def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
+    if part_type(argument.type):
+        return _check_part(argument, value, path)
     group = nested(argument.type) if typing.get_origin(argument.type) is not dict else None
     if group is not None and isinstance(value, Mapping):
         return check(group, value, key=path)
@@ -180,7 +232,7 @@ def _structured(cls: type) -> DictConfig:
             return field(default=_OMEGA_MISSING)
         return field(default_factory=lambda: _mutable(argument.default))
 
-    entries = [(a.name, a.type, default(a)) for a in arguments(cls).values()]
+    entries = [(a.name, a.type, default(a)) for a in arguments(cls).values() if not part_type(a.type)]
     source = cls if is_dataclass(cls) else make_dataclass(cls.__name__, entries)
     return _writable(OmegaConf.structured(source))
 

@@ -1,7 +1,8 @@
 import pytest
 
 from partita.compose import compose
-from partita.errors import PartitaError
+from partita.errors import PartitaError, RecipeError
+from partita.recipe import load_recipe
 
 
 def write(folder, name, text):
@@ -126,3 +127,97 @@ def test_a_base_of_itself_is_a_problem(tmp_path):
 def test_an_unknown_recipe_is_answered_with_those_there_are():
     with pytest.raises(PartitaError, match="chorales-tiny"):
         compose("chorale-tiny")
+
+
+@pytest.fixture
+def inside(folder):
+    """A recipe whose tokenizer is made from another one."""
+    write(folder, "tokenizer/words.yaml", "name: kmeans\nfeatures: mels\ncardinality: 8\nfit: {steps: 3}\n")
+    write(folder, "tokenizer/mels.yaml", "name: log-mel\nbands: 20\noverlap: 5\nfit: {steps: 5}\n")
+    return write(folder, "words.yaml", "tokenizers: {semantic: words}\ndata: {name: toy-sines}\n")
+
+
+def features(path, *overrides):
+    tree = compose(path, overrides)
+    assert not tree.problems
+    return tree.values["tokenizers"]["semantic"]["features"]
+
+
+def test_a_part_inside_another_is_a_slot_like_any_other(inside):
+    """Its preset's fit block is left out: it is not trained on its own."""
+    assert features(inside) == {"name": "log-mel", "bands": 20, "overlap": 5}
+    assert features(inside, "tokenizers.semantic.features.bands=30") == {"name": "log-mel", "bands": 30, "overlap": 5}
+    assert features(inside, "tokenizers.semantic.features=log-mel") == {"name": "log-mel"}
+    assert features(inside, "tokenizers.semantic.features={name: log-mel, bands: 9}") == {"name": "log-mel", "bands": 9}
+    assert features(inside, "tokenizers.semantic.features={preset: mels, bands: 9}")["overlap"] == 5
+    twice = ["tokenizers.semantic.features=log-mel", "tokenizers.semantic.features.bands=9"]
+    assert features(inside, *twice) == {"name": "log-mel", "bands": 9}
+    inside.write_text("tokenizers: {semantic: {preset: words, features: {overlap: 3}}}\ndata: {name: toy-sines}\n")
+    assert features(inside) == {"name": "log-mel", "bands": 20, "overlap": 3}
+
+
+def test_keys_of_a_part_inside_another_remember_where_they_came_from(inside):
+    tree = compose(inside, ["tokenizers.semantic.features.bands=30"])
+    assert tree.origin("tokenizers.semantic.features.bands") == "command line"
+    assert tree.origin("tokenizers.semantic.features.overlap").endswith("mels.yaml")
+    assert tree.origin("tokenizers.semantic.cardinality").endswith("words.yaml")
+
+
+def test_parts_inside_parts_of_other_packages_and_of_unknown_names_are_left_alone(inside):
+    values = compose(inside, ["tokenizers.semantic={name: unheard-of, features: mels}"]).values
+    assert values["tokenizers"]["semantic"] == {"name": "unheard-of", "features": "mels"}
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "word"),
+    [
+        ("3", "", "expected the name of a tokenizer or a mapping, got 3"),
+        ("[mels]", "", "got ['mels']"),
+        ("true", "", "got True"),
+        ("null", "", "must be given"),
+        ("''", "", "no tokenizer is called ''"),
+        ("mel", "", "did you mean 'mels'"),
+        ("lookup", "", "no tokenizer is called 'lookup'"),
+        ("words", "", "preset 'words' is made from itself"),
+        ("loop", ".features", "preset 'loop' is made from itself"),
+        ("{preset: [1]}", "", "no tokenizer is called [1]"),
+        ("{name: 3}", ".name", "no tokenizer is called '3'"),
+        ("{name: kmeans}", ".features", "must be given"),
+        ("{name: kmeans, features: {name: kmeans, features: 3}}", ".features.features", "got 3"),
+        ("{name: log-mel, band: 3}", ".band", "did you mean 'bands'"),
+        ("{name: log-mel, bands: many}", ".bands", "expected int, got 'many'"),
+        ("{name: log-mel, weights: x}", ".weights", "has no weights"),
+        ("{name: log-mel, fit: {steps: 3}}", ".fit", "not trained on its own"),
+        ("{name: encodec}", ".weights", "never trained here and has no weights"),
+        ("{name: encodec, weights: 3}", ".weights", "expected a hub id or a path"),
+        ("'${description}'", "", "no tokenizer is called"),
+        ("{name: log-mel, bands: '${nowhere}'}", ".bands", "refers to nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_part_inside_another(inside, value, key, word):
+    write(inside.parent, "tokenizer/loop.yaml", "name: kmeans\nfeatures: loop\n")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(inside, [f"tokenizers.semantic.features={value}"])
+    found = [str(problem) for problem in error.value.problems if problem.key == f"tokenizers.semantic.features{key}"]
+    assert any(word in problem for problem in found)
+
+
+def test_a_name_that_another_key_gives_is_checked_too(inside):
+    overrides = ["description=kmeans", "tokenizers.semantic={name: '${description}', features: mels}"]
+    with pytest.raises(RecipeError, match="expected the name of a tokenizer or a mapping, got 'mels'"):
+        load_recipe(inside, overrides)
+
+
+def test_the_plan_keeps_a_part_inside_another_apart(inside):
+    plan = load_recipe(inside).tokenizers["semantic"]
+    assert plan.arguments == {"cardinality": 8}
+    assert plan.fit == {"steps": 3}
+    part = plan.parts["features"]
+    assert (part.key, part.cls.registered_name) == ("tokenizers.semantic.features", "log-mel")
+    assert (part.arguments, part.weights, part.fit) == ({"bands": 20, "overlap": 5}, None, {})
+
+
+def test_weights_of_a_part_without_any_are_refused_anywhere(inside):
+    with pytest.raises(RecipeError, match="log-mel has no weights"):
+        load_recipe(inside, ["tokenizers.semantic={name: log-mel, weights: some/where}"])
+    assert load_recipe(inside, ["tokenizers.semantic=log-mel"]).tokenizers["semantic"].cls.weightless

@@ -4,7 +4,9 @@ from typing import Literal
 import pytest
 
 from partita.contracts import ConditionSpec, Given, Representation
-from partita.schema import FACTS, arguments, build, check
+from partita.schema import FACTS, arguments, build, check, part_arguments, plain, type_name
+from partita.tokenizers.base import Tokenizer
+from toys import ToyCodec, ToyLetters
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,85 @@ def test_arguments_carry_docs_types_and_defaults():
     assert arguments(Thing)["width"].doc == "How wide."
     assert arguments(Thing)["width"].required
     assert arguments(Thing)["ratios"].default == (2, 4)
+
+
+class Outer(Tokenizer):
+    """A part that takes parts.
+
+    Args:
+        inner: What it listens to.
+        other: What it also listens to.
+        size: How many.
+    """
+
+    registered_name = "outer"
+
+    def __init__(self, *, inner: Tokenizer, other: Tokenizer | None = None, size: int = 3):
+        super().__init__()
+        self.inner, self.other, self.size = inner, other, size
+
+    @property
+    def representation(self):
+        return self.inner.representation
+
+    def encode(self, audio):
+        return self.inner.encode(audio)
+
+
+SAVED = {"family": "tokenizer", "name": "toy-codec", "arguments": {"hop": 50}}
+
+
+def test_a_part_is_an_argument_as_it_is_or_as_a_saved_one():
+    assert part_arguments(Outer) == {"inner": "tokenizer", "other": "tokenizer"}
+    inner = ToyCodec(hop=50)
+    assert build(Outer, {"inner": inner}).inner is inner
+    part = build(Outer, {"inner": SAVED, "other": inner, "size": 4})
+    assert isinstance(part.inner, ToyCodec)
+    assert (part.inner.hop, part.other, part.size) == (50, inner, 4)
+    assert build(Outer, {"inner": inner, "other": None}).other is None
+
+
+def test_a_part_in_an_argument_is_written_as_what_it_is_built_from():
+    saved = plain(build(Outer, {"inner": SAVED}).arguments)
+    assert saved == {"inner": SAVED | {"arguments": {"hop": 50, "cardinality": 16}}, "other": None, "size": 3}
+    assert plain(build(Outer, saved).arguments) == saved
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "word"),
+    [
+        (3, "inner", "expected a tokenizer, got 3"),
+        (None, "inner", "expected a tokenizer, got None"),
+        ("toy-codec", "inner", "got 'toy-codec'"),
+        ({"name": "toy-codec"}, "inner", "expected a tokenizer"),
+        (SAVED | {"family": "conditioner", "name": "toy-letters"}, "inner", "expected a tokenizer"),
+        (ToyLetters(), "inner", "expected a tokenizer"),
+        (SAVED | {"name": "toy-codek"}, "inner.name", "did you mean 'toy-codec'"),
+        (SAVED | {"arguments": {"hopp": 3}}, "inner.hopp", "no such key"),
+        (SAVED | {"arguments": 3}, "inner", "expected a tokenizer"),
+    ],
+)
+def test_what_is_no_part_is_a_mistake(value, key, word):
+    [mistake] = check(Outer, {"inner": value})
+    assert mistake.key == key
+    assert word in mistake.message + mistake.suggestion
+    with pytest.raises(ValueError, match=key):
+        build(Outer, {"inner": value})
+
+
+def test_parts_can_be_left_to_the_recipe():
+    assert not check(Outer, {"inner": "a preset"}, leave_parts=True)
+    assert [m.key for m in check(Outer, {"size": "x"}, leave_parts=True)] == ["size", "inner"]
+
+
+def test_types_are_shown_as_people_say_them():
+    shown = {name: type_name(argument.type) for name, argument in arguments(Outer).items()}
+    assert shown == {"inner": "a tokenizer", "other": "a tokenizer or none", "size": "int"}
+
+
+def test_the_state_of_a_part_inside_another_is_what_that_part_exports():
+    part, inner = Outer(inner=ToyCodec()), ToyCodec()
+    assert part.exported_state().keys() == {"inner.gain"}
+    inner.training_only = ("gain",)
+    assert not Outer(inner=inner).exported_state()
+    assert (part.num_parameters, Outer(inner=inner).num_parameters) == (1, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,7 +17,16 @@ class Tokenizer(Part):
 
     Subclasses call ``super().__init__()`` and implement :attr:`representation`, :meth:`encode` and, where they can,
     :meth:`decode`. Trained as a part: ``training_step`` gets a batch with the key ``audio``.
+
+    A codec whose codes stand for latents offers these, too: it sets :attr:`latent_dim` and implements
+    :meth:`encode_latents` and :meth:`decode_latents`.
+
+    Attributes:
+        latent_dim: Width of the latents before quantization; none where there are none.
     """
+
+    family: ClassVar[str] = "tokenizer"
+    latent_dim: int | None = None
 
     @property
     @abstractmethod
@@ -37,6 +48,14 @@ class Tokenizer(Part):
         """
         raise NotImplementedError(f"{self.registered_name} cannot turn its representation back into audio")
 
+    def encode_latents(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to latents ``[B, D, S]`` as they are before quantization."""
+        raise NotImplementedError(f"{self.registered_name} has no latents before its codes")
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, D, S]``, quantized or not, back to audio ``[B, C, S · sample_rate / frame_rate]``."""
+        raise NotImplementedError(f"{self.registered_name} has no latents before its codes")
+
     def set_num_codebooks(self, num_codebooks: int) -> None:
         """Use only the first ``num_codebooks`` codebooks from now on.
 
@@ -45,3 +64,32 @@ class Tokenizer(Part):
             ValueError: It has fewer.
         """
         raise NotImplementedError(f"{self.registered_name} has no codebooks to choose from")
+
+
+class Latents:
+    """A codec's latents before quantization, seen as a continuous tokenizer. The weights are the codec's own.
+
+    Args:
+        codec: A tokenizer that has latents.
+
+    Raises:
+        ValueError: It has none.
+    """
+
+    def __init__(self, codec: Tokenizer) -> None:
+        if codec.latent_dim is None:
+            raise ValueError(f"{codec.registered_name} has no latents before its codes")
+        self.codec = codec
+
+    @property
+    def representation(self) -> Representation:
+        """The codec's, with latents in the place of codes."""
+        return replace(self.codec.representation, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to latents ``[B, D, S]``."""
+        return self.codec.encode_latents(audio)
+
+    def decode(self, representation: Tensor) -> Tensor:
+        """Latents ``[B, D, S]`` to audio."""
+        return self.codec.decode_latents(representation)

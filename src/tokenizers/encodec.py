@@ -86,6 +86,8 @@ class EnCodec(Tokenizer):
         self.requires_grad_(False)
         self.eval()
 
+    latent_dim = 128
+
     @property
     def representation(self) -> Representation:
         """Codes, at the number of codebooks in use."""
@@ -114,14 +116,22 @@ class EnCodec(Tokenizer):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to codes ``[B, K, ceil(T / hop)]``."""
-        if self.normalize:
-            audio = audio / (audio.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8)
-        latents = self.encoder(pad_to_multiple(audio, self.hop))
-        return self.quantizer.vq.encode(latents, n_q=self.num_codebooks).transpose(0, 1)
+        return self.quantizer.vq.encode(self.encode_latents(audio), n_q=self.num_codebooks).transpose(0, 1)
 
     def decode(self, representation: Tensor) -> Tensor:
         """Codes ``[B, K, S]``, of the codebooks in use or fewer, to audio ``[B, C, S · hop]``."""
-        audio = self.decoder(self.quantizer.decode(representation.transpose(0, 1)))
+        return self.decode_latents(self.quantizer.decode(representation.transpose(0, 1)))
+
+    @torch.no_grad()
+    def encode_latents(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to latents ``[B, 128, ceil(T / hop)]``."""
+        if self.normalize:
+            audio = audio / (audio.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8)
+        return self.encoder(pad_to_multiple(audio, self.hop))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, 128, S]`` to audio ``[B, C, S · hop]``."""
+        audio = self.decoder(latents)
         return audio * self.level if self.normalize else audio
 
     def load_weights(self, source: str | Path) -> None:

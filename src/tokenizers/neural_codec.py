@@ -107,6 +107,7 @@ class NeuralCodec(Tokenizer):
         self.automatic_optimization = False
         self.sample_rate, self.channels, self.hop = sample_rate, channels, hop
         self.losses, self.adversarial_start = losses, adversarial_start
+        self.latent_dim = dim
         self.quantizer = ResidualQuantizer(quantizer, dim)
         self.num_codebooks = quantizer.num_codebooks
         if num_codebooks is not None:
@@ -144,11 +145,20 @@ class NeuralCodec(Tokenizer):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to codes ``[B, K, ceil(T / hop)]``."""
-        return self.quantizer.encode(self.encoder(pad_to_multiple(audio, self.hop)), self.num_codebooks)
+        return self.quantizer.encode(self.encode_latents(audio), self.num_codebooks)
 
     def decode(self, representation: Tensor) -> Tensor:
         """Codes ``[B, K, S]``, of the codebooks in use or fewer, to audio ``[B, C, S · hop]``."""
-        return self.decoder(self.quantizer.decode(representation))
+        return self.decode_latents(self.quantizer.decode(representation))
+
+    @torch.no_grad()
+    def encode_latents(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to latents ``[B, D, ceil(T / hop)]``."""
+        return self.encoder(pad_to_multiple(audio, self.hop))
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
+        return self.decoder(latents)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Audio ``[B, C, T]`` to its reconstruction, of the same shape, and the commitment loss.

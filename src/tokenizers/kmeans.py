@@ -1,0 +1,252 @@
+"""Semantic tokens: which of many typical frames comes nearest (AudioLM, 2209.03143 §III; MusicLM, 2301.11325)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from ..contracts import Representation
+from ..layers.standardize import Standardize
+from ..metrics.codec import CodebookUsage
+from ..registry import register
+from .base import Tokenizer
+
+MEMORY = 0.98
+"""Decay of the average of how often a cluster is used."""
+
+
+@register("tokenizer", "kmeans")
+class KMeans(Tokenizer):
+    """Clusters of another tokenizer's latents: one code a frame, which keeps what is said and drops how it sounds.
+
+    The first ``updates`` training batches give the mean and deviation of each channel, and a random sample of frames.
+    On that, k-means++ and Lloyd's algorithm find the clusters, which then follow the rest of the batches, each centre
+    the mean of all frames it was given (mini-batch k-means, Sculley 2010). The features stay as they are.
+
+    MusicLM and AudioLM take standardised activations of w2v-BERT's layer 7 and 1024 clusters.
+
+    Args:
+        features: A continuous tokenizer, not trained here.
+        cardinality: Number of clusters.
+        updates: Training batches that the statistics and the first clusters come from.
+        reservoir: Frames, drawn at random from those batches, that the first clusters are fitted to.
+        iterations: Of Lloyd's algorithm on them.
+        revive_below: A cluster that is given less than this fraction of its fair share of frames, averaged over some 50
+            batches, moves to a frame that is far from all clusters.
+    """
+
+    training_only = ("reservoir", "priority", "count", "share")
+    centres: nn.Parameter
+    started: Tensor
+    reservoir: Tensor
+    priority: Tensor
+    count: Tensor
+    share: Tensor
+
+    def __init__(
+        self,
+        *,
+        features: Tokenizer,
+        cardinality: int = 1024,
+        updates: int = 50,
+        reservoir: int = 65536,
+        iterations: int = 30,
+        revive_below: float = 0.02,
+    ) -> None:
+        super().__init__()
+        facts = features.representation
+        if facts.dim is None:
+            raise ValueError(f"features must be continuous, but {features.registered_name} yields {facts}")
+        if cardinality < 2:
+            raise ValueError(f"cardinality must be at least 2, not {cardinality}")
+        if reservoir < cardinality:
+            raise ValueError(f"reservoir must hold a frame for each of {cardinality} clusters, not {reservoir}")
+        for name, value in (("updates", updates), ("iterations", iterations)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not 0 <= revive_below < 1:
+            raise ValueError(f"revive_below must be at least 0 and below 1, not {revive_below}")
+        self.automatic_optimization = False
+        self.features, self.updates, self.iterations = features, updates, iterations
+        self.revive_below = revive_below
+        self.standardize = Standardize(facts.dim, updates)
+        self.centres = nn.Parameter(torch.randn(cardinality, facts.dim))
+        self.usage = CodebookUsage(1, cardinality)
+        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("reservoir", torch.zeros(reservoir, facts.dim))
+        self.register_buffer("priority", torch.full((reservoir,), -1.0))  # −1 where there is no frame yet
+        self.register_buffer("count", torch.zeros(cardinality))
+        self.register_buffer("share", torch.ones(cardinality))
+
+    @property
+    def representation(self) -> Representation:
+        """One code a frame of the features."""
+        facts = self.features.representation
+        return Representation(facts.sample_rate, facts.channels, facts.frame_rate, 1, len(self.centres))
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to the nearest clusters ``[B, 1, S]``."""
+        return _nearest(self._standardised(self._latents(audio)), self.centres)[1][:, None]
+
+    @torch.no_grad()
+    def decode(self, representation: Tensor) -> Tensor:
+        """Clusters ``[B, 1, S]`` to what the features make of their centres.
+
+        Raises:
+            NotImplementedError: They cannot make audio.
+        """
+        return self.features.decode(self.standardize.inverse(self.centres[representation[:, 0]].mT))
+
+    def setup(self, stage: str) -> None:
+        """Nothing but the centres is trained."""
+        self.features.requires_grad_(False)
+
+    @torch.no_grad()
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Learn from ``batch["audio"]`` ``[B, C, T]``."""
+        latents = self._latents(batch["audio"])
+        if not self.started:
+            self.standardize.observe(latents)
+            self._collect(_of_all(latents.mT.flatten(0, 1)))
+            if self.standardize.count >= self.updates:
+                self._start()
+        frames = self._standardised(latents).flatten(0, 1)
+        distances, codes = _nearest(frames, self.centres)
+        self._follow(_of_all(frames), _of_all(distances), _of_all(codes))
+        self.log("train/loss", distances.mean() / frames.shape[1], prog_bar=True)
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """A training that was too short to start clusters starts them from what it saw."""
+        if not self.started:
+            self._start()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log how far the frames of ``batch["audio"]`` ``[B, C, T]`` are from their clusters."""
+        frames = self._standardised(self._latents(batch["audio"]))
+        distances, codes = _nearest(frames, self.centres)
+        self.usage.update(codes[:, None])
+        self.log("val/loss", distances.mean() / frames.shape[-1], prog_bar=True, batch_size=len(frames), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how the clusters are used."""
+        usage = self.usage.compute().items()
+        self.log_dict({f"val/{name}": value.reshape(-1)[0] for name, value in usage}, sync_dist=True)
+        self.usage.reset()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Mini-batch k-means is gradient descent on the squared distance, at a rate of its own for each centre."""
+        return torch.optim.SGD([self.centres], lr=1.0)
+
+    def _latents(self, audio: Tensor) -> Tensor:
+        """The features ``[B, D, S]`` of audio ``[B, C, T]``; training here is none of theirs."""
+        return self.features.eval().encode(audio).float()
+
+    def _standardised(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, D, S]`` to frames ``[B, S, D]``."""
+        return self.standardize(latents).mT
+
+    def _collect(self, frames: Tensor) -> None:
+        """Keep a uniform sample of all frames so far: those with the highest of as many random numbers."""
+        candidates = torch.cat([self.reservoir, frames])
+        priority = torch.cat([self.priority, torch.rand(len(frames), device=frames.device)])
+        kept = priority.topk(len(self.reservoir)).indices
+        self.reservoir.copy_(candidates[kept])
+        self.priority.copy_(priority[kept])
+        _from_first(self.reservoir, self.priority)
+
+    def _start(self) -> None:
+        """Fit the clusters to the frames that were kept."""
+        kept = self.reservoir[self.priority >= 0]
+        frames = self.standardize(kept.mT[None])[0].mT
+        with torch.autocast(frames.device.type, enabled=False):
+            centres = lloyd(frames, plus_plus(frames, len(self.centres)), self.iterations)
+        self.centres.copy_(centres)
+        self.count.copy_(torch.bincount(_nearest(frames, centres)[1], minlength=len(centres)))
+        self.started.fill_(True)
+        _from_first(self.centres.data, self.count)
+
+    def _follow(self, frames: Tensor, distances: Tensor, codes: Tensor) -> None:
+        """Move each centre to the mean of all frames it was given, or, where those are too few, elsewhere."""
+        found = torch.bincount(codes, minlength=len(self.centres))
+        self.count += found * self.started
+        optimizer: Any = self.optimizers()
+        with torch.enable_grad():  # at a rate of one over its frames so far, until the start at none
+            rates = self.started / self.count.clamp(min=1)
+            loss = (self.centres[codes] - frames).square().sum(1) * rates[codes] / 2
+            self.manual_backward(loss.sum())
+        optimizer.step()
+        optimizer.zero_grad()
+        if not self.started:
+            return
+        self.share.lerp_(found * (len(found) / len(frames)), 1 - MEMORY)
+        lost = (self.share < self.revive_below).nonzero()[:, 0][: len(frames)]
+        if len(lost):
+            self.centres[lost] = frames[torch.multinomial(distances + 1e-12, len(lost))]
+            self.count[lost], self.share[lost] = 0.0, 1.0
+            _from_first(self.centres.data)
+
+
+def plus_plus(frames: Tensor, number: int) -> Tensor:
+    """Frames ``[N, D]`` to start ``number`` clusters from (k-means++, Arthur and Vassilvitskii 2007, §3 and §5).
+
+    Each is drawn with a probability that grows with the squared distance to those before it; of a few draws, the one
+    that leaves the least distance is taken.
+    """
+    norms = frames.square().sum(1)
+
+    def squared(centres: Tensor) -> Tensor:
+        return (norms + centres.square().sum(1)[:, None] - 2 * centres @ frames.T).clamp(min=0)
+
+    chosen = [frames[torch.randint(len(frames), (1,), device=frames.device)]]
+    distances = squared(chosen[0])[0]
+    for _ in range(number - 1):
+        drawn = frames[torch.multinomial(distances + 1e-12, 2 + number.bit_length() // 2, replacement=True)]
+        left = torch.minimum(squared(drawn), distances)
+        best = left.sum(1).argmin()
+        distances = left[best]
+        chosen.append(drawn[best, None])
+    return torch.cat(chosen)
+
+
+def lloyd(frames: Tensor, centres: Tensor, iterations: int) -> Tensor:
+    """Move ``centres`` ``[K, D]`` to the mean of the frames ``[N, D]`` nearest to each, again and again."""
+    for _ in range(iterations):
+        sums, found = _sums(frames, _nearest(frames, centres)[1], len(centres))
+        centres = torch.where(found[:, None] > 0, sums / found.clamp(min=1)[:, None], centres)
+    return centres
+
+
+def _nearest(frames: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance and number, each ``[..., N]``, of the nearest of ``centres`` ``[K, D]`` to each frame."""
+    with torch.autocast(frames.device.type, enabled=False):
+        products = frames @ centres.T
+        squared = frames.square().sum(-1, keepdim=True) + centres.square().sum(-1) - 2 * products
+    least = squared.clamp(min=0).min(-1)
+    return least.values, least.indices
+
+
+def _sums(frames: Tensor, codes: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The sum ``[K, D]`` and the number ``[K]`` of the frames ``[N, D]`` of each cluster."""
+    sums = frames.new_zeros(number, frames.shape[1]).index_add_(0, codes, frames)
+    return sums, torch.bincount(codes, minlength=number).to(frames.dtype)
+
+
+def _of_all(values: Tensor) -> Tensor:
+    """``values`` ``[N, …]`` of all processes, one after the other."""
+    if not torch.distributed.is_initialized():
+        return values
+    found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, values.contiguous())
+    return torch.cat(found)
+
+
+def _from_first(*values: Tensor) -> None:
+    """Let all processes go on with what the first one drew."""
+    if torch.distributed.is_initialized():
+        for value in values:
+            torch.distributed.broadcast(value, 0)

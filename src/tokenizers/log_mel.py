@@ -1,0 +1,119 @@
+"""Log-mel spectra as a representation: nothing to learn, and a way back by Griffin and Lim's algorithm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..contracts import Representation
+from ..layers.convolution import pad_to_multiple
+from ..layers.mel import log_magnitude, mel_filterbank
+from ..layers.stft import STFT
+from ..registry import register
+from .base import Tokenizer
+
+MOMENTUM = 0.99
+"""Of the search for phases: the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, 2013)."""
+SPREADING = 100
+"""Steps that spread the magnitudes of bands over frequencies."""
+
+
+@register("tokenizer", "log-mel")
+class LogMel(Tokenizer):
+    """Natural logarithms of magnitudes in mel bands; decoding guesses the phases (fast Griffin-Lim).
+
+    A frame is centred on its hop, under a Hann window of unit energy. Logarithms are of at least 1e-5. The channels of
+    the audio follow each other in a frame: ``D = channels · bands``.
+
+    Args:
+        sample_rate: Of the audio, in Hz.
+        channels: Of the audio.
+        frame_rate: Frames per second; a frame must hold a whole number of samples.
+        overlap: Length of the window in frames, 2 or more. Longer windows tell pitches apart, and blur moments.
+        bands: Mel bands.
+        f_min: Where the lowest band begins, in Hz.
+        f_max: Where the highest ends, in Hz; half the sample rate where none is given.
+        iterations: Of the search for phases in decoding.
+    """
+
+    trainable = False
+    weightless = True
+    filterbank: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        channels: int = 1,
+        frame_rate: float = 50.0,
+        overlap: int = 4,
+        bands: int = 80,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        iterations: int = 32,
+    ) -> None:
+        super().__init__()
+        for name, value in (("sample_rate", sample_rate), ("channels", channels), ("bands", bands)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not frame_rate > 0 or not (sample_rate / frame_rate).is_integer():
+            raise ValueError(f"a frame must hold a whole number of samples: {frame_rate} does not divide {sample_rate}")
+        highest = sample_rate / 2 if f_max is None else f_max
+        if not 0 <= f_min < highest <= sample_rate / 2:
+            raise ValueError(f"bands go up, from 0 to {sample_rate / 2:g} Hz, not from {f_min:g} to {highest:g}")
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, not {iterations}")
+        self.sample_rate, self.channels, self.frame_rate, self.bands = sample_rate, channels, frame_rate, bands
+        self.iterations = iterations
+        self.stft = STFT(int(sample_rate / frame_rate), overlap)
+        filterbank = mel_filterbank(self.stft.bins, bands, sample_rate, f_min, highest)
+        self.register_buffer("filterbank", filterbank, persistent=False)
+
+    @property
+    def representation(self) -> Representation:
+        """Log magnitudes, a frame a hop."""
+        return Representation(self.sample_rate, self.channels, self.frame_rate, dim=self.channels * self.bands)
+
+    @property
+    def _scale(self) -> Tensor:
+        """What brings the window to unit energy."""
+        return self.stft.window.square().sum().rsqrt()
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, T]`` to natural-log magnitudes ``[B, C · bands, S]``."""
+        with torch.autocast(audio.device.type, enabled=False):
+            spectrum = self.stft(pad_to_multiple(audio, self.stft.hop))
+            return log_magnitude(spectrum.abs() * self._scale @ self.filterbank).mT.flatten(1, 2)
+
+    def decode(self, representation: Tensor) -> Tensor:
+        """Log magnitudes ``[B, C · bands, S]`` to audio ``[B, C, S · hop]`` with phases that fit; deterministic."""
+        with torch.autocast(representation.device.type, enabled=False):
+            bands = representation.float().unflatten(1, (self.channels, self.bands)).mT
+            # far above full scale, so that no prediction overflows
+            return self._with_phases(self._spread(bands.clamp(max=10).exp()) / self._scale)
+
+    def _spread(self, bands: Tensor) -> Tensor:
+        """Magnitudes of bands ``[..., S, bands]`` to non-negative ones of frequencies ``[..., S, bins]``.
+
+        Least squares by multiplicative updates (Lee and Seung, 2001), from the bands' mean magnitudes on.
+        """
+        wanted, banks = bands @ self.filterbank.T, self.filterbank
+        found = bands / banks.sum(0).clamp(min=1e-8) @ banks.T
+        for _ in range(SPREADING):
+            found = found * wanted / (found @ banks @ banks.T).clamp(min=1e-8)
+        return found
+
+    def _with_phases(self, magnitude: Tensor) -> Tensor:
+        """Audio ``[..., S · hop]`` whose spectrum has nearly the magnitudes ``[..., S, bins]``."""
+        stft, device = self.stft, magnitude.device
+        frames, bins = (torch.arange(n, device=device) for n in magnitude.shape[-2:])
+        # each frequency starts as a steady sound, the same for every sample
+        turns = (frames[:, None] * bins * stft.hop % stft.length) / stft.length
+        phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
+        before = torch.zeros_like(phases)
+        for _ in range(self.iterations):
+            consistent = stft(stft.inverse(magnitude * phases))
+            phases = consistent - before * (MOMENTUM / (1 + MOMENTUM))
+            phases = phases / phases.abs().clamp(min=1e-16)
+            before = consistent
+        return stft.inverse(magnitude * phases)

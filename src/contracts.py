@@ -55,6 +55,10 @@ class Representation:
         content = f"{self.num_codebooks}×{self.cardinality} codes" if self.discrete else f"{self.dim}-d latents"
         return f"{content} at {self.frame_rate:g} Hz, {self.sample_rate / 1000:g} kHz × {self.channels} ch"
 
+    def as_condition(self) -> ConditionSpec:
+        """The facts of this representation where a later stage is given it: aligned in time."""
+        return ConditionSpec(self.dim, self.frame_rate, self.num_codebooks, self.cardinality)
+
 
 @dataclass(frozen=True)
 class ConditionSpec:
@@ -75,6 +79,10 @@ class ConditionSpec:
     def __str__(self) -> str:
         content = f"{self.dim}-d" if self.dim is not None else f"{self.num_codebooks}×{self.cardinality} codes"
         return content + (f" at {self.frame_rate:g} Hz" if self.frame_rate is not None else "")
+
+
+ALIGNED_ENTRIES = ("add", "concat")
+"""The ways to enter that need what enters to be aligned in time."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,21 @@ class Condition:
             torch.where(keep[:, None, None], self.values, other.values),
             torch.where(keep[:, None], self.mask, other.mask),
         )
+
+    @classmethod
+    def of(cls, representation: Tensor, mask: Tensor) -> Condition:
+        """Codes ``[B, K, S]`` or latents ``[B, D, S]`` as a condition; ``mask`` ``[B, S]`` bool."""
+        return cls(representation.mT if representation.is_floating_point() else representation, mask)
+
+    def absent(self) -> Condition:
+        """The null of a condition that needs no other: of the same shape, all masked."""
+        return Condition(torch.zeros_like(self.values), torch.zeros_like(self.mask))
+
+    def part(self, start: int, stop: int) -> Condition:
+        """Positions ``start`` to ``stop``; fewer where there are no more."""
+        along = slice(start, stop)
+        values = self.values[:, along] if self.values.is_floating_point() else self.values[:, :, along]
+        return Condition(values, self.mask[:, along])
 
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:

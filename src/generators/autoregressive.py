@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Condition, Given, Representation
+from ..contracts import Condition, ConditionSpec, Given, Representation
 from ..errors import PartitaError
 from ..layers.conditioning import Conditioning, Context, Interpolation
 from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
@@ -140,6 +140,13 @@ class Autoregressive(Generator):
         per_codebook = entropy.sum(dim=(0, 2)) / valid.sum(dim=(0, 2)).clamp(min=1)
         return {"loss": per_codebook.mean(), **{f"ce_{k}": ce for k, ce in enumerate(per_codebook.unbind())}}
 
+    @classmethod
+    def default_entry(cls, spec: ConditionSpec) -> str:
+        """Codes that are aligned in time are prepended, embeddings that are so are added, the rest is attended to."""
+        if spec.frame_rate is None:
+            return "cross"
+        return "prepend" if spec.dim is None else "add"
+
     @torch.no_grad()
     def generate(
         self,
@@ -171,7 +178,7 @@ class Autoregressive(Generator):
         """
         sampling = sampling or self.sampling
         terms = checked_terms(classifier_free(sampling.guidance) if guidance is None else guidance, list(self.given))
-        self._check(conditions, frames, len(seeds), prompt)
+        self.check_request(conditions, frames, len(seeds), prompt)
         layout = self.pattern.layout(frames, self.embeddings.weight.device)
         sequence, known = self._start(layout, len(seeds), frames, prompt)
         first = int((layout.valid & ~known).any(0).long().argmax())
@@ -210,20 +217,6 @@ class Autoregressive(Generator):
             raise PartitaError(f"{source}: MusicGen has sinusoidal positions and GELU; set positions and activation so")
         return self.load_exported_state(state, source)
 
-    def _check(
-        self, conditions: dict[str, tuple[Condition, Condition]], frames: int, batch: int, prompt: Tensor | None
-    ) -> None:
-        if conditions.keys() != self.given.keys():
-            raise ValueError(f"conditions for {sorted(conditions)}, but the stage is given {sorted(self.given)}")
-        for name, pair in conditions.items():
-            if any(len(condition.mask) != batch for condition in pair):
-                raise ValueError(f"{name} holds {len(pair[0].mask)} samples for {batch} seeds: give one for each")
-        if prompt is not None:
-            if prompt.shape[:2] != (batch, self.num_codebooks):
-                raise ValueError(f"the prompt is {list(prompt.shape)}, not [{batch}, {self.num_codebooks}, frames]")
-            if prompt.shape[2] >= frames:
-                raise ValueError(f"the prompt has {prompt.shape[2]} of {frames} frames: nothing is left to generate")
-
     def _start(self, layout: Layout, batch: int, frames: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
         """The sequence ``[B, K, S]``, special ids but for the prompt, and where that is, ``[K, S]``."""
         given = 0 if prompt is None else prompt.shape[2]
@@ -254,10 +247,26 @@ class _Steps:
         if context.prefix_mask is not None:
             steps = context.prefix_mask.new_ones(len(context.prefix_mask), self.count)
             self.mask = torch.cat([context.prefix_mask, steps], dim=1)
-            ids = position_ids(self.mask)
+            ids = self._ids(layout, self.mask, context.prefix_frames)
         else:
             ids = torch.arange(self.count, device=layout.steps.device)[None]
         self.positions: Positions = stage.transformer.positions(ids)
+
+    def _ids(self, layout: Layout, mask: Tensor, frames: Tensor | None) -> Tensor:
+        """Positions ``[B, prefix + steps]``, places that pad left out.
+
+        What belongs to a frame has the position of the step that predicts this frame's first code: a step finds it at
+        the same distance however long the prefix is.
+        """
+        if frames is None:
+            return position_ids(mask)
+        apart = mask.clone()
+        apart[:, : self.prefix] &= frames < 0
+        ids = position_ids(apart).float()
+        first = apart[:, : self.prefix].sum(1, keepdim=True)
+        per_frame = layout.steps[0, 1] - layout.steps[0, 0] if layout.steps.shape[1] > 1 else 1
+        ids[:, : self.prefix] = torch.where(frames < 0, ids[:, : self.prefix], first + frames * per_frame)
+        return ids
 
     def keep(self, batch: int) -> None:
         """Compute each place once from now on."""

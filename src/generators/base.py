@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, Given, Representation, StageBatch
+from ..contracts import Condition, ConditionSpec, Given, Representation, StageBatch
 from ..errors import PartitaError
 from ..layers.guidance import Term as Term
 from ..layers.guidance import classifier_free as classifier_free
@@ -32,7 +32,7 @@ class Generator(Part):
 
     Attributes:
         discrete: Whether it models codes (true) or latents (false).
-        entries: The ways something given can enter, the default for plain (not aligned) conditions first.
+        entries: The ways something given can enter; :meth:`default_entry` chooses where a recipe does not.
         joint: Conditioners that learn together with this stage, by name; the system puts them here.
         sampling: A dataclass of how it draws where :meth:`generate` is not told.
     """
@@ -56,11 +56,21 @@ class Generator(Part):
         self.dropout = dropout
         self.condition_dropout = dict(condition_dropout or {})
         self.joint = nn.ModuleDict()
+        for name, condition in self.given.items():
+            if condition.entry not in self.entries:
+                raise ValueError(
+                    f"{name} cannot enter by {condition.entry!r} here: choose from {', '.join(self.entries)}"
+                )
         for name in self.condition_dropout:
             if name not in self.given:
                 raise ValueError(
                     f"condition_dropout names {name!r}, which is not given ({', '.join(self.given) or 'nothing is'})"
                 )
+
+    @classmethod
+    def default_entry(cls, spec: ConditionSpec) -> str:
+        """How something given enters where a recipe does not say: here, always the first way there is."""
+        return cls.entries[0]
 
     @abstractmethod
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
@@ -97,6 +107,26 @@ class Generator(Part):
             sampling: How to draw; :attr:`sampling` where none is given.
             progress: Called with (steps done, steps in all).
         """
+
+    def check_request(
+        self, conditions: Mapping[str, tuple[Condition, Condition]], frames: int, batch: int, prompt: Tensor | None
+    ) -> None:
+        """See that what :meth:`generate` is called with fits together.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if conditions.keys() != self.given.keys():
+            raise ValueError(f"conditions for {sorted(conditions)}, but the stage is given {sorted(self.given)}")
+        for name, pair in conditions.items():
+            if any(len(condition.mask) != batch for condition in pair):
+                raise ValueError(f"{name} holds {len(pair[0].mask)} samples for {batch} seeds: give one for each")
+        if prompt is not None:
+            width = self.target.num_codebooks or self.target.dim
+            if prompt.shape[:2] != (batch, width):
+                raise ValueError(f"the prompt is {list(prompt.shape)}, not [{batch}, {width}, frames]")
+            if prompt.shape[2] >= frames:
+                raise ValueError(f"the prompt has {prompt.shape[2]} of {frames} frames: nothing is left to generate")
 
     def changed_sampling(self, changes: Mapping[str, Any]) -> Any:
         """:attr:`sampling` with some values changed.
@@ -141,9 +171,11 @@ class Generator(Part):
         return losses["loss"]
 
     def validation_step(self, batch: StageBatch, batch_idx: int) -> None:
-        """The losses under all conditions."""
+        """The losses under all conditions; what is random about them is the same every time."""
         conditions = {name: condition for name, (condition, _) in self.resolve(batch).items()}
-        losses = self.loss(batch.target, batch.mask, conditions)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(batch_idx)
+            losses = self.loss(batch.target, batch.mask, conditions)
         self._log("val", losses, len(batch.target))
 
     def _log(self, split: str, losses: dict[str, Tensor], batch_size: int) -> None:

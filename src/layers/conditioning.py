@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, Given
+from ..contracts import ALIGNED_ENTRIES, Condition, Given
+from .positions import sinusoidal
 from .transformer import scaled_normal_
 
-ENTRIES = ("cross", "prepend", "add")
 Interpolation = Literal["linear", "nearest"]
 
 
@@ -22,16 +22,21 @@ class Context:
     Attributes:
         prefix: ``[B, P, width]``, prepended; none without such a condition.
         prefix_mask: ``[B, P]`` bool.
+        prefix_frames: ``[P]``, the frame of the target that each place of the prefix belongs to, as a fraction; -1 for
+            places that belong to none. None without a place that belongs to one.
         cross: ``[B, L, width]``, attended to; none without such a condition.
         cross_mask: ``[B, L]`` bool.
         added: ``[B, T, width]``, added frame by frame; none without such a condition.
+        pooled: ``[B, width]``, one vector for the whole, for scale and shift; none without such a condition.
     """
 
     prefix: Tensor | None = None
     prefix_mask: Tensor | None = None
+    prefix_frames: Tensor | None = None
     cross: Tensor | None = None
     cross_mask: Tensor | None = None
     added: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 class EmbeddedCodes(nn.Module):
@@ -57,34 +62,33 @@ class Conditioning(nn.Module):
     prepended are interleaved time-major: all codebooks of the first frame, then of the second (MusicLM, AudioLM);
     codes that are added are summed per frame. Conditions that enter alike are joined in the order of ``given``.
 
+    What is aligned in time keeps its time: attended to, it carries sinusoidal positions in frames of the target;
+    prepended, :attr:`Context.prefix_frames` tells them. ``concat`` is here the same as ``add``: in a first layer
+    that is linear, channels side by side and a projection of each, summed, are one and the same.
+
     Args:
-        given: By name, the facts of each condition and how it enters: ``cross``, ``prepend`` or ``add``.
+        given: By name, the facts of each condition and how it enters.
         width: Of the stage.
         frame_rate: Of the stage's target, in Hz.
         interpolation: How aligned embeddings are brought to that rate; aligned codes always take the nearest.
 
     Raises:
-        ValueError: A condition enters in another way, or is added without being aligned in time.
+        ValueError: A condition is added or concatenated without being aligned in time.
     """
 
     def __init__(
         self, given: dict[str, Given], width: int, frame_rate: float, interpolation: Interpolation = "linear"
     ) -> None:
         super().__init__()
+        self.width = width
         self.entries = {name: g.entry for name, g in given.items()}
-        self.ratios: dict[str, float] = {}
+        self.ratios = {name: g.spec.frame_rate / frame_rate for name, g in given.items() if g.spec.frame_rate}
         self.nearest = {name for name, g in given.items() if interpolation == "nearest" or g.spec.dim is None}
         self.projections = nn.ModuleDict()
         for name, entry in self.entries.items():
             spec = given[name].spec
-            if entry not in ENTRIES:
-                raise ValueError(f"{name} cannot enter by {entry!r} here: choose from {', '.join(ENTRIES)}")
-            if entry == "add":
-                if spec.frame_rate is None:
-                    raise ValueError(
-                        f"{name} is not aligned in time and cannot be added: let it enter by cross or prepend"
-                    )
-                self.ratios[name] = spec.frame_rate / frame_rate
+            if entry in ALIGNED_ENTRIES and name not in self.ratios:
+                raise ValueError(f"{name} is not aligned in time: it cannot enter by {entry}")
             if spec.dim is not None:
                 self.projections[name] = nn.Linear(spec.dim, width)
             elif spec.num_codebooks is not None and spec.cardinality is not None:
@@ -99,21 +103,42 @@ class Conditioning(nn.Module):
             conditions: Of every name, a batch each.
             frames: Length ``T`` of the target.
         """
-        joined: dict[str, list[tuple[Tensor, Tensor]]] = {"cross": [], "prepend": []}
+        joined: dict[str, list[tuple[Tensor, Tensor]]] = {"cross": [], "prepend": [], "modulate": []}
         added: list[Tensor] = []
+        places: list[Tensor] = []
         for name, entry in self.entries.items():
             values, mask = self._project(name, conditions[name])
-            if entry == "add":
+            if entry in ALIGNED_ENTRIES:
                 summed = values.sum(2) if values.dim() == 4 else values
                 added.append(_interpolate(summed, mask, self.ratios[name], frames, name in self.nearest))
-            else:
-                if values.dim() == 4:
-                    mask = mask.repeat_interleave(values.shape[2], dim=1)
-                    values = values.flatten(1, 2)
-                joined[entry].append((values, mask))
+                continue
+            time = self._frames(name, mask)
+            if values.dim() == 4:
+                mask, time = (t.repeat_interleave(values.shape[2], dim=-1) for t in (mask, time))
+                values = values.flatten(1, 2)
+            if entry == "prepend":
+                places.append(time)
+            elif entry == "cross" and name in self.ratios:
+                values = values + sinusoidal(time, self.width).to(values.dtype) * mask[..., None]
+            joined[entry].append((values, mask))
         prefix, prefix_mask = _join(joined["prepend"])
         cross, cross_mask = _join(joined["cross"])
-        return Context(prefix, prefix_mask, cross, cross_mask, sum(added) if added else None)  # type: ignore[arg-type]
+        aligned = any(e == "prepend" and n in self.ratios for n, e in self.entries.items())
+        return Context(
+            prefix,
+            prefix_mask,
+            torch.cat(places) if aligned else None,
+            cross,
+            cross_mask,
+            sum(added) if added else None,  # type: ignore[arg-type]
+            _mean(*_join(joined["modulate"])),
+        )
+
+    def _frames(self, name: str, mask: Tensor) -> Tensor:
+        """The frame of the target at the centre of each place ``[L]``, -1 where the condition is not aligned."""
+        if name not in self.ratios:
+            return mask.new_full((mask.shape[1],), -1.0, dtype=torch.float32)
+        return (torch.arange(mask.shape[1], device=mask.device) + 0.5) / self.ratios[name] - 0.5
 
     def _project(self, name: str, condition: Condition) -> tuple[Tensor, Tensor]:
         """Embeddings ``[B, L, width]`` (of codes ``[B, L, K, width]``), zero where masked, and the mask."""
@@ -130,6 +155,13 @@ def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor | None, Tensor | N
     if not parts:
         return None, None
     return torch.cat([values for values, _ in parts], dim=1), torch.cat([mask for _, mask in parts], dim=1)
+
+
+def _mean(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """``[B, width]``, over the places that hold something; zero where none does."""
+    if values is None or mask is None:
+        return None
+    return values.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _interpolate(values: Tensor, mask: Tensor, ratio: float, frames: int, nearest: bool) -> Tensor:

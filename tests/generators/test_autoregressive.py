@@ -372,3 +372,36 @@ def test_mistakes_are_named():
         model.generate(pairs, 5, seeds=[0, 1], prompt=torch.zeros(2, 3, 5).long())
     with pytest.raises(ValueError, match=r"the prompt is \[1, 3, 2\], not \[2, 3, frames\]"):
         model.generate(pairs, 5, seeds=[0, 1], prompt=torch.zeros(1, 3, 2).long())
+
+
+@pytest.mark.parametrize("pattern", ["delay", "flatten"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_codes_of_an_earlier_stage_are_found_at_their_time_however_long_the_clip(pattern, positions):
+    """Every code is a function of the semantic code at its time; both stages have other rates."""
+    semantic = Representation(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
+    target = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=2, cardinality=8)
+    given = {"semantic": Given(semantic.as_condition(), Autoregressive.default_entry(semantic.as_condition()))}
+    torch.manual_seed(0)
+    stage = Autoregressive(
+        target, given, width=64, depth=2, heads=4, pattern=pattern, positions=positions, norm="rms", dropout=0
+    )
+    tables = torch.stack([torch.randperm(8) for _ in range(4)]).view(2, 2, 8)  # codebook, half of a semantic frame
+
+    def clips(batch, frames):
+        codes = torch.randint(8, (batch, 1, frames // 2))
+        condition = Condition.of(codes, torch.ones(batch, frames // 2, dtype=torch.bool))
+        return tables[:, :, codes[:, 0]].permute(2, 0, 3, 1).flatten(2), {"semantic": (condition, condition.absent())}
+
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=300)
+    for _ in range(300):
+        codes, pairs = clips(16, 16)
+        loss = stage.loss(codes, torch.ones(16, 16, dtype=torch.bool), conditions_of(pairs))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for frames in (6, 10, 16):
+        codes, pairs = clips(32, frames)
+        made = stage.generate(pairs, frames, seeds=range(32), sampling=GREEDY)
+        assert (made == codes).float().mean() >= 0.99, frames

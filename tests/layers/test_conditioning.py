@@ -87,9 +87,52 @@ def test_nothing_is_added_past_the_end(nearest):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="text is not aligned in time and cannot be added"):
+    with pytest.raises(ValueError, match="text is not aligned in time: it cannot enter by add"):
         Conditioning({"text": Given(ConditionSpec(dim=5), "add")}, 8, 50.0)
-    with pytest.raises(ValueError, match="text cannot enter by 'concat' here: choose from cross, prepend, add"):
-        Conditioning({"text": Given(ConditionSpec(dim=5), "concat")}, 8, 50.0)
     with pytest.raises(ValueError, match="neither its width nor its codebooks"):
         Conditioning({"text": Given(ConditionSpec(), "cross")}, 8, 50.0)
+
+
+def mean_mask(batch, length):
+    return Condition(torch.randn(batch, length, 4), torch.arange(length) < torch.tensor([[length], [2]]))
+
+
+def test_what_modulates_is_the_mean_of_what_is_there():
+    layer = Conditioning({"style": Given(ConditionSpec(dim=4), "modulate")}, 8, 50.0)
+    condition = mean_mask(2, 5)
+    pooled = layer({"style": condition}, 10).pooled
+    expected = layer.projections["style"](condition.values[1, :2]).mean(0)
+    torch.testing.assert_close(pooled[1], expected)
+    absent = layer({"style": condition.absent()}, 10).pooled
+    assert torch.equal(absent, torch.zeros_like(absent))
+
+
+def test_channels_side_by_side_are_projections_added():
+    spec = ConditionSpec(dim=4, frame_rate=25.0)
+    layers = [Conditioning({"chroma": Given(spec, entry)}, 8, 50.0) for entry in ("add", "concat")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    condition = Condition(torch.randn(2, 6, 4), torch.ones(2, 6, dtype=torch.bool))
+    added, concatenated = (layer({"chroma": condition}, 12).added for layer in layers)
+    assert torch.equal(added, concatenated)
+
+
+def test_a_prefix_knows_the_frames_it_belongs_to():
+    given = {
+        "text": Given(ConditionSpec(dim=4), "prepend"),
+        "coarse": Given(ConditionSpec(num_codebooks=2, cardinality=5, frame_rate=25.0), "prepend"),
+    }
+    conditions = {
+        "text": Condition(torch.randn(1, 3, 4), torch.ones(1, 3, dtype=torch.bool)),
+        "coarse": Condition(torch.zeros(1, 2, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)),
+    }
+    context = Conditioning(given, 8, 50.0)(conditions, 4)
+    # the centre of a frame at 25 Hz lies between two frames at 50 Hz
+    assert context.prefix_frames.tolist() == [-1, -1, -1, 0.5, 0.5, 2.5, 2.5]
+
+
+def test_what_is_attended_to_knows_its_time():
+    given = {"coarse": Given(ConditionSpec(dim=4, frame_rate=25.0), "cross")}
+    condition = Condition(torch.ones(1, 3, 4), torch.tensor([[True, True, False]]))
+    cross = Conditioning(given, 8, 50.0)({"coarse": condition}, 6).cross
+    assert not torch.allclose(cross[0, 0], cross[0, 1])
+    assert torch.equal(cross[0, 2], torch.zeros(8))

@@ -1,0 +1,236 @@
+"""A stage that generates latents from noise with a diffusion transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Condition, ConditionSpec, Given, Representation
+from ..errors import PartitaError
+from ..layers.conditioning import Conditioning, Context, Interpolation
+from ..layers.denoising import Denoising, Levels, NoiseSchedule, Objective, Process, seeded_noise
+from ..layers.dit import DiffusionTransformer
+from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
+from ..layers.sampling import evaluating
+from ..layers.standardize import Standardize
+from ..layers.transformer import Activation, Norm, scaled_normal_
+from ..registry import register
+from .base import Generator
+
+DEFAULT_SAMPLING = Denoising()
+
+
+@register("generator", "diffusion")
+class Diffusion(Generator):
+    """A transformer that turns noise into latents step by step: flow matching, or diffusion.
+
+    Conditions are attended to (``cross``), are added to the input frame by frame (``concat``), or scale and shift what
+    every block sees (``modulate``). Latents are standardised per channel by statistics of the first training batches.
+
+    In training, now and then, the beginning of a clip is shown without noise: so the stage learns to continue what it
+    is given.
+
+    Args:
+        target: The representation it generates; must be continuous.
+        given: By name, what it is given and how each enters.
+        width: Of the transformer.
+        depth: Number of transformer blocks.
+        heads: Attention heads; twice their number must divide the width.
+        feed_forward: Width between the feed-forward projections, as a multiple of the width.
+        activation: Between them: ``gelu``, or ``swiglu``, which has a gate and so half as many weights again.
+        norm: ``layer``, or ``rms`` for its root-mean-square form.
+        qk_norm: Whether to normalise queries and keys per head.
+        residual_dropout: Dropout of the input and of every block's outputs, in training.
+        attention_dropout: Dropout of the attention weights, in training.
+        interpolation: How aligned conditions come to the target's frame rate: ``linear`` or ``nearest``.
+        objective: What the network predicts: ``flow``, the way from data to noise; ``v`` or ``epsilon``, of diffusion.
+        noise: Schedule of the noise for ``v`` and ``epsilon``: ``squaredcos_cap_v2``, ``linear`` or ``scaled_linear``.
+        levels: How noise levels are drawn in training with ``flow``: ``uniform`` or ``logit_normal``.
+        continuation: Probability that the beginning of a clip, of random length, is shown without noise in training.
+        sampling: How latents are drawn where a caller does not say.
+        checkpointing: Whether to recompute every block in the backward pass, which saves memory.
+        dropout: Probability that a sample loses all its conditions in training (what guidance needs).
+        condition_dropout: By name, probability that a sample loses that one condition.
+
+    Raises:
+        ValueError: The target is not continuous, the objective has no such scheduler, or a value is out of range.
+    """
+
+    discrete: ClassVar[bool] = False
+    entries: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
+
+    def __init__(
+        self,
+        target: Representation,
+        given: dict[str, Given],
+        *,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        feed_forward: float = 4.0,
+        activation: Activation = "gelu",
+        norm: Norm = "layer",
+        qk_norm: bool = False,
+        residual_dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        interpolation: Interpolation = "linear",
+        objective: Objective = "flow",
+        noise: NoiseSchedule = "squaredcos_cap_v2",
+        levels: Levels = "uniform",
+        continuation: float = 0.3,
+        sampling: Denoising = DEFAULT_SAMPLING,
+        checkpointing: bool = False,
+        dropout: float = 0.1,
+        condition_dropout: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(target, given, dropout=dropout, condition_dropout=condition_dropout)
+        if target.dim is None:
+            raise ValueError(
+                f"a diffusion stage generates latents, and its target has none ({target}): "
+                "take a continuous tokenizer, or a stage for codes"
+            )
+        if not 0 <= continuation <= 1:
+            raise ValueError(f"continuation is a probability, not {continuation}")
+        self.dim = target.dim
+        self.continuation = continuation
+        self.process = Process(objective, noise, levels)
+        self.process.check(sampling)
+        self.sampling = sampling
+
+        self.standardize = Standardize(target.dim)
+        self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation)
+        self.input = nn.Linear(target.dim if continuation == 0 else 2 * target.dim + 1, width)
+        self.transformer = DiffusionTransformer(
+            width,
+            target.dim,
+            depth,
+            heads,
+            feed_forward=feed_forward,
+            activation=activation,
+            norm=norm,
+            qk_norm=qk_norm,
+            dropout=residual_dropout,
+            attention_dropout=attention_dropout,
+            cross=any(g.entry == "cross" for g in self.given.values()),
+            checkpointing=checkpointing,
+        )
+        scaled_normal_(self.input.weight, target.dim)
+
+    @classmethod
+    def default_entry(cls, spec: ConditionSpec) -> str:
+        """What is aligned in time is put beside the latents, the rest is attended to."""
+        return "cross" if spec.frame_rate is None else "concat"
+
+    def predict(
+        self,
+        noisy: Tensor,
+        level: Tensor,
+        context: Context,
+        *,
+        clean: Tensor | None = None,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """What the objective predicts, ``[B, D, S]`` float32, of standardised latents.
+
+        Args:
+            noisy: ``[B, D, S]``.
+            level: ``[B]``, of the noise, in [0, 1].
+            context: Of this stage's ``conditioning``.
+            clean: ``[B, D, S]``, shown where it is known; unused by a stage that is not trained to continue.
+            known: ``[B, S]`` bool; none where nothing is known.
+            mask: ``[B, S]`` bool, false on padding; none where nothing pads.
+        """
+        features = noisy
+        if self.continuation:
+            if clean is None or known is None:
+                shown = torch.cat([torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])], dim=1)
+            else:
+                shown = torch.cat([clean * known[:, None], known[:, None].to(clean.dtype)], dim=1)
+            features = torch.cat([noisy, shown], dim=1)
+        x = self.input(features.mT.to(self.input.weight.dtype))
+        if context.added is not None:
+            x = x + context.added
+        prediction = self.transformer(
+            x, level, mask=mask, cross=context.cross, cross_mask=context.cross_mask, pooled=context.pooled
+        )
+        return prediction.mT.float()
+
+    def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
+        """Mean squared error of standardised predictions over the frames that count and are not known."""
+        target = target.float()
+        if self.training:
+            self.standardize.observe(target, mask)
+        clean = self.standardize(target)
+        known = self._beginnings(mask)
+        noisy, level, wanted = self.process.noised(clean)
+        context = self.conditioning(conditions, target.shape[2])
+        prediction = self.predict(noisy, level, context, clean=clean, known=known, mask=mask)
+        counts = mask & ~known
+        errors = (prediction - wanted).square().mean(1) * counts
+        return {"loss": errors.sum() / counts.sum().clamp(min=1)}
+
+    def _beginnings(self, mask: Tensor) -> Tensor:
+        """``[B, S]`` bool, true on the beginnings that are shown, which always leave a frame to learn from."""
+        if not self.training or not self.continuation:
+            return torch.zeros_like(mask)
+        shown, length = torch.rand(2, len(mask), device=mask.device)
+        frames = torch.where(shown < self.continuation, (length * mask.sum(1)).long(), 0)
+        return mask & (torch.arange(mask.shape[1], device=mask.device) < frames[:, None])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        conditions: dict[str, tuple[Condition, Condition]],
+        frames: int,
+        *,
+        seeds: Sequence[int],
+        prompt: Tensor | None = None,
+        guidance: Sequence[Term] | None = None,
+        sampling: Denoising | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Latents ``[B, D, frames]`` float32, one sample per seed; the same seed gives the same sample in any batch.
+
+        Args:
+            conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
+            frames: Length including the prompt.
+            seeds: One per sample.
+            prompt: Latents ``[B, D, P]`` with ``P < frames`` that the result starts with.
+            guidance: Terms; classifier-free guidance at the scale of ``sampling`` where none are given.
+            sampling: How latents are drawn; the stage's own where none is given.
+            progress: Called with (steps done, steps in all).
+
+        Raises:
+            ValueError: Batches, names or lengths do not fit together.
+            PartitaError: The objective has no such scheduler, or not so many steps.
+        """
+        sampling = sampling or self.sampling
+        terms = checked_terms(classifier_free(sampling.guidance) if guidance is None else guidance, list(self.given))
+        self.check_request(conditions, frames, len(seeds), prompt)
+        try:
+            sampler = self.process.sampler(sampling)
+        except ValueError as error:
+            raise PartitaError(str(error)) from None
+        device = self.input.weight.device
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = seeded_noise(generators, (self.dim, frames)).to(device)
+        clean = known = start = None
+        if prompt is not None:
+            prompt = prompt.to(device, torch.float32)
+            start = self.standardize(prompt)
+            clean = nn.functional.pad(start, (0, frames - prompt.shape[2])).repeat(len(terms), 1, 1)
+            known = (torch.arange(frames, device=device) < prompt.shape[2]).expand(len(clean), -1)
+        with evaluating(self), torch.autocast(device.type, enabled=False):
+            context = self.conditioning(conditions_of(terms, conditions), frames)
+
+            def predict(noisy: Tensor, level: Tensor) -> Tensor:
+                copies = noisy.repeat(len(terms), 1, 1)
+                predictions = self.predict(copies, level.expand(len(copies)), context, clean=clean, known=known)
+                return combine(predictions, terms)
+
+            latents = self.standardize.inverse(sampler.run(predict, noise, generators, known=start, progress=progress))
+        return latents if prompt is None else torch.cat([prompt, latents[:, :, prompt.shape[2] :]], dim=2)

@@ -1,0 +1,213 @@
+"""A diffusion transformer: sees a whole sequence at once, at a level of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
+from .positions import rotary, sinusoidal
+from .transformer import Activation, FeedForward, Norm, make_norm, scaled_normal_
+
+LEVEL_FEATURES = 256
+"""Width of the sinusoidal features of a level."""
+
+
+class LevelEmbedding(nn.Module):
+    """A noise level in [0, 1] as a vector: sinusoidal features of 1000 levels, as networks see diffusion's time steps.
+
+    Args:
+        width: Of the vector.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(LEVEL_FEATURES, width)
+        self.contract = nn.Linear(width, width)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Levels ``[B]`` to ``[B, width]``."""
+        features = sinusoidal(level * 1000, LEVEL_FEATURES).to(self.expand.weight.dtype)
+        return self.contract(F.silu(self.expand(features)))
+
+
+class DiffusionBlock(nn.Module):
+    """Self-attention, cross-attention (where there is something to attend to) and feed-forward, each on a residual.
+
+    Scale, shift and gate of self-attention and feed-forward are those that all blocks share plus the block's own table
+    (adaLN-single, PixArt-α, arXiv 2310.00426 §2.3). Gates start at zero, and so does what cross-attention, which has no
+    gate, gives out: at first a block is the identity (adaLN-zero, DiT, arXiv 2212.09748 §3.2).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        norm: Norm,
+        qk_norm: bool,
+        dropout: float,
+        attention_dropout: float,
+        cross: bool,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.table = nn.Parameter(torch.zeros(6, width))
+        self.self_norm = make_norm(norm, width)
+        self.self_attention = SelfAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+        if cross:
+            self.cross_norm = make_norm(norm, width)
+            self.cross_attention = CrossAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+        self.feed_forward_norm = make_norm(norm, width)
+        self.feed_forward = FeedForward(width, hidden, activation)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        over_self: Mask,
+        positions: tuple[Tensor, Tensor],
+        cross: Tensor | None,
+        over_cross: Mask,
+    ) -> Tensor:
+        """``x`` ``[B, S, width]``, ``modulation`` ``[B, 6, width]``, ``cross`` ``[B, L, width]``."""
+        tables = (modulation + self.table)[:, :, None].unbind(1)
+        shift, scale, gate, feed_shift, feed_scale, feed_gate = tables
+        seen = modulate(self.self_norm(x), shift, scale)
+        x = x + gate * self._drop(self.self_attention(seen, over_self, positions))
+        if cross is not None:
+            keys_values = self.cross_attention.keys_values(cross)
+            x = x + self._drop(self.cross_attention(self.cross_norm(x), keys_values, over_cross))
+        seen = modulate(self.feed_forward_norm(x), feed_shift, feed_scale)
+        return x + feed_gate * self._drop(self.feed_forward(seen))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class DiffusionTransformer(nn.Module):
+    """A transformer over a noisy sequence that knows the level of noise. Positions are rotary; every place sees all.
+
+    Args:
+        width: Of the sequence.
+        output: Channels it predicts.
+        depth: Number of blocks.
+        heads: Of every attention; twice their number must divide the width.
+        feed_forward: Width between the feed-forward projections, as a multiple of the width.
+        activation: ``gelu`` or ``swiglu``.
+        norm: ``layer`` or ``rms``.
+        qk_norm: Whether to normalise queries and keys per head.
+        dropout: Of the input and of what is added to the residual, in training.
+        attention_dropout: Of the attention weights, in training.
+        cross: Whether it attends to another sequence.
+        checkpointing: Whether to recompute each block in the backward pass, which saves memory.
+
+    Raises:
+        ValueError: The width does not split into the heads, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        output: int,
+        depth: int,
+        heads: int,
+        *,
+        feed_forward: float = 4.0,
+        activation: Activation = "gelu",
+        norm: Norm = "layer",
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        cross: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(width, depth, heads) < 1 or feed_forward <= 0:
+            raise ValueError("width, depth, heads and feed_forward must be positive")
+        if width % (2 * heads):
+            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}")
+        self.head_width = width // heads
+        self.dropout = dropout
+        self.checkpointing = checkpointing
+        self.level = LevelEmbedding(width)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.blocks: Sequence[DiffusionBlock] = nn.ModuleList(  # type: ignore[assignment]
+            DiffusionBlock(
+                width,
+                heads,
+                round(width * feed_forward),
+                activation=activation,
+                norm=norm,
+                qk_norm=qk_norm,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                cross=cross,
+            )
+            for _ in range(depth)
+        )
+        self.norm = make_norm(norm, width)
+        self.last_modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, output)
+        for block in self.blocks:
+            for layer in block.modules():
+                if isinstance(layer, nn.Linear):
+                    scaled_normal_(layer.weight, layer.in_features)
+            if cross:
+                nn.init.zeros_(block.cross_attention.output.weight)
+        for layer in (self.modulation, self.last_modulation, self.output):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cross: Tensor | None = None,
+        cross_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction ``[B, S, output]``.
+
+        Args:
+            x: ``[B, S, width]``.
+            level: ``[B]``, the level of noise in [0, 1].
+            mask: ``[B, S]`` bool, false on padding; none where nothing pads.
+            cross: ``[B, L, width]``, what is attended to.
+            cross_mask: ``[B, L]`` bool; none where all of it counts.
+            pooled: ``[B, width]``, added to the embedding of the level.
+        """
+        places = x.shape[1]
+        # the residual keeps the precision of the weights, where autocast gives a lower one
+        dtype = self.output.weight.dtype
+        x = x.to(dtype)
+        over_self = self_mask(places, places, mask, False, x.device)
+        over_cross = key_mask(cross_mask)
+        cos, sin = rotary(torch.arange(places, device=x.device), self.head_width)
+        positions = (cos.to(dtype), sin.to(dtype))
+        embedding = self.level(level)
+        embedding = F.silu(embedding if pooled is None else embedding + pooled)
+        modulation = self.modulation(embedding).unflatten(1, (6, -1))
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            inputs = (x, modulation, over_self, positions, cross, over_cross)
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        shift, scale = self.last_modulation(embedding).unflatten(1, (2, 1, -1)).unbind(1)
+        return self.output(modulate(self.norm(x), shift, scale))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x`` ``[B, S, width]``, scaled and shifted by ``[B, 1, width]`` each; a scale of zero changes nothing."""
+    return x * (1 + scale) + shift

@@ -130,9 +130,23 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first clip; the next ones count up.")] = 0,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the likeliest so many codes only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that reach this probability.")] = None,
+    negative: Annotated[str | None, typer.Option(help="A prompt that guidance leads away from.")] = None,
+    sampling: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sampling",
+            "-s",
+            metavar="KEY=VALUE",
+            help="How stages draw, such as temperature=0.8, top_k=50, steps=100, or of one stage, coarse.top_k=50.",
+        ),
+    ] = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECONDS:PROMPT", help="Go on with another prompt from there: --then '20: flute'."),
+    ] = None,
+    transition: Annotated[
+        float | None, typer.Option(help="Seconds of what came before that --then goes on from.")
+    ] = None,
     continuation: Annotated[
         Path | None, typer.Option("--continue", help="Audio file that the clips start with, shorter than they are.")
     ] = None,
@@ -145,7 +159,8 @@ def generate(
     from .system import load
 
     check_writable(output)
-    drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    told = _story(prompts, then or [])
+    drawn = _settings(sampling or [])
     system = load(model, device=_device(device))
     facts = system.output.representation
     heard = None if continuation is None else _read(continuation, facts)
@@ -158,12 +173,14 @@ def generate(
             bar.update(tasks[stage], completed=done)
 
         audio = system.generate(
-            prompts or None,
+            told,
             duration=duration,
             seed=seed,
             guidance=guidance,
-            sampling={name: value for name, value in drawn.items() if value is not None},
+            sampling=drawn,
+            negative=None if negative is None else [negative] * max(1, len(prompts or [])),
             continuation=heard,
+            transition=transition,
             progress=progress,
         )
     for i, clip in enumerate(audio.cpu()):
@@ -203,6 +220,38 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
     return name
+
+
+def _story(prompts: Sequence[str | None] | None, then: list[str]) -> Sequence[Any] | None:
+    """The prompts, each with what follows it."""
+    if not then:
+        return prompts or None
+    from .generation import Story
+
+    later = []
+    for text in then:
+        seconds, colon, prompt = text.partition(":")
+        try:
+            later.append((float(seconds), prompt.strip()))
+        except ValueError:
+            colon = ""
+        if not colon:
+            raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
+    return [Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
+
+
+def _settings(values: list[str]) -> dict[str, Any]:
+    """``key=value`` and ``stage.key=value`` as the mapping that generation takes."""
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        *stage, name = key.split(".")
+        if not equals or len(stage) > 1:
+            raise PartitaError(f"--sampling takes key=value, such as temperature=0.8, not {text!r}")
+        (settings.setdefault(stage[0], {}) if stage else settings)[name] = yaml.safe_load(value)
+    return settings
 
 
 def _read(path: Path, facts: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from lightning import Trainer
 from torch.nn import ModuleDict
 
-from .compose import SLOTS, Tree, compose, family_of, slots
+from .compose import SLOTS, Tree, compose, family_of, slots, slots_inside
 from .errors import RecipeError
 from .fit import Fit
+from .reference import Reference
 from .registry import UnknownName, did_you_mean, lookup
 from .schema import FACTS, Mistake, check
 
@@ -51,15 +52,20 @@ class StageKeys:
 
     Args:
         generator: The part.
-        target: The tokenizer whose representation it generates.
-        given: Names of conditioners, as a list, or a mapping from name to the way it enters.
+        target: The representation it generates: a tokenizer's name, some of its codebooks (``acoustic[:4]``), or the
+            latents before its codes (``acoustic/latents``).
+        given: Names of conditioners and of representations that other stages generate, as a list, or a mapping from
+            name to the way it enters.
         window: Seconds that the stage sees at once: its training crop.
+        overlap: Seconds of what came before that a window goes on from, where more than one is generated; half a window
+            where none are given.
     """
 
     generator: Any
     target: str
     given: Any = None
     window: float = 10.0
+    overlap: float | None = None
 
 
 @dataclass
@@ -69,9 +75,10 @@ class PartPlan:
     Attributes:
         key: Where it stands in the recipe, such as ``tokenizers.acoustic``.
         cls: The registered class.
-        arguments: What to build it with, facts excepted.
+        arguments: What to build it with, facts and parts excepted.
         weights: A hub id or path to load instead of training.
         fit: The ``fit:`` block.
+        parts: Plans of the parts that it is built from, by argument.
     """
 
     key: str
@@ -79,16 +86,28 @@ class PartPlan:
     arguments: dict[str, Any]
     weights: str | None = None
     fit: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, PartPlan] = field(default_factory=dict)
 
 
 @dataclass
 class StagePlan:
-    """One stage of a checked recipe: its part and what it models; ``given`` maps names to entries or none."""
+    """One stage of a checked recipe.
+
+    Attributes:
+        part: What generates.
+        target: What it generates.
+        given: By name, how each thing it is given enters; none where the recipe does not say.
+        references: Those of ``given`` that are representations of other stages.
+        window: In seconds.
+        overlap: In seconds.
+    """
 
     part: PartPlan
-    target: str
+    target: Reference
     given: dict[str, str | None]
+    references: dict[str, Reference]
     window: float
+    overlap: float
 
 
 @dataclass
@@ -156,13 +175,16 @@ def _names(tree: Tree) -> None:
                 )
 
 
-def _part(tree: Tree, path: tuple[str, ...]) -> PartPlan | None:
-    key, family = ".".join(path), str(family_of(path))
+def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None) -> PartPlan | None:
+    """The plan of a slot; ``inside`` another part, the family is what that part's argument says."""
+    key, family = ".".join(path), inside or str(family_of(path))
     value: Any = tree.values
     for step in path:
         value = value[step]
     if not isinstance(value, dict) or "name" not in value:
-        return None  # complained about while composing
+        if not any(f"{problem.key}.".startswith(f"{key}.") for problem in tree.problems):
+            tree.complain(key, f"expected the name of a {family} or a mapping, got {value!r}")
+        return None
     try:
         cls = lookup(family, str(value["name"]))
     except UnknownName as error:
@@ -173,23 +195,36 @@ def _part(tree: Tree, path: tuple[str, ...]) -> PartPlan | None:
         return None
     own = PART_KEYS if family != "data" else ("name",)
     arguments = {k: v for k, v in value.items() if k not in own}
-    _note(tree, check(cls, arguments, skip=FACTS if family == "generator" else (), key=key))
+    _note(tree, check(cls, arguments, skip=FACTS if family == "generator" else (), key=key, leave_parts=True))
+    parts = {name: _part(tree, (*path, name), of) for name, of in slots_inside(family, value).items()}
     weights, fit = value.get("weights"), value.get("fit")
     if family != "data":
-        if weights is not None and not isinstance(weights, str):
+        if weights is not None and cls.weightless:
+            tree.complain(f"{key}.weights", f"{value['name']} has no weights: leave this out")
+        elif weights is not None and not isinstance(weights, str):
             tree.complain(f"{key}.weights", f"expected a hub id or a path, got {weights!r}")
-        if fit is not None and not isinstance(fit, dict):
+        if fit is not None and inside:
+            tree.complain(f"{key}.fit", "a part inside another is not trained on its own", ": give it weights")
+        elif fit is not None and not isinstance(fit, dict):
             tree.complain(f"{key}.fit", f"expected a mapping, got {fit!r}")
         elif fit:
             _note(tree, check(Fit, fit, key=f"{key}.fit"))
             _trainer(tree, fit.get("trainer"), f"{key}.fit.trainer")
-        if not cls.trainable and weights is None:
+        if not cls.trainable and not cls.weightless and weights is None:
             tree.complain(
                 f"{key}.weights",
                 f"{value['name']} is never trained here and has no weights",
                 ": add a hub id or a path",
             )
-    return PartPlan(key, cls, arguments, weights, fit if isinstance(fit, dict) else {})
+    inner = {name: part for name, part in parts.items() if part is not None}
+    return PartPlan(
+        key,
+        cls,
+        {k: v for k, v in arguments.items() if k not in parts},
+        weights,
+        fit if isinstance(fit, dict) else {},
+        inner,
+    )
 
 
 def _trainer(tree: Tree, values: Any, key: str) -> None:
@@ -214,10 +249,10 @@ _OURS = {
 
 def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, StagePlan]:
     _trainer(tree, tree.values.get("trainer"), "trainer")
-    found = {}
     groups = (tree.values.get(group) for group in SLOTS)
     tokenizers, conditioners = (group if isinstance(group, dict) else {} for group in groups)
     stages = tree.values.get("stages")
+    found = {}
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         key = f"stages.{name}"
         if not isinstance(stage, dict):
@@ -225,25 +260,65 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
             continue
         mistakes = check(StageKeys, stage, key=key)
         _note(tree, mistakes)
-        target, given = stage.get("target"), _given(tree, stage.get("given"), f"{key}.given")
-        if isinstance(target, str) and target not in tokenizers:
-            tree.complain(
-                f"{key}.target", f"{target!r} is no tokenizer of this recipe", did_you_mean(target, tokenizers)
-            )
+        given = _given(tree, stage.get("given"), f"{key}.given")
+        references = {
+            source: reference
+            for source in given
+            if source not in conditioners
+            and (reference := _reference(tree, str(source), f"{key}.given", tokenizers, conditioners))
+        }
         for source in given:
-            if source not in conditioners:
-                tree.complain(
-                    f"{key}.given",
-                    f"{source!r} is no conditioner of this recipe",
-                    did_you_mean(source, conditioners),
-                )
-        window = stage.get("window", StageKeys.window)
-        if not any(m.key == f"{key}.window" for m in mistakes) and float(window) <= 0:
+            if source in conditioners and source in tokenizers:
+                tree.complain(f"{key}.given", f"{source!r} is both a conditioner and a tokenizer: rename one of them")
+        if mistakes:
+            continue
+        target = _reference(tree, str(stage["target"]), f"{key}.target", tokenizers)
+        window = float(stage.get("window", StageKeys.window))
+        overlap = float(window / 2 if stage.get("overlap") is None else stage["overlap"])
+        if window <= 0:
             tree.complain(f"{key}.window", f"must be positive, not {window}")
+        elif not 0 <= overlap < window:
+            tree.complain(f"{key}.overlap", f"must be shorter than the window of {window:g} s, not {overlap:g}")
         part = parts.get(("stages", name, "generator"))
-        if part is not None and not mistakes:
-            found[name] = StagePlan(part, str(target), given, float(window))
-    return found
+        if part is not None and target is not None:
+            found[name] = StagePlan(part, target, given, references, window, overlap)
+    return _ordered(tree, found)
+
+
+def _reference(
+    tree: Tree, text: str, key: str, tokenizers: Iterable[str], conditioners: Iterable[str] = ()
+) -> Reference | None:
+    """The representation that a name in a recipe means."""
+    reference = Reference.parse(text)
+    if reference is not None and reference.tokenizer in tokenizers:
+        return reference
+    what = "no conditioner and no tokenizer" if key.endswith("given") else "no tokenizer"
+    tree.complain(key, f"{text!r} is {what} of this recipe", did_you_mean(text, [*conditioners, *tokenizers]))
+    return None
+
+
+def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
+    """The stages as a chain: each after those that generate what it is given, otherwise in the order of the recipe."""
+    needs: dict[str, set[str]] = {}
+    for name, stage in stages.items():
+        others = {n: other for n, other in stages.items() if n != name}
+        needs[name] = {n for n, other in others.items() if other.target.before(stage.target)}
+        for source, reference in stage.references.items():
+            makers = {n for n, other in others.items() if reference.within(other.target)}
+            if not makers and len(stages) == len(tree.values["stages"]):  # else it may be one with a mistake
+                targets = [str(other.target) for other in others.values()]
+                hint = f": what there is: {', '.join(targets)}" if targets else ""
+                tree.complain(f"stages.{name}.given", f"no other stage generates {source!r}", hint)
+            needs[name] |= makers
+    chain: dict[str, StagePlan] = {}
+    while len(chain) < len(stages):
+        ready = [n for n in stages if n not in chain and needs[n] <= chain.keys()]
+        if not ready:
+            left = [n for n in stages if n not in chain]
+            tree.complain("stages", f"{' and '.join(left)} are given what the others of them generate, in a circle")
+            return {}
+        chain[ready[0]] = stages[ready[0]]
+    return chain
 
 
 def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
@@ -263,10 +338,17 @@ def _unused(tree: Tree, stages: dict[str, StagePlan]) -> None:
         return
     used = {
         # without stages it is a recipe for tokenizers alone
-        "tokenizers": {s.target for s in stages.values()} if stages else set(tree.values["tokenizers"]),
+        "tokenizers": {r.tokenizer for s in stages.values() for r in (s.target, *s.references.values())}
+        if stages
+        else set(tree.values["tokenizers"]),
         "conditioners": {n for s in stages.values() for n in s.given},
     }
     for group, wanted in used.items():
         for name in tree.values.get(group) or {}:
             if name not in wanted:
                 tree.complain(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
+    chain = list(stages.items())
+    for i, (name, stage) in enumerate(chain[:-1]):
+        given = [reference for _, later in chain[i + 1 :] for reference in later.references.values()]
+        if stage.target.source != chain[-1][1].target.source and not any(r.within(stage.target) for r in given):
+            tree.complain(f"stages.{name}", f"no later stage is given {stage.target}, and it is not what is heard")

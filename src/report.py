@@ -6,7 +6,8 @@ import base64
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from .contracts import Representation
 from .data.base import Split
 from .data.examples import Examples
 from .files import replacing_file
+from .generation import Story
+from .layers.resample import convert
 from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from .plots import curves_figure, png, spectrogram_figure
+from .reference import Reference
 from .system import System, index_text
-from .tokenizers.base import Tokenizer
+from .tokenizers.base import Latents, Tokenizer
 
 SEED = 2
 """Of the test clips every report shows and measures."""
@@ -42,12 +46,14 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
     template = jinja2.Environment(autoescape=True).from_string(
         (files(__package__) / "report.html").read_text(encoding="utf-8")
     )
-    codecs = [_codec(system, name, clips, measured) for name in system.tokenizers]
+    codecs = [_codec(system, reference, clips, measured) for reference in _references(system)]
+    generated, followed = _generated(system, clips)
     page = template.render(
         title=title,
         subtitle=system.plan.values.get("description", ""),
         parts=system.summary(),
-        generated=_generated(system, clips),
+        generated=generated,
+        followed=followed,
         codecs=codecs,
         curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
         notes=system.source.report,
@@ -70,11 +76,12 @@ def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
     }
 
 
-def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[str, Any]:
+def measure_codec(system: System, tokenizer: Tokenizer | Latents, examples: int) -> dict[str, Any]:
     """Figures of a tokenizer on test pieces, beside those of the best spectrum that does not change in time.
 
     Returns:
-        ``mel_distance``, ``constant_distance``, their ``ratio``, and per codebook ``usage`` and ``perplexity``.
+        ``mel_distance``, ``constant_distance``, their ``ratio`` (all three only where it can decode), and of codes, per
+        codebook, ``usage`` and ``perplexity``.
     """
     facts = tokenizer.representation
     distance, constant = MelDistance(facts.sample_rate), ConstantSpectrum(facts.sample_rate)
@@ -82,19 +89,26 @@ def measure_codec(system: System, tokenizer: Tokenizer, examples: int) -> dict[s
     for batch in _batches(_clips(system, facts, "train", examples, 4.0)):
         constant.fit(batch)
     for batch in _batches(_clips(system, facts, "test", examples, 4.0)):
-        encoded = tokenizer.encode(batch.to(tokenizer.device))
-        distance.update(tokenizer.decode(encoded).cpu()[..., : batch.shape[-1]], batch)
-        constant.update(batch)
+        encoded = tokenizer.encode(batch.to(system.device))
         if usage is not None:
             usage.update(encoded.cpu())
-    figures: dict[str, Any] = {
-        "mel_distance": float(distance.compute()),
-        "constant_distance": float(constant.compute()),
-    }
-    figures["ratio"] = figures["mel_distance"] / figures["constant_distance"]
+        constant.update(batch)
+        with suppress(NotImplementedError):
+            distance.update(tokenizer.decode(encoded).cpu()[..., : batch.shape[-1]], batch)
+    figures: dict[str, Any] = {}
+    if distance.update_called:
+        figures = {"mel_distance": float(distance.compute()), "constant_distance": float(constant.compute())}
+        figures["ratio"] = figures["mel_distance"] / figures["constant_distance"]
     if usage is not None:
         figures |= {name: value.reshape(-1).tolist() for name, value in usage.compute().items()}
     return figures
+
+
+def _references(system: System) -> list[Reference]:
+    """Every tokenizer, and the latents that stages generate or are given."""
+    named = [r for stage in system.plan.stages.values() for r in (stage.target, *stage.references.values())]
+    latents = dict.fromkeys(Reference(r.tokenizer, latents=True) for r in named if r.latents)
+    return [*(Reference(name) for name in system.tokenizers), *latents]
 
 
 def _clips(system: System, facts: Representation, split: Split, length: int, seconds: float) -> Examples:
@@ -116,42 +130,71 @@ def _batches(examples: Examples, size: int = 16) -> Any:
 
 
 @torch.inference_mode()
-def _codec(system: System, name: str, clips: int, measured: int) -> dict[str, Any]:
-    tokenizer = system.tokenizers[name].eval()
+def _codec(system: System, reference: Reference, clips: int, measured: int) -> dict[str, Any]:
+    system.tokenizers[reference.tokenizer].eval()
+    tokenizer = system.tokenizer_of(reference)
     facts, figures = tokenizer.representation, measure_codec(system, tokenizer, measured)
-    rows = [
-        ("log-mel distance", f"{figures['mel_distance']:.3f}"),
-        ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
-        ("ratio (100 %: no better than a sound that never changes)", f"{figures['ratio']:.1%}"),
-    ]
+    rows, media = [], []
+    if "ratio" in figures:
+        rows += [
+            ("log-mel distance", f"{figures['mel_distance']:.3f}"),
+            ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
+            ("ratio (100 %: no better than a sound that never changes)", f"{figures['ratio']:.1%}"),
+        ]
     if "usage" in figures:
         rows += [
             ("codes in use, by codebook", "  ".join(f"{v:.0%}" for v in figures["usage"])),
             ("perplexity, by codebook", "  ".join(f"{v:.0f}" for v in figures["perplexity"])),
         ]
     shown = _clips(system, facts, "test", clips, 5.0)
-    media = []
-    for example in (shown[i] for i in range(clips)):
+    for example in (shown[i] for i in range(clips) if "ratio" in figures):
         audio = example.audio
-        again = tokenizer.decode(tokenizer.encode(audio[None].to(tokenizer.device)))[0, :, : audio.shape[-1]].cpu()
+        again = tokenizer.decode(tokenizer.encode(audio[None].to(system.device)))[0, :, : audio.shape[-1]].cpu()
         caption = example.fields.get("text") or example.fields.get("id", "")
         media += [
             clip_media(audio, facts.sample_rate, f"original: {caption}"),
             clip_media(again, facts.sample_rate, "reconstruction"),
         ]
-    return {"folder": f"tokenizers/{name}", "figures": rows, "clips": media}
+    return {"folder": f"tokenizers/{reference}", "figures": rows, "clips": media}
 
 
-def _generated(system: System, clips: int) -> list[dict[str, str]]:
+def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
+    """Clips from the captions of test pieces, the last one a story of two; and how later stages follow earlier ones."""
     if not system.stages:
-        return []
+        return [], []
     facts = system.output.representation
     examples = _clips(system, facts, "test", clips, 1.0)
-    fields = [examples[i].fields for i in range(clips)]
-    inputs = {c.input: [f.get(c.input) for f in fields] for c in system.conditioners.values()}
-    audio = system.generate(inputs or None, seed=list(range(clips)))
-    captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in fields]
-    return [clip_media(clip, facts.sample_rate, caption) for clip, caption in zip(audio.cpu(), captions, strict=True)]
+    known = [examples[i].fields for i in range(clips)]
+    inputs = {c.input: [f.get(c.input) for f in known] for c in system.conditioners.values()}
+    captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in known]
+    made = system.generate_representations(inputs or None, seed=list(range(clips)))
+    audio = system.decode(made)
+    media = [clip_media(clip, facts.sample_rate, text) for clip, text in zip(audio.cpu(), captions, strict=True)]
+    if "text" in inputs and len(set(captions[:2])) == 2:
+        change = max(stage.window for stage in system.plan.stages.values())
+        told = {name: [Story([(0, values[0]), (change, values[1])])] for name, values in inputs.items()}
+        clip = system.generate(told, duration=2 * change)[0].cpu()
+        media.append(clip_media(clip, facts.sample_rate, f"{captions[0]} … from {change:g} s: {captions[1]}"))
+    return media, _followed(system, made, audio)
+
+
+@torch.inference_mode()
+def _followed(system: System, made: Mapping[str, Tensor], audio: Tensor) -> list[tuple[str, str]]:
+    """Of the codes that later stages were given: how many the result has, beside those of other clips."""
+    rows, facts = [], system.output.representation
+    named = {str(r): r for stage in system.plan.stages.values() for r in stage.references.values()}
+    for name, reference in named.items():
+        tokenizer = system.tokenizer_of(reference)
+        own = tokenizer.representation
+        if not own.discrete or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer:
+            continue
+        given = reference.take(made[reference.source])
+        again = reference.take(tokenizer.encode(convert(audio, facts.sample_rate, own.sample_rate, own.channels)))
+        frames = min(given.shape[-1], again.shape[-1])
+        same = (given[..., :frames] == again[..., :frames]).float().mean()
+        other = (given[..., :frames] == again.roll(1, 0)[..., :frames]).float().mean()
+        rows.append((f"codes of {name} that the result has, too", f"{same:.0%} (those of another clip: {other:.0%})"))
+    return rows
 
 
 def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[float]]]:

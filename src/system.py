@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,24 +14,30 @@ from torch import Tensor
 
 from .compose import recipes
 from .conditioners.base import Conditioner
-from .contracts import Condition, Given, Representation
+from .contracts import ALIGNED_ENTRIES, Given, Representation
 from .data.base import Source
 from .errors import PartitaError, Problem, RecipeError
 from .files import replacing_file
 from .fit import Fit
-from .generators.base import Generator, Term, classifier_free
+from .generation import Guidance, Prompts, generate
+from .generators.base import Generator
 from .hub import fetch
 from .part import Part
 from .recipe import PartPlan, Plan, StagePlan, load_recipe
+from .reference import Reference
 from .registry import did_you_mean
 from .schema import build
-from .tokenizers.base import Tokenizer
+from .seeds import derive_seed
+from .tokenizers.base import Latents, Tokenizer
 
 INDEX = "recipe.yaml"
 """The file that makes a folder a system: its resolved recipe."""
 
 FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
 """What a repository on the Hub needs of its files; nothing else is downloaded."""
+
+
+Note = Callable[..., None]
 
 
 class PartSummary(NamedTuple):
@@ -70,7 +74,10 @@ class System:
             try:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive_seed(plan.seed, part.key))
-                    built = build(part.cls, {**part.arguments, **(facts or {})})
+                    inner = {name: make(plan_of) for name, plan_of in part.parts.items()}
+                    if None in inner.values():
+                        return None
+                    built = build(part.cls, {**part.arguments, **inner, **(facts or {})})
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:
                 problems.append(Problem(plan.origin(part.key), part.key, str(error).split("\n")[0]))
                 return None
@@ -82,8 +89,13 @@ class System:
         self.tokenizers: dict[str, Tokenizer] = {name: make(part) for name, part in plan.tokenizers.items()}
         self.conditioners: dict[str, Conditioner] = {name: make(part) for name, part in plan.conditioners.items()}
         self.stages: dict[str, Generator] = {}
+        made: dict[str, int] = {}
+
+        def note(key: str, message: str, suggestion: str = "") -> None:
+            problems.append(Problem(plan.origin(key), key, message, suggestion))
+
         for name, stage in plan.stages.items():
-            facts = self._facts(name, stage, problems)
+            facts = self._facts(name, stage, made, note)
             if facts is not None:
                 self.stages[name] = make(stage.part, facts)
         if problems:
@@ -130,11 +142,11 @@ class System:
         return lines
 
     @property
-    def output(self) -> Tokenizer:
-        """The tokenizer that turns what the last stage generates into audio."""
+    def output(self) -> Tokenizer | Latents:
+        """What turns the representation that the last stage generates into audio."""
         if not self.plan.stages:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
-        return self.tokenizers[list(self.plan.stages.values())[-1].target]
+        return self.tokenizer_of(list(self.plan.stages.values())[-1].target)
 
     @property
     def sample_rate(self) -> int:
@@ -152,63 +164,58 @@ class System:
         """Where the parts are."""
         return next((p.device for part in self.parts.values() for p in part.parameters()), torch.device("cpu"))
 
-    @torch.inference_mode()
     def generate(
         self,
-        prompts: str | Sequence[str | None] | Mapping[str, Sequence[Any]] | None = None,
+        prompts: Prompts = None,
         *,
         duration: float | None = None,
         seed: int | Sequence[int] = 0,
-        guidance: float | Sequence[Term] | None = None,
+        guidance: Guidance | Mapping[str, Guidance] = None,
         sampling: Mapping[str, Any] | None = None,
+        negative: Prompts = None,
         continuation: Tensor | None = None,
+        transition: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Tensor:
         """Audio ``[B, C, T]`` in [-1, 1] at the sample rate of :attr:`output`.
 
+        What is longer than a stage's window is generated window by window, each going on from the one before.
+
         Args:
-            prompts: Texts, or per input field (``text``, ``melody`` …) a list; none to generate unconditionally.
+            prompts: Texts, or per input field (``text``, ``melody`` …) a list; none to generate unconditionally. In the
+                place of a prompt, a :class:`partita.Story` holds several with their times.
             duration: Seconds; the last stage's window where none are given.
             seed: One per sample, or the first of consecutive ones. A sample depends on its own seed and prompt alone.
-            guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage; each
-                stage's own where none is given.
-            sampling: Changes to how every stage draws, such as ``{"temperature": 0.8, "top_k": 50}``.
+            guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage, or a
+                mapping from a stage's name to either; each stage's own where none is given.
+            sampling: Changes to how stages draw, such as ``{"temperature": 0.8, "steps": 50}``: each for the stages
+                that know it, or for one alone, ``{"semantic": {"temperature": 0.8}}``.
+            negative: What guidance leads away from in the place of nothing: prompts as above, without stories.
             continuation: Audio ``[B, C, T]`` or ``[1, C, T]`` that the result starts with; shorter than ``duration``.
+            transition: Seconds of what came before from which a story's next prompt goes on; as much as between windows
+                where none are given.
             progress: Called with (stage, steps done, steps in all).
 
         Raises:
-            PartitaError: A prompt for an input that nothing reads, a duration beyond a stage's window, or another
-                argument that cannot be; the message says what can.
+            PartitaError: A prompt for an input that nothing reads, or another argument that cannot be; the message says
+                what can.
         """
-        inputs = self._inputs(prompts)
-        if isinstance(guidance, int | float):
-            guidance = classifier_free(float(guidance))
-        if guidance is not None and not all(isinstance(t, Term) and math.isfinite(t.weight) for t in guidance):
-            raise PartitaError(f"guidance is a number, or a list of partita.Term, not {guidance!r}")
-        if not isinstance(seed, int) and not (isinstance(seed, Sequence) and all(isinstance(s, int) for s in seed)):
-            raise PartitaError(f"seed is a whole number, or one for each sample, not {seed!r}")
-        batch = len(next(iter(inputs.values()))) if inputs else 1 if isinstance(seed, int) else len(seed)
-        seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != batch:
-            raise PartitaError(f"{batch} prompts, but {len(seeds)} seeds: give one seed, or one per prompt")
-        output, representation = self.output, torch.empty(0)
-        for name, plan in self.plan.stages.items():
-            stage, facts = self.stages[name].eval(), self.tokenizers[plan.target].representation
-            seconds = plan.window if duration is None else duration
-            if not isinstance(seconds, int | float) or not seconds > 0:
-                raise PartitaError(f"duration is a positive number of seconds, not {seconds!r}")
-            if seconds > plan.window + 1e-6:
-                raise PartitaError(f"stage {name} generates up to {plan.window:g} s (its window), not {seconds:g} s")
-            representation = stage.generate(
-                {given: self._condition(given, inputs, batch) for given in plan.given},
-                facts.frames(seconds),
-                seeds=seeds,
-                prompt=None if continuation is None else self._prompt(plan.target, continuation, batch, seconds),
-                guidance=guidance,
-                sampling=stage.changed_sampling(sampling or {}),
-                progress=None if progress is None else partial(progress, name),
-            )
-        return output.decode(representation).float().clamp(-1, 1)
+        arguments = {name: value for name, value in locals().items() if name != "self"}
+        return self.decode(self.generate_representations(**arguments))
+
+    @torch.inference_mode()
+    def generate_representations(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """What every stage generates, by representation; takes the arguments of :meth:`generate`."""
+        return generate(self, *args, **kwargs)
+
+    @torch.inference_mode()
+    def decode(self, representations: Mapping[str, Tensor]) -> Tensor:
+        """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns."""
+        target = list(self.plan.stages.values())[-1].target
+        try:
+            return self.output.decode(representations[target.source]).float().clamp(-1, 1)
+        except NotImplementedError as error:
+            raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
 
     def check_fields(self) -> None:
         """See that the data supplies what the conditioners read; it may know better once it is set up.
@@ -253,96 +260,92 @@ class System:
             part.eval()
         return self
 
-    def _facts(self, name: str, stage: StagePlan, problems: list[Problem]) -> dict[str, Any] | None:
-        """What the system tells a stage: its target and what it is given."""
+    def tokenizer_of(self, reference: Reference) -> Tokenizer | Latents:
+        """What turns audio into the source of a representation, and back."""
+        tokenizer = self.tokenizers[reference.tokenizer]
+        return Latents(tokenizer) if reference.latents else tokenizer
+
+    def facts(self, reference: Reference) -> Representation:
+        """The facts of a representation that a stage generates or is given."""
+        return reference.facts(self.tokenizer_of(reference).representation)
+
+    def _facts(self, name: str, stage: StagePlan, made: dict[str, int], note: Note) -> dict[str, Any] | None:
+        """What the system tells a stage: its target and what it is given.
+
+        Args:
+            name: Of the stage.
+            stage: Its plan.
+            made: What earlier stages generate: by source, the number of codebooks, 0 for latents. This one's is added.
+            note: Takes a key, what is wrong with it, and what was probably meant.
+        """
         key, generator = f"stages.{name}", stage.part.cls
-        tokenizer = self.tokenizers.get(stage.target)
-        if tokenizer is None or any(self.conditioners.get(given) is None for given in stage.given):
+        references = [stage.target, *stage.references.values()]
+        conditioners = [given for given in stage.given if given not in stage.references]
+        if any(self.tokenizers.get(r.tokenizer) is None for r in references):
             return None
-        target: Representation = tokenizer.representation
-        if target.discrete != generator.discrete:
-            makes = "codes" if generator.discrete else "latents"
-            message = f"{generator.registered_name} generates {makes}, but {stage.target} is {target}"
-            problems.append(Problem(self.plan.origin(f"{key}.target"), f"{key}.target", message))
+        if any(self.conditioners.get(given) is None for given in conditioners):
+            return None
+        target = self._target(stage, made, partial(note, f"{key}.target"))
+        specs = {given: self.conditioners[given].spec for given in conditioners}
+        for given, reference in stage.references.items():
+            try:
+                specs[given] = self.facts(reference).as_condition()
+            except ValueError as error:
+                note(f"{key}.given", str(error))
+                return None
+            if max(reference.codebooks(self.tokenizer_of(reference).representation), default=0) >= max(
+                1, made.get(reference.source, 0)
+            ):
+                note(f"{key}.given", f"earlier stages do not generate all of {given}")
+                return None
+        if target is None:
             return None
         givens = {}
         for given, entry in stage.given.items():
-            spec = self.conditioners[given].spec
-            if entry is None:
-                entry = "add" if spec.frame_rate is not None and "add" in generator.entries else generator.entries[0]
+            entry = generator.default_entry(specs[given]) if entry is None else entry
+            where = f"{key}.given.{given}"
             if entry not in generator.entries:
-                problems.append(
-                    Problem(
-                        self.plan.origin(f"{key}.given.{given}"),
-                        f"{key}.given.{given}",
-                        f"cannot enter by {entry!r}",
-                        did_you_mean(entry, generator.entries),
-                    )
-                )
-                return None
-            if entry == "add" and spec.frame_rate is None:
-                problems.append(
-                    Problem(
-                        self.plan.origin(f"{key}.given.{given}"),
-                        f"{key}.given.{given}",
-                        "is not aligned in time, so it cannot be added",
-                        ": use cross or prepend",
-                    )
-                )
-                return None
-            givens[given] = Given(spec, entry)
-        return {"target": target, "given": givens}
+                note(where, f"cannot enter by {entry!r}", did_you_mean(entry, generator.entries))
+            elif entry in ALIGNED_ENTRIES and specs[given].frame_rate is None:
+                others = " or ".join(e for e in generator.entries if e not in ALIGNED_ENTRIES)
+                note(where, f"is not aligned in time, so it cannot enter by {entry}", f": use {others}")
+            else:
+                givens[given] = Given(specs[given], entry)
+        return {"target": target, "given": givens} if len(givens) == len(stage.given) else None
+
+    def _target(self, stage: StagePlan, made: dict[str, int], note: Callable[..., None]) -> Representation | None:
+        """The facts of what a stage generates, which must follow what is generated already."""
+        generator, reference = stage.part.cls, stage.target
+        try:
+            whole, facts = self.tokenizer_of(reference).representation, self.facts(reference)
+        except ValueError as error:
+            note(str(error))
+            return None
+        if facts.discrete != generator.discrete:
+            makes = "codes" if generator.discrete else "latents"
+            latents = facts.discrete and self.tokenizers[reference.tokenizer].latent_dim is not None
+            hint = f": the latents before them are {reference.tokenizer}/latents" if latents else ""
+            note(f"{generator.registered_name} generates {makes}, but {reference} is {facts}", hint)
+            return None
+        codebooks = reference.codebooks(whole)
+        if reference.source in made and (not codebooks or codebooks[0] < made[reference.source]):
+            note(f"an earlier stage generates {reference} already, or a part of it")
+            return None
+        if codebooks and codebooks[0] > made.get(reference.source, 0):
+            note(f"no stage generates what comes before {reference}")
+            return None
+        made[reference.source] = codebooks[-1] + 1 if codebooks else 0
+        return facts
 
     def _join(self) -> None:
         """Hand each conditioner that has no training of its own to the first stage that is given it."""
         taken: set[str] = set()
         for name, stage in self.plan.stages.items():
-            for given in stage.given:
+            for given in (given for given in stage.given if given not in stage.references):
                 conditioner = self.conditioners[given]
                 if conditioner.with_stage and self.plan.conditioners[given].weights is None and given not in taken:
                     self.stages[name].joint[given] = conditioner
                     taken.add(given)
-
-    def _inputs(self, prompts: Any) -> dict[str, list[Any]]:
-        if prompts is None:
-            return {}
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        if not isinstance(prompts, Mapping):
-            prompts = {"text": prompts}
-        readable = {conditioner.input for conditioner in self.conditioners.values()}
-        for field, values in prompts.items():
-            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-                raise PartitaError(f"{field} takes a list with one prompt for each clip, not {values!r}")
-            if field not in readable:
-                raise PartitaError(f"nothing in this system reads {field!r}{did_you_mean(field, sorted(readable))}")
-        if len({len(values) for values in prompts.values()}) > 1:
-            raise PartitaError(
-                f"as many prompts for every input, please: got { {k: len(v) for k, v in prompts.items()} }"
-            )
-        return {field: list(values) for field, values in prompts.items()}
-
-    def _prompt(self, tokenizer: str, audio: Tensor, batch: int, seconds: float) -> Tensor:
-        """The representation of audio to continue, whole frames only."""
-        facts = self.tokenizers[tokenizer].representation
-        audio = torch.as_tensor(audio, dtype=torch.float32, device=self.device)
-        if audio.dim() != 3 or audio.shape[0] not in (1, batch) or audio.shape[1] != facts.channels:
-            shape = f"[{batch} or 1, {facts.channels}, T]"
-            raise PartitaError(f"audio to continue has the shape {shape} here, not {list(audio.shape)}")
-        heard = audio.shape[-1] / facts.sample_rate
-        if heard >= seconds:
-            raise PartitaError(
-                f"the result starts with the {heard:.2f} s to continue, so it must be longer than {seconds:g} s; where "
-                "that is the stage's whole window, give less audio to continue"
-            )
-        encoded = self.tokenizers[tokenizer].eval().encode(audio.expand(batch, -1, -1))
-        return encoded[..., : max(1, int(heard * facts.frame_rate))]
-
-    def _condition(self, name: str, inputs: dict[str, list[Any]], batch: int) -> tuple[Condition, Condition]:
-        conditioner = self.conditioners[name].eval()
-        prepared = conditioner.prepare(inputs.get(conditioner.input, [None] * batch))
-        condition = conditioner({key: tensor.to(self.device) for key, tensor in prepared.items()})
-        return condition, conditioner.null(condition)
 
 
 def load(source: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> System:
@@ -378,8 +381,3 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
 def index_text(plan: Plan) -> str:
     """The resolved recipe as YAML, the way it stands in a system's folder."""
     return OmegaConf.to_yaml(OmegaConf.create(plan.values))
-
-
-def derive_seed(*parts: Any) -> int:
-    """A seed that is a function of its arguments alone, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big")

@@ -25,14 +25,17 @@ from torch.utils.data import DataLoader
 
 from .callbacks import Bar, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Throughput
 from .compose import flat
-from .contracts import StageBatch
+from .contracts import Condition, StageBatch
 from .data.base import Split
 from .data.examples import Collate, Examples, Span
 from .errors import PartitaError, Stopped
 from .files import replacing_file
+from .layers.resample import convert
 from .part import Part
-from .recipe import Plan
-from .system import INDEX, System, derive_seed, index_text
+from .recipe import PartPlan, Plan
+from .reference import Reference
+from .seeds import derive_seed
+from .system import INDEX, System, index_text
 
 VALIDATION_SEED = 1
 """Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
@@ -68,17 +71,29 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
             part.load_weights(run / folder)
             say(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
             done.add(folder)
-        elif weights is not None:
-            part.load_weights(weights)
+        elif weights is not None or part.weightless:
+            if weights is not None:
+                part.load_weights(weights)
+                say(f"{folder}: weights from {weights}")
             part.save(run / folder)
-            say(f"{folder}: weights from {weights}")
             done.add(folder)
+        else:
+            _load_inner(part, system.part_plan(folder))
     for folder, part in system.parts.items():
         if folder not in done and folder not in joint:
             say(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.batch_size}")
             _fit(system, folder, run, say)
         part.eval().requires_grad_(False)
     return system
+
+
+def _load_inner(part: Part, plan: PartPlan) -> None:
+    """The pretrained weights of parts inside a part that is going to be trained."""
+    for name, inner in plan.parts.items():
+        if inner.weights is not None:
+            getattr(part, name).load_weights(inner.weights)
+        else:
+            _load_inner(getattr(part, name), inner)
 
 
 def _claim(plan: Plan, run: Path) -> None:
@@ -126,11 +141,13 @@ class FitData(L.LightningDataModule):
         self.fit = system.parts[folder].fit_options
         group, name = folder.split("/")
         self.stage = system.plan.stages[name] if group == "stages" else None
-        tokenizer = system.tokenizers[name if self.stage is None else self.stage.target]
-        facts = tokenizer.representation
-        self.sample_rate, self.channels = facts.sample_rate, facts.channels
+        references = [Reference(name)] if self.stage is None else [self.stage.target, *self.stage.references.values()]
+        rates = [system.tokenizer_of(reference).representation for reference in references]
+        # read once, at the best of the rates that are needed
+        self.sample_rate, self.channels = max(r.sample_rate for r in rates), max(r.channels for r in rates)
         self.seconds = self.fit.crop if self.stage is None else self.stage.window
-        self.conditioners = {n: system.conditioners[n] for n in self.stage.given} if self.stage else {}
+        names = [] if self.stage is None else [n for n in self.stage.given if n not in self.stage.references]
+        self.conditioners = {n: system.conditioners[n] for n in names}
 
     def train_dataloader(self) -> DataLoader:
         """From the first step that is not done yet."""
@@ -163,20 +180,27 @@ class FitData(L.LightningDataModule):
 
     @torch.no_grad()
     def render(self, count: int = 2) -> Tensor:
-        """What the part in training makes of them: reconstructions, or clips generated from their conditions."""
+        """What the part in training makes of them: reconstructions, or clips generated from their conditions.
+
+        No clips at all where what it makes cannot be heard.
+        """
         part = self.system.parts[self.folder]
         was_training, device = part.training, part.device
         part.eval()
         batch = self.transfer_batch_to_device(self._shown(count), device, 0)
-        if self.stage is None:
-            audio = part.decode(part.encode(batch["audio"]))  # type: ignore[operator]
-        else:
+        try:
+            if self.stage is None:
+                return part.decode(part.encode(batch["audio"]))  # type: ignore[operator]
             staged = self.on_after_batch_transfer(batch, 0)
             pairs, seeds = part.resolve(staged), list(range(count))  # type: ignore[operator]
             representation = part.generate(pairs, staged.target.shape[-1], seeds=seeds)  # type: ignore[operator]
-            audio = self.system.tokenizers[self.stage.target].decode(representation)
-        part.train(was_training)
-        return audio
+            whole = self._encoded(batch["audio"])[self.stage.target.source]
+            made = torch.cat([whole[:, : self.stage.target.start], representation], dim=1)
+            return self.system.tokenizer_of(self.stage.target).decode(made)
+        except NotImplementedError:
+            return torch.empty(0)
+        finally:
+            part.train(was_training)
 
     def _shown(self, count: int) -> dict[str, Any]:
         examples = self.validation_examples()
@@ -184,24 +208,43 @@ class FitData(L.LightningDataModule):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
-        """For a stage: encode the audio with its tokenizer and run the conditioners that are not trained with it."""
+        """For a stage: encode the audio and run the conditioners that are not trained with it."""
         if self.stage is None:
             return batch
-        audio = batch["audio"]
-        tokenizer = self.system.tokenizers[self.stage.target].to(audio.device).eval()
-        target = tokenizer.encode(audio)
-        rate = tokenizer.representation.frame_rate / tokenizer.representation.sample_rate
-        frames = torch.ceil(batch["num_samples"] * rate)
-        mask = torch.arange(target.shape[-1], device=audio.device) < frames[:, None]
-        stage = self.system.stages[self.folder.split("/")[1]]
+        audio, stage = batch["audio"], self.system.stages[self.folder.split("/")[1]]
+        encoded = self._encoded(audio)
+
+        def part(reference: Reference) -> tuple[Tensor, Tensor]:
+            representation = reference.take(encoded[reference.source])
+            rate = self.system.facts(reference).frame_rate / self.sample_rate
+            frames = torch.ceil(batch["num_samples"] * rate)
+            return representation, torch.arange(representation.shape[-1], device=audio.device) < frames[:, None]
+
         given: dict[str, Any] = {}
-        for name, conditioner in self.conditioners.items():
-            if name in stage.joint:
+        for name in self.stage.given:
+            if name in self.stage.references:
+                condition = Condition.of(*part(self.stage.references[name]))
+                given[name] = (condition, condition.absent())
+            elif name in stage.joint:
                 given[name] = batch["prepared"][name]
             else:
-                condition = conditioner.to(audio.device).eval()(batch["prepared"][name])
+                conditioner = self.conditioners[name].to(audio.device).eval()
+                condition = conditioner(batch["prepared"][name])
                 given[name] = (condition, conditioner.null(condition))
-        return StageBatch(target, mask, given)
+        return StageBatch(*part(self.stage.target), given)
+
+    def _encoded(self, audio: Tensor) -> dict[str, Tensor]:
+        """What the stage generates or is given, whole, by source."""
+        assert self.stage is not None
+        encoded = {}
+        for reference in (self.stage.target, *self.stage.references.values()):
+            if reference.source not in encoded:
+                self.system.tokenizers[reference.tokenizer].to(audio.device).eval()
+                tokenizer = self.system.tokenizer_of(reference)
+                facts = tokenizer.representation
+                converted = convert(audio, self.sample_rate, facts.sample_rate, facts.channels)
+                encoded[reference.source] = tokenizer.encode(converted)
+        return encoded
 
     def _examples(self, split: Split, length: int, seed: int) -> Examples:
         return Examples(

@@ -87,9 +87,20 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
     for i in (1, 2):
         audio, rate = soundfile.read(tmp_path / f"clip-{i}.wav")
         assert (len(audio), rate) == (2000, 4000)
-    status, text = partita("generate", output, "tone 1", "-d", "100")
-    assert status == 2
-    assert "window" in text
+    story = ("tone 1", "--then", "1.5: tone 2", "-d", "3", "--negative", "tone 3", "-s", "temperature=0.5")
+    status, text = partita("generate", output, *story, "-s", "main.temperature=0", "-o", tmp_path / "story.wav")
+    assert status == 0, text
+    assert soundfile.info(tmp_path / "story.wav").frames == 12000
+    for wrong, word in (
+        (["-d", "-1"], "positive number"),
+        (["--then", "flute"], "such as '20: flute'"),
+        (["--then", "0: flute"], "rise"),
+        (["-s", "temperature"], "key=value"),
+        (["-s", "temprature=1"], "'temperature'"),
+        (["-s", "other.temperature=1"], "no stage has 'other'"),
+    ):
+        status, text = partita("generate", output, "tone 1", *wrong, "-o", tmp_path / "none.wav")
+        assert (status, word in text) == (2, True), text
 
 
 def test_our_own_faults_are_status_1(partita, monkeypatch):

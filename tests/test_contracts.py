@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from partita.compose import compose, presets
-from partita.contracts import Condition, ConditionSpec, Given, Representation, StageBatch
+from partita.compose import compose, preset_values, presets
+from partita.contracts import ALIGNED_ENTRIES, Condition, ConditionSpec, Given, Representation, StageBatch
 from partita.part import Part
 from partita.recipe import PART_KEYS
 from partita.registry import lookup, names
-from partita.schema import build
+from partita.schema import build, part_arguments
 
 
 def expanded(family, preset):
@@ -23,12 +23,23 @@ def expanded(family, preset):
         ]
     else:
         slot = compose("chorales-tiny", [f"{family}s.part={preset}"]).values[f"{family}s"]["part"]
-    return lookup(family, slot["name"]), {k: v for k, v in slot.items() if k not in PART_KEYS}
+    return lookup(family, slot["name"]), own_arguments(family, slot)
+
+
+def own_arguments(family, slot):
+    """The arguments of a slot's part; those that are parts themselves as a saved part holds them."""
+    arguments = {k: v for k, v in slot.items() if k not in PART_KEYS}
+    for name, inner in part_arguments(lookup(family, slot["name"])).items():
+        values = arguments[name]
+        arguments[name] = {"family": inner, "name": values["name"], "arguments": own_arguments(inner, values)}
+    return arguments
 
 
 def smallest(family, name):
-    """A part's class and the arguments of its ``tiny`` preset where there is one."""
-    return expanded(family, f"{name}-tiny") if f"{name}-tiny" in presets(family) else (lookup(family, name), {})
+    """A part's class and the arguments of its smallest preset: one that is called tiny where there is one."""
+    own = [preset for preset in presets(family) if preset_values(family, preset)["name"] == name]
+    tiny = [preset for preset in own if preset.endswith("-tiny")]
+    return expanded(family, tiny[0]) if tiny else (lookup(family, name), {})
 
 
 TEXTS = ["a slow chorale for church organ", None, "harp"]
@@ -36,6 +47,7 @@ TOKENIZERS = [name for name in names("tokenizer") if not name.startswith("toy")]
 CONDITIONERS = [name for name in names("conditioner") if lookup("conditioner", name).trainable]
 GENERATORS = [name for name in names("generator") if not name.startswith("toy")]
 TARGET = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=11)
+LATENTS = Representation(sample_rate=16000, channels=1, frame_rate=50.0, dim=3)
 GIVEN = {"text": Given(ConditionSpec(dim=6), "cross")}
 
 
@@ -129,32 +141,67 @@ def conditions(batch, generator):
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generator(name, tmp_path):
     cls, arguments = smallest("generator", name)
-    stage = build(cls, {**arguments, "target": TARGET, "given": GIVEN})
+    target = TARGET if cls.discrete else LATENTS
+    stage = build(cls, {**arguments, "target": target, "given": GIVEN})
     draw = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, 11, (5, 3, 12), generator=draw)
+    made = torch.randint(0, 11, (5, 3, 12), generator=draw) if cls.discrete else torch.randn(5, 3, 12, generator=draw)
     pairs = conditions(5, draw)
-    batch = StageBatch(codes, torch.ones(5, 12, dtype=torch.bool), pairs)
-    losses = stage.loss(batch.target, batch.mask, stage.drop(stage.resolve(batch)))
-    losses["loss"].backward()
+    batch = StageBatch(made, torch.ones(5, 12, dtype=torch.bool), pairs)
+    optimizer = torch.optim.SGD(stage.parameters(), lr=0.1)
+    for _ in range(3):  # layers that start at zero hide others from the first steps
+        losses = stage.loss(batch.target, batch.mask, stage.drop(stage.resolve(batch)))
+        losses["loss"].backward()
+        optimizer.step()
     assert all(p.grad is not None for p in stage.parameters())
     stage.eval()
     generated = stage.generate(pairs, 12, seeds=range(5))
-    assert generated.shape == codes.shape
-    assert 0 <= generated.min() <= generated.max() < 11
+    assert generated.shape == made.shape
+    if cls.discrete:
+        assert 0 <= generated.min() <= generated.max() < 11
+    else:
+        assert generated.isfinite().all()
     for i in (0, 3):
         alone = {n: tuple(Condition(c.values[i : i + 1], c.mask[i : i + 1]) for c in pair) for n, pair in pairs.items()}
-        assert torch.equal(stage.generate(alone, 12, seeds=[i])[0], generated[i])
-    prompted = stage.generate(pairs, 12, seeds=range(5), prompt=codes[:, :, :5])
-    assert torch.equal(prompted[:, :, :5], codes[:, :, :5])
+        torch.testing.assert_close(stage.generate(alone, 12, seeds=[i])[0], generated[i], rtol=1e-3, atol=1e-3)
+    prompted = stage.generate(pairs, 12, seeds=range(5), prompt=made[:, :, :5])
+    torch.testing.assert_close(prompted[:, :, :5], made[:, :, :5])
     again = round_trip(stage, tmp_path)
     assert torch.equal(again.generate(pairs, 12, seeds=range(5)), generated)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_takes_what_it_is_given_in_every_way_it_names(name):
+    cls, arguments = smallest("generator", name)
+    target = TARGET if cls.discrete else LATENTS
+    draw = torch.Generator().manual_seed(0)
+    specs = {
+        "text": ConditionSpec(dim=6),
+        "chroma": ConditionSpec(dim=6, frame_rate=25.0),
+        "coarse": Representation(16000, 1, 12.5, 2, 7).as_condition(),
+        "tokens": ConditionSpec(num_codebooks=2, cardinality=7),
+    }
+    for name_given, spec in specs.items():
+        aligned = spec.frame_rate is not None
+        length = int(12 * spec.frame_rate / 50) if aligned else 4
+        values = (
+            torch.randn(2, length, 6, generator=draw) if spec.dim else torch.randint(7, (2, 2, length), generator=draw)
+        )
+        pair = (condition := Condition(values, torch.ones(2, length, dtype=torch.bool)), condition.absent())
+        ways = [entry for entry in cls.entries if aligned or entry not in ALIGNED_ENTRIES]
+        assert cls.default_entry(spec) in ways
+        for entry in ways:
+            stage = build(cls, {**arguments, "target": target, "given": {name_given: Given(spec, entry)}})
+            made = stage.eval().generate({name_given: pair}, 12, seeds=[0, 1])
+            assert made.shape == (2, 3, 12)
+    with pytest.raises(ValueError, match="cannot enter by 'telepathy'"):
+        build(cls, {**arguments, "target": target, "given": {"text": Given(specs["text"], "telepathy")}})
 
 
 @pytest.mark.parametrize("family", ["tokenizer", "conditioner", "generator"])
 def test_every_preset_builds_without_allocating(family):
     for name in presets(family):
         cls, arguments = expanded(family, name)
-        facts = {"target": TARGET, "given": GIVEN} if family == "generator" else {}
+        facts = {"target": TARGET if cls.discrete else LATENTS, "given": GIVEN} if family == "generator" else {}
         with torch.device("meta"):
             part = build(cls, arguments | facts)
         assert all(p.is_meta for p in part.parameters()), name

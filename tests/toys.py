@@ -162,7 +162,9 @@ class ToyBigram(Generator):
     def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
         kept = {name: condition for name, (condition, _) in conditions.items()}
         codes = torch.full((len(seeds), 1), self.target.cardinality)
-        for _ in range(frames):
+        if prompt is not None:
+            codes = torch.cat([codes, prompt[:, 0]], 1)
+        while codes.shape[1] <= frames:
             codes = torch.cat([codes, self.logits(codes[:, -1:], kept)[:, -1].argmax(-1, keepdim=True)], 1)
         return codes[:, None, 1:]
 
@@ -172,3 +174,40 @@ class ToySilent(ToySines):
     """The same without captions."""
 
     fields = frozenset({"id"})
+
+
+@register("generator", "toy-dice")
+class ToyDice(Generator):
+    """Codes at random, or whatever follows a prompt."""
+
+    discrete = True
+    entries = ("cross",)
+    sampling = Greed()
+
+    def __init__(self, target: Representation, given: dict[str, Given]):
+        super().__init__(target, given)
+        self.odds = nn.Parameter(torch.zeros(target.cardinality))
+
+    def loss(self, target, mask, conditions):
+        return {"loss": F.cross_entropy(self.odds.expand(target.numel(), -1), target.flatten())}
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = (self.target.num_codebooks, frames)
+        codes = torch.stack([torch.randint(self.target.cardinality, shape, generator=draw) for draw in draws])
+        if prompt is not None:
+            codes[..., : prompt.shape[-1]] = prompt
+        return codes
+
+
+@register("generator", "toy-echo")
+class ToyEcho(ToyDice):
+    """The last codes it is given, at the rate of its target, whatever the prompt."""
+
+    entries = ("prepend",)
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+        name = list(self.given)[-1]
+        ratio = self.given[name].spec.frame_rate / self.target.frame_rate
+        at = ((torch.arange(frames) + 0.5) * ratio).long()
+        return conditions[name][0].values[:, :, at]

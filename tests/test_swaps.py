@@ -1,0 +1,118 @@
+"""The promise of the zoo: whatever parts are put together either train and generate, or are refused with the reason."""
+
+import pytest
+import yaml
+
+import partita
+from partita.compose import preset_values, presets
+from partita.recipe import load_recipe
+from partita.registry import lookup, names
+from partita.system import System
+from partita.tokenizers.base import Tokenizer
+from partita.tokenizers.encodec import EnCodec
+from partita.training import train
+
+TEXTS = ["tone 1", "tone 2", "flute"]
+
+
+def own(family):
+    return [name for name in names(family) if not name.startswith("toy")]
+
+
+def smallest(family, name):
+    """The preset of a part that is called tiny, or its bare name."""
+    tiny = [p for p in presets(family) if preset_values(family, p)["name"] == name and p.endswith("-tiny")]
+    return tiny[0] if tiny else name
+
+
+@pytest.fixture(scope="module")
+def slot(tmp_path_factory, t5_checkpoint):
+    """Makes the smallest slot of a part; frozen parts get random weights in the real format."""
+    encodec = tmp_path_factory.mktemp("encodec")
+    EnCodec(model="24khz").save(encodec)
+    t5 = {"feed_forward_width": 24, "width": 16, "depth": 2, "heads": 2, "head_width": 8, "vocabulary": 64}
+    frozen = {
+        "encodec": {"name": "encodec", "model": "24khz", "num_codebooks": 2, "weights": str(encodec)},
+        "t5": {"preset": "t5-small", "weights": str(t5_checkpoint("relu", TEXTS)), **t5},
+    }
+
+    def make(family, name):
+        if name in frozen:
+            return frozen[name]
+        fit = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2, "precision": "32-true"}
+        return {"preset": smallest(family, name)} | ({} if lookup(family, name).weightless else {"fit": fit})
+
+    return make
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Composes a recipe from slots, checks it, trains it, and generates two windows with the loaded result."""
+
+    def chain(tokenizers, conditioners, stages):
+        recipe = {
+            "tokenizers": tokenizers,
+            "conditioners": conditioners,
+            "stages": stages,
+            "data": "toy-sines",
+            "trainer": {"logger": False},
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        plan = load_recipe(tmp_path / "recipe.yaml")
+        System.outline(plan)
+        train(plan, tmp_path / "run")
+        system = partita.load(tmp_path / "run")
+        sampling = {"steps": 2} if any(hasattr(stage.sampling, "steps") for stage in system.stages.values()) else {}
+        audio = system.generate(
+            ["tone 1", None] if conditioners else None, seed=[1, 2], duration=0.6, sampling=sampling
+        )
+        facts = system.output.representation
+        assert audio.shape[:2] == (2, facts.channels)
+        assert abs(audio.shape[-1] - 0.6 * facts.sample_rate) <= facts.sample_rate / facts.frame_rate
+        assert audio.isfinite().all()
+
+    return chain
+
+
+def representations():
+    """Every tokenizer, and the latents of those that have them, with whether it consists of codes."""
+    for name in own("tokenizer"):
+        cls = lookup("tokenizer", name)
+        yield name, name not in CONTINUOUS
+        if cls.encode_latents is not Tokenizer.encode_latents:
+            yield f"{name}/latents", False
+
+
+CONTINUOUS = {"log-mel"}
+KINDS = own("generator")
+FIRST = {True: "autoregressive", False: "diffusion"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("conditioner", own("conditioner"))
+@pytest.mark.parametrize(("representation", "discrete"), representations())
+def test_tokenizer_times_conditioner_times_stage(representation, discrete, conditioner, kind, slot, chain):
+    tokenizer = representation.split("/")[0]
+    parts = {tokenizer: slot("tokenizer", tokenizer)}, {"text": slot("conditioner", conditioner)}
+    stage = {"generator": slot("generator", kind), "target": representation, "given": ["text"], "window": 0.4}
+    if lookup("generator", kind).discrete == discrete:
+        chain(*parts, {"main": stage})
+        return
+    makes, has = ("codes", "latents") if discrete is False else ("latents", "codes")
+    with pytest.raises(partita.PartitaError, match=rf"{kind} generates {makes}, but {representation} is .*{has}"):
+        chain(*parts, {"main": stage})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("earlier", "discrete"), representations())
+def test_earlier_representation_times_stage(earlier, discrete, kind, slot, chain):
+    """Each kind of stage is given what a first stage made, at another rate."""
+    tokenizer, target = earlier.split("/")[0], "spectral" if lookup("generator", kind).discrete else "spectral/latents"
+    if tokenizer == "spectral":  # the same codec twice, then
+        tokenizer, earlier = "other", earlier.replace("spectral", "other")
+    tokenizers = {tokenizer: slot("tokenizer", "spectral" if tokenizer == "other" else tokenizer)}
+    stages = {
+        "first": {"generator": slot("generator", FIRST[discrete]), "target": earlier, "window": 0.3},
+        "second": {"generator": slot("generator", kind), "target": target, "given": [earlier], "window": 0.4},
+    }
+    chain(tokenizers | {"spectral": slot("tokenizer", "spectral")}, {}, stages)

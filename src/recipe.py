@@ -175,8 +175,15 @@ def _names(tree: Tree) -> None:
                 )
 
 
-def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None) -> PartPlan | None:
-    """The plan of a slot; ``inside`` another part, the family is what that part's argument says."""
+def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: bool = False) -> PartPlan | None:
+    """The plan of a slot.
+
+    Args:
+        tree: The recipe.
+        path: Of the slot.
+        inside: The family, as the argument of the part around it says; none where there is no part around it.
+        loaded: Whether its weights come with those of the part around it.
+    """
     key, family = ".".join(path), inside or str(family_of(path))
     value: Any = tree.values
     for step in path:
@@ -196,8 +203,9 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None) -> PartP
     own = PART_KEYS if family != "data" else ("name",)
     arguments = {k: v for k, v in value.items() if k not in own}
     _note(tree, check(cls, arguments, skip=FACTS if family == "generator" else (), key=key, leave_parts=True))
-    parts = {name: _part(tree, (*path, name), of) for name, of in slots_inside(family, value).items()}
     weights, fit = value.get("weights"), value.get("fit")
+    loaded = loaded or weights is not None
+    parts = {name: _part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
     if family != "data":
         if weights is not None and cls.weightless:
             tree.complain(f"{key}.weights", f"{value['name']} has no weights: leave this out")
@@ -210,11 +218,10 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None) -> PartP
         elif fit:
             _note(tree, check(Fit, fit, key=f"{key}.fit"))
             _trainer(tree, fit.get("trainer"), f"{key}.fit.trainer")
-        if not cls.trainable and not cls.weightless and weights is None:
+        if not (loaded or cls.weightless or (cls.trainable and not inside)):
+            where = "not trained inside another part" if cls.trainable else "never trained here"
             tree.complain(
-                f"{key}.weights",
-                f"{value['name']} is never trained here and has no weights",
-                ": add a hub id or a path",
+                f"{key}.weights", f"{value['name']} is {where} and has no weights", ": add a hub id or a path"
             )
     inner = {name: part for name, part in parts.items() if part is not None}
     return PartPlan(

@@ -182,9 +182,10 @@ class Chain:
 
     def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
         """The windows of a stage, and the part of the story that each belongs to."""
-        rate = self.system.facts(plan.target).frame_rate
+        facts = self.system.facts(plan.target)
+        rate = facts.frame_rate
         others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
-        window, overlap = max(1, round(plan.window * rate)), round(plan.overlap * rate)
+        window, overlap = facts.frames(plan.window), round(plan.overlap * rate)
         grid = common_grid(rate, others)
         if grid > window - overlap:  # rates that hardly ever meet: what is given starts within half a frame
             grid = 1
@@ -193,7 +194,7 @@ class Chain:
         times = self.times if fields & self.inputs.keys() else (0.0,)
         starts = [round(time * rate / grid) * grid for time in times]
         transition = None if self.transition is None else round(self.transition * rate)
-        total = max(1, round(self.seconds * rate))
+        total = facts.frames(self.seconds)
         made = list(windows(total, window, overlap, known=known, grid=grid, changes=starts[1:], transition=transition))
         return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
 

@@ -28,7 +28,7 @@ class Standardize(nn.Module):
         self.updates = updates
         self._settled = False
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("frames", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("frames", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
 
@@ -38,7 +38,8 @@ class Standardize(nn.Module):
         self._settled = self._settled or bool(self.count >= self.updates)  # looking waits for the device
         if self._settled:
             return
-        frames = x.double().mT.flatten(0, 1) if mask is None else x.double().mT[mask]
+        x = x.float() if x.device.type == "mps" else x.double()  # which Apple's devices do not have
+        frames = x.mT.flatten(0, 1) if mask is None else x.mT[mask]
         # pooled by Chan's formula, which does not lose precision where the mean is far from zero
         sums = torch.cat([frames.new_tensor([len(frames)]), frames.sum(0)])
         _add_up(sums)
@@ -50,7 +51,7 @@ class Standardize(nn.Module):
         deviations = deviations + self.variance * self.frames + difference.square() * self.frames * total / both
         self.mean += difference * total / both
         self.variance.copy_(deviations / both)
-        self.frames += total
+        self.frames += total.long()
         self.count += 1
 
     @property

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -277,3 +278,44 @@ def test_mistakes_are_refused_with_what_to_do():
         stage.generate(pairs, FRAMES, seeds=[1, 2], prompt=torch.zeros(2, 7, 3))
     with pytest.raises(ValueError, match="nothing is left to generate"):
         stage.generate(pairs, FRAMES, seeds=[1, 2], prompt=torch.zeros(2, 8, FRAMES))
+
+
+@pytest.mark.parametrize("kind", ["codes", "latents"])
+def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip(kind):
+    """Every frame of latents is a function of what is given at its time, at half the rate; clips were never seen."""
+    codes = Representation(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
+    spec = (codes if kind == "codes" else replace(codes, num_codebooks=None, cardinality=None, dim=3)).as_condition()
+    target = Representation(sample_rate=16000, channels=1, frame_rate=50.0, dim=4)
+    torch.manual_seed(0)
+    stage = Diffusion(
+        target,
+        {"semantic": Given(spec, Diffusion.default_entry(spec))},
+        width=64,
+        depth=2,
+        heads=4,
+        norm="rms",
+        dropout=0,
+    )
+    looks, sounds = torch.randn(8, 3), torch.randn(8, 4) * 3 + 1
+
+    def clips(batch, frames):
+        drawn = torch.randint(8, (batch, 1, frames // 2))
+        given = drawn if kind == "codes" else looks[drawn[:, 0]].mT
+        condition = Condition.of(given, torch.ones(batch, frames // 2, dtype=torch.bool))
+        return sounds[drawn[:, 0]].mT.repeat_interleave(2, -1), {"semantic": (condition, condition.absent())}
+
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=300)
+    for _ in range(300):
+        latents, pairs = clips(16, 16)
+        conditions = {name: condition for name, (condition, _) in pairs.items()}
+        loss = stage.loss(latents, torch.ones(16, 16, dtype=torch.bool), conditions)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for frames in (6, 16, 24):
+        latents, pairs = clips(16, frames)
+        made = stage.generate(pairs, frames, seeds=range(16), guidance=[Term(None, 1.0)])
+        ratio = latents.var() / (made - latents).square().mean()
+        assert 10 * ratio.log10() >= 10, frames

@@ -1,0 +1,31 @@
+import pytest
+from test_generation import CHAIN
+
+from partita.recipe import load_recipe
+from partita.report import write_report
+from partita.system import System
+from partita.tokenizers.base import Tokenizer
+
+
+@pytest.fixture
+def system(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(CHAIN)
+    system = System(load_recipe(tmp_path / "recipe.yaml"))
+    system.source.setup()
+    return system
+
+
+def test_a_chain_is_shown_with_what_its_stages_make_of_each_other(system, tmp_path):
+    page = write_report(system, tmp_path, title="chain", clips=2, measured=2).read_text()
+    # two clips and a story, and a pair for each clip and tokenizer
+    assert page.count("<audio") == 3 + 2 * 2 * 2
+    assert "… from 2 s:" in page
+    assert "codes of coarse that the result has, too" in page
+
+
+def test_what_cannot_be_heard_is_not_shown(system, tmp_path, monkeypatch):
+    coarse = system.tokenizers["coarse"]
+    monkeypatch.setattr(coarse, "decode", lambda codes: Tokenizer.decode(coarse, codes))
+    page = write_report(system, tmp_path, title="chain", clips=2, measured=2).read_text()
+    assert page.count("<audio") == 3 + 2 * 2
+    assert page.count("codes in use") == 2

@@ -44,9 +44,8 @@ def main() -> None:
     typical = elsewhere.median(1, keepdim=True).values
     print("  energy of the second difference, over its median elsewhere in the clip:")
     for where, ratio in (("at borders", at / typical), ("elsewhere", elsewhere / typical)):
-        print(
-            f"    {where}: median {ratio.median():.2f}, mean {ratio.mean():.2f}, above two {(ratio > 2).float().mean():.0%}"
-        )
+        above = (ratio > 2).float().mean()
+        print(f"    {where}: median {ratio.median():.2f}, mean {ratio.mean():.2f}, above two {above:.0%}")
     follow(system, made, audio, options.seconds)
 
     judge = Judge(system, facts)
@@ -116,6 +115,16 @@ def follow(system, made, audio, seconds):
         shifts = [f"{s:+d}: {(again.roll(s, -1) == made[name]).float().mean():.0%}" for s in (-2, -1, 0, 1, 2)]
         print(f"{name}: the result has {same.mean():.0%} of the tokens given (another clip's: {other:.0%});", end=" ")
         print(f"by quarter {', '.join(parts)}; shifted by frames {', '.join(shifts)}")
+        rate, channels = facts.sample_rate, facts.channels
+        real = [
+            system.source.read("test", i, seed=i, seconds=5.0, sample_rate=rate, channels=channels) for i in range(12)
+        ]
+        clips = torch.stack([example.audio for example in real])
+        coded = system.output.decode(system.output.encode(clips))[..., : clips.shape[-1]]
+        before, after = (tokenizer.encode(convert(c, rate, own.sample_rate, own.channels)) for c in (clips, coded))
+        print(
+            f"  real clips keep {(before == after).float().mean():.0%} of theirs through {system.output.representation}"
+        )
 
 
 class Judge:
@@ -164,9 +173,10 @@ class Judge:
         a, b = INSTRUMENTS.index(first), INSTRUMENTS.index(second)
         lean = [self.distances(audio[:, int(s * rate) : int((s + size) * rate)]) for s in starts.tolist()]
         lean = torch.stack([d[a] - d[b] for d in lean])
-        score = lean.clamp(-50, 50)
-        total = torch.stack([score[i:].sum() - score[:i].sum() for i in range(len(score))])
-        return float(starts[int(total.argmax())] + size / 2)
+        count, before = torch.arange(1, len(lean)), lean.cumsum(0)[:-1]
+        after = lean.sum() - before
+        rest = len(lean) - count
+        return float(starts[1:][int(((after / rest - before / count) * (count * rest).sqrt()).argmax())] + size / 2)
 
 
 if __name__ == "__main__":

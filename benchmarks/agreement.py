@@ -34,15 +34,18 @@ def main() -> None:
     for name, tokenizer in system.tokenizers.items():
         tokenizer.load_weights(options.run / "tokenizers" / name)
         tokenizer.eval()
-    prompts, made = None, {}
+    prompts, made, longest = None, {}, max(plan.window for plan in system.plan.stages.values())
     for name, plan in system.plan.stages.items():
         data = FitData(system, f"stages/{name}")
         examples = [
             system.source.read(
-                "train", i, seed=i, seconds=plan.window, sample_rate=data.sample_rate, channels=data.channels
+                "train", i, seed=i, seconds=longest, sample_rate=data.sample_rate, channels=data.channels
             )
             for i in range(4)
         ]
+        for example in examples:  # every stage knows the beginning of the same clip
+            example.audio = example.audio[:, : int(plan.window * data.sample_rate)]
+            example.num_samples = min(example.num_samples, example.audio.shape[1])
         prompts = [example.fields["text"] for example in examples]
         batch = data.on_after_batch_transfer(Collate(data.conditioners)(examples), 0)
         overfit(system.stages[name], batch, options.steps)

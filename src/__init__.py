@@ -11,15 +11,29 @@ from .registry import register
 if TYPE_CHECKING:
     from .generation import Story
     from .layers.guidance import Term
+    from .recipe import load_recipe
     from .system import System, load
+    from .training import train
 
 __version__ = "0.1.0"
-__all__ = ["PartitaError", "Story", "System", "Term", "load", "register"]
+__all__ = ["PartitaError", "Story", "System", "Term", "load", "load_recipe", "register", "train"]
+_HOMES = {
+    "Story": "generation",
+    "System": "system",
+    "Term": "layers.guidance",
+    "load": "system",
+    "load_recipe": "recipe",
+    "train": "training",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for."""
-    homes = {"System": "system", "load": "system", "Story": "generation", "Term": "layers.guidance"}
-    if name not in homes:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{homes[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """Those names, too, without importing them."""
+    return sorted({*globals(), *__all__})

@@ -150,20 +150,32 @@ def generate(
     continuation: Annotated[
         Path | None, typer.Option("--continue", help="Audio file that the clips start with, shorter than they are.")
     ] = None,
+    loudness: Annotated[
+        float | None, typer.Option(help="Bring every clip to this many LUFS: -14 as streaming services, -23 as EBU R128.")
+    ] = None,
+    peak: Annotated[
+        float | None, typer.Option(help="Limit true peaks to this many dBTP; -1 where --loudness is given.")
+    ] = None,
+    fade: Annotated[float, typer.Option(help="Seconds of fading in and out.")] = 0.0,
+    bits: Annotated[int | None, typer.Option(help="Per sample, of formats without loss: 16, 24 or 32.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
 ) -> None:
     """Generate audio from prompts."""
     from rich.progress import Progress
 
     from .data.audio_file import check_writable, write_audio
+    from .finish import Finish
     from .system import load
 
-    check_writable(output)
+    check_writable(output, bits)
+    finish = Finish(loudness, peak, fade)
     told = _story(prompts, then or [])
+    if transition is not None and not then:
+        raise PartitaError("--transition says what --then goes on from: there is no --then")
     drawn = _settings(sampling or [])
     system = load(model, device=_device(device))
     facts = system.output.representation
-    heard = None if continuation is None else _read(continuation, facts)
+    check_writable(output, bits, facts.sample_rate, facts.channels)
     with Progress(console=err, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
@@ -179,14 +191,17 @@ def generate(
             guidance=guidance,
             sampling=drawn,
             negative=None if negative is None else [negative] * max(1, len(prompts or [])),
-            continuation=heard,
+            continuation=continuation,
             transition=transition,
             progress=progress,
         )
     for i, clip in enumerate(audio.cpu()):
         path = output if len(audio) == 1 else output.with_stem(f"{output.stem}-{i + 1}")
-        write_audio(path, clip.numpy(), facts.sample_rate)
-        out.print(f"{path}: {clip.shape[-1] / facts.sample_rate:.2f} s" + (f", “{prompts[i]}”" if prompts else ""))
+        done = finish(clip.numpy(), facts.sample_rate)
+        write_audio(path, done.audio, facts.sample_rate, bits)
+        words = " … ".join([*([prompts[i]] if prompts else []), *(then or [])])
+        said = [f"{path}: {clip.shape[-1] / facts.sample_rate:.2f} s", *([f"“{words}”"] if words else [])]
+        out.print(", ".join([*said, *([str(done)] if finish.measures else [])]))
 
 
 def main() -> None:
@@ -235,7 +250,7 @@ def _story(prompts: Sequence[str | None] | None, then: list[str]) -> Sequence[An
             later.append((float(seconds), prompt.strip()))
         except ValueError:
             colon = ""
-        if not colon:
+        if not colon or not prompt.strip():
             raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
     return [Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
 
@@ -252,15 +267,6 @@ def _settings(values: list[str]) -> dict[str, Any]:
             raise PartitaError(f"--sampling takes key=value, such as temperature=0.8, not {text!r}")
         (settings.setdefault(stage[0], {}) if stage else settings)[name] = yaml.safe_load(value)
     return settings
-
-
-def _read(path: Path, facts: Any) -> Any:
-    """Audio ``[1, C, T]`` of a file, at the rate and channels of a representation."""
-    import torch
-
-    from .data.audio_file import read_clip
-
-    return torch.from_numpy(read_clip(path, 0, None, facts.sample_rate, facts.channels)[0])[None]
 
 
 def _table(title: str, rows: dict[str, str]) -> None:
@@ -288,6 +294,8 @@ def _describe(family: str, name: str) -> None:
     out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
     skip = FACTS if family == "generator" else ()
     out.print(_arguments(cls, values if preset else None, skip))
+    if family == "generator":
+        out.print(f"What it is given enters by {', '.join(cls.entries)}.")
     if family != "data":
         out.print("[dim]How it is trained, the `fit:` block: partita list fit[/]")
 

@@ -42,6 +42,12 @@ class Tree:
             path = path[:-1]
         return self._origins.get(path, self._origins.get((), "recipe"))
 
+    def blame(self, key: str) -> str:
+        """Where a mistake in ``key`` most likely comes from: the command line, where that had a say in it."""
+        path = tuple(key.split("."))
+        below = {file for known, file in self._origins.items() if known[: len(path)] == path}
+        return COMMAND_LINE if COMMAND_LINE in below else self.origin(key)
+
     def complain(self, key: str, message: str, suggestion: str = "", file: str | None = None) -> None:
         """Note a mistake."""
         self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
@@ -99,6 +105,9 @@ def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Tree:
     _lay(tree, path, [])
     for override in overrides:
         _override(tree, override)
+    if isinstance(stages := tree.values.get("stages"), dict):
+        for name in [name for name, stage in stages.items() if stage is None]:  # taken out
+            del stages[name]
     for slot in list(slots(tree.values)):
         _expand(tree, slot, str(family_of(slot)), path.parent)
     _interpolate(tree)

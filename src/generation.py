@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .contracts import Condition
+from .data.audio_file import read_clip
 from .errors import PartitaError
 from .generators.base import Term, classifier_free
 from .layers.guidance import checked_terms
@@ -48,7 +50,8 @@ class Story:
         if not parts or not all(isinstance(p, tuple | list) and len(p) == 2 for p in parts):
             raise PartitaError(f"a story is a list of pairs (seconds, prompt), not {parts!r}")
         times = [time for time, _ in parts]
-        if times[0] != 0 or any(not later > earlier for earlier, later in pairwise(times)):
+        rising = all(isinstance(t, int | float) and math.isfinite(t) for t in times) and times[0] == 0
+        if not rising or any(not later > earlier for earlier, later in pairwise(times)):
             raise PartitaError(f"the times of a story begin at 0 and rise, unlike {times}")
 
     @property
@@ -66,7 +69,7 @@ def generate(
     guidance: Guidance | Mapping[str, Guidance] = None,
     sampling: Mapping[str, Any] | None = None,
     negative: Prompts = None,
-    continuation: Tensor | None = None,
+    continuation: Tensor | str | Path | None = None,
     transition: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
@@ -75,14 +78,22 @@ def generate(
         raise PartitaError("this system has no stage: it can encode and decode, but not generate")
     inputs = _inputs(system, prompts)
     seeds = _seeds(seed, len(next(iter(inputs.values()))) if inputs else None)
-    avoided = _avoided(_inputs(system, negative), len(seeds))
-    seconds = _seconds("duration", list(system.plan.stages.values())[-1].window if duration is None else duration)
+    avoided = _avoided(_inputs(system, negative, "negative: "), len(seeds))
+    window = list(system.plan.stages.values())[-1].window
+    latest = max((p.times[-1] for values in inputs.values() for p in values if isinstance(p, Story)), default=0.0)
+    seconds = latest + window if duration is None else _seconds("duration", duration)
+    if latest >= seconds:
+        raise PartitaError(
+            f"the story goes on at {latest:g} s, but the clip ends at {seconds:g} s: set a longer duration"
+        )
     draws = {
         name: {"guidance": _guidance(system, name, guidance), "sampling": drawn}
         for name, drawn in _sampling(system, sampling or {}).items()
     }
     heard = None if continuation is None else _heard(system, continuation, len(seeds), seconds)
     over = None if transition is None else _seconds("transition", transition, least=0.0)
+    if over is not None and over >= window:
+        raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {over:g}")
     # Clips whose prompts change at other times have other windows: each group is a batch of its own.
     groups: dict[tuple[float, ...], list[int]] = {}
     for i in range(len(seeds)):
@@ -207,7 +218,10 @@ class Chain:
         conditioner, batch = self.system.conditioners[name].eval(), len(self.seeds)
         wanted = self.inputs[conditioner.input][part] if conditioner.input in self.inputs else [None] * batch
         avoided = self.avoided.get(conditioner.input, [])
-        prepared = conditioner.prepare([*wanted, *avoided])  # together, so that both have the same length
+        try:
+            prepared = conditioner.prepare([*wanted, *avoided])  # together, so that both have the same length
+        except (TypeError, ValueError) as error:
+            raise PartitaError(f"{conditioner.input}: {error}") from None
         condition = conditioner({key: tensor.to(self.system.device) for key, tensor in prepared.items()})
         if not avoided:
             return condition, conditioner.null(condition)
@@ -240,18 +254,18 @@ def _avoided(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]:
     for name, values in prompts.items():
         if len(values) != batch or any(isinstance(value, Story) for value in values):
             raise PartitaError(
-                f"negative takes a prompt for each of the {batch} clips, no story, not {name}={values!r}"
+                f"negative takes {batch} prompts, one for each clip, and no story, not {name}={values!r}"
             )
     return prompts
 
 
 def _seconds(name: str, value: Any, least: float = 1e-9) -> float:
     if not isinstance(value, int | float) or not least <= value < math.inf:
-        raise PartitaError(f"{name} is a positive number of seconds, not {value!r}")
+        raise PartitaError(f"{name} is {'more than 0' if least else '0 or more'} seconds, not {value!r}")
     return float(value)
 
 
-def _inputs(system: System, prompts: Prompts) -> dict[str, list[Any]]:
+def _inputs(system: System, prompts: Prompts, where: str = "") -> dict[str, list[Any]]:
     if prompts is None:
         return {}
     if isinstance(prompts, str | Story):
@@ -261,9 +275,9 @@ def _inputs(system: System, prompts: Prompts) -> dict[str, list[Any]]:
     readable = {conditioner.input for conditioner in system.conditioners.values()}
     for name, values in prompts.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise PartitaError(f"{name} takes a list with one prompt for each clip, not {values!r}")
+            raise PartitaError(f"{where}{name} takes a list with one prompt for each clip, not {values!r}")
         if name not in readable:
-            raise PartitaError(f"nothing in this system reads {name!r}{did_you_mean(name, sorted(readable))}")
+            raise PartitaError(f"{where}nothing in this system reads {name!r}{did_you_mean(name, sorted(readable))}")
     if len({len(values) for values in prompts.values()}) > 1:
         raise PartitaError(f"as many prompts for every input, please: got { {k: len(v) for k, v in prompts.items()} }")
     return {name: list(values) for name, values in prompts.items()}
@@ -279,11 +293,17 @@ def _seeds(seed: Any, batch: int | None) -> list[int]:
     return list(seed)
 
 
-def _heard(system: System, audio: Tensor, batch: int, seconds: float) -> Tensor:
+def _heard(system: System, audio: Any, batch: int, seconds: float) -> Tensor:
     facts = system.output.representation
-    audio = torch.as_tensor(audio, dtype=torch.float32, device=system.device)
-    if audio.dim() != 3 or audio.shape[0] not in (1, batch) or audio.shape[1] != facts.channels:
-        shape = f"[{batch} or 1, {facts.channels}, T]"
+    if isinstance(audio, str | Path):
+        audio = read_clip(Path(audio), 0, None, facts.sample_rate, facts.channels)[0][None]
+    try:
+        audio = torch.as_tensor(audio, dtype=torch.float32, device=system.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise PartitaError(f"continuation is audio [B, C, T] or a path, not {type(audio).__name__}") from None
+    shaped = audio.dim() == 3 and audio.shape[0] in (1, batch) and audio.shape[1] == facts.channels
+    if not shaped or not audio.shape[2]:
+        shape = f"[{'1' if batch == 1 else f'{batch} or 1'}, {facts.channels}, T]"
         raise PartitaError(f"audio to continue has the shape {shape} here, not {list(audio.shape)}")
     heard = audio.shape[-1] / facts.sample_rate
     if heard >= seconds:
@@ -302,10 +322,15 @@ def _guidance(system: System, name: str, guidance: Any) -> list[Term] | None:
         guidance = guidance.get(name)
     if guidance is None:
         return None
+    asked = guidance
     if isinstance(guidance, int | float):
         guidance = classifier_free(float(guidance))
-    if not isinstance(guidance, Sequence) or not all(isinstance(t, Term) and math.isfinite(t.weight) for t in guidance):
-        raise PartitaError(f"guidance is a number, or a list of partita.Term, not {guidance!r}")
+    if (
+        not isinstance(guidance, Sequence)
+        or not guidance
+        or not all(isinstance(t, Term) and math.isfinite(t.weight) for t in guidance)
+    ):
+        raise PartitaError(f"guidance is a number, or a list of partita.Term, not {asked!r}")
     everything = {given for stage in system.stages.values() for given in stage.given}
     for kept in {kept for term in guidance for kept in term.keep or ()} - everything:
         raise PartitaError(f"guidance keeps {kept!r}, which no stage is given{did_you_mean(kept, sorted(everything))}")
@@ -321,7 +346,11 @@ def _sampling(system: System, changes: Mapping[str, Any]) -> dict[str, Any]:
     """How each stage draws: its own way, with those changes that it knows."""
     known = {name: {f.name for f in fields(stage.sampling)} for name, stage in system.stages.items()}
     everything = sorted(set().union(*known.values()))
+    if not isinstance(changes, Mapping):
+        raise PartitaError(f"sampling is a mapping such as {{{everything[0]!r}: …}}, not {changes!r}")
     for key, value in changes.items():
+        if isinstance(value, Mapping) and key not in known:
+            raise PartitaError(f"sampling: no stage is called {key!r}{did_you_mean(key, known)}")
         if key not in known and key not in everything:
             raise PartitaError(f"sampling: no stage has {key!r}{did_you_mean(key, everything)}")
         if key in known and not isinstance(value, Mapping):
@@ -329,5 +358,8 @@ def _sampling(system: System, changes: Mapping[str, Any]) -> dict[str, Any]:
     drawn = {}
     for name, stage in system.stages.items():
         common = {key: value for key, value in changes.items() if key not in known and key in known[name]}
-        drawn[name] = stage.changed_sampling({**common, **changes.get(name, {})})
+        try:
+            drawn[name] = stage.changed_sampling({**common, **changes.get(name, {})})
+        except PartitaError as error:
+            raise PartitaError(f"sampling of {name}: {error}") from None
     return drawn

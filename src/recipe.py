@@ -112,7 +112,10 @@ class StagePlan:
 
 @dataclass
 class Plan:
-    """A recipe that names only things that exist, with values of the right types; ``origin`` tells a key's file."""
+    """A recipe that names only things that exist, with values of the right types.
+
+    ``origin`` tells a key's file, and ``blame`` who had the last say in a key or anything below it.
+    """
 
     values: dict[str, Any]
     tokenizers: dict[str, PartPlan]
@@ -122,6 +125,7 @@ class Plan:
     seed: int
     trainer: dict[str, Any]
     origin: Callable[[str], str]
+    blame: Callable[[str], str]
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -157,6 +161,7 @@ def plan(tree: Tree) -> Plan:
         seed=int(tree.values.get("seed", 0)),
         trainer=dict(tree.values.get("trainer") or {}),
         origin=tree.origin,
+        blame=tree.blame,
     )
 
 
@@ -285,7 +290,9 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
         if window <= 0:
             tree.complain(f"{key}.window", f"must be positive, not {window}")
         elif not 0 <= overlap < window:
-            tree.complain(f"{key}.overlap", f"must be shorter than the window of {window:g} s, not {overlap:g}")
+            tree.complain(
+                f"{key}.overlap", f"must be 0 or more, and shorter than the window of {window:g} s, not {overlap:g}"
+            )
         part = parts.get(("stages", name, "generator"))
         if part is not None and target is not None:
             found[name] = StagePlan(part, target, given, references, window, overlap)
@@ -300,7 +307,13 @@ def _reference(
     if reference is not None and reference.tokenizer in tokenizers:
         return reference
     what = "no conditioner and no tokenizer" if key.endswith("given") else "no tokenizer"
-    tree.complain(key, f"{text!r} is {what} of this recipe", did_you_mean(text, [*conditioners, *tokenizers]))
+    stages, name = tree.values.get("stages"), re.split(r"[/\[]", text)[0]
+    hint = did_you_mean(text, [*conditioners, *tokenizers])
+    if isinstance(stages, dict) and isinstance(stage := stages.get(text), dict):
+        hint = f": it is a stage; name what it generates, {stage.get('target')!r}"
+    elif name != text and name in tokenizers:
+        what, hint = "no part", f": write {name}[:2] or {name}[2:] for codebooks, or {name}/latents"
+    tree.complain(key, f"{text!r} is {what} of this recipe", hint)
     return None
 
 
@@ -322,7 +335,8 @@ def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
         ready = [n for n in stages if n not in chain and needs[n] <= chain.keys()]
         if not ready:
             left = [n for n in stages if n not in chain]
-            tree.complain("stages", f"{' and '.join(left)} are given what the others of them generate, in a circle")
+            message = f"{' and '.join(left)} are given what the others of them generate, in a circle"
+            tree.complain("stages", message, file=tree.blame("stages"))
             return {}
         chain[ready[0]] = stages[ready[0]]
     return chain
@@ -354,8 +368,15 @@ def _unused(tree: Tree, stages: dict[str, StagePlan]) -> None:
         for name in tree.values.get(group) or {}:
             if name not in wanted:
                 tree.complain(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
-    chain = list(stages.items())
-    for i, (name, stage) in enumerate(chain[:-1]):
-        given = [reference for _, later in chain[i + 1 :] for reference in later.references.values()]
-        if stage.target.source != chain[-1][1].target.source and not any(r.within(stage.target) for r in given):
-            tree.complain(f"stages.{name}", f"no later stage is given {stage.target}, and it is not what is heard")
+    # what no other stage is given, and what does not go on in a later slice, ends the chain
+    ends = [
+        name
+        for name, stage in stages.items()
+        if not any(
+            stage.target.before(other.target) or any(r.within(stage.target) for r in other.references.values())
+            for other in stages.values()
+        )
+    ]
+    if len({stages[name].target.source for name in ends}) > 1:
+        message = f"{' and '.join(ends)} all end the chain, and only one can be heard"
+        tree.complain("stages", message, ": give a stage what another generates, or take one out with stages.NAME=null")

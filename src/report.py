@@ -51,7 +51,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
     page = template.render(
         title=title,
         subtitle=system.plan.values.get("description", ""),
-        parts=system.summary(),
+        parts=[(summary, _last_validation(run, summary.folder)) for summary in system.summary()],
         generated=generated,
         followed=followed,
         codecs=codecs,
@@ -135,7 +135,9 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
     tokenizer = system.tokenizer_of(reference)
     facts, figures = tokenizer.representation, measure_codec(system, tokenizer, measured)
     rows, media = [], []
-    if "ratio" in figures:
+    # how near the sound comes to the original is asked of what is heard, not of tokens that say what happens
+    heard = not system.stages or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer
+    if "ratio" in figures and heard:
         rows += [
             ("log-mel distance", f"{figures['mel_distance']:.3f}"),
             ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
@@ -153,7 +155,7 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
         caption = example.fields.get("text") or example.fields.get("id", "")
         media += [
             clip_media(audio, facts.sample_rate, f"original: {caption}"),
-            clip_media(again, facts.sample_rate, "reconstruction"),
+            clip_media(again, facts.sample_rate, "reconstruction" if heard else "what these codes alone keep"),
         ]
     return {"folder": f"tokenizers/{reference}", "figures": rows, "clips": media}
 
@@ -212,6 +214,13 @@ def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[flo
     return {name: tuple(map(list, zip(*sorted(series.items()), strict=True))) for name, series in points.items()}  # type: ignore[misc]
 
 
+def _last_validation(run: Path, folder: str) -> str:
+    """What the last validation of a part found."""
+    curves = read_curves(run, folder)
+    found = [name for name in ("val/loss", "val/mel_distance") if name in curves]
+    return f"{found[0].partition('/')[2].replace('_', ' ')} {curves[found[0]][1][-1]:.3f}" if found else ""
+
+
 def _curves(run: Path, folder: str) -> dict[str, Any]:
     groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = defaultdict(dict)
     for name, series in read_curves(run, folder).items():
@@ -219,7 +228,7 @@ def _curves(run: Path, folder: str) -> dict[str, Any]:
         stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a picture
         groups[stem if number.isdigit() else term][f"{split} {term}".strip()] = series
     ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
-    images = [_data_uri(png(curves_figure(group, title)), "image/png") for title, group in ordered]
+    images = [(title, _data_uri(png(curves_figure(group, title)), "image/png")) for title, group in ordered]
     return {"folder": folder, "images": images}
 
 

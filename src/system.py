@@ -79,7 +79,7 @@ class System:
                         return None
                     built = build(part.cls, {**part.arguments, **inner, **(facts or {})})
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:
-                problems.append(Problem(plan.origin(part.key), part.key, str(error).split("\n")[0]))
+                problems.append(Problem(plan.blame(part.key), part.key, str(error).split("\n")[0]))
                 return None
             if isinstance(built, Part):
                 built.fit_options = build(Fit, part.fit)
@@ -92,7 +92,7 @@ class System:
         made: dict[str, int] = {}
 
         def note(key: str, message: str, suggestion: str = "") -> None:
-            problems.append(Problem(plan.origin(key), key, message, suggestion))
+            problems.append(Problem(plan.blame(key), key, message, suggestion))
 
         for name, stage in plan.stages.items():
             facts = self._facts(name, stage, made, note)
@@ -136,7 +136,9 @@ class System:
         for folder, part in self.parts.items():
             weights, fit = self.part_plan(folder).weights, part.fit_options
             training = f"{fit.steps:,} steps of {fit.batch_size}" if weights is None else f"none: {weights}"
-            if weights is None and getattr(part, "with_stage", False):
+            if part.weightless:
+                training = "nothing to learn"
+            elif weights is None and getattr(part, "with_stage", False):
                 training = "with its stage"
             lines.append(PartSummary(folder, part.registered_name, part.num_parameters, facts[folder], training))
         return lines
@@ -173,7 +175,7 @@ class System:
         guidance: Guidance | Mapping[str, Guidance] = None,
         sampling: Mapping[str, Any] | None = None,
         negative: Prompts = None,
-        continuation: Tensor | None = None,
+        continuation: Tensor | str | Path | None = None,
         transition: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Tensor:
@@ -184,16 +186,17 @@ class System:
         Args:
             prompts: Texts, or per input field (``text``, ``melody`` …) a list; none to generate unconditionally. In the
                 place of a prompt, a :class:`partita.Story` holds several with their times.
-            duration: Seconds; the last stage's window where none are given.
+            duration: Seconds; the last stage's window where none are given, after the last change of a story.
             seed: One per sample, or the first of consecutive ones. A sample depends on its own seed and prompt alone.
             guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage, or a
                 mapping from a stage's name to either; each stage's own where none is given.
             sampling: Changes to how stages draw, such as ``{"temperature": 0.8, "steps": 50}``: each for the stages
                 that know it, or for one alone, ``{"semantic": {"temperature": 0.8}}``.
             negative: What guidance leads away from in the place of nothing: prompts as above, without stories.
-            continuation: Audio ``[B, C, T]`` or ``[1, C, T]`` that the result starts with; shorter than ``duration``.
-            transition: Seconds of what came before from which a story's next prompt goes on; as much as between windows
-                where none are given.
+            continuation: Audio ``[B, C, T]`` or ``[1, C, T]`` that the result starts with, or the path of a file;
+                shorter than ``duration``.
+            transition: Seconds of what came before from which a story's next prompt goes on: 0 to begin anew; as much
+                as between windows where none are given.
             progress: Called with (stage, steps done, steps in all).
 
         Raises:
@@ -212,6 +215,8 @@ class System:
     def decode(self, representations: Mapping[str, Tensor]) -> Tensor:
         """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns."""
         target = list(self.plan.stages.values())[-1].target
+        if not isinstance(representations, Mapping) or target.source not in representations:
+            raise PartitaError(f"decode takes what generate_representations returns, a mapping with {target.source!r}")
         try:
             return self.output.decode(representations[target.source]).float().clamp(-1, 1)
         except NotImplementedError as error:
@@ -279,7 +284,7 @@ class System:
             note: Takes a key, what is wrong with it, and what was probably meant.
         """
         key, generator = f"stages.{name}", stage.part.cls
-        references = [stage.target, *stage.references.values()]
+        references, before = [stage.target, *stage.references.values()], dict(made)
         conditioners = [given for given in stage.given if given not in stage.references]
         if any(self.tokenizers.get(r.tokenizer) is None for r in references):
             return None
@@ -293,9 +298,12 @@ class System:
             except ValueError as error:
                 note(f"{key}.given", str(error))
                 return None
-            if max(reference.codebooks(self.tokenizer_of(reference).representation), default=0) >= max(
-                1, made.get(reference.source, 0)
-            ):
+            if reference.within(stage.target):
+                earlier = f": give it {reference.source}[:{stage.target.start}]" if stage.target.start else ""
+                note(f"{key}.given", f"{given} holds what the stage itself generates, {stage.target}", earlier)
+                return None
+            last = max(reference.codebooks(self.tokenizer_of(reference).representation), default=0)
+            if last >= max(1, before.get(reference.source, 0)):
                 note(f"{key}.given", f"earlier stages do not generate all of {given}")
                 return None
         if target is None:
@@ -308,7 +316,8 @@ class System:
                 note(where, f"cannot enter by {entry!r}", did_you_mean(entry, generator.entries))
             elif entry in ALIGNED_ENTRIES and specs[given].frame_rate is None:
                 others = " or ".join(e for e in generator.entries if e not in ALIGNED_ENTRIES)
-                note(where, f"is not aligned in time, so it cannot enter by {entry}", f": use {others}")
+                hint = f": use {others}" if others else f", and {generator.registered_name} knows no other way"
+                note(where, f"is not aligned in time, so it cannot enter by {entry}", hint)
             else:
                 givens[given] = Given(specs[given], entry)
         return {"target": target, "given": givens} if len(givens) == len(stage.given) else None
@@ -326,6 +335,9 @@ class System:
             latents = facts.discrete and self.tokenizers[reference.tokenizer].latent_dim is not None
             hint = f": the latents before them are {reference.tokenizer}/latents" if latents else ""
             note(f"{generator.registered_name} generates {makes}, but {reference} is {facts}", hint)
+            return None
+        if stage.window * facts.frame_rate < 1:
+            note(f"a frame of {reference} is longer than the window of {stage.window:g} s")
             return None
         codebooks = reference.codebooks(whole)
         if reference.source in made and (not codebooks or codebooks[0] < made[reference.source]):

@@ -92,12 +92,15 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
     assert status == 0, text
     assert soundfile.info(tmp_path / "story.wav").frames == 12000
     for wrong, word in (
-        (["-d", "-1"], "positive number"),
+        (["-d", "-1"], "more than 0 seconds"),
         (["--then", "flute"], "such as '20: flute'"),
         (["--then", "0: flute"], "rise"),
         (["-s", "temperature"], "key=value"),
         (["-s", "temprature=1"], "'temperature'"),
-        (["-s", "other.temperature=1"], "no stage has 'other'"),
+        (["-s", "other.temperature=1"], "no stage is called 'other'"),
+        (["--then", "0.5: "], "such as '20: flute'"),
+        (["--then", "9: tone 2", "-d", "3"], "set a longer duration"),
+        (["--transition", "0.1"], "there is no --then"),
     ):
         status, text = partita("generate", output, "tone 1", *wrong, "-o", tmp_path / "none.wav")
         assert (status, word in text) == (2, True), text

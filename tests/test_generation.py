@@ -156,7 +156,13 @@ def test_options_reach_the_stages_that_know_them(make):
 
 @pytest.mark.parametrize(
     ("parts", "word"),
-    [([], "list of pairs"), (["a", "b"], "list of pairs"), ([(1, "a")], "begin at 0"), ([(0, "a"), (0, "b")], "rise")],
+    [
+        ([], "list of pairs"),
+        (["a", "b"], "list of pairs"),
+        ([(1, "a")], "begin at 0"),
+        ([(0, "a"), (0, "b")], "rise"),
+        ([(0, "a"), (float("inf"), "b")], "rise"),
+    ],
 )
 def test_a_story_that_cannot_be_told_is_one_message(parts, word):
     with pytest.raises(partita.PartitaError, match=word):
@@ -168,6 +174,14 @@ def test_a_story_that_cannot_be_told_is_one_message(parts, word):
     [
         ("stages.fine.given=[corse]", r"'corse' is no conditioner and no tokenizer of this recipe.*'coarse'"),
         ("stages.fine.given=[fine]", "no other stage generates 'fine'"),
+        ("stages.fine.window=0.01 stages.fine.overlap=0", "a frame of fine is longer than the window"),
+        ("stages.fine.overlap=-1", "0 or more, and shorter than the window"),
+        ("'stages.fine.given=[\"coarse[0]\"]'", r"write coarse\[:2\] or coarse\[2:\] for codebooks"),
+        ("stages.fine.given=[coarse/latent]", "or coarse/latents"),
+        (
+            "stages.coarse=null tokenizers.rough=toy-codec stages.rough={generator:\\ toy-dice,target:\\ rough}",
+            "no other stage generates 'coarse'",
+        ),
         ("stages.coarse.given=[fine]", "in a circle"),
         ("'stages.fine.given=[\"coarse[2:]\"]'", "names codebooks that coarse"),
         ("stages.fine.target='fine[3:]'", "names codebooks that fine"),
@@ -181,10 +195,41 @@ def test_a_story_that_cannot_be_told_is_one_message(parts, word):
         ("conditioners.coarse=toy-letters", "both a conditioner and a tokenizer"),
         (
             "stages.fine.given=[] stages.fine.generator=toy-dice",
-            "no later stage is given fine, and it is not what is heard",
+            "fine and coarse all end the chain",
         ),
     ],
 )
 def test_chains_that_do_not_fit_are_refused_with_the_reason(make, change, word):
     with pytest.raises(partita.PartitaError, match=word):
         make(CHAIN, *shlex.split(change))
+
+
+def test_a_stage_is_not_given_what_it_generates_itself(make):
+    recipe = """
+tokenizers: {acoustic: {preset: encodec-32khz, weights: none}}
+stages:
+  early: {generator: toy-dice, target: "acoustic[:2]"}
+  late: {generator: toy-echo, target: "acoustic[2:]", given: [acoustic]}
+data: toy-sines
+"""
+    with pytest.raises(partita.PartitaError, match=r"acoustic holds what the stage itself .*: give it acoustic\[:2\]"):
+        make(recipe)
+
+
+def test_a_stage_of_the_base_is_taken_out(make, tmp_path):
+    (tmp_path / "base.yaml").write_text(CHAIN)
+    change = """
+base: base.yaml
+tokenizers: {coarse: null}
+conditioners: {text: null}
+stages:
+  coarse: null
+  fine: {generator: toy-dice, given: []}
+"""
+    assert list(make(change).stages) == ["fine"]
+    with pytest.raises(partita.PartitaError, match=r"'fine' is .*: it is a stage; name what it generates, 'slow'"):
+        make(
+            change.replace("generator: toy-dice, given: []", "target: slow, given: [fine]").replace(
+                "coarse: null}", "slow: toy-codec, fine: null}"
+            )
+        )

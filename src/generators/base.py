@@ -136,7 +136,7 @@ class Generator(Part):
         """
         mistakes = check(type(self.sampling), changes)
         if mistakes:
-            raise PartitaError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
+            raise PartitaError("; ".join(f"{m.key}: {m.message}{m.suggestion}".removeprefix(": ") for m in mistakes))
         return replace(self.sampling, **changes)
 
     def resolve(self, batch: StageBatch) -> dict[str, tuple[Condition, Condition]]:

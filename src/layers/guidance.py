@@ -26,6 +26,10 @@ class Term:
     keep: tuple[str, ...] | None
     weight: float
 
+    def __post_init__(self) -> None:
+        if isinstance(self.keep, str):
+            raise ValueError(f"keep holds the names of conditions: write ({self.keep!r},)")
+
 
 def classifier_free(scale: float) -> list[Term]:
     """Guidance ``null + scale · (conditional − null)``; at scale 1 the conditional prediction alone.

@@ -1,0 +1,93 @@
+"""How far what a classifier hears in generated audio is from what it hears in a reference."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import PartitaError
+from .bootstrap import ClipMeans, sums_per_clip
+
+
+def divergence(predicted: Tensor, target: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """``Σ target · log(target / (predicted + ε))`` of probabilities ``[..., C]``, in nepers ``[...]``.
+
+    Over distributions it is the Kullback–Leibler divergence of ``predicted`` from ``target``, at least −C·ε.
+    """
+    return (torch.xlogy(target, target) - target * (predicted + epsilon).log()).sum(-1)
+
+
+class KLDivergence(ClipMeans):
+    """Mean Kullback–Leibler divergence of a classifier's labels, per segment, as AudioCraft and audioldm_eval have it.
+
+    Only values of one classifier and one form can be compared.
+
+    Args:
+        form: ``softmax`` takes the labels as exclusive (AudioCraft's KLD, ``kl_softmax`` of audioldm_eval). ``sigmoid``
+            takes each for itself, and sums its ``t·log(t / p)`` alone (``kl_sigmoid`` of audioldm_eval): without the
+            terms of the labels' absence it is no divergence and can be negative.
+        epsilon: Added to the probabilities under the logarithm that divides.
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
+
+    Example:
+        >>> metric = KLDivergence(resamples=0)
+        >>> metric.update(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]))
+        >>> round(metric.compute()["kld"].item(), 4)  # log 2
+        0.6931
+    """
+
+    higher_is_better = False
+    names = ("kld", "kld_reverse", "kld_both")
+
+    def __init__(
+        self,
+        form: Literal["softmax", "sigmoid"] = "softmax",
+        *,
+        epsilon: float = 1e-6,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        if form not in ("softmax", "sigmoid"):
+            raise ValueError(f"form must be softmax or sigmoid, not {form!r}")
+        if not 0 < epsilon < 1:
+            raise ValueError(f"epsilon must be between 0 and 1, not {epsilon}")
+        self.form, self.epsilon = form, epsilon
+
+    def update(self, predicted: Tensor, target: Tensor, sizes: Tensor | None = None) -> None:
+        """Compare the labels of generated audio with those of its reference.
+
+        Args:
+            predicted: Logits ``[N, C]`` of the segments of generated clips.
+            target: Logits of the same segments of the references.
+            sizes: How many segments each clip has, in order, ``[clips]`` int64; one each where absent.
+
+        Raises:
+            PartitaError: The shapes differ, something is not finite, or the sizes do not fit.
+        """
+        if predicted.shape != target.shape or predicted.ndim != 2:
+            shapes = f"{list(predicted.shape)} and {list(target.shape)}"
+            raise PartitaError(f"predicted and target must be logits [N, C] of the same segments, not {shapes}")
+        predicted, target = predicted.double(), target.double()
+        if not (predicted.isfinite().all() and target.isfinite().all()):
+            raise PartitaError("logits must be finite: look for silence or overflow in what was classified")
+        if self.form == "softmax":
+            predicted, target = predicted.softmax(-1), target.softmax(-1)
+        else:
+            predicted, target = predicted.sigmoid(), target.sigmoid()
+        forward = divergence(predicted, target, self.epsilon)
+        reverse = divergence(target, predicted, self.epsilon)
+        sizes = torch.ones(len(predicted), dtype=torch.int64) if sizes is None else sizes
+        self.record(sums_per_clip(torch.stack([forward, reverse, forward + reverse], 1), sizes), sizes)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``kld`` from target to predicted, ``kld_reverse``, and ``kld_both``, their sum; in nepers, over segments.
+
+        Each with its bounds ``…_low`` and ``…_high``, and ``clips``, their number.
+        """
+        return super().compute()

@@ -1,0 +1,428 @@
+"""Fréchet distance of embeddings (FAD, 1812.08466), what it tends to with more audio (2311.01616), and how sure it is.
+
+Only values of one embedding, with the same activations, windows and reference, can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..errors import PartitaError
+from ..files import replacing_file
+from .bootstrap import Gathered, canonical_order, check_resampling, counts_of, percentiles, resampled
+
+AT_ONCE = 2**23
+"""Numbers that the covariances of a batch of resamples may hold."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """What the Fréchet distance knows of a set of embeddings.
+
+    Args:
+        count: How many there are.
+        mean: ``[D]`` float64.
+        moment: Sum ``[D, D]`` float64 of the outer products of their deviations from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    moment: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> Gaussian:
+        """The statistics of embeddings ``[N, D]``."""
+        return cls._unpacked(_packed(embeddings))
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance ``[D, D]``.
+
+        Raises:
+            PartitaError: There are fewer than two embeddings.
+        """
+        if self.count < 2:
+            raise PartitaError(f"a Fréchet distance needs at least two embeddings on each side, not {self.count}")
+        return self.moment / (self.count - 1)
+
+    def save(self, path: str | Path, *, embedding: str, source: str) -> None:
+        """Write one safetensors file whose metadata say what it was made from.
+
+        Args:
+            path: Of the file.
+            embedding: Name of what embedded the audio, with all that changes its values: weights, layer, window.
+            source: Hash of the audio, such as :func:`source_hash` of the names or hashes of its files.
+        """
+        fingerprint = {"embedding": embedding, "samples": self.count, "source": source}
+        with replacing_file(Path(path)) as new:
+            tensors = {"mean": self.mean.cpu().contiguous(), "moment": self.moment.cpu().contiguous()}
+            save_file(tensors, new, metadata={"fingerprint": json.dumps(fingerprint, ensure_ascii=False)})
+
+    @classmethod
+    def load(cls, path: str | Path, *, embedding: str, source: str, samples: int | None = None) -> Gaussian:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: Of the file.
+            embedding: Must be what the file says.
+            source: Must be what the file says.
+            samples: Must be the number of embeddings, if given.
+
+        Raises:
+            PartitaError: There is no such file, or it was made from something else.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                found = json.loads((file.metadata() or {})["fingerprint"])
+                mean, moment = file.get_tensor("mean"), file.get_tensor("moment")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise PartitaError(f"{path} does not hold the statistics of a reference: {error}") from None
+        wanted = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
+        wrong = [
+            f"{name} {found.get(name)!r} instead of {value!r}"
+            for name, value in wanted.items()
+            if found.get(name) != value
+        ]
+        if wrong:
+            raise PartitaError(f"{path} was made from something else: {', '.join(wrong)}; compute it again")
+        return cls(found["samples"], mean, moment)
+
+    @classmethod
+    def _unpacked(cls, packed: Tensor) -> Gaussian:
+        return cls(int(packed[0, 0]), packed[1], packed[2:])
+
+
+def source_hash(names: Iterable[str]) -> str:
+    """A hash of names (of files, clips, or hashes of their content), whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> Tensor:
+    """``d² = ‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½)``, float64, also of covariances without full rank."""
+    return _Side(first).distance(second.mean, second.covariance)
+
+
+class _Side:
+    """One side of the distance, prepared for many of the other.
+
+    With ``Σ₁ = FFᵀ``, the eigenvalues of ``Σ₁Σ₂`` other than zero are those of the symmetric ``FᵀΣ₂F``.
+    """
+
+    def __init__(self, statistics: Gaussian) -> None:
+        self.mean, covariance = statistics.mean, statistics.covariance
+        values, vectors = torch.linalg.eigh(covariance)
+        kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # the rest is rounding
+        self.factor = vectors[:, kept] * values[kept].sqrt()
+        self.trace = covariance.trace()
+
+    def distance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """The distance ``[...]`` to means ``[..., D]`` and covariances ``[..., D, D]``."""
+        inner = self.factor.mT @ covariance @ self.factor
+        root = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp(min=0).sqrt().sum(-1)
+        traces = self.trace + covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return ((mean - self.mean).square().sum(-1) + traces - 2 * root).clamp(min=0)
+
+
+class FrechetDistance(Metric):
+    """Fréchet distance between the embeddings of generated and of reference audio, frames of all clips pooled.
+
+    Args:
+        dim: Width of the embeddings.
+        reference: Statistics of the reference, known beforehand; without them :meth:`update` takes its embeddings.
+
+    Example:
+        >>> metric = FrechetDistance(1)
+        >>> metric.update(torch.tensor([[0.0], [2.0]]), reference=True)
+        >>> metric.update(torch.tensor([[3.0], [5.0]]))
+        >>> metric.compute()["frechet"].item()  # means three apart, deviations equal
+        9.0
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    evaluated: Tensor
+    referred: Tensor
+
+    def __init__(self, dim: int, *, reference: Gaussian | None = None) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, not {dim}")
+        if reference is not None and len(reference.mean) != dim:
+            raise ValueError(f"the reference has {len(reference.mean)}-d embeddings, not {dim}-d")
+        self.dim, self.known = dim, reference
+        # count, mean and moment in one tensor: two of them can only be pooled together
+        self.add_state("evaluated", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=_pooled)
+        self.add_state("referred", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=_pooled)
+
+    def update(self, embeddings: Tensor, reference: bool = False) -> None:
+        """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
+
+        Raises:
+            PartitaError: Their width differs, they are not finite, or the reference was known beforehand.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
+            raise PartitaError(f"embeddings must be [N, {self.dim}], not {list(embeddings.shape)}")
+        if not embeddings.isfinite().all():
+            raise PartitaError("embeddings must be finite: look for silence or overflow in what was embedded")
+        if reference and self.known is not None:
+            raise PartitaError("this metric was given the statistics of its reference: add no embeddings to it")
+        side = "referred" if reference else "evaluated"
+        if len(embeddings):
+            setattr(self, side, _pooled(torch.stack([getattr(self, side), _packed(embeddings.detach())])))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``frechet``, float64, and the numbers of embeddings ``evaluated`` and ``referred``, int64.
+
+        Raises:
+            PartitaError: One side has fewer than two embeddings.
+        """
+        evaluated, reference = self.evaluation_statistics, self.reference_statistics
+        counts = {"evaluated": torch.tensor(evaluated.count), "referred": torch.tensor(reference.count)}
+        return {"frechet": frechet_distance(reference, evaluated)} | counts
+
+    @property
+    def evaluation_statistics(self) -> Gaussian:
+        """The statistics of what is evaluated."""
+        return Gaussian._unpacked(self.evaluated)
+
+    @property
+    def reference_statistics(self) -> Gaussian:
+        """The statistics of the reference, to be saved for the next time."""
+        if self.known is None:
+            return Gaussian._unpacked(self.referred)
+        known = self.known
+        return Gaussian(known.count, known.mean.to(self.evaluated), known.moment.to(self.evaluated))
+
+
+class FrechetInfinity(FrechetDistance, Gathered):
+    """The Fréchet distance with what it tends to, and its interval; all embeddings that are evaluated are kept.
+
+    The distance falls as the number ``n`` of embeddings grows, by about ``slope / n``, so that unequal sets do not
+    compare; ``limit`` is what :func:`frechet_limit` extrapolates to.
+
+    Args:
+        dim: Width of the embeddings.
+        reference: Statistics of the reference, known beforehand; without them :meth:`update` takes its embeddings.
+        smallest: The least number of embeddings that the limit is fitted to.
+        sizes: How many numbers from there to all.
+        replacement: Whether embeddings are drawn with replacement for the limit, as fadtk does.
+        resamples: Of the clips, for the interval; 0 for none.
+        confidence: Of the interval.
+        seed: Of all that is drawn.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        reference: Gaussian | None = None,
+        smallest: int = 500,
+        sizes: int = 25,
+        replacement: bool = True,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dim, reference=reference)
+        check_resampling(resamples, confidence)
+        check_limit(smallest, sizes)
+        self.smallest, self.sizes, self.replacement = smallest, sizes, replacement
+        self.resamples, self.confidence, self.seed = resamples, confidence, seed
+        self.add_rows("frames", dim, dtype=torch.float32)
+        self.add_rows("clips", dtype=torch.int64)
+
+    def update(self, embeddings: Tensor, reference: bool = False, sizes: Tensor | None = None) -> None:
+        """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
+
+        Args:
+            embeddings: One per frame, the frames of a clip together. They are kept in float32.
+            reference: Which side they are of.
+            sizes: How many of them each clip has, in order, ``[clips]`` int64; the interval cannot do without.
+
+        Raises:
+            PartitaError: As for :class:`FrechetDistance`, or the sizes are missing or do not fit.
+        """
+        if not reference and self.resamples:
+            if sizes is None:
+                raise PartitaError("sizes are missing: the frames of each clip, for an interval (or set resamples=0)")
+            if (sizes < 1).any() or int(sizes.sum()) != len(embeddings):
+                raise PartitaError(f"sizes must be at least 1 and add up to {len(embeddings)}, not {sizes.tolist()}")
+        super().update(embeddings, reference)
+        if not reference:
+            self.frames.append(embeddings.detach().float())  # type: ignore[operator, union-attr]
+            if sizes is not None:
+                self.clips.append(sizes.to(embeddings.device))  # type: ignore[operator, union-attr]
+
+    def compute(self) -> dict[str, Tensor]:
+        """What :class:`FrechetDistance` returns, and more.
+
+        Returns:
+            Also ``limit``, ``slope`` and ``r2`` of :func:`frechet_limit`, unless there are not more embeddings than
+            ``smallest``; ``frechet_corrected``, ``frechet_low`` and ``frechet_high`` of :func:`bootstrap_frechet`,
+            unless ``resamples`` is 0.
+
+        Raises:
+            PartitaError: One side has fewer than two embeddings.
+        """
+        results, reference, frames = super().compute(), self.reference_statistics, self.rows("frames")
+        if len(frames) > self.smallest:
+            results |= frechet_limit(
+                frames,
+                reference,
+                smallest=self.smallest,
+                sizes=self.sizes,
+                replacement=self.replacement,
+                seed=self.seed,
+            )
+        if self.resamples:
+            found = bootstrap_frechet(
+                frames,
+                self.rows("clips"),
+                reference,
+                resamples=self.resamples,
+                confidence=self.confidence,
+                seed=self.seed,
+            )
+            results |= {f"frechet_{name}": found[name] for name in ("corrected", "low", "high")}
+        return results
+
+
+def frechet_limit(
+    embeddings: Tensor,
+    reference: Gaussian,
+    *,
+    smallest: int = 500,
+    sizes: int = 25,
+    replacement: bool = True,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """FAD∞ (2311.01616; ``score_inf`` of fadtk): fit ``limit + slope / n`` to the distances of ``n`` embeddings.
+
+    Drawn with replacement, as published, the fit tends to the distance of the set that was drawn from, which itself is
+    above that of its population by about ``slope / N``. Drawn without, it tends to the latter.
+
+    Args:
+        embeddings: What is evaluated, ``[N, D]``. Their order has no influence.
+        reference: Statistics of the reference, which stays whole.
+        smallest: The least ``n``.
+        sizes: How many ``n``, equally spaced from there to ``N``.
+        replacement: Whether the embeddings are drawn with replacement.
+        seed: Of the draws.
+
+    Returns:
+        ``limit``, ``slope`` and ``r2``, the share of the distances' variance that the fit explains (nan where they do
+        not vary), float64.
+
+    Raises:
+        PartitaError: There are not more embeddings than ``smallest``.
+    """
+    check_limit(smallest, sizes)
+    number = len(embeddings)
+    if number <= smallest:
+        raise PartitaError(f"a limit needs more than {smallest} embeddings, not {number}: give more, or lower smallest")
+    embeddings = embeddings[canonical_order(embeddings)].double()
+    generator, side = torch.Generator().manual_seed(seed), _Side(reference)
+    counts = [int(n) for n in torch.linspace(smallest, number, sizes, dtype=torch.float64)]
+    distances = []
+    for n in counts:
+        if replacement:
+            drawn = torch.randint(number, (n,), generator=generator)
+        else:
+            drawn = torch.randperm(number, generator=generator)[:n]
+        statistics = Gaussian.of(embeddings[drawn.to(embeddings.device)])
+        distances.append(side.distance(statistics.mean, statistics.covariance))
+    found = torch.stack(distances)
+    inverse = 1 / torch.tensor(counts).to(found)
+    deviation = inverse - inverse.mean()
+    slope = (deviation * found).sum() / deviation.square().sum()
+    limit = found.mean() - slope * inverse.mean()
+    residual = found - limit - slope * inverse
+    r2 = 1 - residual.square().sum() / (found - found.mean()).square().sum()
+    return {"limit": limit, "slope": slope, "r2": r2}
+
+
+def check_limit(smallest: int, sizes: int) -> None:
+    """Refuse, with a ValueError, what no limit can be fitted to."""
+    if smallest < 2 or sizes < 2:
+        raise ValueError(f"a limit needs at least two sizes, from at least 2 on: not {sizes} from {smallest} on")
+
+
+def bootstrap_frechet(
+    embeddings: Tensor,
+    sizes: Tensor,
+    reference: Gaussian,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The Fréchet distance and its interval over clips; only sums of each clip are resampled, not its frames.
+
+    A set of clips lies above its population, by more the fewer they are, and a resample above its set by as much again.
+    So plain percentiles would mostly miss both. The interval here is that of the resampled errors, taken from the value
+    (the basic bootstrap, Davison and Hinkley 1997, §2.4): it holds the population's distance, and may leave out the
+    value itself, which is then mostly bias; ``corrected`` is the value without it.
+
+    Args:
+        embeddings: What is evaluated, ``[N, D]``, the frames of a clip together.
+        sizes: How many of them each clip has, in order, ``[C]`` int64.
+        reference: Statistics of the reference, which stays as it is.
+        resamples: As for :func:`~partita.metrics.bootstrap.bootstrap`.
+        confidence: As for :func:`~partita.metrics.bootstrap.bootstrap`.
+        seed: As for :func:`~partita.metrics.bootstrap.bootstrap`.
+
+    Returns:
+        ``value``, ``corrected``, ``low`` and ``high``, float64; for one clip all but the value are nan.
+    """
+    side, whole = _Side(reference), Gaussian.of(embeddings)
+    value = side.distance(whole.mean, whole.covariance)
+    if len(sizes) < 2:
+        return {"value": value} | dict.fromkeys(("corrected", "low", "high"), value * torch.nan)
+    clips = (embeddings.double() - whole.mean).split(sizes.tolist())  # centred, so that sums do not cancel
+    sums = torch.stack([clip.sum(0) for clip in clips])
+    order = canonical_order(torch.cat([sums, sizes.to(sums)[:, None]], 1)).tolist()
+    clips, sums, sizes = [clips[c] for c in order], sums[order], sizes.to(sums)[order]
+    dim = sums.shape[1]
+    at_once, distances = max(1, AT_ONCE // dim**2), []
+    for drawn in resampled(len(clips), resamples, seed, at_once):
+        weights = counts_of(drawn).to(sums)
+        count, mean = (weights @ sizes)[:, None], weights @ sums
+        mean = mean / count
+        second = sums.new_zeros(len(drawn), dim * dim)
+        for first in range(0, len(clips), at_once):
+            some = clips[first : first + at_once]
+            products = torch.stack([clip.mT @ clip for clip in some]).flatten(1)
+            second += weights[:, first : first + len(some)] @ products
+        covariance = second.unflatten(1, (dim, dim)) - count[:, :, None] * mean[:, :, None] * mean[:, None]
+        distances.append(side.distance(mean + whole.mean, covariance / (count[:, :, None] - 1)))
+    found = torch.cat(distances)
+    low, high = percentiles(found, confidence)
+    return {"value": value, "corrected": 2 * value - found.mean(), "low": 2 * value - high, "high": 2 * value - low}
+
+
+def _packed(embeddings: Tensor) -> Tensor:
+    """Count, mean and moment of embeddings ``[N, D]`` as one ``[D + 2, D]`` float64."""
+    embeddings = embeddings.double()
+    mean = embeddings.mean(0)
+    centred = embeddings - mean
+    return torch.cat([torch.full_like(mean, len(embeddings))[None], mean[None], centred.mT @ centred])
+
+
+def _pooled(packed: Tensor) -> Tensor:
+    """Statistics ``[R, D + 2, D]`` of several sets as those of all together (Chan, Golub and LeVeque 1979)."""
+    count, mean, moment = packed[:, 0], packed[:, 1], packed[:, 2:]
+    total = count.sum(0)
+    pooled = (count * mean).sum(0) / total.clamp(min=1)
+    deviation = mean - pooled
+    moment = (moment + count[:, :, None] * deviation[:, :, None] * deviation[:, None]).sum(0)
+    return torch.cat([total[None], pooled[None], moment])

@@ -1,0 +1,277 @@
+"""Key and chords: estimated from audio, and compared with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..data.harmony import NO_CHORD, QUALITIES, chord_name, key_name
+from ..errors import PartitaError
+from ..layers.chroma import CLASSES, Chroma, chroma_window
+
+# Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
+# D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook.
+_KEYS = np.array(
+    [
+        [0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400],
+        [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
+    ]
+)
+_UNKNOWN_KEY = "X"
+_TRIADS = (0, 1)  # of the qualities, major and minor
+_THIRD_HARMONIC = 0.3
+"""How strong the fifth above a tone sounds with it, against the tone and its octaves."""
+_NO_CHORD_SIMILARITY = 0.4
+"""The correlation with a chord below which there is none."""
+_CHANGE = 0.4
+"""What a change of chord costs, in frames of perfect correlation."""
+_SILENCE = 1e-2
+"""Of the loudest frame: below it, chroma means less the softer it is."""
+
+
+def harmonic_chroma(sample_rate: int) -> Chroma:
+    """What keys and chords are estimated from: magnitudes from 60 to 2000 Hz, in 10 frames of about 0.26 s a second."""
+    return Chroma(
+        sample_rate,
+        window=chroma_window(sample_rate) // 2,
+        hop=round(sample_rate / 10),
+        normalize=False,
+        power=1.0,
+        octave_width=None,
+        band=(60.0, 2000.0),
+    )
+
+
+def estimate_key(chroma: np.ndarray) -> str:
+    """The key of chroma ``[frames, 12]``, as ``"F# minor"``; ``"X"`` where nothing sounds.
+
+    It is the one whose profile correlates most with the mean (C. Krumhansl, Cognitive Foundations of Musical Pitch,
+    1990, ch. 4), where each tone sounds with its third harmonic (E. Gómez, INFORMS Journal on Computing 18, 2006).
+
+    >>> estimate_key(np.array([[1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1.0], [1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]]))
+    'C major'
+    """
+    correlation = _standard(_in_all_keys(_KEYS)) @ _standard(chroma.mean(0))
+    if not correlation.any():
+        return _UNKNOWN_KEY
+    mode, tonic = divmod(int(correlation.argmax()), CLASSES)
+    return key_name(tonic, mode)
+
+
+def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> list[tuple[float, float, str]]:
+    """Major and minor triads, and ``N`` where there is none, as start, end and name: without gaps, of equal neighbours.
+
+    Each frame is correlated with each chord, whose tones sound with their third harmonics; of all sequences the one is
+    taken that correlates most, less what its changes cost (as A. Sheh and D. Ellis, ISMIR 2003, with templates instead
+    of trained models).
+
+    Args:
+        chroma: ``[frames, 12]``; frame ``i`` is centred on ``i / frame_rate`` seconds.
+        frame_rate: Frames per second.
+        seconds: Where the last one ends.
+
+    >>> c_major, a_minor = np.eye(12)[[0, 4, 7]].sum(0), np.eye(12)[[9, 0, 4]].sum(0)
+    >>> estimate_chords(np.stack([c_major] * 10 + [a_minor] * 11), 10.0, 2.0)
+    [(0.0, 0.95, 'C:maj'), (0.95, 2.0, 'A:min')]
+    """
+    tones = np.zeros((len(_TRIADS), CLASSES))
+    for row, quality in zip(tones, _TRIADS, strict=True):
+        row[list(list(QUALITIES.values())[quality])] = 1
+    loudest = np.linalg.norm(chroma, axis=1).max(initial=0)
+    similarity = _standard(chroma, least=_SILENCE * loudest) @ _standard(_in_all_keys(tones)).T
+    similarity = np.pad(similarity, ((0, 0), (0, 1)), constant_values=_NO_CHORD_SIMILARITY)
+    found: list[tuple[float, float, str]] = []
+    for i, state in enumerate(_smoothest(similarity, change=_CHANGE)):
+        quality, root = divmod(state, CLASSES)
+        name = chord_name(root, _TRIADS[quality]) if quality < len(_TRIADS) else NO_CHORD
+        start, end = max(0.0, (i - 0.5) / frame_rate), min(seconds, (i + 0.5) / frame_rate)
+        if found and found[-1][2] == name:
+            found[-1] = (found[-1][0], end, name)
+        elif start < end:
+            found.append((start, end, name))
+    if found:
+        found[-1] = (found[-1][0], seconds, found[-1][2])
+    return found
+
+
+class KeyAgreement(Metric):
+    """Whether audio is in the key it should be in.
+
+    Args:
+        sample_rate: Of the audio, in Hz.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    weighted: Tensor
+    exact: Tensor
+    count: Tensor
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.chroma = harmonic_chroma(sample_rate)
+        for name in ("weighted", "exact", "count"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(
+        self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
+    ) -> None:
+        """Compare audio ``[B, C, T]`` with the field ``key`` of the examples, such as ``"F# minor"``.
+
+        Args:
+            audio: In [-1, 1].
+            reference: The fields of each example; those without a key do not count.
+            lengths: Of each clip, the number of samples that are not padding; all where none are given.
+
+        Raises:
+            PartitaError: A key is not written like that.
+        """
+        import mir_eval
+
+        for clip, fields, length in zip(audio, reference, lengths or [audio.shape[-1]] * len(audio), strict=True):
+            if not fields.get("key"):
+                continue
+            key = estimate_key(_numpy(self.chroma, clip[:, :length]))
+            try:
+                score = mir_eval.key.weighted_score(fields["key"].lower(), key)
+            except ValueError:
+                raise PartitaError(f"{fields['key']!r} is not a key: write it like 'F# minor'") from None
+            self.weighted += score
+            self.exact += score == 1
+            self.count += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """Of the clips, both in [0, 1] and not a number where there were none.
+
+        ``key``: the mean score of MIREX, 1 for the key, 0.5 for the one a fifth above, 0.3 for the relative and 0.2 for
+        the parallel one; ``key_exact``: the fraction in the very key.
+        """
+        return {"key": self.weighted / self.count, "key_exact": self.exact / self.count}
+
+
+class ChordAgreement(Metric):
+    """Whether audio has the chords it should have.
+
+    Args:
+        sample_rate: Of the audio, in Hz.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    agreeing: Tensor
+    comparable: Tensor
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.chroma = harmonic_chroma(sample_rate)
+        # root, major and minor, segmentation; in seconds
+        self.add_state("agreeing", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("comparable", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
+    ) -> None:
+        """Compare audio ``[B, C, T]`` with the field ``chords`` of the examples: start, end and name of each, in order.
+
+        Args:
+            audio: In [-1, 1].
+            reference: The fields of each example; those without chords do not count.
+            lengths: Of each clip, the number of samples that are not padding; all where none are given.
+
+        Raises:
+            PartitaError: A chord is not in the notation of Harte et al. (``"F#:min7"``).
+        """
+        import mir_eval
+
+        for clip, fields, length in zip(audio, reference, lengths or [audio.shape[-1]] * len(audio), strict=True):
+            if not fields.get("chords"):
+                continue
+            chroma = _numpy(self.chroma, clip[:, :length])
+            estimated = estimate_chords(chroma, self.chroma.frame_rate, length / self.chroma.sample_rate)
+            try:
+                agreeing, comparable = chord_agreement(fields["chords"], estimated)
+            except mir_eval.chord.InvalidChordException as error:
+                raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
+            self.agreeing += torch.from_numpy(agreeing).to(self.agreeing)
+            self.comparable += torch.from_numpy(comparable).to(self.comparable)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Of the time that can be compared, all in [0, 1] and not a number where there was none.
+
+        ``chord_root``: the fraction with the right root; ``chord_majmin``: with the right root and third, where the
+        label is major, minor or no chord, sevenths left aside; ``chord_segmentation``: how far changes fall together,
+        the worse of over- and undersegmentation (MIREX), 1 where they all do.
+        """
+        root, majmin, segmentation = (self.agreeing / self.comparable).float()
+        return {"chord_root": root, "chord_majmin": majmin, "chord_segmentation": segmentation}
+
+
+def chord_agreement(
+    reference: Sequence[tuple[float, float, str]], estimated: Sequence[tuple[float, float, str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds that agree in root, in major or minor, and in segmentation, and those that can be compared: ``[3]`` each.
+
+    Where nothing was estimated, it is no chord.
+    """
+    from mir_eval import chord, util
+
+    spans, names = _labelled(reference)
+    estimated_spans, estimated_names = util.adjust_intervals(
+        *_labelled(estimated), spans.min(), spans.max(), NO_CHORD, NO_CHORD
+    )
+    common, expected, heard = util.merge_labeled_intervals(spans, names, estimated_spans, estimated_names)
+    seconds = util.intervals_to_durations(common)
+    agreeing, comparable = np.zeros(3), np.zeros(3)
+    for i, compare in enumerate((chord.root, chord.majmin)):
+        score = compare(expected, heard)
+        counted = score >= 0
+        agreeing[i], comparable[i] = (score * seconds)[counted].sum(), seconds[counted].sum()
+    segmentation = chord.seg(
+        chord.merge_chord_intervals(spans, names), chord.merge_chord_intervals(estimated_spans, estimated_names)
+    )
+    comparable[2] = seconds.sum()
+    agreeing[2] = segmentation * comparable[2]
+    return agreeing, comparable
+
+
+def _in_all_keys(tones: np.ndarray) -> np.ndarray:
+    """Tones by strength from C on ``[N, 12]``, with their third harmonics, moved to each class: ``[N · 12, 12]``."""
+    sounding = tones + _THIRD_HARMONIC * np.roll(tones, 7, axis=1)
+    return np.stack([np.roll(row, root) for row in sounding for root in range(CLASSES)])
+
+
+def _labelled(chords: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, list[str]]:
+    """Spans ``[chords, 2]`` and names, as mir_eval takes them."""
+    spans = np.array([(start, end) for start, end, _ in chords], np.float64).reshape(-1, 2)
+    return spans, [name for _, _, name in chords]
+
+
+def _numpy(chroma: Chroma, clip: Tensor) -> np.ndarray:
+    """Chroma ``[frames, 12]`` of one clip ``[C, T]``."""
+    return chroma(clip[None])[0].detach().double().cpu().numpy()
+
+
+def _standard(x: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """``[..., 12]`` without mean and of unit norm, or less where the norm is below ``least``; zero where it is zero."""
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), max(least, 1e-9))
+
+
+def _smoothest(score: np.ndarray, change: float) -> list[int]:
+    """The states whose scores ``[frames, states]`` sum to most, less ``change`` for each change (Viterbi)."""
+    best = score[0]
+    before = []
+    for now in score[1:]:
+        other = best.argmax()
+        stays = best >= best[other] - change
+        before.append(np.where(stays, np.arange(len(best)), other))
+        best = np.where(stays, best, best[other] - change) + now
+    path = [int(best.argmax())]
+    for previous in reversed(before):
+        path.append(int(previous[path[-1]]))
+    return path[::-1]

@@ -1,0 +1,247 @@
+"""Whether a model continues prompts from its training data with what followed there (MusicLM, 2301.11325 §4.4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import PartitaError
+from .bootstrap import ClipMeans
+
+PAIRS_AT_ONCE = 64
+"""Pairs of sequences whose transport is computed together."""
+TINY = 1e-300
+"""Keeps quotients of nothing finite."""
+
+
+def entropy(tokens: Tensor, cardinality: int) -> Tensor:
+    """Entropy of the distribution of the tokens of each sequence ``[N, S]``, in bits, ``[N]`` float64."""
+    share = histogram(tokens, cardinality)
+    return -torch.xlogy(share, share).sum(1) / math.log(2)
+
+
+def histogram(tokens: Tensor, cardinality: int) -> Tensor:
+    """Share of each token in each sequence ``[N, S]``, ``[N, cardinality]`` float64."""
+    counts = torch.zeros((len(tokens), cardinality), dtype=torch.float64, device=tokens.device)
+    return counts.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=torch.float64)) / tokens.shape[1]
+
+
+def transport_cost(
+    generated: Tensor, target: Tensor, centres: Tensor, *, regularisation: float = 0.01, iterations: int = 200
+) -> Tensor:
+    """What it costs to turn the histogram of one sequence into that of another, moving tokens between their centres.
+
+    Sinkhorn's algorithm (Cuturi 2013) in log space, over the tokens that occur. The regularisation starts large and
+    falls, which takes fewer iterations (Schmitzer 2019), and the plan is made one that moves exactly what there is
+    (Altschuler et al. 2017, algorithm 2): the costs are never below those of the best plan.
+
+    Args:
+        generated: Tokens ``[N, S]`` int64.
+        target: Tokens ``[N, S]`` int64.
+        centres: Of the tokens, ``[K, D]``; moving costs the Euclidean distance.
+        regularisation: Entropic, as a fraction of the mean distance between centres.
+        iterations: Of the algorithm, half of them while the regularisation falls.
+
+    Returns:
+        Costs ``[N]`` float64, in the unit of the centres.
+    """
+    centres = centres.double()
+    between = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    least = regularisation * between.mean()
+    costs = [
+        _transport(histogram(first, len(centres)), histogram(second, len(centres)), between, least, iterations)
+        for first, second in zip(generated.split(PAIRS_AT_ONCE), target.split(PAIRS_AT_ONCE), strict=True)
+    ]
+    return torch.cat(costs) if costs else between.new_zeros(0)
+
+
+def _transport(first: Tensor, second: Tensor, between: Tensor, least: Tensor, iterations: int) -> Tensor:
+    """Costs ``[N]`` between histograms ``[N, K]``, regularised down to ``least``."""
+    (mass, rows), (other, columns) = _occurring(first), _occurring(second)
+    cost = between[rows[:, :, None], columns[:, None, :]]
+    mass, other = mass[:, :, None], other[:, None, :]
+    log_mass, log_other = mass.log(), other.log()  # −∞ where a sequence has fewer tokens than others
+    g = torch.zeros_like(other)
+    fall = torch.linspace(1, 0, max(1, iterations // 2)).tolist() + [0.0] * (iterations - iterations // 2)
+    most = between.max()
+    for step in fall:
+        strength = least * (most / least) ** step
+        f = -strength * (log_other + (g - cost) / strength).logsumexp(2, keepdim=True)
+        g = -strength * (log_mass + (f - cost) / strength).logsumexp(1, keepdim=True)
+    plan = (log_mass + log_other + (f + g - cost) / least).exp()
+    # what a plan moves too much is taken back, and what is then missing is moved from anywhere to anywhere
+    plan = plan * (mass / plan.sum(2, keepdim=True).clamp(min=TINY)).clamp(max=1)
+    plan = plan * (other / plan.sum(1, keepdim=True).clamp(min=TINY)).clamp(max=1)
+    mass, other = mass - plan.sum(2, keepdim=True), other - plan.sum(1, keepdim=True)
+    plan = plan + mass * other / mass.sum(1, keepdim=True).clamp(min=TINY)
+    return (plan * cost).sum((1, 2))
+
+
+def _occurring(share: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares and numbers, each ``[N, L]``, of the tokens of histograms ``[N, K]``; zero shares fill shorter ones."""
+    longest = int((share > 0).sum(1).max())
+    found = share.topk(longest, dim=1)
+    return found.values, found.indices
+
+
+def unrelated_costs(
+    generated: Tensor,
+    target: Tensor,
+    centres: Tensor,
+    *,
+    pairs: int = 1000,
+    min_entropy: float = 0.0,
+    seed: int = 0,
+    regularisation: float = 0.01,
+    iterations: int = 200,
+) -> Tensor:
+    """The :func:`transport_cost` of continuations and targets of different examples, drawn at random.
+
+    Args:
+        generated: Tokens ``[N, S]`` int64 of the continuations; other training examples do as well.
+        target: Tokens ``[N, S]`` int64 of what followed in training, the same examples in the same order.
+        centres: Of the tokens, ``[K, D]``.
+        pairs: How many to draw.
+        min_entropy: Examples with fewer bits in either sequence are left out, as :class:`Memorization` leaves them.
+        seed: Of the draws.
+        regularisation: As for :func:`transport_cost`.
+        iterations: As for :func:`transport_cost`.
+
+    Returns:
+        Costs ``[pairs]`` float64.
+
+    Raises:
+        PartitaError: Fewer than two examples are left.
+    """
+    kept = torch.minimum(entropy(generated, len(centres)), entropy(target, len(centres))) >= min_entropy
+    generated, target = generated[kept], target[kept]
+    number = len(generated)
+    if number < 2:
+        raise PartitaError(f"unrelated pairs need at least two examples of {min_entropy:g} bits, not {number}")
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(number, (pairs,), generator=generator)
+    second = (first + torch.randint(1, number, (pairs,), generator=generator)) % number
+    return transport_cost(
+        generated[first.to(generated.device)],
+        target[second.to(target.device)],
+        centres,
+        regularisation=regularisation,
+        iterations=iterations,
+    )
+
+
+def threshold_for(costs: Tensor, false_positives: float = 0.01) -> float:
+    """The highest threshold that fewer than this fraction of the costs ``[N]`` of unrelated pairs fall below.
+
+    Among other pairs the fraction scatters about this one, the more the fewer costs fell below: for at most 1 %, ask
+    for 0.2 %.
+
+    Raises:
+        PartitaError: There are too few costs to tell such a fraction.
+    """
+    if not 0 < false_positives < 1:
+        raise ValueError(f"false_positives must be between 0 and 1, not {false_positives}")
+    if len(costs) * false_positives < 1:
+        needed = math.ceil(1 / false_positives)
+        raise PartitaError(f"{len(costs)} pairs cannot show {false_positives:g} false positives: give {needed} or more")
+    below = math.ceil(len(costs) * false_positives) - 1
+    return costs.sort().values[below].item()
+
+
+class Memorization(ClipMeans):
+    """How often a continuation is what followed in training, exactly or approximately.
+
+    An approximate match is one whose histogram of tokens costs less than ``threshold`` to be moved onto the other's.
+    Sequences with little in them, such as silence, match by chance and are left out.
+
+    Args:
+        centres: Of the tokens, ``[K, D]``: the centres of the k-means that made them.
+        threshold: In the unit of the centres; :func:`threshold_for` the :func:`unrelated_costs`. MusicLM's 0.85 holds
+            for its own centres alone.
+        min_entropy: Pairs where either sequence has fewer bits than this are left out.
+        regularisation: As for :func:`transport_cost`; the same as for the threshold.
+        iterations: As for :func:`transport_cost`; the same as for the threshold.
+        resamples: Of the pairs, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
+
+    Example:
+        >>> metric = Memorization(torch.eye(4), threshold=0.1, resamples=0)
+        >>> metric.update(torch.tensor([[0, 1, 2], [0, 1, 2]]), torch.tensor([[0, 1, 2], [2, 1, 0]]))
+        >>> found = metric.compute()
+        >>> found["exact"].item(), found["approximate"].item()
+        (0.5, 1.0)
+    """
+
+    higher_is_better = False
+    names = ("exact", "approximate", "cost", "generated_entropy", "target_entropy")
+    centres: Tensor
+
+    def __init__(
+        self,
+        centres: Tensor,
+        threshold: float,
+        *,
+        min_entropy: float = 0.0,
+        regularisation: float = 0.01,
+        iterations: int = 200,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        if centres.ndim != 2 or len(centres) < 2:
+            raise ValueError(f"centres must be [K, D] with at least two of them, not {list(centres.shape)}")
+        if threshold <= 0:
+            raise ValueError(f"threshold must be positive, not {threshold}")
+        if regularisation <= 0 or iterations < 1:
+            raise ValueError(f"regularisation and iterations must be positive, not {regularisation} and {iterations}")
+        self.threshold, self.min_entropy = threshold, min_entropy
+        self.regularisation, self.iterations = regularisation, iterations
+        self.register_buffer("centres", centres.detach().double(), persistent=False)
+
+    def update(self, generated: Tensor, target: Tensor) -> None:
+        """Compare continuations ``[N, S]`` int64 with what followed the same prompts in training, as long.
+
+        Raises:
+            PartitaError: The shapes differ, or a token has no centre.
+        """
+        if generated.shape != target.shape or generated.ndim != 2 or not generated.shape[1]:
+            shapes = f"{list(generated.shape)} and {list(target.shape)}"
+            raise PartitaError(f"generated and target must be tokens [N, S], as many of each, not {shapes}")
+        cardinality = len(self.centres)
+        tokens = torch.stack([generated, target])
+        if ((tokens < 0) | (tokens >= cardinality)).any():
+            raise PartitaError(f"tokens must be in [0, {cardinality}), the numbers of the centres")
+        cost = transport_cost(
+            generated, target, self.centres, regularisation=self.regularisation, iterations=self.iterations
+        )
+        entropies = entropy(generated, cardinality), entropy(target, cardinality)
+        exact = (generated == target).all(1)
+        matches = (cost < self.threshold) | exact
+        self.record(torch.stack([exact.double(), matches.double(), cost, *entropies], 1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """How much was memorised, of the pairs that are not left out.
+
+        Returns:
+            Rates ``exact`` and ``approximate`` (which includes the exact ones), the mean ``cost``, the mean entropies
+            ``generated_entropy`` and ``target_entropy`` in bits, each with bounds ``…_low`` and ``…_high``;
+            ``match_entropy``, that of the generated sequences that match (nan without any); ``clips``, the number of
+            pairs, and ``left_out``, the fraction of pairs that were.
+
+        Raises:
+            PartitaError: No pair is left.
+        """
+        rows, weights = self.rows("sums").cpu(), self.rows("weights").cpu()
+        kept = rows[:, 3:].amin(1) >= self.min_entropy
+        if len(rows) and not kept.any():
+            raise PartitaError(f"all {len(rows)} pairs have fewer than {self.min_entropy:g} bits: lower min_entropy")
+        left = rows[kept]
+        return self.means(left, weights[kept]) | {
+            "match_entropy": left[left[:, 1] > 0, 3].mean(),
+            "clips": torch.tensor(len(left)),
+            "left_out": 1 - kept.double().mean(),
+        }

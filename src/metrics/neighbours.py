@@ -1,0 +1,118 @@
+"""Whether generated music follows the style of an excerpt, or copies it (MusicGen-Style, 2407.12563 §4)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import PartitaError
+from .bootstrap import ClipMeans
+
+
+class StyleNeighbours(ClipMeans):
+    """How far an excerpt and what was generated from it have the same neighbours, and how often they are too near.
+
+    ``common`` is ``|N_K(x_C) ∩ N_K(x_G)| / K``, with the ``K`` songs of a database that are nearest to the excerpt
+    ``x_C`` and to the generated ``x_G``: high where the style is followed. ``overfit`` is the fraction of copies: high
+    is bad. ``K``, the distance and the inequality are choices; figures compare only where all of them agree.
+
+    A clip's embedding is the average over its chunks (:func:`~partita.metrics.similarity.clip_means`).
+
+    Args:
+        database: Embeddings ``[M, D]`` of the songs to look for neighbours among.
+        neighbours: ``K``.
+        distance: ``cosine`` or ``euclidean``.
+        overfit: ``closer`` counts a copy where ``x_G`` is closer to ``x_C`` than any song of the database is,
+            ``source`` where the song nearest to ``x_G`` is the one that ``x_C`` was cut from.
+        strict: Whether ``closer`` needs to be less, rather than at most.
+        exclude_source: Whether the song that ``x_C`` was cut from counts as no neighbour, neither in ``common`` nor in
+            ``closer``: otherwise it is among the nearest whatever the style.
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
+    """
+
+    names = ("common", "overfit")
+    database: Tensor
+
+    def __init__(
+        self,
+        database: Tensor,
+        *,
+        neighbours: int = 10,
+        distance: Literal["cosine", "euclidean"] = "cosine",
+        overfit: Literal["closer", "source"] = "closer",
+        strict: bool = True,
+        exclude_source: bool = True,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        if database.ndim != 2:
+            raise ValueError(f"database must be embeddings [M, D], not {list(database.shape)}")
+        if not 1 <= neighbours <= len(database) - exclude_source:
+            songs = f"{len(database)} songs" + (", one of them excluded" if exclude_source else "")
+            raise ValueError(f"neighbours must be between 1 and what the database has ({songs}), not {neighbours}")
+        if distance not in ("cosine", "euclidean"):
+            raise ValueError(f"distance must be cosine or euclidean, not {distance!r}")
+        if overfit not in ("closer", "source"):
+            raise ValueError(f"overfit must be closer or source, not {overfit!r}")
+        self.neighbours, self.distance, self.overfit = neighbours, distance, overfit
+        self.strict, self.exclude_source = strict, exclude_source
+        self.register_buffer("database", self._prepared(database), persistent=False)
+
+    def update(self, excerpt: Tensor, generated: Tensor, source: Tensor | None = None) -> None:
+        """Compare generated clips with the excerpts they were conditioned on.
+
+        Args:
+            excerpt: Embeddings ``[B, D]``.
+            generated: Embeddings ``[B, D]``.
+            source: Which song of the database each excerpt was cut from, ``[B]`` int64, −1 for none of them; none where
+                absent.
+
+        Raises:
+            PartitaError: The shapes do not fit, or ``overfit: source`` is told of no source.
+        """
+        width = self.database.shape[1]
+        if excerpt.shape != generated.shape or excerpt.ndim != 2 or excerpt.shape[1] != width:
+            shapes = f"{list(excerpt.shape)} and {list(generated.shape)}"
+            raise PartitaError(f"excerpt and generated must be embeddings [B, {width}], not {shapes}")
+        source = torch.full((len(excerpt),), -1) if source is None else source
+        source = source.to(self.database.device)
+        if len(source) != len(excerpt) or ((source < -1) | (source >= len(self.database))).any():
+            raise PartitaError(
+                f"source must be {len(excerpt)} numbers of songs of the database, or −1 for none of them"
+            )
+        if self.overfit == "source" and (source < 0).any():
+            raise PartitaError("overfit: source needs to know the source of every excerpt, a song of the database")
+        excerpt, generated = self._prepared(excerpt), self._prepared(generated)
+        to_excerpt, to_generated = self._distances(excerpt), self._distances(generated)
+        nearest = to_generated.argmin(1)
+        if self.exclude_source:
+            is_source = torch.arange(len(self.database), device=source.device) == source[:, None]
+            to_excerpt, to_generated = (d.masked_fill(is_source, torch.inf) for d in (to_excerpt, to_generated))
+        near = [d.topk(self.neighbours, largest=False).indices for d in (to_excerpt, to_generated)]
+        common = (near[0][:, :, None] == near[1][:, None]).any(2).double().mean(1)
+        if self.overfit == "source":
+            copied = nearest == source
+        else:
+            apart, least = (excerpt - generated).norm(dim=1), to_excerpt.amin(1)
+            copied = apart < least if self.strict else apart <= least
+        self.record(torch.stack([common, copied.double()], 1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``common`` and ``overfit`` in [0, 1], with bounds ``…_low`` and ``…_high``; ``clips``, their number."""
+        return super().compute()
+
+    def _prepared(self, embeddings: Tensor) -> Tensor:
+        """Embeddings between which the Euclidean distance has the order of the one asked for."""
+        embeddings = embeddings.double()
+        return F.normalize(embeddings, dim=1) if self.distance == "cosine" else embeddings
+
+    def _distances(self, embeddings: Tensor) -> Tensor:
+        """Distances ``[B, M]`` to all songs, without the cancellation of a product form."""
+        return torch.cdist(embeddings, self.database, compute_mode="donot_use_mm_for_euclid_dist")

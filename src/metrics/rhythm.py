@@ -1,0 +1,125 @@
+"""Tempo and beats: estimated from audio, and compared with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..layers.resample import convert
+
+_RATE = 22050
+_HOP = 256
+_LAG = 4
+"""Frames over which loudness must rise: 46 ms, since many instruments do not start at once."""
+
+
+def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0) -> tuple[float, np.ndarray]:
+    """Tempo and beats of a clip, by D. Ellis' dynamic programming (JNMR 36, 2007) as librosa has it.
+
+    Args:
+        audio: ``[C, T]``.
+        sample_rate: In Hz.
+        expected_tempo: Beats per minute that are likeliest; half and double of it are ``exp(-1/2)`` times as likely.
+
+    Returns:
+        Beats per minute, and beats ``[beats]`` in seconds, in order; 0 and none where nothing sounds.
+    """
+    import librosa
+
+    mono = convert(audio[None].detach().float(), sample_rate, _RATE, 1)[0, 0].cpu().numpy()
+    strength = librosa.onset.onset_strength(y=mono, sr=_RATE, hop_length=_HOP, lag=_LAG)
+    if not strength.any():
+        return 0.0, np.zeros(0)
+    tempo = librosa.feature.tempo(onset_envelope=strength, sr=_RATE, hop_length=_HOP, start_bpm=expected_tempo)
+    # Beats are tracked beyond the end: the last frame would be taken for one otherwise.
+    _, beats = librosa.beat.beat_track(
+        onset_envelope=np.pad(strength, (0, _RATE // _HOP)),
+        sr=_RATE,
+        hop_length=_HOP,
+        bpm=tempo,
+        units="time",
+        trim=False,
+    )
+    # A rise is between a frame and the one a lag before it.
+    beats = np.asarray(beats, np.float64) - _LAG / 2 * _HOP / _RATE
+    return float(tempo.item()), beats[(beats >= 0) & (beats < len(mono) / _RATE)]
+
+
+class RhythmAgreement(Metric):
+    """Whether audio has the tempo and the beats it should have.
+
+    Args:
+        sample_rate: Of the audio, in Hz.
+        expected_tempo: Beats per minute that the estimator holds for likeliest. The corpus' are about 90 in the mean,
+            those of popular music about 120.
+        trim: Seconds at the start within which beats do not count. MIREX leaves out 5, which clips cannot spare.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    score: Tensor
+    count: Tensor
+
+    def __init__(self, sample_rate: int, expected_tempo: float = 90.0, trim: float = 0.0) -> None:
+        super().__init__()
+        if expected_tempo <= 0:
+            raise ValueError(f"expected_tempo must be above 0 beats per minute, not {expected_tempo}")
+        if trim < 0:
+            raise ValueError(f"trim must be at least 0 seconds, not {trim}")
+        self.sample_rate, self.expected_tempo, self.trim = sample_rate, expected_tempo, trim
+        # tempo within 4 %, likewise with octaves, F-measure of beats
+        self.add_state("score", torch.zeros(3), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(3), dist_reduce_fx="sum")
+
+    def update(
+        self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
+    ) -> None:
+        """Compare audio ``[B, C, T]`` with the fields ``tempo`` and ``beats`` of the examples.
+
+        Args:
+            audio: In [-1, 1].
+            reference: The fields of each example; those without tempo, or without beats after ``trim``, do not count.
+            lengths: Of each clip, the number of samples that are not padding; all where none are given.
+        """
+        from mir_eval.beat import f_measure, trim_beats
+
+        for clip, fields, length in zip(audio, reference, lengths or [audio.shape[-1]] * len(audio), strict=True):
+            expected = trim_beats(np.asarray(fields.get("beats", ()), np.float64), self.trim)
+            target = fields.get("tempo")
+            if not target and not len(expected):
+                continue
+            tempo, beats = estimate_beats(clip[:, :length], self.sample_rate, self.expected_tempo)
+            if target:
+                self._add(0, same_tempo(tempo, target))
+                self._add(1, any(same_tempo(tempo, octave * target) for octave in (0.5, 1, 2)))
+            if len(expected):
+                heard = trim_beats(beats, self.trim)
+                self._add(2, f_measure(expected, heard, f_measure_threshold=0.07) if len(heard) else 0.0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over clips, in [0, 1]; not a number where there was nothing to compare with.
+
+        ``tempo_accuracy_1``: the fraction within 4 % of the tempo; ``tempo_accuracy_2``: of it, half or double
+        (F. Gouyon et al., IEEE TASLP 14, 2006, where three times or a third count too); ``beat_f_measure``: of beats
+        within 70 ms.
+        """
+        accuracy, with_octaves, beats = self.score / self.count
+        return {"tempo_accuracy_1": accuracy, "tempo_accuracy_2": with_octaves, "beat_f_measure": beats}
+
+    def _add(self, index: int, score: float) -> None:
+        self.score[index] += score
+        self.count[index] += 1
+
+
+def same_tempo(tempo: float, target: float) -> bool:
+    """Whether a tempo is within 4 % of another.
+
+    >>> same_tempo(124.0, 120.0), same_tempo(115.0, 120.0)
+    (True, False)
+    """
+    return abs(tempo - target) <= 0.04 * target

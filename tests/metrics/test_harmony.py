@@ -1,0 +1,164 @@
+import mir_eval
+import numpy as np
+import pytest
+import torch
+
+from partita.errors import PartitaError
+from partita.metrics.harmony import ChordAgreement, KeyAgreement, chord_agreement, estimate_chords, harmonic_chroma
+
+RATE = 16000
+NAMES = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
+THIRD = {"maj": 4, "min": 3}
+
+
+def sound(pitches, seconds):
+    """Tones of four harmonics, in MIDI pitches; ``[1, T]``."""
+    time = torch.arange(round(seconds * RATE)) / RATE
+    audio = torch.zeros_like(time)
+    for pitch in pitches:
+        for harmonic in (1, 2, 3, 4):
+            audio += torch.sin(2 * torch.pi * harmonic * 440 * 2 ** ((pitch - 69) / 12) * time + pitch) / harmonic
+    return 0.05 * audio[None]
+
+
+def triad(name, low=48):
+    root, quality = name.split(":")
+    root = low + NAMES.index(root)
+    return [root, root + 7, root + 12, root + 12 + THIRD[quality]]
+
+
+def progression(*names, seconds=1.0):
+    return torch.cat([sound(triad(name) if name != "N" else [], seconds) for name in names], -1)
+
+
+def labels(*names, seconds=1.0):
+    return [(i * seconds, (i + 1) * seconds, name) for i, name in enumerate(names)]
+
+
+def agreement(metric, audio, reference, lengths=None):
+    metric.update(audio, reference, lengths)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+@pytest.mark.parametrize("tonic", range(12))
+@pytest.mark.parametrize("mode", ["major", "minor"])
+def test_cadences_and_scales_have_their_key(tonic, mode):
+    degrees = {"major": [(0, "maj"), (5, "maj"), (7, "maj"), (0, "maj")]}
+    degrees["minor"] = [(0, "min"), (5, "min"), (7, "maj"), (0, "min")]
+    chords = progression(*(f"{NAMES[(tonic + step) % 12]}:{quality}" for step, quality in degrees[mode]), seconds=0.5)
+    steps = {"major": [0, 2, 4, 5, 7, 9, 11, 12, 7, 4, 0], "minor": [0, 2, 3, 5, 7, 8, 11, 12, 7, 3, 0]}[mode]
+    scale = torch.cat([sound([60 + tonic + step], 0.3) for step in steps], -1)
+    for audio in (chords, scale):
+        result = agreement(KeyAgreement(RATE), audio[None], [{"key": f"{NAMES[tonic]} {mode}"}])
+        assert result == {"key": 1.0, "key_exact": 1.0}
+
+
+def test_key_scores_are_those_of_mirex():
+    """C major against itself, a fifth below, its relative and parallel minor, and a stranger."""
+    audio = progression("C:maj", "F:maj", "G:maj", "C:maj")[None]
+    known = [("C major", 1), ("F major", 0.5), ("A minor", 0.3), ("C minor", 0.2), ("F# major", 0)]
+    metric = KeyAgreement(RATE)
+    for key, score in known:
+        assert agreement(KeyAgreement(RATE), audio, [{"key": key}])["key"] == pytest.approx(score)
+        metric.update(audio, [{"key": key}])
+    assert metric.compute()["key"].item() == pytest.approx(2 / 5)
+    assert metric.compute()["key_exact"].item() == pytest.approx(1 / 5)
+
+
+def test_silence_has_no_key_and_no_chord():
+    silence = torch.zeros(1, 1, 2 * RATE)
+    assert agreement(KeyAgreement(RATE), silence, [{"key": "C major"}])["key"] == 0
+    assert agreement(ChordAgreement(RATE), silence, [{"chords": labels("N", "N")}])["chord_majmin"] == 1
+    assert agreement(ChordAgreement(RATE), silence, [{"chords": labels("C:maj", "A:min")}])["chord_root"] == 0
+
+
+def test_noise_has_no_chord():
+    noise = torch.randn(1, 1, 4 * RATE)
+    assert agreement(ChordAgreement(RATE), noise, [{"chords": labels("N", seconds=4)}])["chord_majmin"] > 0.9
+
+
+@pytest.mark.parametrize("root", range(12))
+@pytest.mark.parametrize("quality", ["maj", "min"])
+def test_triads_have_their_name(root, quality):
+    name = f"{NAMES[root]}:{quality}"
+    chroma = harmonic_chroma(RATE)
+    for low in (36, 48, 60):
+        found = chroma(sound(triad(name, low), 1.0)[None])[0].numpy()
+        assert estimate_chords(found, chroma.frame_rate, 1.0) == [(0.0, 1.0, name)]
+
+
+@pytest.mark.parametrize("rate", [16000, 32000, 44100])
+def test_progressions_are_found_with_their_times(rate):
+    from torchaudio.functional import resample
+
+    names = ("C:maj", "A:min", "F:maj", "N", "G:maj", "Eb:min")
+    audio = resample(progression(*names), RATE, rate)
+    chroma = harmonic_chroma(rate)
+    found = estimate_chords(chroma(audio[None])[0].numpy(), chroma.frame_rate, 6.0)
+    assert [name for _, _, name in found] == list(names)
+    assert np.allclose([span[:2] for span in found], [span[:2] for span in labels(*names)], atol=0.18)
+
+
+def test_chord_agreement_goes_by_time():
+    audio = progression("C:maj", "A:min", "F:maj", "G:maj")[None]
+    right = agreement(ChordAgreement(RATE), audio, [{"chords": labels("C:maj", "A:min", "F:maj", "G:maj")}])
+    assert min(right.values()) > 0.9
+    # right root and wrong third; a seventh chord does not count as its triad's quality, a diminished one not at all
+    wrong = agreement(ChordAgreement(RATE), audio, [{"chords": labels("C:min", "A:min7", "F:7", "G:dim")}])
+    assert wrong["chord_root"] == pytest.approx(1, abs=0.08)
+    assert wrong["chord_majmin"] == pytest.approx(2 / 3, abs=0.08)
+    none = agreement(ChordAgreement(RATE), audio, [{"chords": labels("C#:maj", "Bb:min", "F#:maj", "Ab:maj")}])
+    assert none["chord_root"] == none["chord_majmin"] == 0
+    assert none["chord_segmentation"] == pytest.approx(right["chord_segmentation"])
+
+
+def test_chord_agreement_agrees_with_mir_eval():
+    """On random labels, with sevenths and gaps, against the evaluation of mir_eval as a whole."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        edges, heard_edges = (np.concatenate([[0], np.sort(rng.uniform(0, 8, 6)), [8]]) for _ in range(2))
+        names = [f"{NAMES[rng.integers(3)]}:{rng.choice(['maj', 'min', '7', 'dim', 'sus4'])}" for _ in range(7)]
+        heard = [f"{NAMES[rng.integers(3)]}:{rng.choice(['maj', 'min'])}" for _ in range(6)] + ["N"]
+        reference = list(zip(edges[:-1], edges[1:], names, strict=True))
+        estimated = list(zip(heard_edges[:-1], heard_edges[1:], heard, strict=True))
+        agreeing, comparable = chord_agreement(reference, estimated)
+        theirs = mir_eval.chord.evaluate(
+            np.stack([edges[:-1], edges[1:]], 1), names, np.stack([heard_edges[:-1], heard_edges[1:]], 1), heard
+        )
+        expected = [theirs["root"], theirs["majmin"], theirs["seg"]]
+        assert np.allclose(agreeing / np.maximum(comparable, 1e-9), expected)
+
+
+@pytest.mark.parametrize("kind", [KeyAgreement, ChordAgreement])
+def test_processes_together_are_one(kind):
+    clips = [progression("C:maj", "F:maj"), progression("G:maj", "A:min")]
+    fields = [{"key": "C major", "chords": labels("C:maj", "D:min")}, {"key": "E minor", "chords": labels("C:maj")}]
+    whole, first, second = kind(RATE), kind(RATE), kind(RATE)
+    whole.update(torch.stack(clips), fields)
+    first.update(clips[0][None], fields[:1])
+    second.update(clips[1][None], fields[1:])
+    first.merge_state(second)
+    expected = {name: value.item() for name, value in whole.compute().items()}
+    assert {name: value.item() for name, value in first.compute().items()} == pytest.approx(expected)
+
+
+def test_examples_without_labels_do_not_count():
+    for metric in (KeyAgreement(RATE), ChordAgreement(RATE)):
+        metric.update(torch.randn(2, 1, RATE), [{}, {"key": None, "chords": []}])
+        assert all(value.isnan() for value in metric.compute().values())
+
+
+def test_padding_does_not_count():
+    audio = torch.cat([progression("C:maj", "F:maj"), sound([61, 65, 68], 4.0)], -1)[None]
+    chords = [{"chords": labels("C:maj", "F:maj"), "key": "F major"}]
+    assert agreement(ChordAgreement(RATE), audio, chords, [2 * RATE])["chord_majmin"] > 0.9
+    assert agreement(KeyAgreement(RATE), audio, chords, [2 * RATE])["key"] >= 0.5
+    assert agreement(KeyAgreement(RATE), audio, chords)["key"] < 0.5
+
+
+def test_labels_that_cannot_be_read_are_named():
+    audio = torch.randn(1, 1, RATE)
+    with pytest.raises(PartitaError, match=r"H-Dur.*F# minor"):
+        KeyAgreement(RATE).update(audio, [{"key": "H-Dur"}])
+    with pytest.raises(PartitaError, match=r"Xmaj.*F#:min7"):
+        ChordAgreement(RATE).update(audio, [{"chords": labels("Xmaj")}])

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from partita.errors import PartitaError
+from partita.metrics.melody import MelodySimilarity
+
+RATE = 32000
+
+
+def tones(*semitones, seconds=2.0):
+    """One after another, in semitones above A 440."""
+    time = torch.arange(int(seconds * RATE)) / RATE
+    return torch.cat([torch.sin(2 * torch.pi * 440 * 2 ** (s / 12) * time) for s in semitones])[None, None]
+
+
+def compare(audio, reference, lengths=None, **options):
+    metric = MelodySimilarity(RATE, **options)
+    metric.update(audio, reference, lengths)
+    return metric.compute()["chroma_cosine"].item()
+
+
+def test_the_same_melody_agrees_whatever_octave_and_loudness():
+    melody = tones(0, 3, 5)
+    assert compare(melody, melody) == 1
+    assert compare(tones(12, -9, 17) / 9, melody) == pytest.approx(1, abs=0.01)
+    assert compare(melody.expand(1, 2, -1), melody) == 1
+
+
+def test_another_melody_does_not():
+    assert compare(tones(1, 4, 6), tones(0, 3, 5)) == 0
+    # a third of the tones, and near a change either can be the stronger one
+    assert compare(tones(0, 4, 6), tones(0, 3, 5)) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_without_one_hot_a_tone_in_common_counts():
+    """Two tones alike loud, one of them in common: the cosine is one half."""
+    one, other = tones(0) + tones(3), tones(0) + tones(7)
+    # within one octave weights differ by little
+    assert compare(one, other, one_hot=False) == pytest.approx(0.5, abs=0.15)
+    assert compare(one, one, one_hot=False) == pytest.approx(1, abs=1e-5)
+
+
+def test_padding_does_not_count():
+    silence = torch.zeros(1, 1, 2 * RATE)
+    audio, reference = torch.cat([tones(1), silence], -1), torch.cat([tones(2), silence], -1)
+    assert compare(audio, reference) > 0.4
+    # a frame reaches a quarter of a second beyond the length
+    assert compare(audio, reference, [int(1.5 * RATE)]) == 0
+
+
+def test_mean_over_frames_of_all_updates():
+    metric = MelodySimilarity(RATE)
+    metric.update(tones(0, 0, 0), tones(0, 0, 0))
+    metric.update(tones(0), tones(1))
+    # of 47 + 16 frames, ceil(6 · 7.8125) and ceil(2 · 7.8125)
+    assert metric.compute()["chroma_cosine"].item() == pytest.approx(47 / 63)
+    metric.reset()
+    assert metric.compute()["chroma_cosine"].isnan()
+
+
+def test_lengths_that_differ_are_an_error():
+    with pytest.raises(PartitaError, match="same length"):
+        compare(tones(0, 0), tones(0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -20,6 +21,22 @@ SUFFIXES = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", "
 _MARGIN = 0.05
 """Seconds read on either side of a clip, so that the resampler sees what it would in the whole file."""
 _LARGEST_OGG_PAGE = 65307
+_MOST_WRITTEN = 16384
+_PCM = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+_WRITABLE: dict[str, tuple[str, dict[int, str]]] = {
+    ".aif": ("AIFF", _PCM),
+    ".aiff": ("AIFF", _PCM),
+    ".au": ("AU", _PCM),
+    ".caf": ("CAF", _PCM),
+    ".flac": ("FLAC", {16: "PCM_16", 24: "PCM_24"}),
+    ".mp3": ("MP3", {0: "MPEG_LAYER_III"}),
+    ".oga": ("OGG", {0: "VORBIS"}),
+    ".ogg": ("OGG", {0: "VORBIS"}),
+    ".opus": ("OGG", {0: "OPUS"}),
+    ".w64": ("W64", _PCM),
+    ".wav": ("WAV", _PCM),
+}
+"""By ending, the format and by bits per sample its subtypes, the usual one first; 0 where there is no such number."""
 
 
 class AudioInfo(NamedTuple):
@@ -119,30 +136,57 @@ def read_clip(
     return padded, num_samples
 
 
-def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
+def write_audio(path: Path, audio: np.ndarray, sample_rate: int, bits: int | None = None) -> None:
     """Write audio ``[C, T]`` in [-1, 1] in the format that the name ends in, whole or not at all.
 
+    Args:
+        path: Of the file.
+        audio: What is outside [-1, 1] is clipped where the samples are integers.
+        sample_rate: In Hz.
+        bits: Per sample, of formats without loss: 16 (unless given), 24, or 32 (floating point).
+
     Raises:
-        PartitaError: The format is not known, or the file cannot be written there.
+        PartitaError: The format, or the rate in this format, is not known, or the file cannot be written there.
     """
-    kind = check_writable(path)
+    kind, subtype = check_writable(path, bits)
     try:
         with replacing_file(path) as new:
-            soundfile.write(new, audio.T, sample_rate, format=kind)
+            _write(new, audio.T, sample_rate, kind, subtype)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise PartitaError(f"cannot write {path}: {error}") from None
+        raise PartitaError(f"cannot write {path}: {getattr(error, 'error_string', error)}") from None
 
 
-def check_writable(path: Path) -> str:
-    """The name of the format that a path ends in.
+def check_writable(
+    path: Path, bits: int | None = None, sample_rate: int | None = None, channels: int = 1
+) -> tuple[str, str]:
+    """The names of the format that a path ends in and of the way its samples are kept.
 
     Raises:
-        PartitaError: It is none that can be written.
+        PartitaError: It is none that can be written, or not with so many bits, this rate or so many channels.
     """
-    kind = path.suffix.lower().lstrip(".").upper()
-    if kind not in soundfile.available_formats():
+    suffix = path.suffix.lower()
+    if suffix not in _WRITABLE:
         raise PartitaError(f"{path}: cannot tell the format from this name; end it in .wav, .flac, .ogg or .mp3")
-    return kind
+    kind, subtypes = _WRITABLE[suffix]
+    if bits is not None and bits not in subtypes:
+        known = ", ".join(str(depth) for depth in subtypes if depth)
+        raise PartitaError(f"{path}: {suffix} has no {bits} bits per sample; it takes {known or 'no number of bits'}")
+    subtype = subtypes[bits] if bits is not None else next(iter(subtypes.values()))
+    if sample_rate is not None:
+        try:
+            _write(io.BytesIO(), np.zeros((1, channels), np.float32), sample_rate, kind, subtype)
+        except soundfile.LibsndfileError as error:
+            raise PartitaError(
+                f"{path}: no {suffix} of {sample_rate} Hz with {channels} channels: {error.error_string}"
+            ) from None
+    return kind, subtype
+
+
+def _write(file: Any, samples: np.ndarray, sample_rate: int, kind: str, subtype: str) -> None:
+    """Write samples ``[T, C]``, in blocks: libsndfile's Vorbis encoder overflows the stack on some minutes at once."""
+    with soundfile.SoundFile(file, "w", sample_rate, samples.shape[1], subtype, format=kind) as sink:
+        for start in range(0, len(samples), _MOST_WRITTEN):
+            sink.write(samples[start : start + _MOST_WRITTEN])
 
 
 def _promises_more(log: str) -> bool:

@@ -1,0 +1,369 @@
+"""What the answers to a listening test say: wins, strengths, and which differences are more than chance."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from .errors import PartitaError
+from .files import replacing_file
+from .listen import KEY
+
+SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
+"""Of the clip on the left."""
+
+_FORMAT = 1
+
+
+class Answer(NamedTuple):
+    """One trial: the two systems (numbers), and the score of the first: 1, 0.5 or 0."""
+
+    first: int
+    second: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Listener:
+    """The answers of one listener.
+
+    Args:
+        name: As the listener gave it.
+        answers: To pairs of systems.
+        caught: Catch trials that were answered, and how many of them were failed: the degraded clip was not heard to
+            be worse.
+    """
+
+    name: str
+    answers: Sequence[Answer]
+    caught: tuple[int, int] = (0, 0)
+
+
+class PairResult(NamedTuple):
+    """Two systems compared: wins of the first, ties, wins of the second, and the p-values of the difference."""
+
+    first: str
+    second: str
+    wins: int
+    ties: int
+    losses: int
+    p: float
+    corrected: float
+
+
+class SystemResult(NamedTuple):
+    """A system among all: its share of all strength with a 95 % interval (none with one listener), and its trials."""
+
+    system: str
+    strength: float
+    low: float | None
+    high: float | None
+    score: float
+    trials: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of a test, best system first.
+
+    Args:
+        systems: One after the other.
+        pairs: All that were compared.
+        listeners: Who counted.
+        rejected: Who failed the catch trials, with the reason.
+    """
+
+    systems: Sequence[SystemResult]
+    pairs: Sequence[PairResult]
+    listeners: Sequence[Listener]
+    rejected: Sequence[tuple[str, str]]
+
+
+def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0, seed: int = 0) -> Results:
+    """Read answers and write ``results.html``, ``results.md``, ``systems.csv`` and ``pairs.csv`` into a test's folder.
+
+    Args:
+        folder: Of the test, with its key.
+        answers: Files that listeners saved.
+        allowed: Catch trials that a listener may fail.
+        seed: Of the bootstrap.
+
+    Raises:
+        PartitaError: A file is not of this test, or nobody is left; every bad file is named.
+    """
+    key = _read_key(folder)
+    listeners, rejected = [], []
+    for listener in _read_listeners(answers, key):
+        reason = _reason_to_reject(listener, bool(key["catch"]), allowed)
+        if reason:
+            rejected.append((listener.name, reason))
+        else:
+            listeners.append(listener)
+    if not any(listener.answers for listener in listeners):
+        said = "; ".join(f"{name}: {reason}" for name, reason in rejected)
+        raise PartitaError("no listener is left to count" + (f": {said}" if said else ": there are no answers yet"))
+    results = analyse(listeners, key["systems"], seed=seed, rejected=rejected)
+    _write(folder, key, results)
+    return results
+
+
+def analyse(
+    listeners: Sequence[Listener],
+    systems: Sequence[str],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    rejected: Sequence[tuple[str, str]] = (),
+) -> Results:
+    """Bradley-Terry strengths with bootstrap intervals over listeners, and a sign test for each pair of systems.
+
+    The sign test takes trials as independent, and leaves ties out; its p-values are corrected after Holm.
+    """
+    tables = np.stack([win_table(listener.answers, len(systems)) for listener in listeners])
+    total = tables.sum(0)
+    strengths = bradley_terry(total)
+    low, high = [None] * len(systems), [None] * len(systems)
+    if len(listeners) > 1:
+        draw = np.random.default_rng(seed)
+        # How often each listener is drawn, [resample, listener].
+        counts = draw.multinomial(len(listeners), np.full(len(listeners), 1 / len(listeners)), size=resamples)
+        drawn = bradley_terry(np.einsum("rl,lij->rij", counts, tables))
+        low, high = (np.percentile(drawn, at, axis=0).tolist() for at in (2.5, 97.5))
+    rows = []
+    for i, system in enumerate(systems):
+        trials = total[i].sum() + total[:, i].sum()
+        score = float(total[i].sum() / trials) if trials else math.nan
+        rows.append(SystemResult(system, float(strengths[i]), low[i], high[i], score, round(trials)))
+    rows.sort(key=lambda row: (row.strength, row.score), reverse=True)
+    every = [answer for listener in listeners for answer in listener.answers]
+    found = []
+    for a, b in combinations([systems.index(row.system) for row in rows], 2):
+        scores = [x.score if x.first == a else 1 - x.score for x in every if {x.first, x.second} == {a, b}]
+        if scores:
+            wins, ties, losses = (scores.count(value) for value in (1.0, 0.5, 0.0))
+            found.append((systems[a], systems[b], wins, ties, losses, sign_test(wins, losses)))
+    corrected = holm([row[-1] for row in found])
+    pairs = [PairResult(*row, p) for row, p in zip(found, corrected, strict=True)]
+    return Results(rows, pairs, listeners, rejected)
+
+
+def win_table(answers: Sequence[Answer], systems: int) -> np.ndarray:
+    """How often each system (row) won against each other (column), ``[systems, systems]``; a tie is half a win each."""
+    table = np.zeros((systems, systems))
+    for answer in answers:
+        table[answer.first, answer.second] += answer.score
+        table[answer.second, answer.first] += 1 - answer.score
+    return table
+
+
+def bradley_terry(wins: np.ndarray, *, iterations: int = 2000, tolerance: float = 1e-10) -> np.ndarray:
+    """Maximum-likelihood strengths of the Bradley-Terry model by minorization-maximization (Hunter, 2004).
+
+    The odds that one system wins against another are their strengths' ratio. A system that always loses to others tends
+    to nothing.
+
+    Args:
+        wins: ``[…, systems, systems]``, of rows over columns.
+        iterations: At most.
+        tolerance: Of a strength, to stop at.
+
+    Returns:
+        Strengths ``[…, systems]`` that sum to one; those of a system that met no other stay at their mean.
+    """
+    wins = np.asarray(wins, dtype=float)
+    systems = wins.shape[-1]
+    won, met = wins.sum(-1), wins + wins.swapaxes(-1, -2)
+    strengths = np.full(wins.shape[:-1], 1 / systems)
+    compared = met.sum(-1) > 0
+    for _ in range(iterations):
+        sums = strengths[..., :, None] + strengths[..., None, :]
+        weights = np.divide(met, sums, out=np.zeros_like(met), where=sums > 0).sum(-1)
+        new = np.where(compared, np.divide(won, weights, out=np.zeros_like(won), where=weights > 0), strengths)
+        new /= new.sum(-1, keepdims=True)
+        change = np.abs(new - strengths).max(initial=0)
+        strengths = new
+        if change < tolerance:
+            break
+    return strengths
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The two-sided exact p-value that either side of so many trials wins with equal odds.
+
+    >>> sign_test(5, 0)
+    0.0625
+    """
+    trials = wins + losses
+    tail = sum(math.comb(trials, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**trials)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm, 1979).
+
+    >>> holm([0.25, 0.125, 0.5])
+    [0.5, 0.375, 0.5]
+    """
+    corrected, highest = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def _reason_to_reject(listener: Listener, catches: bool, allowed: int) -> str:
+    answered, failed = listener.caught
+    if catches and not answered:
+        return "answered no catch trial"
+    return f"failed {failed} of {answered} catch trials" if failed > allowed else ""
+
+
+def _read_key(folder: Path) -> dict[str, Any]:
+    try:
+        key = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PartitaError(f"{folder} holds no listening test: there is no {KEY} in it") from None
+    except (OSError, ValueError) as error:
+        raise PartitaError(f"cannot read {folder / KEY}: {error}") from None
+    wanted = {"format", "test", "question", "systems", "items", "catch", "clips"}
+    if not isinstance(key, dict) or wanted - key.keys() or key["format"] != _FORMAT:
+        raise PartitaError(f"{folder / KEY} is no key of a listening test that this version knows")
+    return key
+
+
+def _read_listeners(paths: Sequence[Path], key: Mapping[str, Any]) -> list[Listener]:
+    """One listener per name; of two saves of the same answers the longer."""
+    if not paths:
+        raise PartitaError("name the files of answers that listeners saved")
+    problems: list[str] = []
+    raw: dict[str, list[tuple[str, str, str]]] = {}
+    for path in paths:
+        try:
+            name, answers = _read_answers(path, key)
+        except PartitaError as error:
+            problems.append(f"{path}: {error}")
+            continue
+        shorter, longer = sorted((answers, raw.get(name, [])), key=len)
+        if longer[: len(shorter)] != shorter:
+            problems.append(f"{path}: there are other answers by {name!r}, too; change the name in one of the files")
+        raw[name] = longer
+    if problems:
+        raise PartitaError("\n".join(problems))
+    clips, systems = key["clips"], key["systems"]
+    listeners = []
+    for name, answers in raw.items():
+        compared, caught = [], []
+        for left, right, answer in answers:
+            a, b, score = clips[left], clips[right], SCORES[answer]
+            if a["system"] == b["system"]:
+                caught.append(score if b["degraded"] else 1 - score)
+            else:
+                compared.append(Answer(systems.index(a["system"]), systems.index(b["system"]), score))
+        listeners.append(Listener(name, compared, (len(caught), sum(score < 1 for score in caught))))
+    return listeners
+
+
+def _read_answers(path: Path, key: Mapping[str, Any]) -> tuple[str, list[tuple[str, str, str]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PartitaError("there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise PartitaError(f"cannot be read as answers: {error}") from None
+    try:
+        test, name = str(content["test"]), str(content["listener"])
+        answers = [(str(a["left"]), str(a["right"]), str(a["answer"])) for a in content["answers"]]
+    except (TypeError, KeyError):
+        raise PartitaError("is not a file of answers, or it is damaged: save it again from the page") from None
+    if test != key["test"]:
+        raise PartitaError("holds answers to another listening test")
+    clips, seen = key["clips"], set()
+    for left, right, answer in answers:
+        known = left in clips and right in clips and left != right and answer in SCORES
+        if not known or not _meet(clips[left], clips[right]) or frozenset((left, right)) in seen:
+            raise PartitaError(
+                f"is damaged: {left}, {right}, {answer!r} is no answer to a pair of this test, or a second"
+            )
+        seen.add(frozenset((left, right)))
+    return name, answers
+
+
+def _meet(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Whether a test has a trial of these clips: two systems', or a clip and its degraded copy."""
+    caught = left["degraded"] or right["degraded"]
+    return left["item"] == right["item"] and caught == (left["system"] == right["system"])
+
+
+def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
+    systems = [
+        [row.system, f"{row.strength:.1%}", _interval(row), f"{row.score:.1%}", str(row.trials)]
+        for row in results.systems
+    ]
+    pairs = [
+        [row.first, row.second, str(row.wins), str(row.ties), str(row.losses), _p(row.p), _p(row.corrected)]
+        for row in results.pairs
+    ]
+    facts = {
+        "question": key["question"],
+        "notes": [
+            f"listeners: {len(results.listeners)}; answers: {sum(len(one.answers) for one in results.listeners)}",
+            *(f"not counted: {name}, who {reason}" for name, reason in results.rejected),
+        ],
+        "system_columns": ["system", "strength", "95 % interval", "won (ties half)", "trials"],
+        "systems": systems,
+        "pair_columns": ["system", "against", "won", "ties", "lost", "p", "p (Holm)"],
+        "pairs": pairs,
+        "method": "Strength: share in a Bradley-Terry model, ties as half wins; intervals by bootstrap over listeners. "
+        "p: two-sided exact sign test, ties left out, trials taken as independent; p (Holm): corrected for the number "
+        "of pairs.",
+    }
+    template = jinja2.Environment(autoescape=True).from_string(
+        (files(__package__) / "listen_results.html").read_text(encoding="utf-8")
+    )
+    markdown = [
+        f"# {facts['question']}",
+        *(f"- {note}" for note in facts["notes"]),
+        _markdown(facts["system_columns"], systems),
+        _markdown(facts["pair_columns"], pairs),
+        facts["method"],
+    ]
+    _replace(folder / "results.html", lambda path: path.write_text(template.render(facts), encoding="utf-8"))
+    text = "\n\n".join(markdown).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1) + "\n"
+    _replace(folder / "results.md", lambda path: path.write_text(text, encoding="utf-8"))
+    _replace(folder / "systems.csv", lambda path: _csv(path, SystemResult._fields, results.systems))
+    _replace(folder / "pairs.csv", lambda path: _csv(path, PairResult._fields, results.pairs))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    with replacing_file(path) as new:
+        write(new)
+
+
+def _csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _interval(row: SystemResult) -> str:
+    return "–" if row.low is None else f"{row.low:.1%} – {row.high:.1%}"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

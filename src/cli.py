@@ -117,6 +117,68 @@ def train(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, an export folder, or a hub id (user/name).", show_default=False)
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA=VALUE]…", help="Other data, such as data=folder data.path=/music.", show_default=False
+        ),
+    ] = None,
+    clips: Annotated[int, typer.Option(help="Clips to generate from the captions of test pieces.")] = 64,
+    reference_clips: Annotated[int, typer.Option(help="Real clips that distributions are compared with.")] = 256,
+    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of each clip.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all clips.")] = 0,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tokenizer in whose latents distributions are compared: a name, or a slot such as "
+            "'{preset: encodec-24khz}'. Can be given more than once; log-mel-16khz unless given."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; MODEL/evaluation unless given.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+) -> None:
+    """Generate from the captions of test pieces, score, and write a page. Run the same command again to go on."""
+    from rich.progress import Progress
+
+    from .evaluate import RESULTS, Evaluation
+    from .evaluate import evaluate as evaluate_system
+
+    options = Evaluation(
+        clips=clips,
+        reference_clips=reference_clips,
+        duration=duration,
+        seed=seed,
+        embeddings=tuple(embedding or Evaluation.embeddings),
+    )
+    folder = output or Path(model) / "evaluation"
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("clips", total=clips)
+        results = evaluate_system(
+            model,
+            output,
+            data=data or [],
+            options=options,
+            device=_device(device),
+            say=out.print,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("metric", "generated", "95 %", "real clips", "better", "clips"):
+        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
+    for name, row in results["metrics"].items():
+        interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
+        table.add_row(name, f"{row['value']:.3f}", interval, f"{row['real']:.3f}", row["better"], str(row["clips"]))
+    out.print(table)
+    out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")
+
+
+@app.command()
 def generate(
     model: Annotated[
         str, typer.Argument(help="A run folder, an export folder, or a hub id (user/name).", show_default=False)
@@ -151,7 +213,8 @@ def generate(
         Path | None, typer.Option("--continue", help="Audio file that the clips start with, shorter than they are.")
     ] = None,
     loudness: Annotated[
-        float | None, typer.Option(help="Bring every clip to this many LUFS: -14 as streaming services, -23 as EBU R128.")
+        float | None,
+        typer.Option(help="Bring every clip to this many LUFS: -14 as streaming services, -23 as EBU R128."),
     ] = None,
     peak: Annotated[
         float | None, typer.Option(help="Limit true peaks to this many dBTP; -1 where --loudness is given.")
@@ -202,6 +265,125 @@ def generate(
         words = " … ".join([*([prompts[i]] if prompts else []), *(then or [])])
         said = [f"{path}: {clip.shape[-1] / facts.sample_rate:.2f} s", *([f"“{words}”"] if words else [])]
         out.print(", ".join([*said, *([str(done)] if finish.measures else [])]))
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder, or an export.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(metavar="USER/NAME", help="On the Hub.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    branch: Annotated[str | None, typer.Option(help="To commit to; made if it is not there.")] = None,
+    tag: Annotated[str | None, typer.Option("--revision-tag", help="Name to give this version, such as v1.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Of the commit.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Of the weights, such as apache-2.0.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Clips to generate for the model card.")] = 3,
+    report: Annotated[bool, typer.Option("--report", help="Upload report.html too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be uploaded to a folder.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder of a dry run; NAME-dry-run unless given.")
+    ] = None,
+) -> None:
+    """Publish a finished system on the Hugging Face Hub: weights, recipe, model card and audio examples."""
+    from .hub import push as push_system
+    from .hub import write_out
+
+    if not dry_run:
+        if output is not None:
+            raise PartitaError("--output says where a dry run goes: there is no --dry-run")
+        address = push_system(
+            run,
+            repo_id,
+            private=private,
+            branch=branch,
+            tag=tag,
+            message=message,
+            licence=licence,
+            examples=examples,
+            report=report,
+        )
+        out.print(f"pushed: {address}")
+        return
+    from .card import collect
+
+    folder = output or Path(f"{repo_id.split('/')[-1]}-dry-run")
+    files = collect(run, repo_id, licence=licence, examples=examples, report=report)
+    write_out(files, folder)
+    for name in sorted(files):
+        out.print(f"{(folder / name).stat().st_size:>15,}  {name}", highlight=False, markup=False)
+    out.print(f"not uploaded: {len(files)} files in {folder}")
+
+
+@app.command()
+def pull(
+    repo_id: Annotated[str, typer.Argument(metavar="USER/NAME", help="On the Hub.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; NAME unless given.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit.")] = None,
+) -> None:
+    """Copy a system from the Hugging Face Hub into a folder."""
+    from .hub import pull as pull_system
+
+    out.print(f"pulled: {pull_system(repo_id, output, revision)}")
+
+
+listen = typer.Typer(help="Blind listening tests: a page that asks which of two clips is better.", no_args_is_help=True)
+app.add_typer(listen, name="listen")
+
+
+@listen.command("make")
+def make_listening_test(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs, exports, hub ids, or folders of audio with the same file names.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the test.", show_default=False)],
+    prompts: Annotated[
+        str, typer.Option(help="So many test pieces of the first system's data, or a file with a prompt on each line.")
+    ] = "10",
+    duration: Annotated[
+        float | None, typer.Option("--duration", "-d", help="Seconds; the first system's window unless given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of clips, names and orders.")] = 0,
+    question: Annotated[str, typer.Option(help="That listeners answer.")] = "Which one do you prefer?",
+    trials: Annotated[
+        int | None, typer.Option(help="Most pairs for one listener; every pair for every prompt unless given.")
+    ] = None,
+    catch: Annotated[int, typer.Option(help="Trials in which a clip meets a degraded copy of itself.")] = 0,
+    loudness: Annotated[float, typer.Option(help="Of all clips, in LUFS.")] = -23.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+) -> None:
+    """Write a page on which listeners compare systems without knowing which is which. It needs no server."""
+    from .listen import KEY, check_numbers, gather, write_test
+
+    if (output / KEY).exists():
+        raise PartitaError(f"{output} holds a listening test already: choose another folder")
+    check_numbers(len(systems), trials=trials, catch=catch, level=loudness)
+    material = gather(systems, prompts=prompts, duration=duration, seed=seed, device=_device(device), say=out.print)
+    page, notes = write_test(material, output, question=question, trials=trials, catch=catch, level=loudness, seed=seed)
+    for note in notes:
+        out.print(note)
+    out.print(f"{page}: give this file alone to listeners ({page.stat().st_size / 1e6:.1f} MB)")
+    out.print(f"{output / KEY}: keep it, it says which clip is whose")
+
+
+@listen.command("results")
+def listening_results(
+    test: Annotated[Path, typer.Argument(help="Folder of the test.", show_default=False)],
+    answers: Annotated[list[Path], typer.Argument(help="Files that listeners saved.", show_default=False)],
+    allowed: Annotated[int, typer.Option(help="Catch trials that a listener may fail.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """From listeners' answers, wins, strengths with intervals and p-values: a page, Markdown and CSV in TEST."""
+    from .listen_results import evaluate
+
+    results = evaluate(test, answers, allowed=allowed, seed=seed)
+    for name, reason in results.rejected:
+        out.print(f"not counted: {name}, who {reason}", markup=False)
+    out.print((test / "results.md").read_text(encoding="utf-8"), markup=False, highlight=False)
+    out.print(f"results: {test / 'results.html'}")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Nothing in a recipe is ever imported or executed. Every key remembers the file i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .errors import PartitaError, Problem
 from .registry import UnknownName, did_you_mean, lookup, names
+from .untrusted import check_references, check_yaml
 
 COMMAND_LINE = "command line"
 LARGEST_FILE = 1_000_000
@@ -90,26 +91,30 @@ class Tree:
             del self._origins[known]
 
 
-def compose(recipe: str | Path, overrides: Sequence[str] = ()) -> Tree:
+def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Tree:
     """Read a recipe with its bases and presets, and lay the overrides over it.
 
     Args:
-        recipe: A path, or the name of a recipe that comes with the package.
+        recipe: A path, the name of a recipe that comes with the package, or the values of one.
         overrides: ``key=value``, dotted keys and YAML values.
 
     Raises:
         PartitaError: There is no such recipe, or its file cannot be read.
     """
-    tree = Tree()
-    path = find_recipe(str(recipe))
-    _lay(tree, path, [])
+    tree, folder = Tree(), Path()
+    if isinstance(recipe, Mapping):
+        tree.merge(dict(recipe), "recipe")
+    else:
+        path = find_recipe(str(recipe))
+        folder = path.parent
+        _lay(tree, path, [])
     for override in overrides:
         _override(tree, override)
     if isinstance(stages := tree.values.get("stages"), dict):
         for name in [name for name, stage in stages.items() if stage is None]:  # taken out
             del stages[name]
     for slot in list(slots(tree.values)):
-        _expand(tree, slot, str(family_of(slot)), path.parent)
+        _expand(tree, slot, str(family_of(slot)), folder)
     _interpolate(tree)
     return tree
 
@@ -156,6 +161,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise PartitaError(f"{path} is larger than a recipe can be ({LARGEST_FILE:,} bytes)")
+        check_yaml(path.read_text(encoding="utf-8"), path)
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, UnicodeDecodeError) as error:
         raise PartitaError(f"{path} cannot be read: {error}") from None
@@ -381,6 +387,9 @@ def _interpolate(tree: Tree) -> None:
             tree.complain(
                 refused[-1], f"{text!r} calls a resolver, which recipes cannot", ": write ${key} for another key"
             )
+    if not refused and (wrong := check_references(tree.values)):
+        refused.append(wrong)
+        tree.complain("", wrong)
     if refused:
         return
     try:

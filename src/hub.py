@@ -1,45 +1,259 @@
-"""The Hugging Face Hub: fetching folders, with errors that say what to do."""
+"""The Hugging Face Hub: fetching folders and publishing systems, with errors that say what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import PartitaError
+from .files import replacing_folder
+from .untrusted import LARGEST_CONFIG, LARGEST_VOCABULARY, check_name
+
+SHOWN = ("README.md", "samples/*.flac", "samples/*.png")
+"""What of a system's repository is only there to be looked at."""
+
+OURS = ("tokenizers/", "conditioners/", "stages/", "samples/", "recipe.yaml", "evaluation.json")
+"""What a push replaces: of these, files that are not pushed again are deleted."""
+
+MOST_LISTED = 10_000
+MOST_FETCHED = 1_000
+_LARGEST = {".yaml": LARGEST_CONFIG, ".json": LARGEST_VOCABULARY, ".model": LARGEST_VOCABULARY, ".md": LARGEST_CONFIG}
 
 
 def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The local folder of a repository's files that match ``patterns``; downloaded unless they are in the cache.
 
+    What the repository lists is checked before anything is downloaded: how many files, their names and sizes.
+
+    Args:
+        repo_id: ``user/name``.
+        patterns: As of ``fnmatch``; ``*`` matches slashes too.
+        revision: A branch, a tag or a commit; ``main`` where none is given.
+
     Raises:
-        PartitaError: No such repository, no access, or no network and nothing in the cache.
+        PartitaError: No such repository or revision, no access, files that are refused, or no network and nothing in
+            the cache.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
+    with _translated(repo_id, revision, ", and it is not in the local cache"):
+        try:
+            commit = _check_listing(repo_id, patterns, revision)
+        except (PartitaError, HFValidationError, RevisionNotFoundError):
+            raise
+        except Exception as error:
+            try:  # out of reach, but what was fetched before is still here
+                kept = snapshot_download(
+                    repo_id, revision=revision, allow_patterns=list(patterns), local_files_only=True
+                )
+            except Exception:
+                raise error from None
+            return Path(kept)
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+        if folder.name != commit:
+            raise PartitaError(f"{repo_id} changed while it was downloaded: run the same command again")
+        return folder
+
+
+def pull(repo_id: str, output: str | Path | None = None, revision: str | None = None) -> Path:
+    """Copy a system from the Hub into a folder of one's own, with its model card and audio examples.
+
+    Args:
+        repo_id: ``user/name``.
+        output: The folder; the repository's name in the working folder where none is given. It must not exist.
+        revision: A branch, a tag or a commit.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PartitaError: It exists, the repository cannot be had, or it holds no complete system.
+    """
+    from .system import FILES, load
+
+    folder = Path(repo_id.split("/")[-1] if output is None else output)
+    if folder.exists():
+        raise PartitaError(f"{folder} exists already: choose another folder with -o")
+    wanted = [*FILES, *SHOWN]
+    snapshot = fetch(repo_id, wanted, revision)
+    load(snapshot)  # which checks it
+    names = _matching([p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()], wanted)
+    with replacing_folder(folder) as new:
+        for name in names:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, new / name)
+    return folder
+
+
+def push(
+    run: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    branch: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    licence: str | None = None,
+    examples: int = 3,
+    report: bool = False,
+) -> str:
+    """Publish a finished system in one commit: weights, recipe, model card, audio examples. All of it or nothing.
+
+    Args:
+        run: A run folder, or one that ``system.save`` wrote.
+        repo_id: ``user/name``; made where there is no such repository.
+        private: Make a new repository private; one that is there stays what it is.
+        branch: To commit to; ``main`` where none is given, made from ``main`` where it is not there.
+        tag: Name to give this version.
+        message: Of the commit.
+        licence: Identifier on the Hub, such as ``apache-2.0`` or ``cc-by-nc-4.0``.
+        examples: Clips to generate for the card.
+        report: Upload the run's ``report.html`` too.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PartitaError: The system is not finished, or the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    from .card import collect
+
+    api = HfApi(library_name="partita")
+    with _translated(repo_id, branch):
+        validate_repo_id(repo_id)
+        api.whoami()  # before the minutes that follow
+    files = collect(run, repo_id, licence=licence, examples=examples, report=report)
+    with _translated(repo_id, branch):
+        api.create_repo(repo_id, private=private or None, exist_ok=True)
+        if branch is not None:
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+        refs = api.list_repo_refs(repo_id)
+        if tag is not None and tag in [known.name for known in refs.tags]:
+            raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
+        old = api.list_repo_files(repo_id, revision=branch)
+        stale = [name for name in old if name.startswith(OURS) and name not in files]
+        added = [CommitOperationAdd(name, content) for name, content in files.items()]
+        commit = api.create_commit(
+            repo_id,
+            [*added, *map(CommitOperationDelete, stale)],
+            commit_message=message or "A system of Partita",
+            revision=branch,
+        )
+        if tag is not None:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
+    return str(commit.commit_url)
+
+
+def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:
+    """Put what :func:`push` would upload into a folder instead.
+
+    Raises:
+        PartitaError: The folder exists.
+    """
+    if Path(folder).exists():
+        raise PartitaError(f"{folder} exists already: choose another folder")
+    with replacing_folder(Path(folder)) as new:
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                (new / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, new / name)
+
+
+def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) -> str:
+    """The commit that ``revision`` is, after a look at all the files in it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    api = HfApi(library_name="partita")
+    commit = str(api.model_info(repo_id, revision=revision, expand=["sha"]).sha)
+    sizes = {}
+    for number, entry in enumerate(api.list_repo_tree(repo_id, recursive=True, revision=commit)):
+        if number >= MOST_LISTED:
+            raise PartitaError(f"{repo_id} holds more than {MOST_LISTED:,} files, far more than a system has: refused")
+        check_name(entry.path, repo_id)
+        if hasattr(entry, "size"):
+            sizes[entry.path] = entry.size
+    wanted = _matching(list(sizes), patterns)
+    if not wanted:
+        raise PartitaError(f"{repo_id} holds nothing for Partita: none of its files is {' or '.join(patterns)}")
+    if len(wanted) > MOST_FETCHED:
+        raise PartitaError(f"{repo_id} holds {len(wanted):,} files to download, far more than a system has: refused")
+    for name in wanted:
+        if sizes[name] > _LARGEST.get(Path(name).suffix, sizes[name]):
+            raise PartitaError(f"{repo_id}: {name} has {sizes[name]:,} bytes, more than such a file can have: refused")
+    place = next(p for p in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).absolute().parents) if p.exists())
+    total, free = sum(sizes[name] for name in wanted), shutil.disk_usage(place).free
+    if total > free:
+        raise PartitaError(f"{repo_id} is {total:,} bytes to download, and {place} has {free:,} free: make room")
+    return commit
+
+
+def _matching(names: list[str], patterns: Sequence[str]) -> list[str]:
+    from huggingface_hub.utils import filter_repo_objects
+
+    return list(filter_repo_objects(names, allow_patterns=list(patterns)))
+
+
+@contextmanager
+def _translated(repo_id: str, revision: str | None, away: str = "") -> Iterator[None]:
+    """What goes wrong with the Hub, as one message each; ``away`` is added where it cannot be reached."""
+    from huggingface_hub import errors
+
+    login = "log in with `hf auth login`, or set HF_TOKEN"
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
-    except HFValidationError as error:
+        yield
+    except PartitaError:
+        raise
+    except errors.HFValidationError as error:
         raise PartitaError(f"{repo_id!r} is not a hub id (user/name): {error}") from None
-    except GatedRepoError:
+    except errors.LocalTokenNotFoundError:
+        raise PartitaError(f"the hub does not know who you are: {login}") from None
+    except errors.GatedRepoError:
         raise PartitaError(
             f"{repo_id} is gated: accept its terms on its page, then log in with `hf auth login`"
         ) from None
-    except RevisionNotFoundError:
-        raise PartitaError(f"{repo_id} has no revision {revision!r}") from None
-    except RepositoryNotFoundError:
+    except errors.RevisionNotFoundError:
         raise PartitaError(
-            f"no {repo_id} on the hub, or it is private: check the name, or log in with `hf auth login`"
+            f"{repo_id} has no revision {revision or 'main'!r}: give a branch, a tag or a commit"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except errors.RepositoryNotFoundError:
+        raise PartitaError(f"no {repo_id} on the hub, or it is private: check the name, or {login}") from None
+    except errors.HfHubHTTPError as error:
+        raise PartitaError(_answer(repo_id, error, login)) from None
+    except Exception as error:
+        inner = (isinstance(error, RuntimeError) and error.__cause__) or error  # of an upload in a thread
+        if isinstance(inner, errors.HfHubHTTPError):
+            raise PartitaError(_answer(repo_id, inner, login)) from None
+        network = isinstance(inner, ConnectionError | TimeoutError | errors.LocalEntryNotFoundError)
+        if isinstance(inner, OSError) and inner.errno is not None and not network:  # a full disk, say
+            raise PartitaError(f"{repo_id}: {inner}") from None
+        if not (isinstance(inner, OSError) or type(inner).__module__.startswith("http")):  # httpx, or httpx2
+            raise
         raise PartitaError(
-            f"{repo_id} is not in the local cache and the hub cannot be reached: check the network, "
-            "or give the path of a folder instead"
+            f"{repo_id}: the hub cannot be reached{away}: check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
         ) from None
+
+
+def _answer(repo_id: str, error: Any, login: str) -> str:
+    """What an error of the server means."""
+    status, said = error.response.status_code, error.server_message or str(error).strip().splitlines()[0]
+    if status == 401 and ("credentials" in said or "token" in str(error)):
+        return f"the hub does not accept your token (it may have expired): {login}"
+    if status == 401:
+        return f"no {repo_id} on the hub, or it is private: check the name, or {login}"
+    if status == 403:
+        return f"the hub refuses access to {repo_id}: use a name of your own, or a token that may write there ({said})"
+    if status in (409, 412):
+        return f"{repo_id} changed at the same time: run the same command again ({said})"
+    if status == 429 or status >= 500:
+        return f"the hub is overloaded or has a fault of its own: try again later; nothing has changed ({said})"
+    return f"the hub refuses: {said}"

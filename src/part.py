@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import PartitaError
@@ -17,6 +17,7 @@ from .files import replacing_folder
 from .fit import Fit
 from .registry import lookup
 from .schema import build, plain
+from .untrusted import read_json, read_tensors
 
 
 class Part(L.LightningModule):
@@ -123,15 +124,14 @@ class Part(L.LightningModule):
             path = path / "model.safetensors"
         if not path.is_file():
             raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
-        self.load_exported_state(load_file(path), path)
+        self.load_exported_state(read_tensors(path), path)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Rebuild a part from the folder :meth:`save` wrote."""
-        try:
-            config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PartitaError(f"{folder} does not hold a saved part: {error}") from None
+        config = read_json(Path(folder) / "config.json")
+        if not {"family", "name", "arguments"} <= config.keys():
+            raise PartitaError(f"{folder} does not hold a saved part: its config.json does not say which")
         part: Self = build(lookup(config["family"], config["name"]), config["arguments"])
         if not isinstance(part, cls):
             raise PartitaError(f"{folder} holds a {config['family']} ({config['name']}), not a {cls.__name__}")

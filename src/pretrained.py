@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from .errors import PartitaError
 from .hub import fetch
+from .untrusted import read_header, read_json
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """The files of a checkpoint, without those of a text tokenizer."""
@@ -38,15 +38,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint; empty where it has none.
 
     Raises:
-        PartitaError: It is not a JSON mapping.
+        PartitaError: It is not a JSON mapping, or larger than a configuration can be.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise PartitaError(f"{path} is not a JSON mapping: {error}") from None
+    return read_json(path) if path.is_file() else {}
 
 
 def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -62,6 +57,7 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
         raise PartitaError(f"{folder} holds no safetensors file; pickled weights (.bin, .pt) are never read")
     state = {}
     for path in paths:
+        read_header(path)
         try:
             with safe_open(path, framework="pt") as file:
                 state.update({name: file.get_tensor(name) for name in filter(wanted, file.keys())})

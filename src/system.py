@@ -29,6 +29,7 @@ from .registry import did_you_mean
 from .schema import build
 from .seeds import derive_seed
 from .tokenizers.base import Latents, Tokenizer
+from .untrusted import checked_plan
 
 INDEX = "recipe.yaml"
 """The file that makes a folder a system: its resolved recipe."""
@@ -367,10 +368,12 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
         PartitaError: There is no such thing, or it is not complete; the message says what to do.
     """
     path = Path(source)
+    if revision is not None and (path.exists() or str(source) in recipes()):
+        raise PartitaError(f"{source} is not on the hub, so it has no revision {revision!r}")
     if path.is_dir():
         if not (path / INDEX).is_file():
             raise PartitaError(f"{path} holds no system: there is no {INDEX} in it")
-        return System(load_recipe(path / INDEX)).load_parts(path).to(device)
+        return System(checked_plan(path)).load_parts(path).to(device)
     if not path.is_file() and str(source) not in recipes():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
             raise PartitaError(

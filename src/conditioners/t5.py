@@ -193,6 +193,6 @@ def _read_tokenizer(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise PartitaError(f"{folder} holds no text tokenizer: there is no tokenizer.json or spiece.model in it")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise PartitaError(f"the text tokenizer in {folder} cannot be read: {error}") from None

@@ -1,0 +1,265 @@
+"""What a system is published with: its weights, the recipe, and a model card with audio examples."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import soundfile
+import yaml
+
+from .data.examples import Examples
+from .errors import PartitaError
+from .plots import png, spectrogram_figure
+from .system import INDEX, System, load
+from .untrusted import own_file, read_json
+
+EVALUATION = "evaluation.json"
+EVALUATED = f"evaluation/{EVALUATION}"
+"""Where `partita evaluate` leaves it in a run."""
+"""Of a run: metrics by name, each a number or a mapping with ``value``, ``low`` and ``high``."""
+
+LARGEST_REPORT = 64_000_000
+SEED = 2
+
+
+def collect(
+    run: str | Path, repo_id: str, *, licence: str | None = None, examples: int = 3, report: bool = False
+) -> dict[str, Path | bytes]:
+    """Everything that is published of a finished system, by its path in the repository.
+
+    Absolute paths in the recipe (of one's data, of weights) are cut down to their last name.
+
+    Args:
+        run: A run folder, or one that ``system.save`` wrote.
+        repo_id: ``user/name``, for the card.
+        licence: Identifier on the Hub.
+        examples: Clips to generate; only of a run of one's own, whose data is at hand.
+        report: Whether ``report.html`` goes along.
+
+    Raises:
+        PartitaError: It is no finished system.
+    """
+    folder = Path(run)
+    if not (folder / INDEX).is_file():
+        raise PartitaError(f"{run} holds no system: give the folder of a run or an export")
+    system = load(folder)
+    system.plan.values = _portable(system.plan.values)
+    found: dict[str, Path | bytes] = {INDEX: yaml.safe_dump(system.plan.values, sort_keys=False).encode()}
+    for name in system.parts:
+        for path in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
+            file = path.relative_to(folder).as_posix()
+            found[file] = own_file(folder, file).resolve()
+    metrics = {}
+    if (folder / EVALUATED).is_file():
+        found[EVALUATION] = own_file(folder, EVALUATED)
+        metrics = read_json(folder / EVALUATED).get("metrics", {})
+    if report and (folder / "report.html").is_file():
+        found["report.html"] = own_file(folder, "report.html", LARGEST_REPORT)
+    media = dict(_examples(system, examples)) if (folder / "logs").is_dir() else {}
+    found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
+    captions = {i: clip["caption"].decode() for i, clip in media.items()}
+    found["README.md"] = model_card(system, repo_id, licence, metrics, captions).encode()
+    return found
+
+
+def model_card(
+    system: System,
+    repo_id: str,
+    licence: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    captions: Mapping[int, str] | None = None,
+) -> str:
+    """The README of a repository: metadata as YAML, then what a person should know.
+
+    Args:
+        system: With the recipe as it is published.
+        repo_id: ``user/name``.
+        licence: Identifier on the Hub.
+        metrics: Those of ``evaluation.json``.
+        captions: Of the examples in ``samples/``, by number.
+    """
+    rows = list(_metrics(metrics or {}, ()))
+    prompt = next(iter((captions or {}).values()), "a slow piece for flute")
+    texts = "text" in [conditioner.input for conditioner in system.conditioners.values()]
+    values = {
+        "metadata": yaml.safe_dump(_metadata(system, repo_id, licence, rows), sort_keys=False, allow_unicode=True),
+        "title": repo_id.split("/")[-1],
+        "repo_id": repo_id,
+        "description": _line(system.plan.values.get("description") or ""),
+        "generates": bool(system.stages),
+        "what": "This system generates audio" + (" from text." if texts else ".")
+        if system.stages
+        else "This system turns audio into tokens and back.",
+        "sample_rate": system.sample_rate if system.stages else 0,
+        "call": f"[{json.dumps(_line(prompt), ensure_ascii=False)}], duration={_longest(system):g}" if texts else "",
+        "quoted_prompt": f"{json.dumps(_line(prompt), ensure_ascii=False)} " if texts else "",
+        "diagram": diagram(system),
+        "parts": [part._replace(facts=_line(part.facts)) for part in system.summary()],
+        "training": list(_training(system)),
+        "data": f"The data is `{system.source.registered_name}`{_settings(system)}.",
+        "metrics": rows,
+        "examples": [
+            {"caption": _line(text), "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
+            for i, text in (captions or {}).items()
+        ],
+        "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
+        "codec": _line(
+            str(
+                system.output.representation if system.stages else next(iter(system.tokenizers.values())).representation
+            )
+        ),
+    }
+    text = (files(__package__) / "card.md").read_text(encoding="utf-8")
+    return (
+        jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        .from_string(text)
+        .render(values)
+    )
+
+
+def diagram(system: System) -> str:
+    """The chain as a mermaid flowchart: what is given to which stage, and what makes audio of it."""
+    nodes, arrows = [], []
+
+    def box(kind: str, name: str, part: Any) -> None:
+        nodes.append(f'  {_id(kind, name)}["{name}: {part.registered_name}"]')
+
+    for name, conditioner in system.conditioners.items():
+        box("conditioner", name, conditioner)
+        arrows.append(f'  {_id("input", conditioner.input)}(["{conditioner.input}"]) --> {_id("conditioner", name)}')
+    makers: dict[str, list[str]] = {}
+    for name, stage in system.plan.stages.items():
+        box("stage", name, system.stages[name])
+        for given, how in system.stages[name].given.items():
+            sources = [_id("conditioner", given)]
+            if given in stage.references:
+                sources = [_id("stage", maker) for maker in makers.get(stage.references[given].source, [])]
+            arrows += [f'  {source} -->|"{given}, {how.entry}"| {_id("stage", name)}' for source in sources]
+        makers.setdefault(stage.target.source, []).append(name)
+    if system.plan.stages:
+        last = list(system.plan.stages.values())[-1].target
+        decoder = _id("tokenizer", last.tokenizer)
+        box("tokenizer", last.tokenizer, system.tokenizers[last.tokenizer])
+        for maker in makers[last.source]:
+            arrows.append(f'  {_id("stage", maker)} -->|"{system.plan.stages[maker].target}"| {decoder}')
+        arrows.append(f'  {decoder} --> audio(["audio"])')
+    else:
+        for name, tokenizer in system.tokenizers.items():
+            box("tokenizer", name, tokenizer)
+            arrows.append(f'  audio(["audio"]) <--> {_id("tokenizer", name)}')
+    return "\n".join(["flowchart LR", *nodes, *arrows])
+
+
+def _metadata(system: System, repo_id: str, licence: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = [part.registered_name for part in system.parts.values()]
+    metadata: dict[str, Any] = {} if licence is None else {"license": licence}
+    metadata |= {
+        "library_name": "partita",
+        "pipeline_tag": "text-to-audio" if system.stages else "audio-to-audio",
+        "tags": list(dict.fromkeys(["partita", "music", "music-generation", "audio", *kinds])),
+    }
+    if rows:
+        task = {"type": metadata["pipeline_tag"], "name": "Music generation"}
+        data = {"type": system.source.registered_name, "name": system.source.registered_name}
+        results = [{"type": row["name"], "name": row["name"], "value": row["number"]} for row in rows]
+        title = repo_id.split("/")[-1]
+        metadata["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": results}]}]
+    return metadata
+
+
+def _training(system: System) -> Iterator[dict[str, str]]:
+    for folder, part in system.parts.items():
+        plan, fit = system.part_plan(folder), part.fit_options
+        row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"folder": folder}
+        if plan.weights is not None or part.weightless:
+            row["steps"] = "pretrained" if plan.weights is not None else "nothing to learn"
+        elif getattr(part, "with_stage", False):
+            row["steps"] = "with its stage"
+        else:
+            group, name = folder.split("/")
+            seconds = system.plan.stages[name].window if group == "stages" else fit.crop
+            seen = fit.steps * fit.batch_size * seconds
+            row |= {"steps": f"{fit.steps:,}", "batch": f"{fit.batch_size}", "clip": f"{seconds:g} s"}
+            row |= {"seen": f"{seen:,.0f} s" if seen < 7200 else f"{seen / 3600:,.0f} h", "rate": f"{fit.lr:g}"}
+        yield row
+
+
+def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """A row for every number, and for every mapping with ``value``, ``low`` and ``high``."""
+    for name, value in values.items():
+        path = (*at, str(name))
+        if isinstance(value, Mapping) and not isinstance(value.get("value"), int | float):
+            yield from _metrics(value, path)
+            continue
+        number = value["value"] if isinstance(value, Mapping) else value
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        low, high = (value.get("low"), value.get("high")) if isinstance(value, Mapping) else (None, None)
+        known = isinstance(low, int | float) and isinstance(high, int | float)
+        interval = f"{low:.4g} to {high:.4g}" if known else "–"
+        yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval}
+
+
+def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """FLAC, spectrogram and caption of clips from the captions of test pieces; none where there is no such data."""
+    if not system.stages or count < 1:
+        return
+    try:
+        facts = system.output.representation
+        system.source.setup()
+        pieces = Examples(
+            system.source,
+            "test",
+            length=count,
+            seconds=1.0,
+            sample_rate=facts.sample_rate,
+            channels=facts.channels,
+            seed=SEED,
+        )
+        known = [pieces[i].fields for i in range(count)]
+        inputs = {c.input: [fields.get(c.input) for fields in known] for c in system.conditioners.values()}
+        audio = system.generate(inputs or None, seed=list(range(count))).cpu()
+    except (PartitaError, OSError):
+        return
+    for i, (clip, fields) in enumerate(zip(audio, known, strict=True), 1):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, clip.T.numpy(), facts.sample_rate, format="FLAC")
+        caption = str(fields.get("text") or f"example {i}") if system.conditioners else "unconditional"
+        image = png(spectrogram_figure(clip, facts.sample_rate))
+        yield i, {"flac": buffer.getvalue(), "png": image, "caption": caption.encode()}
+
+
+def _id(kind: str, name: str) -> str:
+    return f"{kind}_{re.sub(r'[^A-Za-z0-9]', '_', name)}"
+
+
+def _settings(system: System) -> str:
+    data = system.plan.values.get("data")
+    given = {k: v for k, v in data.items() if k != "name"} if isinstance(data, dict) else {}
+    return f" ({_line(', '.join(f'{k}: {v}' for k, v in given.items()))})" if given else ""
+
+
+def _longest(system: System) -> float:
+    return max(stage.window for stage in system.plan.stages.values())
+
+
+def _portable(value: Any) -> Any:
+    """Without what only means something on one machine, and that its owner may not want to tell."""
+    if isinstance(value, Mapping):
+        return {k: _portable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_portable(v) for v in value]
+    local = isinstance(value, str) and (value.startswith(("~", "/", "../")) or re.match(r"[A-Za-z]:[\\/]", value))
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] or "data" if local else value
+
+
+def _line(text: str) -> str:
+    """A text that stays within its cell and its line."""
+    return " ".join(text.split()).replace("|", "¦").replace('"', "'").replace("<", "‹").replace(">", "›")

@@ -1,0 +1,337 @@
+"""Measuring a system: what it generates from the captions of test pieces, once, compared with those pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import soundfile
+import torch
+import yaml
+from torch import Tensor
+
+from .compose import compose
+from .contracts import Example, Representation
+from .data.base import Source
+from .data.examples import Examples
+from .errors import PartitaError
+from .files import replacing_file
+from .layers.resample import convert
+from .metrics.frechet import FrechetInfinity
+from .metrics.harmony import ChordAgreement, KeyAgreement
+from .metrics.rhythm import RhythmAgreement
+from .recipe import plan as check_recipe
+from .report import clip_media
+from .seeds import derive_seed
+from .system import INDEX, System, load
+from .tokenizers.base import Latents, Tokenizer
+
+SEED = 3
+"""Of the test pieces that every evaluation compares with, so that systems can be compared with each other."""
+
+RESULTS = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is generated and compared.
+
+    Args:
+        clips: To generate.
+        reference_clips: Of real audio to compare distributions with.
+        duration: Seconds of each clip; the system's window where none are given.
+        seed: Of the first clip.
+        batch_size: Clips generated at once.
+        embeddings: Names of tokenizers, or recipe slots, in whose latents distributions are compared.
+    """
+
+    clips: int = 64
+    reference_clips: int = 256
+    duration: float | None = None
+    seed: int = 0
+    batch_size: int = 8
+    embeddings: tuple[str, ...] = ("log-mel-16khz",)
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "reference_clips", "batch_size"):
+            if getattr(self, name) < 1:
+                raise PartitaError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def evaluate(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    data: Sequence[str] = (),
+    options: Evaluation | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Generate, score, and write ``evaluation.json``, ``evaluation.html`` and the clips. Run again to go on.
+
+    Args:
+        model: A run, an export, or a hub id.
+        output: Folder; ``evaluation`` in the run or export unless given.
+        data: Changes to the recipe's data, ``data=…`` or ``data.limit=…``.
+        options: What is generated and compared.
+        device: To generate on.
+        say: Gets a line on each thing done.
+        progress: Called with (clips generated, clips in all).
+
+    Returns:
+        What ``evaluation.json`` holds: ``request`` and, by name, ``metrics``, each with ``value`` and, where they are
+        known, ``low`` and ``high`` (95 %), ``real`` (what real test clips score) and ``clips``.
+
+    Raises:
+        PartitaError: The folder holds an evaluation of something else, or the data cannot be used.
+    """
+    options = options or Evaluation()
+    embedders = {text: _embedder(text) for text in options.embeddings}  # before anything slow
+    system = load(model, device=device)
+    source = _source(system, model, data)
+    folder = Path(output) if output else (Path(model) / "evaluation" if Path(model).is_dir() else None)
+    if folder is None:
+        raise PartitaError(f"{model} is not a folder: say with -o where its evaluation goes")
+    facts = system.output.representation
+    window = list(system.plan.stages.values())[-1].window
+    seconds = window if options.duration is None else options.duration
+    request = {
+        "model": _fingerprint(system),
+        "data": source.registered_name,
+        "data_changes": list(data),
+        "options": asdict(options) | {"duration": seconds, "batch_size": None, "embeddings": None},
+    }
+    _claim(folder, request)
+    pieces = _examples(source, facts, options.clips, seconds, SEED)
+    audio = _generated(system, pieces, folder, options, seconds, say, progress)
+    say("comparing with real clips")
+    others = _examples(source, facts, options.reference_clips, seconds, SEED + 1)
+    metrics: dict[str, dict[str, Any]] = {}
+    for text, embedder in embedders.items():
+        metrics |= _frechet(text, embedder, facts, audio, pieces, others)
+    if find_spec("mir_eval") and find_spec("librosa"):
+        metrics |= _agreement(system, facts, audio, pieces)
+    else:
+        say("key, chords and tempo are not measured: pip install 'partita[metrics]'")
+    results = {"request": json.loads(json.dumps(request)), "metrics": metrics}
+    with replacing_file(folder / RESULTS) as new:
+        new.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _page(folder, str(model), system, facts, audio, pieces, metrics)
+    return results
+
+
+def _source(system: System, model: str | Path, data: Sequence[str]) -> Source:
+    """The recipe's data, or what the changes make of it."""
+    source = system.source
+    if data:
+        wrong = [change for change in data if not change.startswith("data")]
+        if wrong:
+            raise PartitaError(f"an evaluation changes data only: {wrong[0]!r} is not data=… or data.key=…")
+        path = Path(model) / INDEX
+        if not path.is_file():
+            raise PartitaError(
+                f"{model} is not a folder with a recipe, so its data cannot be changed here: pull it first"
+            )
+        source = System.outline(check_recipe(compose(path, data))).source
+    source.setup()
+    return source
+
+
+def _fingerprint(system: System) -> str:
+    """Of all weights and the recipe's stages: another system has another one."""
+    digest = hashlib.blake2b(digest_size=16)
+    for folder, part in system.parts.items():
+        for name, tensor in sorted(part.exported_state().items()):
+            digest.update(f"{folder}/{name}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(repr(system.plan.values.get("stages")).encode())
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, request: dict[str, Any]) -> None:
+    """Make the folder this evaluation's, or see that it is: clips of another request must not be taken for its own."""
+    path, text = folder / "request.json", json.dumps(request, indent=2) + "\n"
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != text:
+            raise PartitaError(
+                f"{folder} holds an evaluation of another model, data or options ({path.name} says which): "
+                "choose another folder with -o, or delete it"
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise PartitaError(f"{folder} is not empty and holds no evaluation: choose another folder with -o")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def _examples(source: Source, facts: Representation, length: int, seconds: float, seed: int) -> list[Example]:
+    examples = Examples(
+        source,
+        "test",
+        length=length,
+        seconds=seconds,
+        sample_rate=facts.sample_rate,
+        channels=facts.channels,
+        seed=seed,
+    )
+    return [examples[i] for i in range(length)]
+
+
+def _embedder(text: str) -> Tokenizer | Latents:
+    """A continuous tokenizer from a recipe slot: what is compared is its latents."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise PartitaError(f"{text!r} is neither the name of a tokenizer nor a recipe slot") from None
+    system = System(check_recipe(compose({"tokenizers": {"embedding": values}, "data": "corpus"})))
+    tokenizer = system.tokenizers["embedding"].eval()
+    weights = system.plan.tokenizers["embedding"].weights
+    if weights is not None:
+        tokenizer.load_weights(weights)
+    elif not tokenizer.weightless:
+        raise PartitaError(f"{text} has no weights: write '{{preset: {text}, weights: PATH}}'")
+    return Latents(tokenizer) if tokenizer.representation.discrete else tokenizer
+
+
+def _embedded(embedder: Tokenizer | Latents, audio: Tensor, rate: int) -> Tensor:
+    """Clips ``[B, C, T]`` to frames ``[B, S, D]``."""
+    own = embedder.representation
+    return embedder.encode(convert(audio, rate, own.sample_rate, own.channels)).float().mT
+
+
+@torch.inference_mode()
+def _generated(
+    system: System,
+    pieces: Sequence[Example],
+    folder: Path,
+    options: Evaluation,
+    seconds: float,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Clips ``[N, C, T]`` from the captions of the pieces; those that are there already are read, not made again."""
+    facts = system.output.representation
+    paths = [folder / "clips" / f"{i:05d}.flac" for i in range(len(pieces))]
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    if len(missing) < len(paths):
+        say(f"{len(paths) - len(missing)} of {len(paths)} clips are there already")
+    (folder / "clips").mkdir(exist_ok=True)
+    for start in range(0, len(missing), options.batch_size):
+        batch = missing[start : start + options.batch_size]
+        inputs = {c.input: [pieces[i].fields.get(c.input) for i in batch] for c in system.conditioners.values()}
+        seeds = [derive_seed(options.seed, i) for i in batch]
+        for i, clip in zip(batch, system.generate(inputs or None, duration=seconds, seed=seeds).cpu(), strict=True):
+            with replacing_file(paths[i]) as new:
+                soundfile.write(new, clip.T.numpy(), facts.sample_rate, format="FLAC", subtype="PCM_24")
+        if progress is not None:
+            progress(len(paths) - len(missing) + start + len(batch), len(paths))
+    clips = [torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0].T) for path in paths]
+    return torch.stack(clips)
+
+
+def _batches(clips: Sequence[Tensor] | Tensor, size: int = 16) -> Iterator[Tensor]:
+    for start in range(0, len(clips), size):
+        yield torch.stack(list(clips[start : start + size]))
+
+
+@torch.inference_mode()
+def _frechet(
+    name: str,
+    embedder: Tokenizer | Latents,
+    facts: Representation,
+    audio: Tensor,
+    pieces: Sequence[Example],
+    others: Sequence[Example],
+) -> dict[str, dict[str, Any]]:
+    """The Fréchet audio distance of what was generated, and of as many real clips, to other real clips."""
+    sides = {"generated": list(audio), "real": [piece.audio for piece in pieces]}
+    found = {}
+    metrics = {side: FrechetInfinity(embedder.representation.dim or 1) for side in sides}
+    for batch in _batches([other.audio for other in others]):
+        frames = _embedded(embedder, batch, facts.sample_rate).flatten(0, 1)
+        for metric in metrics.values():
+            metric.update(frames, reference=True)
+    for side, clips in sides.items():
+        for batch in _batches(clips):
+            frames = _embedded(embedder, batch, facts.sample_rate)
+            metrics[side].update(frames.flatten(0, 1), sizes=torch.full((len(frames),), frames.shape[1]))
+        found[side] = {key: float(value) for key, value in metrics[side].compute().items()}
+    made, real = found["generated"], found["real"]
+    rows = {
+        f"FAD ({name})": {
+            "value": made["frechet"],
+            "low": made["frechet_low"],
+            "high": made["frechet_high"],
+            "real": real["frechet"],
+            "better": "lower",
+        }
+    }
+    if "limit" in made:
+        rows[f"FAD∞ ({name})"] = {
+            "value": made["limit"],
+            "r2": made["r2"],
+            "real": real.get("limit", math.nan),
+            "better": "lower",
+        }
+    return {key: row | {"clips": len(audio), "reference_clips": len(others)} for key, row in rows.items()}
+
+
+@torch.inference_mode()
+def _agreement(
+    system: System, facts: Representation, audio: Tensor, pieces: Sequence[Example]
+) -> dict[str, dict[str, Any]]:
+    """Whether what was generated has the labels of the pieces, where it was told them; what real clips score beside."""
+    told = {conditioner.input for conditioner in system.conditioners.values()}
+    labels = [piece.fields for piece in pieces]
+    wanted: list[tuple[Any, set[str]]] = [
+        (KeyAgreement, {"key", "text"}),
+        (ChordAgreement, {"chords"}),
+        (RhythmAgreement, {"tempo", "beats", "text"}),
+    ]
+    rows: dict[str, dict[str, Any]] = {}
+    for kind, fields in wanted:
+        if not told & fields:
+            continue
+        scores = []
+        for clips in (audio, torch.stack([piece.audio for piece in pieces])):
+            metric = kind(facts.sample_rate)
+            metric.update(clips, labels)
+            scores.append({name: float(value) for name, value in metric.compute().items()})
+        for name, value in scores[0].items():
+            if not math.isnan(value):
+                rows[name] = {"value": value, "real": scores[1][name], "clips": len(audio), "better": "higher"}
+    return rows
+
+
+def _page(
+    folder: Path,
+    model: str,
+    system: System,
+    facts: Representation,
+    audio: Tensor,
+    pieces: Sequence[Example],
+    metrics: dict[str, dict[str, Any]],
+    shown: int = 6,
+) -> None:
+    template = jinja2.Environment(autoescape=True).from_string(
+        (files(__package__) / "evaluation.html").read_text(encoding="utf-8")
+    )
+    captions = [str(piece.fields.get("text") or piece.fields.get("id", "")) for piece in pieces]
+    clips = []
+    for clip, piece, caption in list(zip(audio, pieces, captions, strict=True))[:shown]:
+        clips.append(clip_media(clip, facts.sample_rate, f"generated: {caption}"))
+        clips.append(clip_media(piece.audio, facts.sample_rate, "the piece itself"))
+    with replacing_file(folder / "evaluation.html") as new:
+        new.write_text(
+            template.render(model=model, parts=system.summary(), metrics=metrics, clips=clips), encoding="utf-8"
+        )

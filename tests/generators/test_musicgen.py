@@ -161,5 +161,5 @@ def test_pickles_are_refused(checkpoint):
 
 def test_a_damaged_file_is_named(checkpoint):
     (checkpoint / "model.safetensors").write_bytes(b"not a tensor in sight")
-    with pytest.raises(PartitaError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(PartitaError, match=r"model\.safetensors is no safetensors file"):
         stage().load_weights(checkpoint)

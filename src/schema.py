@@ -187,13 +187,20 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
         return check(group, value, key=path)
     if is_dataclass(value) and isinstance(value, group or ()):
         return []
-    holder = make_dataclass("Holder", [("value", argument.type, field(default=_OMEGA_MISSING))])
+    if type(value) is argument.type and argument.type in (bool, int, float, str):
+        return []  # most values are: no need to ask
     try:
-        merged = OmegaConf.merge(_writable(OmegaConf.structured(holder)), {"value": value})
-        OmegaConf.to_object(merged)
+        OmegaConf.to_object(OmegaConf.merge(_holder(argument.type), {"value": value}))
     except (OmegaConfBaseException, ValueError, TypeError, AssertionError, AttributeError, RecursionError):
         return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
     return []
+
+
+@cache
+def _holder(hint: Any) -> DictConfig:
+    """A config with one value of a type; merging copies it."""
+    holder = make_dataclass("Holder", [("value", hint, field(default=_OMEGA_MISSING))])
+    return _writable(OmegaConf.structured(holder))
 
 
 def _post_init(cls: type, values: Mapping[str, Any], key: str) -> list[Mistake]:
@@ -226,7 +233,10 @@ def _docs(cls: type) -> dict[str, str]:
 _OMEGA_MISSING = "???"
 
 
+@cache
 def _structured(cls: type) -> DictConfig:
+    """A config with the arguments of a class; merging copies it."""
+
     def default(argument: Argument) -> Any:
         if argument.required:
             return field(default=_OMEGA_MISSING)

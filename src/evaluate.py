@@ -293,14 +293,16 @@ def _agreement(
     """Whether what was generated has the labels of the pieces, where it was told them; what real clips score beside."""
     told = {conditioner.input for conditioner in system.conditioners.values()}
     labels = [piece.fields for piece in pieces]
-    wanted: list[tuple[Any, set[str]]] = [
-        (KeyAgreement, {"key", "text"}),
-        (ChordAgreement, {"chords"}),
-        (RhythmAgreement, {"tempo", "beats", "text"}),
+    # captions tell key and tempo; nobody is expected to guess beats or chords
+    wanted: list[tuple[Any, dict[str, set[str]]]] = [
+        (KeyAgreement, {"key": {"key", "text"}}),
+        (ChordAgreement, {"chord": {"chords"}}),
+        (RhythmAgreement, {"tempo": {"tempo", "beats", "text"}, "beat": {"beats"}}),
     ]
     rows: dict[str, dict[str, Any]] = {}
-    for kind, fields in wanted:
-        if not told & fields:
+    for kind, labelled in wanted:
+        heard = tuple(stem for stem, fields in labelled.items() if told & fields)
+        if not heard:
             continue
         scores = []
         for clips in (audio, torch.stack([piece.audio for piece in pieces])):
@@ -308,7 +310,7 @@ def _agreement(
             metric.update(clips, labels)
             scores.append({name: float(value) for name, value in metric.compute().items()})
         for name, value in scores[0].items():
-            if not math.isnan(value):
+            if name.startswith(heard) and not math.isnan(value):
                 rows[name] = {"value": value, "real": scores[1][name], "clips": len(audio), "better": "higher"}
     return rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import soundfile
 import yaml
 
+from .data.audio_file import flac
 from .data.examples import Examples
 from .errors import PartitaError
 from .plots import png, spectrogram_figure
@@ -214,26 +213,15 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
     try:
         facts = system.output.representation
         system.source.setup()
-        pieces = Examples(
-            system.source,
-            "test",
-            length=count,
-            seconds=1.0,
-            sample_rate=facts.sample_rate,
-            channels=facts.channels,
-            seed=SEED,
-        )
+        pieces = Examples.at(facts, system.source, "test", count, 1.0, SEED)
         known = [pieces[i].fields for i in range(count)]
-        inputs = {c.input: [fields.get(c.input) for fields in known] for c in system.conditioners.values()}
-        audio = system.generate(inputs or None, seed=list(range(count))).cpu()
+        audio = system.generate(system.prompts_of(known), seed=list(range(count))).cpu()
     except (PartitaError, OSError):
         return
     for i, (clip, fields) in enumerate(zip(audio, known, strict=True), 1):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, clip.T.numpy(), facts.sample_rate, format="FLAC")
         caption = str(fields.get("text") or f"example {i}") if system.conditioners else "unconditional"
         image = png(spectrogram_figure(clip, facts.sample_rate))
-        yield i, {"flac": buffer.getvalue(), "png": image, "caption": caption.encode()}
+        yield i, {"flac": flac(clip.numpy(), facts.sample_rate), "png": image, "caption": caption.encode()}
 
 
 def _id(kind: str, name: str) -> str:

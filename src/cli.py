@@ -13,9 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .compose import find_recipe, preset_values, presets, recipes
 from .errors import PartitaError, Stopped
-from .registry import FAMILIES, UnknownName, did_you_mean, lookup, names
+from .registry import UnknownName
 
 app = typer.Typer(
     help="Interchangeable, trainable parts for music generation, composed by recipes.",
@@ -50,26 +49,9 @@ def list_(
     ] = None,
 ) -> None:
     """What there is: recipes, parts and presets; or the arguments of one part."""
-    if what == "fit":
-        _fit_options()
-        return
-    if what and (what.startswith("recipe/") or what in recipes()):
-        out.print(find_recipe(what.removeprefix("recipe/")).read_text(encoding="utf-8"), highlight=False, markup=False)
-        return
-    if what and "/" in what:
-        _describe(*what.split("/", 1))
-        return
-    if what and what not in (*FAMILIES, "recipe"):
-        everything = [f"{family}/{name}" for family in FAMILIES for name in (*presets(family), *names(family))]
-        named = [name for name in everything if name.split("/")[1] == what]
-        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*FAMILIES, "recipe", "fit"])
-        raise PartitaError(f"no family {what!r}{hint}")
-    if what in (None, "recipe"):
-        _table("recipes", recipes())
-    for family in FAMILIES:
-        if what in (None, family):
-            _table(f"{family}: parts", {f"{family}/{name}": line for name, line in names(family).items()})
-            _table(f"{family}: presets", {f"{family}/{name}": line for name, line in presets(family).items()})
+    from .catalogue import show
+
+    show(what, out)
 
 
 @app.command()
@@ -449,71 +431,6 @@ def _settings(values: list[str]) -> dict[str, Any]:
             raise PartitaError(f"--sampling takes key=value, such as temperature=0.8, not {text!r}")
         (settings.setdefault(stage[0], {}) if stage else settings)[name] = yaml.safe_load(value)
     return settings
-
-
-def _table(title: str, rows: dict[str, str]) -> None:
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, line in rows.items():
-        table.add_row(f"  {name}", line)
-    out.print(table)
-
-
-def _describe(family: str, name: str) -> None:
-    """A part's arguments with types, defaults and docs; for a preset, its values too."""
-    from .schema import FACTS
-
-    if family not in FAMILIES:
-        raise PartitaError(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
-    values = preset_values(family, name)
-    preset = name in presets(family)
-    if preset:
-        out.print(f"[bold]{family}/{name}[/]: {presets(family)[name]}")
-    cls = lookup(family, values["name"])
-    out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
-    skip = FACTS if family == "generator" else ()
-    out.print(_arguments(cls, values if preset else None, skip))
-    if family == "generator":
-        out.print(f"What it is given enters by {', '.join(cls.entries)}.")
-    if family != "data":
-        out.print("[dim]How it is trained, the `fit:` block: partita list fit[/]")
-
-
-def _fit_options() -> None:
-    from .fit import Fit
-
-    out.print("[bold]fit[/]: how a part is trained; every preset carries such a block")
-    out.print(_arguments(Fit, None, ()))
-
-
-def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) -> Table:
-    """A row for each argument, groups of them with dotted names; ``values`` is what a preset sets."""
-    from .schema import arguments, nested, plain, type_name
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("argument", "type", "default", *(["here"] if values is not None else []), ""):
-        table.add_column(column, no_wrap=column == "argument", overflow="fold")
-
-    def add(cls: type, values: Any, before: str) -> None:
-        for argument in arguments(cls).values():
-            if argument.name in skip:
-                continue
-            set_here = values.get(argument.name) if isinstance(values, dict) else None
-            group = nested(argument.type)
-            if group is not None:
-                add(group, set_here or {}, f"{before}{argument.name}.")
-                continue
-            default = "required" if argument.required else str(plain(argument.default))
-            here = ["" if set_here is None else str(set_here)] if isinstance(values, dict) else []
-            table.add_row(
-                before + argument.name, type_name(argument.type), default, *here, argument.doc.replace("``", "")
-            )
-
-    add(cls, values, "")
-    return table
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import soundfile
 import torch
 import yaml
@@ -28,8 +26,8 @@ from .layers.resample import convert
 from .metrics.frechet import FrechetInfinity
 from .metrics.harmony import ChordAgreement, KeyAgreement
 from .metrics.rhythm import RhythmAgreement
+from .page import clip_media, write_page
 from .recipe import plan as check_recipe
-from .report import clip_media
 from .seeds import derive_seed
 from .system import INDEX, System, load
 from .tokenizers.base import Latents, Tokenizer
@@ -175,15 +173,7 @@ def _claim(folder: Path, request: dict[str, Any]) -> None:
 
 
 def _examples(source: Source, facts: Representation, length: int, seconds: float, seed: int) -> list[Example]:
-    examples = Examples(
-        source,
-        "test",
-        length=length,
-        seconds=seconds,
-        sample_rate=facts.sample_rate,
-        channels=facts.channels,
-        seed=seed,
-    )
+    examples = Examples.at(facts, source, "test", length, seconds, seed)
     return [examples[i] for i in range(length)]
 
 
@@ -228,9 +218,9 @@ def _generated(
     (folder / "clips").mkdir(exist_ok=True)
     for start in range(0, len(missing), options.batch_size):
         batch = missing[start : start + options.batch_size]
-        inputs = {c.input: [pieces[i].fields.get(c.input) for i in batch] for c in system.conditioners.values()}
+        inputs = system.prompts_of([pieces[i].fields for i in batch])
         seeds = [derive_seed(options.seed, i) for i in batch]
-        for i, clip in zip(batch, system.generate(inputs or None, duration=seconds, seed=seeds).cpu(), strict=True):
+        for i, clip in zip(batch, system.generate(inputs, duration=seconds, seed=seeds).cpu(), strict=True):
             with replacing_file(paths[i]) as new:
                 soundfile.write(new, clip.T.numpy(), facts.sample_rate, format="FLAC", subtype="PCM_24")
         if progress is not None:
@@ -325,15 +315,10 @@ def _page(
     metrics: dict[str, dict[str, Any]],
     shown: int = 6,
 ) -> None:
-    template = jinja2.Environment(autoescape=True).from_string(
-        (files(__package__) / "evaluation.html").read_text(encoding="utf-8")
-    )
     captions = [str(piece.fields.get("text") or piece.fields.get("id", "")) for piece in pieces]
     clips = []
     for clip, piece, caption in list(zip(audio, pieces, captions, strict=True))[:shown]:
         clips.append(clip_media(clip, facts.sample_rate, f"generated: {caption}"))
         clips.append(clip_media(piece.audio, facts.sample_rate, "the piece itself"))
-    with replacing_file(folder / "evaluation.html") as new:
-        new.write_text(
-            template.render(model=model, parts=system.summary(), metrics=metrics, clips=clips), encoding="utf-8"
-        )
+    values = {"model": model, "parts": system.summary(), "metrics": metrics, "clips": clips}
+    write_page(folder / "evaluation.html", "evaluation.html", **values)

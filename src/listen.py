@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 
-from .data.audio_file import SUFFIXES, inspect_audio, read_clip
+from .data.audio_file import SUFFIXES, flac, inspect_audio, read_clip
 from .errors import PartitaError
 from .files import replacing_file
 from .finish import Finish, loudness
@@ -191,7 +189,7 @@ def write_test(
     names = {at: f"{derive_seed(seed, 'clip', *at):014x}" for at in content}
     shown = sorted(names.values())
     at = {name: place for place, name in names.items()}
-    encoded = {name: _flac(content[at[name]]) for name in shown}
+    encoded = {name: flac(content[at[name]].audio, content[at[name]].sample_rate) for name in shown}
     test = hashlib.blake2b("".join(shown).encode() + b"".join(encoded.values()), digest_size=8).hexdigest()
     orders = [
         [[shown.index(names[systems[s], item, kind]) for s, item, kind in sides] for sides in order]
@@ -293,12 +291,6 @@ def _catch_clips(
     return caught
 
 
-def _flac(clip: Clip) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, clip.audio.T, clip.sample_rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
 def _labels(sources: Sequence[str]) -> list[str]:
     """The last part of each path, or all of it where that would name two of them."""
     twice = {source for source in sources if list(sources).count(source) > 1}
@@ -380,9 +372,7 @@ def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
         raise PartitaError("a listening test needs at least one prompt")
     facts = system.output.representation
     system.source.setup()
-    examples = Examples(
-        system.source, "test", length=count, seconds=1.0, sample_rate=facts.sample_rate, channels=facts.channels, seed=0
-    )
+    examples = Examples.at(facts, system.source, "test", count, 1.0, 0)
     known = [examples[i].fields for i in range(count)]
     names = {"text", *(conditioner.input for conditioner in system.conditioners.values())}
     return {name: [fields.get(name) for fields in known] for name in sorted(names)}

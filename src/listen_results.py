@@ -7,17 +7,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from .errors import PartitaError
 from .files import replacing_file
 from .listen import KEY
+from .page import write_page
 
 SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
 """Of the clip on the left."""
@@ -327,9 +326,6 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
         "p: two-sided exact sign test, ties left out, trials taken as independent; p (Holm): corrected for the number "
         "of pairs.",
     }
-    template = jinja2.Environment(autoescape=True).from_string(
-        (files(__package__) / "listen_results.html").read_text(encoding="utf-8")
-    )
     markdown = [
         f"# {facts['question']}",
         *(f"- {note}" for note in facts["notes"]),
@@ -337,7 +333,7 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
         _markdown(facts["pair_columns"], pairs),
         facts["method"],
     ]
-    _replace(folder / "results.html", lambda path: path.write_text(template.render(facts), encoding="utf-8"))
+    write_page(folder / "results.html", "listen_results.html", **facts)
     text = "\n\n".join(markdown).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1) + "\n"
     _replace(folder / "results.md", lambda path: path.write_text(text, encoding="utf-8"))
     _replace(folder / "systems.csv", lambda path: _csv(path, SystemResult._fields, results.systems))

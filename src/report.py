@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import soundfile
 import torch
 from torch import Tensor
 
 from .contracts import Representation
 from .data.base import Split
 from .data.examples import Examples
-from .files import replacing_file
 from .generation import Story
 from .layers.resample import convert
 from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
-from .plots import curves_figure, png, spectrogram_figure
+from .page import clip_media, data_uri, write_page
+from .plots import curves_figure, png
 from .reference import Reference
 from .system import System, index_text
 from .tokenizers.base import Latents, Tokenizer
@@ -43,12 +38,12 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         clips: Reconstructions and generated clips to show.
         measured: Test clips over which a codec is measured.
     """
-    template = jinja2.Environment(autoescape=True).from_string(
-        (files(__package__) / "report.html").read_text(encoding="utf-8")
-    )
     codecs = [_codec(system, reference, clips, measured) for reference in _references(system)]
     generated, followed = _generated(system, clips)
-    page = template.render(
+    path = run / "report.html"
+    write_page(
+        path,
+        "report.html",
         title=title,
         subtitle=system.plan.values.get("description", ""),
         parts=[(summary, _last_validation(run, summary.folder)) for summary in system.summary()],
@@ -59,21 +54,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         notes=system.source.report,
         recipe=index_text(system.plan),
     )
-    path = run / "report.html"
-    with replacing_file(path) as new:
-        new.write_text(page, encoding="utf-8")
     return path
-
-
-def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
-    """A caption, a playable data URI and a spectrogram of audio ``[C, T]``."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio.float().clamp(-1, 1).T.numpy(), sample_rate, format="FLAC")
-    return {
-        "caption": caption,
-        "audio": _data_uri(buffer.getvalue(), "audio/flac"),
-        "image": _data_uri(png(spectrogram_figure(audio, sample_rate)), "image/png"),
-    }
 
 
 def measure_codec(system: System, tokenizer: Tokenizer | Latents, examples: int) -> dict[str, Any]:
@@ -112,15 +93,7 @@ def _references(system: System) -> list[Reference]:
 
 
 def _clips(system: System, facts: Representation, split: Split, length: int, seconds: float) -> Examples:
-    return Examples(
-        system.source,
-        split,
-        length=length,
-        seconds=seconds,
-        sample_rate=facts.sample_rate,
-        channels=facts.channels,
-        seed=SEED,
-    )
+    return Examples.at(facts, system.source, split, length, seconds, SEED)
 
 
 def _batches(examples: Examples, size: int = 16) -> Any:
@@ -167,12 +140,12 @@ def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[t
     facts = system.output.representation
     examples = _clips(system, facts, "test", clips, 1.0)
     known = [examples[i].fields for i in range(clips)]
-    inputs = {c.input: [f.get(c.input) for f in known] for c in system.conditioners.values()}
+    inputs = system.prompts_of(known)
     captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in known]
-    made = system.generate_representations(inputs or None, seed=list(range(clips)))
+    made = system.generate_representations(inputs, seed=list(range(clips)))
     audio = system.decode(made)
     media = [clip_media(clip, facts.sample_rate, text) for clip, text in zip(audio.cpu(), captions, strict=True)]
-    if "text" in inputs and len(set(captions[:2])) == 2:
+    if inputs and "text" in inputs and len(set(captions[:2])) == 2:
         change = max(stage.window for stage in system.plan.stages.values())
         told = {name: [Story([(0, values[0]), (change, values[1])])] for name, values in inputs.items()}
         clip = system.generate(told, duration=2 * change)[0].cpu()
@@ -228,9 +201,5 @@ def _curves(run: Path, folder: str) -> dict[str, Any]:
         stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a picture
         groups[stem if number.isdigit() else term][f"{split} {term}".strip()] = series
     ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
-    images = [(title, _data_uri(png(curves_figure(group, title)), "image/png")) for title, group in ordered]
+    images = [(title, data_uri(png(curves_figure(group, title)), "image/png")) for title, group in ordered]
     return {"folder": folder, "images": images}
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -204,8 +204,18 @@ class System:
             PartitaError: A prompt for an input that nothing reads, or another argument that cannot be; the message says
                 what can.
         """
-        arguments = {name: value for name, value in locals().items() if name != "self"}
-        return self.decode(self.generate_representations(**arguments))
+        made = self.generate_representations(
+            prompts,
+            duration=duration,
+            seed=seed,
+            guidance=guidance,
+            sampling=sampling,
+            negative=negative,
+            continuation=continuation,
+            transition=transition,
+            progress=progress,
+        )
+        return self.decode(made)
 
     @torch.inference_mode()
     def generate_representations(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -222,6 +232,11 @@ class System:
             return self.output.decode(representations[target.source]).float().clamp(-1, 1)
         except NotImplementedError as error:
             raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
+
+    def prompts_of(self, pieces: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
+        """What :meth:`generate` takes to make clips like those whose fields are given; none where nothing is read."""
+        inputs = dict.fromkeys(conditioner.input for conditioner in self.conditioners.values())
+        return {name: [fields.get(name) for fields in pieces] for name in inputs} or None
 
     def check_fields(self) -> None:
         """See that the data supplies what the conditioners read; it may know better once it is set up.

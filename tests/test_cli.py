@@ -4,7 +4,7 @@ import sys
 import pytest
 import soundfile
 
-from partita import cli
+from partita import catalogue, cli
 
 
 def run(*arguments, monkeypatch, capfd):
@@ -107,7 +107,7 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
 
 
 def test_our_own_faults_are_status_1(partita, monkeypatch):
-    monkeypatch.setattr(cli, "recipes", lambda: 1 / 0)
+    monkeypatch.setattr(catalogue, "recipes", lambda: 1 / 0)
     status, text = partita("list")
     assert status == 1
     assert "ZeroDivisionError" in text

@@ -39,6 +39,13 @@ _WRITABLE: dict[str, tuple[str, dict[int, str]]] = {
 """By ending, the format and by bits per sample its subtypes, the usual one first; 0 where there is no such number."""
 
 
+def flac(audio: np.ndarray, sample_rate: int) -> bytes:
+    """Audio ``[C, T]`` in [-1, 1] as the bytes of a FLAC of 16 bits, ``sample_rate`` in Hz."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio.T, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
 class AudioInfo(NamedTuple):
     """Length in samples, rate in Hz and number of channels of a file."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..contracts import Example
+from ..contracts import Example, Representation
 from .base import Source, Split
 
 
@@ -39,6 +39,19 @@ class Examples(Dataset):
         self.channels = channels
         self.seed = seed
         self._round: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
+
+    @classmethod
+    def at(cls, facts: Representation, source: Source, split: Split, length: int, seconds: float, seed: int) -> Self:
+        """Clips at the sample rate and with the channels of a representation."""
+        return cls(
+            source,
+            split,
+            length=length,
+            seconds=seconds,
+            sample_rate=facts.sample_rate,
+            channels=facts.channels,
+            seed=seed,
+        )
 
     def __len__(self) -> int:
         return self.length

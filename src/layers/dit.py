@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
 from .positions import rotary, sinusoidal
-from .transformer import Activation, FeedForward, Norm, make_norm, scaled_normal_
+from .transformer import Activation, FeedForward, Norm, check_sizes, make_norm, scaled_normal_
 
 LEVEL_FEATURES = 256
 """Width of the sinusoidal features of a level."""
@@ -129,10 +129,7 @@ class DiffusionTransformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if min(width, depth, heads) < 1 or feed_forward <= 0:
-            raise ValueError("width, depth, heads and feed_forward must be positive")
-        if width % (2 * heads):
-            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}")
+        check_sizes(width, depth, heads, feed_forward)
         self.head_width = width // heads
         self.dropout = dropout
         self.checkpointing = checkpointing

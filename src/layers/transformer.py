@@ -136,10 +136,7 @@ class Transformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if min(width, depth, heads) < 1 or feed_forward <= 0:
-            raise ValueError("width, depth, heads and feed_forward must be positive")
-        if width % (2 * heads):
-            raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}")
+        check_sizes(width, depth, heads, feed_forward)
         self.width, self.heads = width, heads
         self.position_kind = positions
         self.dropout = dropout
@@ -234,6 +231,18 @@ class Transformer(nn.Module):
             else:
                 x = block(*inputs)
         return self.norm(x)
+
+
+def check_sizes(width: int, depth: int, heads: int, feed_forward: float) -> None:
+    """See that a transformer can have these sizes.
+
+    Raises:
+        ValueError: One is not positive, or the width does not split into the heads, in pairs of rotary positions.
+    """
+    if min(width, depth, heads) < 1 or feed_forward <= 0:
+        raise ValueError("width, depth, heads and feed_forward must be positive")
+    if width % (2 * heads):
+        raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}")
 
 
 def scaled_normal_(weight: Tensor, fan: float) -> None:

@@ -48,3 +48,28 @@ class Conditioner(Part):
     def null(self, condition: Condition) -> Condition:
         """The condition that says nothing, of the same shape: all zeros, all masked, unless a part knows better."""
         return Condition(torch.zeros_like(condition.values), torch.zeros_like(condition.mask))
+
+
+class JointConditioner(Conditioner):
+    """A conditioner that has texts and audio in one space, such as CLAP or MuLan: near where they say the same.
+
+    Besides conditions it yields embeddings, which consistency scores and Fréchet distances compare.
+
+    Attributes:
+        sample_rate: Of the audio it embeds (one channel), in Hz.
+        dim: Width of an embedding.
+    """
+
+    sample_rate: int
+    dim: int
+
+    @abstractmethod
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts to embeddings ``[B, D]`` float32 of unit length."""
+
+    @abstractmethod
+    def embed_audio(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, 1, T]`` at :attr:`sample_rate` to embeddings ``[B, N, D]`` float32 of unit length.
+
+        One for each window; a clip shorter than a window is one. The last window may hold padding.
+        """

@@ -23,9 +23,11 @@ class Tokenizer(Part):
 
     Attributes:
         latent_dim: Width of the latents before quantization; none where there are none.
+        logits: Whether its latents are a classifier's logits, one per label, which probabilities can be made of.
     """
 
     family: ClassVar[str] = "tokenizer"
+    logits: bool = False
     latent_dim: int | None = None
 
     @property

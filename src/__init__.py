@@ -9,6 +9,8 @@ from .errors import PartitaError
 from .registry import register
 
 if TYPE_CHECKING:
+    from .ablating import ablate
+    from .ablation import read_ablation
     from .generation import Story
     from .layers.guidance import Term
     from .recipe import load_recipe
@@ -16,13 +18,26 @@ if TYPE_CHECKING:
     from .training import train
 
 __version__ = "0.1.0"
-__all__ = ["PartitaError", "Story", "System", "Term", "load", "load_recipe", "register", "train"]
+__all__ = [
+    "PartitaError",
+    "Story",
+    "System",
+    "Term",
+    "ablate",
+    "load",
+    "load_recipe",
+    "read_ablation",
+    "register",
+    "train",
+]
 _HOMES = {
     "Story": "generation",
     "System": "system",
     "Term": "layers.guidance",
+    "ablate": "ablating",
     "load": "system",
     "load_recipe": "recipe",
+    "read_ablation": "ablation",
     "train": "training",
 }
 

@@ -142,6 +142,25 @@ class Throughput(Callback):
         self._since = (batch_idx, now)
 
 
+class Stopwatch(Callback):
+    """Times steps, until the device is done with each.
+
+    Attributes:
+        times: When each step ended, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the time."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self.times.append(time.perf_counter())
+
+
 class Lines(Callback):
     """Progress as a line now and then, for logs and other places that are no terminal.
 

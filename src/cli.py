@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from .cli_ablate import ablate, task
+from .console import err, out
 from .errors import PartitaError, Stopped
 from .registry import UnknownName
 
@@ -23,9 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-# Tables that go to a file or a pipe are not squeezed into 80 columns.
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, soft_wrap=True)
+app.command()(ablate)
+app.command(hidden=True)(task)
 
 Recipe = Annotated[
     str, typer.Argument(help="Name of a packaged recipe, or the path of a YAML file.", show_default=False)
@@ -116,10 +116,21 @@ def evaluate(
     embedding: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tokenizer in whose latents distributions are compared: a name, or a slot such as "
-            "'{preset: encodec-24khz}'. Can be given more than once; log-mel-16khz unless given."
+            help="Tokenizer, or conditioner such as clap, in whose latents distributions are compared: a name, or a "
+            "slot such as '{preset: encodec-24khz}'. Can be given more than once; log-mel-16khz unless given."
         ),
     ] = None,
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(help="Tokenizer of logits, by which clips and the pieces of their captions are compared (KLD)."),
+    ] = None,
+    joint: Annotated[
+        list[str] | None,
+        typer.Option(help="Conditioner such as clap, by which clips and their captions are compared."),
+    ] = None,
+    memorization: Annotated[
+        bool, typer.Option("--memorization", help="Continue training clips, too: are they known by heart?")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; MODEL/evaluation unless given.")
     ] = None,
@@ -137,6 +148,9 @@ def evaluate(
         duration=duration,
         seed=seed,
         embeddings=tuple(embedding or Evaluation.embeddings),
+        classifiers=tuple(classifier or ()),
+        joint=tuple(joint or ()),
+        memorization=memorization,
     )
     folder = output or Path(model) / "evaluation"
     with Progress(console=err, transient=True) as bar:
@@ -151,11 +165,12 @@ def evaluate(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("metric", "generated", "95 %", "real clips", "better", "clips"):
+    for column in ("metric", "generated", "95 %", "real clips", "coded", "chance", "better", "clips"):
         table.add_column(column, justify="left" if column in ("metric", "better") else "right")
     for name, row in results["metrics"].items():
         interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
-        table.add_row(name, f"{row['value']:.3f}", interval, f"{row['real']:.3f}", row["better"], str(row["clips"]))
+        beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
+        table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], str(row["clips"]))
     out.print(table)
     out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")
 

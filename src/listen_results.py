@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import PartitaError
-from .files import replacing_file
 from .listen import KEY
 from .page import write_page
+from .significance import holm, p_text, sign_test
+from .tables import markdown, write_csv, write_text
 
 SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
 """Of the clip on the left."""
@@ -196,30 +196,6 @@ def bradley_terry(wins: np.ndarray, *, iterations: int = 2000, tolerance: float 
     return strengths
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """The two-sided exact p-value that either side of so many trials wins with equal odds.
-
-    >>> sign_test(5, 0)
-    0.0625
-    """
-    trials = wins + losses
-    tail = sum(math.comb(trials, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**trials)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm, 1979).
-
-    >>> holm([0.25, 0.125, 0.5])
-    [0.5, 0.375, 0.5]
-    """
-    corrected, highest = [0.0] * len(values), 0.0
-    for rank, i in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
-        corrected[i] = highest
-    return corrected
-
-
 def _reason_to_reject(listener: Listener, catches: bool, allowed: int) -> str:
     answered, failed = listener.caught
     if catches and not answered:
@@ -309,7 +285,7 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
         for row in results.systems
     ]
     pairs = [
-        [row.first, row.second, str(row.wins), str(row.ties), str(row.losses), _p(row.p), _p(row.corrected)]
+        [row.first, row.second, str(row.wins), str(row.ties), str(row.losses), p_text(row.p), p_text(row.corrected)]
         for row in results.pairs
     ]
     facts = {
@@ -326,40 +302,19 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
         "p: two-sided exact sign test, ties left out, trials taken as independent; p (Holm): corrected for the number "
         "of pairs.",
     }
-    markdown = [
+    lines = [
         f"# {facts['question']}",
         *(f"- {note}" for note in facts["notes"]),
-        _markdown(facts["system_columns"], systems),
-        _markdown(facts["pair_columns"], pairs),
+        markdown(facts["system_columns"], systems),
+        markdown(facts["pair_columns"], pairs),
         facts["method"],
     ]
     write_page(folder / "results.html", "listen_results.html", **facts)
-    text = "\n\n".join(markdown).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1) + "\n"
-    _replace(folder / "results.md", lambda path: path.write_text(text, encoding="utf-8"))
-    _replace(folder / "systems.csv", lambda path: _csv(path, SystemResult._fields, results.systems))
-    _replace(folder / "pairs.csv", lambda path: _csv(path, PairResult._fields, results.pairs))
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    with replacing_file(path) as new:
-        write(new)
-
-
-def _csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = "\n\n".join(lines).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1) + "\n"
+    write_text(folder / "results.md", text)
+    write_csv(folder / "systems.csv", SystemResult._fields, results.systems)
+    write_csv(folder / "pairs.csv", PairResult._fields, results.pairs)
 
 
 def _interval(row: SystemResult) -> str:
     return "–" if row.low is None else f"{row.low:.1%} – {row.high:.1%}"
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

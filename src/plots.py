@@ -48,6 +48,23 @@ def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     return figure
 
 
+def bands_figure(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], title: str) -> Figure:
+    """Means over several runs with bands of one standard deviation; ``curves`` maps a label to (steps, values) each."""
+    means, bands = {}, {}
+    for label, runs in curves.items():
+        steps = max((run[0] for run in runs), key=len)
+        values = np.stack([np.interp(steps, *run) for run in runs])
+        means[label] = (steps, values.mean(0))
+        bands[label] = values.std(0, ddof=1) if len(runs) > 1 else None
+    figure = curves_figure(means, title)
+    axes = figure.axes[0]
+    for line, (label, band) in zip(axes.lines, bands.items(), strict=True):
+        if band is not None:
+            steps, mean = means[label]
+            axes.fill_between(steps, mean - band, mean + band, color=line.get_color(), alpha=0.2, linewidth=0)
+    return figure
+
+
 def png(figure: Figure, dpi: int = 90) -> bytes:
     """A figure as the bytes of a PNG."""
     buffer = io.BytesIO()

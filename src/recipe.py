@@ -100,6 +100,7 @@ class StagePlan:
         references: Those of ``given`` that are representations of other stages.
         window: In seconds.
         overlap: In seconds.
+        after: The stages that generate what this one goes on from or is given.
     """
 
     part: PartPlan
@@ -108,6 +109,7 @@ class StagePlan:
     references: dict[str, Reference]
     window: float
     overlap: float
+    after: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -330,6 +332,7 @@ def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
                 hint = f": what there is: {', '.join(targets)}" if targets else ""
                 tree.complain(f"stages.{name}.given", f"no other stage generates {source!r}", hint)
             needs[name] |= makers
+        stage.after = frozenset(needs[name])
     chain: dict[str, StagePlan] = {}
     while len(chain) < len(stages):
         ready = [n for n in stages if n not in chain and needs[n] <= chain.keys()]
@@ -358,11 +361,13 @@ def _unused(tree: Tree, stages: dict[str, StagePlan]) -> None:
     if tree.problems:
         return
     used = {
-        # without stages it is a recipe for tokenizers alone
+        # without stages it is a recipe for tokenizers or conditioners alone
         "tokenizers": {r.tokenizer for s in stages.values() for r in (s.target, *s.references.values())}
         if stages
         else set(tree.values["tokenizers"]),
-        "conditioners": {n for s in stages.values() for n in s.given},
+        "conditioners": {n for s in stages.values() for n in s.given}
+        if stages
+        else set(tree.values.get("conditioners") or {}),
     }
     for group, wanted in used.items():
         for name in tree.values.get(group) or {}:

@@ -6,11 +6,15 @@ import errno
 import logging
 import shutil
 import signal
+import statistics
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -23,7 +27,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .callbacks import Bar, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Throughput
+from .callbacks import Bar, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Stopwatch, Throughput
 from .compose import flat
 from .contracts import Condition, StageBatch
 from .data.base import Split
@@ -351,6 +355,32 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise PartitaError(f"{folder}: L.Trainer refuses these options: {error}") from None
+
+
+def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
+    """How long a step of a part's training takes here: the median of its first ones, after a third to warm up.
+
+    A part that changes on the way, such as a codec that an adversary joins, may become slower than that. What the part
+    is trained on is untrained: that changes nothing about the time.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    system, watch = System(plan), Stopwatch()
+    system.source.setup()
+    for name, part in system.parts.items():
+        if (weights := system.part_plan(name).weights) is not None:
+            part.load_weights(weights)
+        if name != folder:
+            part.eval().requires_grad_(False)
+    part = system.parts[folder]
+    trainer = {**part.fit_options.trainer, "logger": False, "callbacks": [watch]}
+    part.fit_options = replace(
+        part.fit_options, steps=steps, validate_every=None, validation_examples=1, trainer=trainer
+    )
+    with TemporaryDirectory() as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        data = FitData(system, folder)
+        make_trainer(plan, part, folder, Path(run), data, lambda line: None).fit(part, datamodule=data)
+    return statistics.median(b - a for a, b in pairwise(watch.times[steps // 3 :]))
 
 
 def checkpoint_path(run: Path, folder: str) -> Path:

@@ -1,0 +1,127 @@
+"""The commands of ablations."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import err, out
+
+
+def ablate(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Name or path of a recipe, or path of an ablation file (keys: recipe, vary, variants, set, budget, "
+            "evaluation).",
+            show_default=False,
+        ),
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=A,B]…",
+            help="What is varied, the baseline's value first, such as "
+            "tokenizers.acoustic=spectral-tiny,soundstream-tiny seed=0,1,2; with one value, a change to all variants.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; runs/ablation-RECIPE unless given.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[GROUP.]UNIT=AMOUNT",
+            help="Of every stage: steps=2000, tokens=5e7 or minutes=20; of tokenizers, tokenizers.minutes=5. "
+            "What the recipe says unless given.",
+        ),
+    ] = None,
+    clips: Annotated[int | None, typer.Option(help="Clips that each run is evaluated on.")] = None,
+    reference_clips: Annotated[
+        int | None, typer.Option(help="Real clips that distributions are compared with.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."),
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="Submit to a cluster by submitit: slurm.")] = None,
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of submitit, such as timeout_min=600 or slurm_partition=gpu."),
+    ] = None,
+    skip_unfit: Annotated[
+        bool, typer.Option("--skip-unfit", help="Leave out variants whose parts do not fit together.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Train and compare variants of a recipe: one page with scores, costs, curves and players.
+
+    What variants have in common is trained once. Run the same command again to go on.
+    """
+    from rich.progress import Progress
+
+    from .ablating import ablate as run_ablation
+    from .ablating import preview
+    from .ablation import read_ablation
+
+    given = {"clips": clips, "reference_clips": reference_clips}
+    evaluation = {name: value for name, value in given.items() if value is not None}
+    ablation = read_ablation(recipe, changes or [], budget or [], evaluation)
+    folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
+    if dry_run:
+        for line in preview(ablation, folder, skip_unfit=skip_unfit):
+            out.print(line, markup=False, highlight=False)
+        return
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("tasks", total=None)
+        problems = run_ablation(
+            ablation,
+            folder,
+            launcher=_launcher(folder, jobs, cluster, cluster_option or []),
+            skip_unfit=skip_unfit,
+            say=lambda line: out.print(line, markup=False, highlight=False),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    out.print((folder / "ablation.md").read_text(encoding="utf-8"), markup=False, highlight=False)
+    out.print(f"{folder / 'ablation.html'}, {folder / 'ablation.csv'}")
+    if problems:
+        err.print(f"{len(problems)} without a result; the same command tries again", style="red")
+        raise typer.Exit(1)
+
+
+def task(folder: Path, key: str) -> None:
+    """Do one task of an ablation, as long as whoever started it lives."""
+    from .tasks import perform
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # the end of the input: that process is gone
+
+    threading.Thread(target=watch, daemon=True).start()
+    perform(folder, key)
+
+
+def _launcher(folder: Path, jobs: int | None, cluster: str | None, options: list[str]) -> Any:
+    import yaml
+
+    from .errors import PartitaError
+    from .launch import Cluster, Processes
+
+    if cluster is None:
+        if options:
+            raise PartitaError("--cluster-option is for a --cluster")
+        return Processes(folder, jobs)
+    settings = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
+        settings[key] = yaml.safe_load(value)
+    return Cluster(folder, cluster, settings, jobs)

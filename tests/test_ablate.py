@@ -1,0 +1,407 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from safetensors.torch import load_file
+from scipy import stats
+
+import partita
+from partita import ablating, callbacks, tasks
+from partita.ablating import ablate, work
+from partita.ablation import read_ablation, recipe_of, runs, tokens_per_step, variants
+from partita.ablation_results import compare
+from partita.errors import PartitaError, RecipeError
+from partita.launch import Cluster, Processes, run_tasks
+from partita.recipe import load_recipe
+from partita.tasks import Task, perform
+from partita.training import seconds_per_step, train
+from toys import ToyBigram
+
+FEW = {"clips": 2, "reference_clips": 3, "duration": 1.0}
+
+
+class Here:
+    """Does tasks in this process, as the command `task` would."""
+
+    jobs = 1
+
+    def __init__(self, root, stop_after=None):
+        self.root, self.begun, self.stop_after = Path(root), [], stop_after
+
+    def start(self, task):
+        if len(self.begun) == self.stop_after:
+            raise KeyboardInterrupt
+        self.begun.append(task)
+        self.reason = None
+        try:
+            perform(self.root, task.key)
+        except PartitaError as error:
+            self.reason = str(error)
+        return self
+
+    def done(self):
+        return True
+
+    def failure(self):
+        return self.reason
+
+    def stop(self):
+        raise AssertionError("nothing is running")
+
+
+def weights(folder):
+    paths = Path(folder).rglob("*.safetensors")
+    return {(str(p.relative_to(folder)), k): v for p in paths for k, v in load_file(p).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def study(recipe, *changes, budget=()):
+    return read_ablation(str(recipe), changes, budget, FEW)
+
+
+CODECS = "tokenizers.acoustic.cardinality=16,8"
+LETTERS = "conditioners.text=toy-letters,{name: toy-letters, dim: 4}"
+
+
+def test_every_combination_is_a_variant_and_the_first_is_the_baseline(toy_recipe):
+    found = variants(study(toy_recipe, CODECS, LETTERS, "seed=0,1"))
+    assert [v.name for v in found] == [
+        "cardinality=16+toy-letters",
+        "cardinality=16+text=toy-letters-dim=4",
+        "cardinality=8+toy-letters",
+        "cardinality=8+text=toy-letters-dim=4",
+    ]
+    assert found[3].changes == {
+        "tokenizers.acoustic.cardinality": 8,
+        "conditioners.text": {"name": "toy-letters", "dim": 4},
+    }
+
+
+def test_an_ablation_file_says_the_same_as_the_command_line(toy_recipe):
+    file = toy_recipe.with_name("study.yaml")
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "recipe": toy_recipe.name,
+                "vary": {"tokenizers.acoustic.cardinality": [16, 8], "seed": [0, 1]},
+                "set": {"stages.main.window": 0.5},
+                "budget": {"stages": {"steps": 5}},
+                "evaluation": FEW,
+            }
+        )
+    )
+    spoken = study(toy_recipe, CODECS, "seed=0,1", "stages.main.window=0.5", budget=["steps=5"])
+    assert read_ablation(str(file)) == spoken
+    assert read_ablation(str(file), ["seed=3"]).seeds == (3,)
+
+
+def test_changes_that_go_together_are_one_choice(toy_recipe):
+    file = toy_recipe.with_name("study.yaml")
+    together = {"small": {"tokenizers.acoustic.hop": 200, "stages.main.generator.width": 8}, "large": {}}
+    file.write_text(
+        yaml.safe_dump(
+            {"recipe": toy_recipe.name, "variants": together, "vary": {"stages.main.window": [1.0, 2.0]}},
+            sort_keys=False,
+        )
+    )
+    found = variants(read_ablation(str(file)))
+    assert [v.name for v in found] == ["window=1.0+small", "window=1.0+large", "window=2.0+small", "window=2.0+large"]
+    assert found[0].changes == {"stages.main.window": 1.0, **together["small"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (["tokenizers.acoustic"], "expected key=value or key=a,b"),
+        (["tokenizers.acoustic=[a"], "not a list of YAML values"),
+        (["tokenizers.acoustic="], "no value"),
+        (["seed=0,a"], "whole numbers"),
+        (["seed=0,0"], "twice"),
+        (["tokenizers.acoustic=toy-codec,toy-codex"], "did you mean 'toy-codec'"),
+        (["tokenizers.acoustic.hob=100,200"], "did you mean 'hop'"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_message(toy_recipe, tmp_path, change, word):
+    with pytest.raises((PartitaError, RecipeError), match=word):
+        ablate(study(toy_recipe, *change), tmp_path / "out", launcher=Here(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("budget", ["hours=3", "steps=0", "steps=many", "3", "stage.steps=3"])
+def test_a_budget_that_is_none(toy_recipe, budget):
+    with pytest.raises(PartitaError, match=r"--budget takes|no such group.*'stages'"):
+        study(toy_recipe, budget=[budget])
+
+
+def test_what_variants_have_in_common_is_trained_once():
+    """Another codec leaves the semantic tokens and the stage that makes them alone; another seed does not."""
+    ablation = read_ablation(
+        "chorales-hierarchical-tiny", ["tokenizers.acoustic=spectral-tiny,soundstream-tiny", "seed=0,1"]
+    )
+    found, _ = runs(ablation)
+    trainings = [task.part for task in work(found, ablation) if task.kind == "train"]
+    counts = {part: trainings.count(part) for part in trainings}
+    assert counts["tokenizers/semantic"] == counts["stages/semantic"] == 2
+    assert counts["tokenizers/acoustic"] == 4
+    assert {n for part, n in counts.items() if part.startswith("stages/") and part != "stages/semantic"} == {4}
+
+
+def test_the_recipe_of_a_part_holds_what_it_depends_on():
+    run = runs(read_ablation("chorales-hierarchical-tiny"))[0][0]
+    assert set(recipe_of(run, "tokenizers/acoustic").values["tokenizers"]) == {"acoustic"}
+    assert not recipe_of(run, "tokenizers/acoustic").stages
+    first, *_, last = run.plan.stages
+    assert list(recipe_of(run, f"stages/{first}").stages) == [first]
+    assert list(recipe_of(run, f"stages/{last}").stages) == list(run.plan.stages)
+
+
+def test_the_runs_of_an_ablation_are_those_that_train_makes(toy_recipe, tmp_path):
+    ablation = study(toy_recipe, CODECS, LETTERS, "seed=0,1")
+    launcher, root = Here(tmp_path / "out"), tmp_path / "out"
+    assert ablate(ablation, root, launcher=launcher) == {}
+    codecs = [task for task in launcher.begun if task.part == "tokenizers/acoustic"]
+    assert len(codecs) == 2 * 2
+    assert len([task for task in launcher.begun if task.part == "stages/main"]) == 2 * 2 * 2
+    overrides = ["tokenizers.acoustic.cardinality=8", "conditioners.text={name: toy-letters, dim: 4}", "seed=1"]
+    train(load_recipe(toy_recipe, overrides), tmp_path / "alone")
+    place = root / "variants" / "cardinality=8+text=toy-letters-dim=4" / "seed-1"
+    assert same(weights(place), weights(tmp_path / "alone"))
+    made = partita.load(place).generate(["tone 1"], seed=0)
+    assert torch.equal(made, partita.load(tmp_path / "alone").generate(["tone 1"], seed=0))
+
+    rows = list(csv.DictReader((root / "ablation.csv").open()))
+    assert len(rows) == 8
+    found = json.loads((place / "evaluation" / "evaluation.json").read_text())["metrics"]["FAD (log-mel-16khz)"]
+    row = next(row for row in rows if row["folder"] == str(place.relative_to(root)))
+    assert float(row["FAD (log-mel-16khz) value"]) == found["value"]
+    page = (root / "ablation.html").read_text()
+    assert page.count("<audio") == 2 * (4 + 1)  # two clips of four variants and the real piece
+    assert "cardinality=8+toy-letters" in (root / "ablation.md").read_text()
+
+    again = Here(root)
+    lines = []
+    assert ablate(ablation, root, launcher=again, say=lines.append) == {}
+    assert again.begun == []
+    more = study(toy_recipe, CODECS, LETTERS, "seed=0,1,2")
+    assert ablate(more, root, launcher=again) == {}
+    assert {task.label.rpartition(" ")[2] for task in again.begun} == {"2"}
+
+
+def test_interrupted_it_goes_on(toy_recipe, tmp_path):
+    ablation, root = study(toy_recipe, CODECS), tmp_path / "out"
+    first = Here(root, stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(ablation, root, launcher=first)
+    second = Here(root)
+    assert ablate(ablation, root, launcher=second) == {}
+    assert len(first.begun) + len(second.begun) == 6
+    assert {t.key for t in first.begun}.isdisjoint(t.key for t in second.begun)
+
+
+def test_a_variant_that_fails_does_not_stop_the_others_and_is_tried_again(toy_recipe, tmp_path, monkeypatch):
+    ablation, root = study(toy_recipe, "stages.main.generator.width=16,8,4"), tmp_path / "out"
+    loss = ToyBigram.loss
+
+    def broken(self, target, mask, conditions):
+        if self.embedding.embedding_dim == 8:
+            raise PartitaError("the cat sat on it")
+        return loss(self, target, mask, conditions)
+
+    monkeypatch.setattr(ToyBigram, "loss", broken)
+    problems = ablate(ablation, root, launcher=Here(root))
+    assert list(problems) == ["width=8, seed 0"]
+    assert "the cat sat on it" in problems["width=8, seed 0"]
+    page = (root / "ablation.html").read_text()
+    assert "No result of width=8, seed 0" in page
+    assert page.count("<audio") == 2 * 3
+    monkeypatch.setattr(ToyBigram, "loss", loss)
+    assert ablate(ablation, root, launcher=Here(root)) == {}
+    assert (root / "ablation.html").read_text().count("<audio") == 2 * 4
+
+
+def test_parts_that_do_not_fit_are_refused_or_left_out(toy_recipe, tmp_path):
+    ablation, root = study(toy_recipe, "stages.main.generator=toy-bigram,flow-tiny"), tmp_path / "out"
+    with pytest.raises(PartitaError, match=r"--skip-unfit[\s\S]*flow-tiny:[\s\S]*generates latents"):
+        ablate(ablation, root, launcher=Here(root))
+    problems = ablate(ablation, root, launcher=Here(root), skip_unfit=True)
+    assert "generates latents" in problems["flow-tiny"]
+    assert len(list(csv.DictReader((root / "ablation.csv").open()))) == 1
+
+
+def test_what_is_there_stays_comparable(toy_recipe, tmp_path):
+    root = tmp_path / "out"
+    ablate(study(toy_recipe), root, launcher=Here(root))
+    with pytest.raises(PartitaError, match=r"another ablation[\s\S]*evaluation.clips: 2 → 3"):
+        ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "clips": 3}), root, launcher=Here(root))
+    toy_recipe.write_text(toy_recipe.read_text().replace("window: 1.0", "window: 0.5"))
+    with pytest.raises(PartitaError, match="a run of another recipe"):
+        ablate(study(toy_recipe), root, launcher=Here(root))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(PartitaError, match="not empty"):
+        ablate(study(toy_recipe), tmp_path / "mine", launcher=Here(root))
+
+
+def test_equal_budgets_in_tokens_are_unequal_in_steps(toy_recipe):
+    """Two clips of a second, at 40 and at 20 codes a second: 80 and 40 a step."""
+    found, _ = runs(study(toy_recipe, "tokenizers.acoustic.hop=100,200", budget=["tokens=800"]))
+    assert [tokens_per_step(run.outline, "stages/main") for run in found] == [80, 40]
+    assert [run.outline.stages["main"].fit_options.steps for run in found] == [10, 20]
+    assert [run.outline.tokenizers["acoustic"].fit_options.steps for run in found] == [6, 6]
+
+
+def test_equal_budgets_in_minutes_are_as_many_steps_as_fit(toy_recipe, tmp_path, monkeypatch):
+    speeds = iter([0.5, 0.25])
+    monkeypatch.setattr(tasks, "seconds_per_step", lambda plan, folder: next(speeds))
+    ablation = study(toy_recipe, "stages.main.generator.width=16,8", "seed=0,1", budget=["minutes=0.05"])
+    root = tmp_path / "out"
+    assert ablate(ablation, root, launcher=Here(root)) == {}
+    steps = {}
+    for path in root.glob("variants/*/*/recipe.yaml"):
+        steps[path.parent.parent.name, path.parent.name] = yaml.safe_load(path.read_text())["stages"]["main"][
+            "generator"
+        ]["fit"]["steps"]
+    assert steps == {("width=16", s): 6 for s in ("seed-0", "seed-1")} | {
+        ("width=8", s): 12 for s in ("seed-0", "seed-1")
+    }
+
+
+def test_a_step_is_timed(toy_recipe, monkeypatch):
+    steps, loss = 0, ToyBigram.loss
+
+    def counted(self, *args):
+        nonlocal steps
+        steps += 1
+        return loss(self, *args)
+
+    monkeypatch.setattr(ToyBigram, "loss", counted)
+    clock = SimpleNamespace(perf_counter=lambda: steps * 0.5, monotonic=time.monotonic)
+    monkeypatch.setattr(callbacks, "time", clock)
+    assert seconds_per_step(load_recipe(toy_recipe), "stages/main") == 0.5
+
+
+def test_differences_from_the_baseline_as_scipy_has_them():
+    baseline, first, second = {0: 1.0, 1: 1.3, 2: 0.9}, {0: 0.7, 1: 0.9, 2: 0.55}, {0: 1.1, 1: 1.1, 2: 1.1, 3: 9.0}
+    cells = compare([baseline, first, second, {}], "lower")
+    ps = [
+        stats.ttest_rel([0.7, 0.9, 0.55], [1.0, 1.3, 0.9]).pvalue,
+        stats.ttest_rel([1.1, 1.1, 1.1], [1.0, 1.3, 0.9]).pvalue,
+    ]
+    assert cells[1].p == pytest.approx(min(1, 2 * ps[0]))
+    assert cells[2].p == pytest.approx(ps[1])
+    assert [cell.best for cell in cells] == [False, True, False, False]
+    assert (cells[0].mean, cells[0].deviation) == pytest.approx((3.2 / 3, stats.tstd([1.0, 1.3, 0.9])))
+    assert str(cells[3]) == "–"
+    assert str(cells[1]).endswith("*") == (2 * ps[0] < 0.05)
+
+
+@pytest.fixture
+def toy_package(tmp_path):
+    """Environment of a process in which the toys are an installed package."""
+    info = tmp_path / "site" / "toys-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
+    names = {
+        "data": {"toy-sines": "ToySines"},
+        "tokenizer": {"toy-codec": "ToyCodec"},
+        "conditioner": {"toy-letters": "ToyLetters"},
+        "generator": {"toy-bigram": "ToyBigram"},
+    }
+    lines = [
+        f"[partita.{family}]\n" + "".join(f"{name} = toys:{cls}\n" for name, cls in of.items())
+        for family, of in names.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent)])}
+
+
+def long_training(recipe, root, steps):
+    run = runs(
+        study(recipe, f"tokenizers.acoustic.fit.steps={steps}", "tokenizers.acoustic.fit.checkpoint_every=100000")
+    )[0][0]
+    task = next(t for t in work([run], study(recipe)) if t.part == "tokenizers/acoustic")
+    task.write(root)
+    return task
+
+
+def test_processes_end_with_the_one_that_started_them_and_keep_what_they_did(toy_recipe, tmp_path, toy_package):
+    root = tmp_path / "out"
+    task = long_training(toy_recipe, root, 100_000)
+    script = (
+        "import json, time; from pathlib import Path; from partita.launch import Processes; "
+        f"from partita.tasks import Task; root = Path({str(root)!r}); "
+        f"task = Task(**json.loads((root / 'tasks' / {task.key + '.json'!r}).read_text())); "
+        "job = Processes(root).start(task); print(job._process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, **toy_package}
+    )
+    parent.stdout.readline()
+    for _ in range(1200):
+        if list((root / task.folder).glob("logs/**/metrics.csv")):
+            break
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    with FileLock(root / "tasks" / f"{task.key}.lock", timeout=120):  # the worker holds it as long as it lives
+        pass
+    assert (root / task.folder / "checkpoints" / "tokenizers-acoustic.ckpt").is_file()
+
+
+def test_what_processes_say_when_they_fail(toy_recipe, tmp_path, toy_package, monkeypatch):
+    for name, value in toy_package.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "out"
+    good = long_training(toy_recipe, root, 3)
+    bad = Task(
+        "bad",
+        "train",
+        "bad",
+        "parts/bad",
+        "tokenizers: {acoustic: {name: toy-codex}}\ndata: {name: toy-sines}",
+        "tokenizers/acoustic",
+    )
+    later = Task("later", "train", "later", "parts/later", good.recipe, "tokenizers/acoustic", needs=("bad",))
+    lines = []
+    failed = run_tasks([bad, later, good], root, Processes(root, jobs=2), lines.append)
+    assert set(failed) == {"bad", "later"}
+    assert "did you mean 'toy-codec'" in failed["bad"]
+    assert failed["later"].startswith("what it needs was not done: ")
+    assert good.done(root)
+
+
+def test_a_cluster_does_the_same(toy_recipe, tmp_path, toy_package, monkeypatch):
+    for name, value in toy_package.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "out"
+    task = long_training(toy_recipe, root, 3)
+    bad = Task("bad", "train", "bad", "parts/bad", "data: {name: toy-sines}", "tokenizers/acoustic")
+    failed = run_tasks([task, bad], root, Cluster(root, "local", {"timeout_min": 5}), lambda line: None)
+    assert list(failed) == ["bad"]
+    assert "tokenizers: must be given" in failed["bad"]
+    assert task.done(root)
+    with pytest.raises(PartitaError, match="did you mean 'slurm'"):
+        Cluster(root, "slum", {})
+    with pytest.raises(PartitaError, match="cannot use the cluster"):
+        Cluster(root, "local", {"partition_of_slurm": "gpu"})
+    with pytest.raises(PartitaError, match="cannot use the cluster 'slurm'"):
+        Cluster(root, "slurm", {})
+
+
+def test_a_preview_does_nothing(toy_recipe, tmp_path):
+    lines = ablating.preview(study(toy_recipe, CODECS), tmp_path / "out")
+    assert lines[0].startswith("2 variants, 2 runs: 4 parts to train")
+    assert not (tmp_path / "out").exists()

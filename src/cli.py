@@ -13,7 +13,8 @@ import typer
 from rich.table import Table
 
 from .cli_ablate import ablate, task
-from .console import err, out
+from .cli_listen import listen
+from .console import device_name, err, out
 from .errors import PartitaError, Stopped
 from .registry import UnknownName
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(ablate)
 app.command(hidden=True)(task)
+app.add_typer(listen, name="listen")
 
 Recipe = Annotated[
     str, typer.Argument(help="Name of a packaged recipe, or the path of a YAML file.", show_default=False)
@@ -160,7 +162,7 @@ def evaluate(
             output,
             data=data or [],
             options=options,
-            device=_device(device),
+            device=device_name(device),
             say=out.print,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -233,7 +235,7 @@ def generate(
     if transition is not None and not then:
         raise PartitaError("--transition says what --then goes on from: there is no --then")
     drawn = _settings(sampling or [])
-    system = load(model, device=_device(device))
+    system = load(model, device=device_name(device))
     facts = system.output.representation
     check_writable(output, bits, facts.sample_rate, facts.channels)
     with Progress(console=err, transient=True) as bar:
@@ -324,65 +326,6 @@ def pull(
     out.print(f"pulled: {pull_system(repo_id, output, revision)}")
 
 
-listen = typer.Typer(help="Blind listening tests: a page that asks which of two clips is better.", no_args_is_help=True)
-app.add_typer(listen, name="listen")
-
-
-@listen.command("make")
-def make_listening_test(
-    systems: Annotated[
-        list[str],
-        typer.Argument(
-            help="Runs, exports, hub ids, or folders of audio with the same file names.", show_default=False
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the test.", show_default=False)],
-    prompts: Annotated[
-        str, typer.Option(help="So many test pieces of the first system's data, or a file with a prompt on each line.")
-    ] = "10",
-    duration: Annotated[
-        float | None, typer.Option("--duration", "-d", help="Seconds; the first system's window unless given.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of clips, names and orders.")] = 0,
-    question: Annotated[str, typer.Option(help="That listeners answer.")] = "Which one do you prefer?",
-    trials: Annotated[
-        int | None, typer.Option(help="Most pairs for one listener; every pair for every prompt unless given.")
-    ] = None,
-    catch: Annotated[int, typer.Option(help="Trials in which a clip meets a degraded copy of itself.")] = 0,
-    loudness: Annotated[float, typer.Option(help="Of all clips, in LUFS.")] = -23.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-) -> None:
-    """Write a page on which listeners compare systems without knowing which is which. It needs no server."""
-    from .listen import KEY, check_numbers, gather, write_test
-
-    if (output / KEY).exists():
-        raise PartitaError(f"{output} holds a listening test already: choose another folder")
-    check_numbers(len(systems), trials=trials, catch=catch, level=loudness)
-    material = gather(systems, prompts=prompts, duration=duration, seed=seed, device=_device(device), say=out.print)
-    page, notes = write_test(material, output, question=question, trials=trials, catch=catch, level=loudness, seed=seed)
-    for note in notes:
-        out.print(note)
-    out.print(f"{page}: give this file alone to listeners ({page.stat().st_size / 1e6:.1f} MB)")
-    out.print(f"{output / KEY}: keep it, it says which clip is whose")
-
-
-@listen.command("results")
-def listening_results(
-    test: Annotated[Path, typer.Argument(help="Folder of the test.", show_default=False)],
-    answers: Annotated[list[Path], typer.Argument(help="Files that listeners saved.", show_default=False)],
-    allowed: Annotated[int, typer.Option(help="Catch trials that a listener may fail.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-) -> None:
-    """From listeners' answers, wins, strengths with intervals and p-values: a page, Markdown and CSV in TEST."""
-    from .listen_results import evaluate
-
-    results = evaluate(test, answers, allowed=allowed, seed=seed)
-    for name, reason in results.rejected:
-        out.print(f"not counted: {name}, who {reason}", markup=False)
-    out.print((test / "results.md").read_text(encoding="utf-8"), markup=False, highlight=False)
-    out.print(f"results: {test / 'results.html'}")
-
-
 def main() -> None:
     """Run the command line: status 2 and one message for the user's mistakes, status 1 and a traceback for ours."""
     # Read when torch is loaded: threads that wait for each other give way soon. Beside another busy process, training
@@ -402,18 +345,6 @@ def main() -> None:
             "This is a fault in Partita, not in what you did. Please report it with the lines above.", style="red"
         )
         sys.exit(1)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
-    return name
 
 
 def _story(prompts: Sequence[str | None] | None, then: list[str]) -> Sequence[Any] | None:

@@ -10,8 +10,8 @@ from partita import catalogue, cli
 def run(*arguments, monkeypatch, capfd):
     """Status and output of the command line, run as its entry point is."""
     monkeypatch.setattr(sys, "argv", ["partita", *map(str, arguments)])
-    monkeypatch.setattr(cli, "out", cli.Console(width=200, soft_wrap=True))
-    monkeypatch.setattr(cli, "err", cli.Console(stderr=True, width=200, soft_wrap=True))
+    monkeypatch.setattr(cli.out, "width", 200)
+    monkeypatch.setattr(cli.err, "width", 200)
     with pytest.raises(SystemExit) as stop:
         cli.main()
     captured = capfd.readouterr()

@@ -194,6 +194,8 @@ def _in_time(
             for folder, task in mine.items()
         }
         timed.append(with_steps(run, ablation.budget, seconds))
+    if not timed:
+        raise PartitaError(f"no variant's steps could be timed: {next(iter(problems.values()))}")
     return timed, problems
 
 

@@ -150,7 +150,7 @@ def plan(tree: Tree) -> Plan:
     _names(tree)
     parts = {path: made for path in slots(tree.values) if (made := _part(tree, path)) is not None}
     stages = _stages(tree, parts)
-    _unused(tree, stages)
+    _unused(tree, stages, parts)
     if tree.problems:
         raise RecipeError(tree.problems)
     groups = {group: {path[1]: part for path, part in parts.items() if path[0] == group} for group in SLOTS}
@@ -356,19 +356,17 @@ def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
     return {}
 
 
-def _unused(tree: Tree, stages: dict[str, StagePlan]) -> None:
+def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...], PartPlan]) -> None:
     """A slot that nothing uses is most often a misspelt override."""
     if tree.problems:
         return
     used = {
-        # without stages it is a recipe for tokenizers or conditioners alone
-        "tokenizers": {r.tokenizer for s in stages.values() for r in (s.target, *s.references.values())}
-        if stages
-        else set(tree.values["tokenizers"]),
-        "conditioners": {n for s in stages.values() for n in s.given}
-        if stages
-        else set(tree.values.get("conditioners") or {}),
+        "tokenizers": {r.tokenizer for s in stages.values() for r in (s.target, *s.references.values())},
+        "conditioners": {n for s in stages.values() for n in s.given},
     }
+    if not stages:  # a recipe for tokenizers or conditioners alone, but not for those that learn with a stage
+        alone = {path for path, p in parts.items() if p.weights is not None or not getattr(p.cls, "with_stage", False)}
+        used = {group: {path[1] for path in alone if path[0] == group} for group in SLOTS}
     for group, wanted in used.items():
         for name in tree.values.get(group) or {}:
             if name not in wanted:

@@ -14,11 +14,13 @@ from typing import Any, Literal
 import torch
 import yaml
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
 
 from .compose import compose
 from .data.examples import Examples
 from .evaluate import Evaluation, evaluate
 from .files import replacing_file, replacing_folder
+from .recipe import Plan
 from .recipe import plan as check_recipe
 from .schema import build
 from .system import INDEX, System
@@ -81,7 +83,8 @@ class Task:
 def perform(root: str | Path, key: str) -> None:
     """Do a task, from where it stands.
 
-    Two processes never do the same one: the second waits, and finds it done.
+    Nobody does the same one twice: who comes second waits, and finds it done. Of the processes that train one part
+    together, the first does what only one can.
 
     Args:
         root: Folder of the ablation.
@@ -89,23 +92,31 @@ def perform(root: str | Path, key: str) -> None:
     """
     root = Path(root)
     task = Task(**_read(root / "tasks" / f"{key}.json"))
+    run, plan = root / task.folder, check_recipe(compose(yaml.safe_load(task.recipe)))
+    if getattr(rank_zero_only, "rank", 0):
+        while not (run / INDEX).is_file() and task.kind == "train":
+            time.sleep(0.1)
+        _fit(task, plan, run)
+        return
     with FileLock(root / "tasks" / f"{key}.lock"):
         if task.done(root):
             return
-        run, plan = root / task.folder, check_recipe(compose(yaml.safe_load(task.recipe)))
-        if task.kind == "measure":
-            _write(run / SPEED, {"seconds_per_step": seconds_per_step(plan, task.part)})
-            return
-        with replacing_file(run / INDEX) as new:
-            new.write_text(task.recipe, encoding="utf-8")
         for folder, place in task.parts.items():
             _take_over(root / place, run, folder)
-        system = train(plan, run, say=_say)
-        if task.kind == "evaluate":
+        with replacing_file(run / INDEX) as new:  # last: it tells the other processes that all is there
+            new.write_text(task.recipe, encoding="utf-8")
+        result = _fit(task, plan, run)
+        if isinstance(result, float):
+            _write(run / SPEED, {"seconds_per_step": result})
+        elif task.kind == "evaluate":
             device = "cuda" if torch.cuda.is_available() else "cpu"
             evaluate(run, options=build(Evaluation, task.options), device=device, say=_say)
-            speed = _generation_speed(system.to(device))
-            _write(run / "evaluation" / DONE, {"options": task.options, **speed})
+            _write(run / "evaluation" / DONE, {"options": task.options, **_generation_speed(result.to(device))})
+
+
+def _fit(task: Task, plan: Plan, run: Path) -> System | float:
+    """What several processes may do together: train, or measure that. For an evaluation, there is nothing to train."""
+    return seconds_per_step(plan, task.part) if task.kind == "measure" else train(plan, run, say=_say)
 
 
 def _generation_speed(system: System) -> dict[str, Any]:

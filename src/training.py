@@ -372,10 +372,8 @@ def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
         if name != folder:
             part.eval().requires_grad_(False)
     part = system.parts[folder]
-    trainer = {**part.fit_options.trainer, "logger": False, "callbacks": [watch]}
-    part.fit_options = replace(
-        part.fit_options, steps=steps, validate_every=None, validation_examples=1, trainer=trainer
-    )
+    trainer = {**part.fit_options.trainer, "logger": False, "limit_val_batches": 0, "callbacks": [watch]}
+    part.fit_options = replace(part.fit_options, steps=steps, trainer=trainer)
     with TemporaryDirectory() as run, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         data = FitData(system, folder)

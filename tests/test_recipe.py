@@ -62,11 +62,13 @@ def test_a_condition_the_data_cannot_supply(toy_recipe):
     assert "does not supply" in str(problems(toy_recipe, "data={name: toy-silent}")[0])
 
 
-def test_a_codec_alone_is_a_recipe_but_a_conditioner_needs_a_stage(toy_recipe):
+def test_a_part_alone_is_a_recipe_but_what_learns_with_a_stage_needs_one(toy_recipe):
     recipe = yaml.safe_load(toy_recipe.read_text())
     del recipe["stages"]
     toy_recipe.write_text(yaml.safe_dump(recipe))
     assert [(p.key, p.message) for p in problems(toy_recipe)] == [("conditioners.text", "no stage uses this")]
+    toy_recipe.write_text(yaml.safe_dump(recipe | {"tokenizers": {}, "conditioners": {"text": "t5-small"}}))
+    assert list(System.outline(load_recipe(toy_recipe)).parts) == ["conditioners/text"]
     del recipe["conditioners"]
     toy_recipe.write_text(yaml.safe_dump(recipe))
     assert list(System.outline(load_recipe(toy_recipe)).parts) == ["tokenizers/acoustic"]

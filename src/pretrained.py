@@ -1,16 +1,19 @@
-"""Other people's checkpoints: a local folder or a hub id, read as safetensors and never as pickles."""
+"""Weights of others: a local folder or a hub id, read as safetensors, or as pickles of plain data and nothing else."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .errors import PartitaError
 from .hub import fetch
-from .untrusted import read_header, read_json
+from .untrusted import read_header, read_json, read_tensors
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """The files of a checkpoint, without those of a text tokenizer."""
@@ -54,7 +57,9 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
 
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise PartitaError(f"{folder} holds no safetensors file; pickled weights (.bin, .pt) are never read")
+        raise PartitaError(
+            f"{folder} holds no safetensors file, and the pickled weights (.bin, .pt) of this model are not read"
+        )
     state = {}
     for path in paths:
         read_header(path)
@@ -64,3 +69,42 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
         except (SafetensorError, OSError) as error:
             raise PartitaError(f"{path} is damaged or no safetensors file: {error}") from None
     return state
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights: of its entry ``model`` or ``state_dict``, where a training left more in it.
+
+    Pickles are read as plain data, in which nothing can be called. Numeric NumPy arrays count as such: early releases
+    hold some.
+
+    Raises:
+        PartitaError: The file is damaged, holds objects that are no data, or something other than weights.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        with torch.serialization.safe_globals(_arrays()):
+            # mapped where the format allows: most of what a training leaves is the optimizer's
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise PartitaError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+    if isinstance(content, dict):
+        content = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    if not isinstance(content, dict) or not all(_is_numeric(value) for value in content.values()):
+        raise PartitaError(f"{path} does not hold the weights of a model: it should map names to tensors")
+    return {str(name): torch.as_tensor(value) for name, value in content.items()}
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _arrays() -> list[Any]:
+    """What a pickle of numeric NumPy arrays and scalars names, under the module names of NumPy 1 and 2."""
+    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    named = [
+        (function, f"numpy.{core}.multiarray.{function.__name__}")
+        for function in functions
+        for core in ("core", "_core")
+    ]
+    return [*named, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLefd")]

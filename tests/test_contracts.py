@@ -13,6 +13,7 @@ from partita.part import Part
 from partita.recipe import PART_KEYS
 from partita.registry import lookup, names
 from partita.schema import build, part_arguments
+from partita.tokenizers.base import Tokenizer
 
 
 def expanded(family, preset):
@@ -35,11 +36,28 @@ def own_arguments(family, slot):
     return arguments
 
 
+SMALL = {
+    "audio-spectrogram-transformer": {"width": 16, "feed_forward_width": 24, "depth": 1, "heads": 2},
+    "panns": {"width": 2, "labels": 5},
+    "passt": {"width": 16, "depth": 1, "heads": 2, "labels": 5},
+    "vggish": {"width": 2, "hidden": 16},
+    "hubert": {
+        "width": 16,
+        "feed_forward_width": 24,
+        "heads": 2,
+        "convolution_width": 8,
+        "position_kernel": 16,
+        "position_groups": 2,
+    },
+}
+"""What makes those small that have no preset called tiny, because nobody trains them here."""
+
+
 def smallest(family, name):
     """A part's class and the arguments of its smallest preset: one that is called tiny where there is one."""
     own = [preset for preset in presets(family) if preset_values(family, preset)["name"] == name]
     tiny = [preset for preset in own if preset.endswith("-tiny")]
-    return expanded(family, tiny[0]) if tiny else (lookup(family, name), {})
+    return expanded(family, tiny[0]) if tiny else (lookup(family, name), SMALL.get(name, {}))
 
 
 TEXTS = ["a slow chorale for church organ", None, "harp"]
@@ -77,13 +95,17 @@ def test_tokenizer(name, tmp_path):
     else:
         assert encoded.shape == (2, facts.dim, frames)
     assert torch.equal(tokenizer.encode(audio), encoded)
-    decoded = tokenizer.decode(encoded)
-    assert decoded.shape == (2, facts.channels, round(frames * facts.sample_rate / facts.frame_rate))
-    assert decoded.dtype == torch.float32
-    assert torch.isfinite(decoded).all()
     again = round_trip(tokenizer, tmp_path)
     assert torch.equal(again.encode(audio), encoded)
-    assert torch.equal(again.decode(encoded), decoded)
+    if cls.decode is Tokenizer.decode:  # it cannot, and says so
+        with pytest.raises(NotImplementedError, match=name):
+            tokenizer.decode(encoded)
+    else:
+        decoded = tokenizer.decode(encoded)
+        assert decoded.shape == (2, facts.channels, round(frames * facts.sample_rate / facts.frame_rate))
+        assert decoded.dtype == torch.float32
+        assert torch.isfinite(decoded).all()
+        assert torch.equal(again.decode(encoded), decoded)
     if facts.discrete and facts.num_codebooks > 1:
         tokenizer.set_num_codebooks(1)
         assert tokenizer.representation.num_codebooks == 1

@@ -15,8 +15,8 @@ from partita.data.audio_file import write_audio
 from partita.errors import PartitaError
 from partita.listen import KEY, PAGE, Clip, Material, degraded, gather, make_orders, write_test
 from partita.listen_results import Answer, Listener, analyse, bradley_terry, evaluate, win_table
-from partita.significance import holm, sign_test
 from partita.recipe import load_recipe
+from partita.significance import holm, sign_test
 from partita.system import System
 
 RATE = 8000

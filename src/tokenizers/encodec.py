@@ -14,7 +14,7 @@ from torch import Tensor
 from ..contracts import Representation
 from ..errors import PartitaError
 from ..layers.convolution import pad_to_multiple
-from ..pretrained import checkpoint_folder
+from ..pretrained import checkpoint_folder, read_weights
 from ..registry import register
 from .base import Tokenizer
 
@@ -144,15 +144,7 @@ class EnCodec(Tokenizer):
             PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
         """
         path = _find(source)
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
-
-                state = load_file(path)
-            else:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise PartitaError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        state = read_weights(path)
         own = self.exported_state()
         renamed = {_own_name(name, own): tensor for name, tensor in _fold(state).items()}
         self.load_exported_state({k: v for k, v in renamed.items() if not k.endswith(_TRAINING_STATE)}, source)

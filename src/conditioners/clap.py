@@ -1,0 +1,281 @@
+"""CLAP: texts and audio in one space, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contracts import Condition, ConditionSpec
+from ..errors import PartitaError
+from ..files import replacing_folder
+from ..pretrained import read_config
+from ..registry import register
+from . import clap_checkpoint as checkpoint
+from .base import JointConditioner
+from .words import texts_of
+
+SAMPLE_RATE = checkpoint.FRONT_END["sampling_rate"]
+BANDS, WINDOW, HOP = (checkpoint.FRONT_END[name] for name in ("feature_size", "fft_window_size", "hop_length"))
+SECONDS = 10
+"""What the audio tower hears at once; whatever is shorter is repeated."""
+MAX_LENGTH = 77
+"""Text tokens the text tower was trained on; what follows is left out."""
+AT_ONCE = 16
+"""Windows embedded in one go, which bounds the memory a long clip takes."""
+
+
+class _Size(NamedTuple):
+    width: int
+    depths: tuple[int, ...]
+
+
+SIZES = {"tiny": _Size(96, (2, 2, 6, 2)), "base": _Size(128, (2, 2, 12, 2)), "large": _Size(256, (2, 2, 12, 2))}
+"""HTS-AT as LAION configures it: the width of the first of its four stages, and the blocks of each."""
+
+
+@register("conditioner", "clap")
+class CLAP(JointConditioner):
+    """Frozen CLAP of LAION (arXiv 2211.06687): one 512-d embedding for a text, or for 10 s of 48 kHz audio.
+
+    HTS-AT (arXiv 2202.00874) hears the audio, RoBERTa reads the texts, and two layers take each to the common space. As
+    a condition, a text is its embedding. Only models without fusion are taken: one embedding is of one window.
+
+    Weights are a file of LAION's, here or on the Hub (``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``), or
+    a folder or hub id of transformers' ``ClapModel``. The text tokenizer comes with the latter; for a file it is taken
+    from the same folder or is RoBERTa's (``FacebookAI/roberta-base``). It is saved with the weights. It always
+    computes in float32. Needs the extra ``t5``.
+
+    Args:
+        size: Of HTS-AT: ``tiny``, ``base`` or ``large``.
+        window: Seconds of audio an embedding is of, at most 10; shorter ones are repeated to fill 10 s.
+        stride: Seconds between windows (audiocraft: 1).
+        dim: Width of the embeddings.
+        width: Of the first stage of HTS-AT, instead of that of its size; a multiple of 4.
+        depths: Blocks of its four stages, instead of those of its size.
+        text_width: Of RoBERTa.
+        text_feed_forward_width: Width between its feed-forward projections.
+        text_depth: Its number of blocks.
+        text_heads: Its attention heads.
+        vocabulary: Its number of text tokens.
+        epsilon: Of its normalisations: 1e-5 in RoBERTa and LAION's models; transformers' conversions have 1e-12.
+
+    Raises:
+        ValueError: A value is out of range.
+        PartitaError: transformers is not installed.
+    """
+
+    input: ClassVar[str] = "text"
+    trainable: ClassVar[bool] = False
+    sample_rate: int = SAMPLE_RATE
+    hann: Tensor
+    filterbank: Tensor
+
+    def __init__(
+        self,
+        *,
+        size: Literal["tiny", "base", "large"] = "base",
+        window: float = 10.0,
+        stride: float = 1.0,
+        dim: int = 512,
+        width: int | None = None,
+        depths: tuple[int, ...] | None = None,
+        text_width: int = 768,
+        text_feed_forward_width: int = 3072,
+        text_depth: int = 12,
+        text_heads: int = 12,
+        vocabulary: int = 50265,
+        epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
+        if not 0 < window <= SECONDS:
+            raise ValueError(f"window must be above 0 and at most {SECONDS} seconds, not {window}")
+        if not stride > 0:
+            raise ValueError(f"stride must be above 0 seconds, not {stride}")
+        width, depths = width or SIZES[size].width, depths or SIZES[size].depths
+        if width % 4 or len(depths) != 4:
+            raise ValueError(f"width must be a multiple of 4 and depths be four numbers, not {width} and {depths}")
+        try:
+            from transformers import (
+                ClapAudioConfig,
+                ClapAudioModelWithProjection,
+                ClapTextConfig,
+                ClapTextModelWithProjection,
+            )
+        except ImportError:
+            raise PartitaError("the clap conditioner needs transformers: pip install 'partita[t5]'") from None
+        audio = ClapAudioConfig(
+            patch_embeds_hidden_size=width,
+            depths=list(depths),
+            num_attention_heads=[4, 8, 16, 32],
+            hidden_size=8 * width,
+            projection_dim=dim,
+            num_mel_bins=BANDS,
+        )
+        text = ClapTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=text_width,
+            intermediate_size=text_feed_forward_width,
+            num_hidden_layers=text_depth,
+            num_attention_heads=text_heads,
+            layer_norm_eps=epsilon,
+            projection_dim=dim,
+        )
+        self.audio = ClapAudioModelWithProjection(audio)
+        self.text = ClapTextModelWithProjection(text)
+        self.dim = dim
+        self.window, self.stride = (max(1, round(seconds * SAMPLE_RATE)) for seconds in (window, stride))
+        self.tokenizer: Any = None
+        self.register_buffer("hann", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("filterbank", _filterbank(), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def spec(self) -> ConditionSpec:
+        """One embedding per text."""
+        return ConditionSpec(dim=self.dim)
+
+    def train(self, mode: bool = True) -> CLAP:
+        """Stay in evaluation mode: dropout and batch statistics belong to a training that is over."""
+        return super().train(False)
+
+    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
+
+        Args:
+            inputs: A text or ``None`` for each sample; of ``None`` and blank texts everything is masked.
+            seeds: Not used.
+
+        Raises:
+            PartitaError: There is a text but no tokenizer, because no weights are loaded.
+        """
+        texts = texts_of(inputs)
+        if not any(texts):
+            nothing = torch.zeros(len(texts), 1, dtype=torch.long)
+            return {"tokens": nothing, "mask": nothing.bool()}
+        tokens, mask = self._tokens([text or "" for text in texts])
+        said = torch.tensor([text is not None for text in texts])
+        return {"tokens": tokens, "mask": mask & said[:, None]}
+
+    def forward(self, prepared: dict[str, Tensor]) -> Condition:
+        """Embeddings ``[B, 1, dim]`` float32 of unit length, zero where masked."""
+        said = prepared["mask"].any(1, keepdim=True)
+        return Condition((self._of_text(prepared["tokens"], prepared["mask"]) * said)[:, None], said)
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts to embeddings ``[B, dim]`` float32 of unit length.
+
+        Raises:
+            PartitaError: There is no tokenizer, because no weights are loaded.
+        """
+        tokens, mask = self._tokens(list(texts))
+        return self._of_text(tokens.to(self.hann.device), mask.to(self.hann.device))
+
+    @torch.no_grad()
+    def embed_audio(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, 1, T]`` at 48 kHz to embeddings ``[B, N, dim]`` float32 of unit length, one for each window.
+
+        A window begins every ``stride``. Where the last does not end with the clip, one more does, which audiocraft
+        leaves out. A clip shorter than a window is one: as often as it fits whole into 10 s, then silence (as LAION's
+        models were trained, and ``repeatpad`` of transformers).
+
+        Raises:
+            PartitaError: There is no audio, or more than one channel of it.
+        """
+        if audio.shape[1] != 1 or not audio.shape[2]:
+            raise PartitaError(
+                f"clap embeds audio of one channel, [B, 1, T], not {list(audio.shape)}: mix it down first"
+            )
+        with torch.autocast(audio.device.type, enabled=False):
+            windows = _windows(audio[:, 0].float(), self.window, self.stride)
+            embedded = [self._of_audio(some) for some in windows.flatten(0, 1).split(AT_ONCE)]
+            return torch.cat(embedded).unflatten(0, windows.shape[:2])
+
+    def log_mel(self, audio: Tensor) -> Tensor:
+        """Audio ``[N, T]`` of at most 10 s to its power in mel bands ``[N, 1001, 64]``, in decibels from -100."""
+        length = SECONDS * SAMPLE_RATE
+        filled = audio.repeat(1, length // audio.shape[1])
+        filled = F.pad(filled, (0, length - filled.shape[1]))
+        spectrum = torch.stft(filled, WINDOW, HOP, window=self.hann, pad_mode="reflect", return_complex=True)
+        return 10 * (spectrum.abs().square().mT @ self.filterbank).clamp(min=1e-10).log10()
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """The weights, without what follows from the sizes."""
+        return {k: v for k, v in super().exported_state().items() if not k.endswith(checkpoint.CONSTANTS)}
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load a folder :meth:`save` wrote, a file of LAION's, or any ``ClapModel`` with its tokenizer.
+
+        Args:
+            source: A folder, a ``.pt`` file, a hub id such as ``laion/clap-htsat-unfused``, or a file on the Hub, such
+                as ``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``.
+
+        Raises:
+            PartitaError: There are no such weights, they have a fusion or no tokenizer, or are not of these sizes.
+        """
+        path = checkpoint.laion_file(source)
+        if path is not None:
+            self.load_exported_state(checkpoint.read_laion(path), source)
+            self.tokenizer = checkpoint.read_tokenizer(checkpoint.tokenizer_beside(path))
+            return
+        folder = checkpoint.transformers_folder(source)
+        if "family" in read_config(folder):
+            super().load_weights(folder)
+            if (folder / "tokenizer").is_dir():
+                self.tokenizer = checkpoint.read_tokenizer(folder / "tokenizer")
+            return
+        self.load_exported_state(checkpoint.read_transformers(folder), source)
+        self.tokenizer = checkpoint.read_tokenizer(folder)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what :meth:`Part.save` writes, and the text tokenizer beside it."""
+        with replacing_folder(Path(folder)) as new:
+            super().save(new)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(new / "tokenizer")
+
+    def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Texts to tokens and mask, both ``[B, L]``."""
+        if self.tokenizer is None:
+            raise PartitaError(
+                "clap has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
+            )
+        encoded = self.tokenizer(texts, padding="longest", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    @torch.no_grad()
+    def _of_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Tokens and mask ``[B, L]`` to embeddings ``[B, dim]``."""
+        attended = mask.long()
+        attended[:, 0] = 1  # attention to nothing at all is not a number
+        with torch.autocast(tokens.device.type, enabled=False):
+            return F.normalize(self.text(input_ids=tokens, attention_mask=attended).text_embeds.float(), dim=-1)
+
+    def _of_audio(self, audio: Tensor) -> Tensor:
+        """Windows ``[N, T]`` to embeddings ``[N, dim]``."""
+        return F.normalize(self.audio(input_features=self.log_mel(audio)[:, None]).audio_embeds.float(), dim=-1)
+
+
+def _windows(audio: Tensor, length: int, stride: int) -> Tensor:
+    """Audio ``[B, T]`` to windows ``[B, N, length]``, or to the whole of it ``[B, 1, T]`` where it is no longer."""
+    if audio.shape[1] <= length:
+        return audio[:, None]
+    windows = audio.unfold(1, length, stride)
+    ends_with_clip = (audio.shape[1] - length) % stride == 0
+    return windows if ends_with_clip else torch.cat([windows, audio[:, None, -length:]], 1)
+
+
+def _filterbank() -> Tensor:
+    """Mel bands of equal area on Slaney's scale, ``[513, 64]``, which LAION's models without fusion are trained on."""
+    from torchaudio.functional import melscale_fbanks
+
+    low, high = (float(checkpoint.FRONT_END[name]) for name in ("frequency_min", "frequency_max"))
+    with torch.device("cpu"):
+        return melscale_fbanks(WINDOW // 2 + 1, low, high, BANDS, SAMPLE_RATE, norm="slaney", mel_scale="slaney")

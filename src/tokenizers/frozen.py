@@ -1,0 +1,113 @@
+"""What networks that others have trained share as tokenizers: their weights, their windows, and that they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import PartitaError
+from ..pretrained import checkpoint_folder, read_weights
+from .base import Tokenizer
+
+
+class Frozen(Tokenizer):
+    """A network of one audio channel that is never trained here. Subclasses call ``freeze`` when they are built.
+
+    Attributes:
+        weight_files: What its weights are called in a folder or repository of others, as of ``glob``.
+    """
+
+    trainable = False
+    weight_files: ClassVar[tuple[str, ...]] = ()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: dropout and batch statistics belong to a training that is over."""
+        return super().train(False)
+
+    def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Foreign weights under the names they have here, without what using them does not need."""
+        return state
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load weights: of the original release, or as :meth:`save` wrote them.
+
+        Args:
+            source: A file (``.safetensors``, ``.pt`` or ``.pth``), a folder with such files, or a hub id.
+
+        Raises:
+            PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
+        """
+        state: dict[str, Tensor] = {}
+        for path in self._files(source):
+            state |= read_weights(path)
+        self.load_exported_state(self.own_state(state), source)
+
+    def mono(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, 1, T]`` as ``[B, T]`` float32.
+
+        Raises:
+            PartitaError: It has several channels.
+        """
+        if audio.shape[1] != 1:
+            raise PartitaError(f"{self.registered_name} takes one channel, not {audio.shape[1]}: mix them down first")
+        return audio[:, 0].float()
+
+    def _files(self, source: str | Path) -> list[Path]:
+        path = Path(source)
+        if path.is_file():
+            return [path]
+        folder = checkpoint_folder(source, ("model.safetensors", *self.weight_files))
+        if (folder / "model.safetensors").is_file():
+            return [folder / "model.safetensors"]
+        found = [sorted(folder.glob(pattern)) for pattern in self.weight_files]
+        if not any(found):
+            names = ", ".join(("model.safetensors", *self.weight_files))
+            raise PartitaError(f"no weights at {source}: there is none of {names}; give a file, a folder or a hub id")
+        for files in found:
+            if len(files) > 1:
+                raise PartitaError(
+                    f"{source} holds the weights of several models, {', '.join(f.name for f in files)}: name one file"
+                )
+        return [file for files in found for file in files]
+
+
+def cut(audio: Tensor, length: int, shortest: int) -> Iterator[Tensor]:
+    """Windows of ``length`` samples of a clip ``[B, T]``, one after the other; the last is as long as what is left.
+
+    What is left is not padded: a label of a window that is nearly all silence says nothing about the clip, but would
+    count as much as the others. Where it is shorter than ``shortest``, the last window is instead the last ``length``
+    samples of the clip. Only a whole clip shorter than ``shortest`` is padded, with silence at its end.
+    """
+    total = audio.shape[1]
+    for start in range(0, total, length):
+        begin = total - length if start and total - start < shortest else start
+        window = audio[:, begin : begin + length]
+        yield F.pad(window, (0, max(0, shortest - window.shape[1])))
+
+
+def mel_triangles(bins: int, bands: int, sample_rate: int, f_min: float, f_max: float) -> Tensor:
+    """Bands of height one, whose sides are straight on the mel scale rather than in Hz, as HTK and Kaldi have them.
+
+    Args:
+        bins: Frequencies of the spectrum, from zero to half the sample rate.
+        bands: Number of bands.
+        sample_rate: In Hz.
+        f_min: Where the lowest band begins, in Hz.
+        f_max: Where the highest ends, in Hz.
+
+    Returns:
+        ``[bins, bands]`` float32.
+    """
+    with torch.device("cpu"):
+        frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
+        low, high = (1127 * torch.tensor([f_min, f_max], dtype=torch.float64).div(700).log1p()).tolist()
+        edges = torch.linspace(low, high, bands + 2, dtype=torch.float64)
+        mel = 1127 * frequencies.div(700).log1p()[:, None]
+        rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+        falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+        return torch.minimum(rising, falling).clamp(min=0).float()

@@ -1,0 +1,180 @@
+"""HuBERT and MERT: features that a network has learned from audio alone, for semantic tokens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from ..contracts import Representation
+from ..errors import PartitaError
+from ..pretrained import checkpoint_folder, read_config
+from ..registry import register
+from .frozen import Frozen
+
+HOP, REACH = 320, 400
+"""Samples between frames, and those that the convolutions of one frame see."""
+
+EXPECTED = {
+    "feat_extract_norm": "group",
+    "feat_proj_layer_norm": True,
+    "do_stable_layer_norm": False,
+    "conv_pos_batch_norm": False,
+    "conv_bias": False,
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "feature_extractor_cqt": False,
+    "deepnorm": False,
+    "attention_relax": -1.0,
+}
+"""What the ``config.json`` of HuBERT base and of MERT-v1-95M says, where it says it; other models compute otherwise."""
+
+_UNUSED = ("masked_spec_embed", "final_proj.", "label_embs_concat", "encoder_cqt_model.", "encoder_mel_model.")
+"""What only training needs: the embedding of masked frames, and the heads that predict codes and spectra."""
+
+
+@register("tokenizer", "hubert")
+class HuBERT(Frozen):
+    """Frozen features of one layer of HuBERT base (arXiv 2106.07447), or of MERT-v1-95M, its kin (arXiv 2306.00107).
+
+    Seven convolutions make a frame of 320 samples: 50 a second of 16 kHz speech (HuBERT), 75 of 24 kHz music (MERT).
+    Attention then sees the whole clip, so a frame depends on how the clip was cut. Frame ``s`` starts at sample
+    ``320 · s``; as the last one reaches 80 samples further than a hop, silence is put at the end.
+
+    Clusters of them (``kmeans`` with these ``features``) are the semantic tokens of audiolm-pytorch (HuBERT, layer 9)
+    and open-musiclm (MERT, layer 7). There is no way back to audio.
+
+    Weights are those of transformers' ``HubertModel`` or of MERT, from a hub id such as ``m-a-p/MERT-v1-95M``, a folder
+    or a file. Only the layers up to ``layer`` are kept. Needs the extra ``t5``.
+
+    Args:
+        sample_rate: Of the audio the weights were trained on, in Hz.
+        layer: Whose output: 1 is the first block's.
+        normalize: Whether each clip is first brought to mean 0 and variance 1, as MERT's feature extractor does it.
+        width: Of the features.
+        feed_forward_width: Width between the feed-forward projections.
+        heads: Attention heads.
+        convolution_width: Channels of the convolutions.
+        position_kernel: Taps of the convolution that tells positions.
+        position_groups: Its groups.
+
+    Raises:
+        ValueError: A value is out of range.
+        PartitaError: transformers is not installed.
+    """
+
+    weight_files: ClassVar[tuple[str, ...]] = ("pytorch_model.bin",)
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        layer: int = 9,
+        normalize: bool = True,
+        width: int = 768,
+        feed_forward_width: int = 3072,
+        heads: int = 12,
+        convolution_width: int = 512,
+        position_kernel: int = 128,
+        position_groups: int = 16,
+    ) -> None:
+        super().__init__()
+        for name, value in (("sample_rate", sample_rate), ("layer", layer)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if width % heads or width % position_groups:
+            raise ValueError(
+                f"width {width} must be a multiple of heads, {heads}, and position_groups, {position_groups}"
+            )
+        try:
+            from transformers import HubertConfig, HubertModel
+        except ImportError:
+            raise PartitaError("the hubert tokenizer needs transformers: pip install 'partita[t5]'") from None
+        config = HubertConfig(
+            hidden_size=width,
+            num_hidden_layers=layer,
+            num_attention_heads=heads,
+            intermediate_size=feed_forward_width,
+            conv_dim=[convolution_width] * 7,
+            num_conv_pos_embeddings=position_kernel,
+            num_conv_pos_embedding_groups=position_groups,
+            mask_time_prob=0.0,
+        )
+        self.network = HubertModel(config)
+        # The convolution of positions keeps its weight by length and direction in training; nothing here is trained.
+        parametrize.remove_parametrizations(self.network.encoder.pos_conv_embed.conv, "weight")
+        self.sample_rate, self.layer, self.normalize = sample_rate, layer, normalize
+        self.freeze()
+
+    @property
+    def representation(self) -> Representation:
+        """A feature vector every 320 samples."""
+        return Representation(self.sample_rate, 1, self.sample_rate / HOP, dim=self.network.config.hidden_size)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, 1, T]`` to features ``[B, width, ceil(T / 320)]``."""
+        with torch.autocast(audio.device.type, enabled=False):
+            clips = self.mono(audio)
+            if self.normalize:
+                variance, mean = torch.var_mean(clips, 1, correction=0, keepdim=True)
+                clips = (clips - mean) * (variance + 1e-7).rsqrt()
+            frames = -(-clips.shape[1] // HOP)
+            padded = F.pad(clips, (0, (frames - 1) * HOP + REACH - clips.shape[1]))
+            return self.network(padded).last_hidden_state.mT
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load a folder :meth:`save` wrote, or weights of HuBERT base or MERT-v1-95M.
+
+        Args:
+            source: A ``.safetensors`` or ``.bin`` file, a folder with such a file, or a hub id.
+
+        Raises:
+            PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
+        """
+        path = Path(source)
+        config = read_config(path.parent if path.is_file() else checkpoint_folder(source, ("config.json",)))
+        self._check(config, source)
+        super().load_weights(source)
+
+    def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names they have here, those of the layers that are used."""
+        own = {}
+        for name, tensor in _folded(state).items():
+            block = re.match(r"encoder\.layers\.(\d+)\.", name)
+            if name.startswith(_UNUSED) or (block and int(block[1]) >= self.layer):
+                continue
+            own[name if name.startswith("network.") else f"network.{name}"] = tensor
+        return own
+
+    def _check(self, config: dict[str, Any], source: str | Path) -> None:
+        other = {name: config[name] for name, value in EXPECTED.items() if config.get(name, value) != value}
+        if other:
+            raise PartitaError(
+                f"{source} is no HuBERT base and no MERT-v1-95M: its config.json has {other} instead of "
+                f"{ {name: EXPECTED[name] for name in other} }, which hubert does not compute"
+            )
+        if "sample_rate" in config and config["sample_rate"] != self.sample_rate:
+            raise PartitaError(
+                f"{source} was trained on audio at {config['sample_rate']} Hz: set sample_rate to that, not "
+                f"{self.sample_rate}"
+            )
+
+
+def _folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights kept by length and direction, under either of the two namings PyTorch has had, as plain ones."""
+    for length, direction in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        prefix = "encoder.pos_conv_embed.conv."
+        if prefix + length in state and prefix + direction in state:
+            state = dict(state)
+            weight = torch._weight_norm(state.pop(prefix + direction), state.pop(prefix + length), 2)
+            state[prefix + "weight"] = weight
+    return state

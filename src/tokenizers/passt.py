@@ -1,0 +1,156 @@
+"""PaSST: what AudioSet's labels say of a clip, the classifier of the KLD that AudioCraft reports."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..contracts import Representation
+from ..registry import register
+from .frozen import Frozen, cut, mel_triangles
+
+SAMPLE_RATE = 32000
+WINDOW, HOP, FFT = 800, 320, 1024
+"""Samples of a frame (25 ms), between frames (10 ms), and of its transform."""
+BANDS, HIGHEST = 128, 15000
+"""Mel bands of a frame, and where the highest ends, in Hz."""
+PATCH, STEP = 16, 10
+"""Side of a patch, and steps between patches, in frames and in bands."""
+SHORTEST = (PATCH - 1) * HOP + 1
+"""Samples that make a patch: 0.15 s."""
+POSITIONS = {10: 99, 20: 200, 30: 300}
+"""Places in time that each model knows, by the seconds it was trained on."""
+
+
+@register("tokenizer", "passt")
+class PaSST(Frozen):
+    """Pretrained PaSST at 32 kHz: logits of AudioSet's 527 labels, or the 768-d embedding (arXiv 2110.05069).
+
+    A frame is a window of the clip; windows do not overlap. The last window is what is left of the clip, as it is: the
+    network takes short ones, and no silence is added, which would be judged like sound and count like a whole window.
+    That is how AudioCraft computes a KLD over segments of at most 20 s. It leaves out a rest of up to 0.15 s, too short
+    for the network; here the last frame is then of the last ``window`` seconds of the clip. Only a clip that is itself
+    shorter than 0.15 s is padded.
+
+    Weights have the names of the original release, as in ``passt-s-f128-20sec-p16-s10-ap.474-swa.pt``.
+
+    Args:
+        output: ``logits``, before the sigmoid or softmax, or the ``embedding`` they are computed from.
+        window: Seconds of a window: those the weights were trained on, as they hold a position for each of their
+            patches.
+        labels: Number of labels.
+        width: Of the transformer, and of the embedding.
+        depth: Number of blocks.
+        heads: Attention heads; must divide the width.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    weight_files: ClassVar[tuple[str, ...]] = ("*passt*.pt",)
+    frame: Tensor
+    filterbank: Tensor
+
+    def __init__(
+        self,
+        *,
+        output: Literal["logits", "embedding"] = "logits",
+        window: Literal[10, 20, 30] = 20,
+        labels: int = 527,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+    ) -> None:
+        super().__init__()
+        if output not in ("logits", "embedding"):
+            raise ValueError(f"output must be logits or embedding, not {output!r}")
+        if window not in POSITIONS:
+            raise ValueError(f"window must be one of {', '.join(map(str, POSITIONS))} seconds, not {window}")
+        for name, value in (("labels", labels), ("width", width), ("depth", depth), ("heads", heads)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if width % heads:
+            raise ValueError(f"width must split into heads: {heads} does not divide {width}")
+        self.logits = output == "logits"
+        self.window, self.width = window, width
+        self.dim = labels if self.logits else width
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, width, PATCH, STEP)})
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, width))
+        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, width, BANDS // STEP, 1))
+        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, width, 1, POSITIONS[window]))
+        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, labels))
+        self.register_buffer("frame", torch.hann_window(WINDOW, periodic=False), persistent=False)
+        filterbank = mel_triangles(FFT // 2 + 1, BANDS, SAMPLE_RATE, 0, HIGHEST)
+        self.register_buffer("filterbank", filterbank, persistent=False)
+        self.freeze()
+
+    @property
+    def representation(self) -> Representation:
+        """Logits or an embedding a window."""
+        return Representation(SAMPLE_RATE, 1, 1 / self.window, dim=self.dim)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, 1, T]`` to logits or embeddings ``[B, D, ceil(T / 32000 / window)]``."""
+        with torch.autocast(audio.device.type, enabled=False):
+            windows = cut(self.mono(audio), self.window * SAMPLE_RATE, SHORTEST + 1)  # one goes to the pre-emphasis
+            frames = [self._embed(self.log_mel(window)) for window in windows]
+            embeddings = torch.stack(frames, -1) if frames else audio.new_zeros(len(audio), self.width, 0)
+            return self.head(embeddings.mT).mT if self.logits else embeddings
+
+    def log_mel(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, T]`` to log powers ``[B, 128, frames]``, scaled as the network knows them."""
+        audio = audio[:, 1:] - 0.97 * audio[:, :-1]
+        spectrum = torch.stft(audio, FFT, HOP, WINDOW, self.frame, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return ((self.filterbank.T @ power + 1e-5).log() + 4.5) / 5
+
+    def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without the second head, which only served in training."""
+        return {name: tensor for name, tensor in state.items() if not name.startswith("head_dist.")}
+
+    def _embed(self, log_mel: Tensor) -> Tensor:
+        """Log powers ``[B, 128, frames]`` to the mean of the two tokens ``[B, width]``."""
+        patches = self.patch_embed["proj"](log_mel[:, None])
+        patches = patches + self.time_new_pos_embed[..., : patches.shape[-1]] + self.freq_new_pos_embed
+        tokens = torch.cat([self.cls_token, self.dist_token], 1) + self.new_pos_embed
+        x = torch.cat([tokens.expand(len(patches), -1, -1), patches.flatten(2).mT], 1)
+        return self.norm(self.blocks(x)[:, :2]).mean(1)
+
+
+class _Block(nn.Module):
+    """Attention and a feed-forward network, each on a residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = _Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, N, width]`` to the same shape."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+
+
+class _Attention(nn.Module):
+    """Attention of every token to every token, with biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, N, width]`` to the same shape."""
+        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        return self.proj(F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import soundfile
 import torch
-import yaml
 from torch import Tensor
 
 from .compose import compose
@@ -22,15 +19,11 @@ from .data.base import Source
 from .data.examples import Examples
 from .errors import PartitaError
 from .files import replacing_file
-from .layers.resample import convert
-from .metrics.frechet import FrechetInfinity
-from .metrics.harmony import ChordAgreement, KeyAgreement
-from .metrics.rhythm import RhythmAgreement
 from .page import clip_media, write_page
 from .recipe import plan as check_recipe
+from .scores import Compared, check_asked, read_embedders, score
 from .seeds import derive_seed
 from .system import INDEX, System, load
-from .tokenizers.base import Latents, Tokenizer
 
 SEED = 3
 """Of the test pieces that every evaluation compares with, so that systems can be compared with each other."""
@@ -48,7 +41,12 @@ class Evaluation:
         duration: Seconds of each clip; the system's window where none are given.
         seed: Of the first clip.
         batch_size: Clips generated at once.
-        embeddings: Names of tokenizers, or recipe slots, in whose latents distributions are compared.
+        embeddings: Names of tokenizers or joint conditioners, or recipe slots, in whose latents or embeddings
+            distributions are compared (Fréchet audio distance).
+        classifiers: Names of tokenizers, or recipe slots, that yield logits: what they hear in clips is compared with
+            what they hear in the pieces of the same captions (Kullback–Leibler divergence).
+        joint: Names of joint conditioners, or recipe slots, that say how well clips and captions go together.
+        memorization: Whether as many training clips are continued, and compared with how they go on.
     """
 
     clips: int = 64
@@ -57,6 +55,9 @@ class Evaluation:
     seed: int = 0
     batch_size: int = 8
     embeddings: tuple[str, ...] = ("log-mel-16khz",)
+    classifiers: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
+    memorization: bool = False
 
     def __post_init__(self) -> None:
         for name in ("clips", "reference_clips", "batch_size"):
@@ -86,15 +87,18 @@ def evaluate(
         progress: Called with (clips generated, clips in all).
 
     Returns:
-        What ``evaluation.json`` holds: ``request`` and, by name, ``metrics``, each with ``value`` and, where they are
-        known, ``low`` and ``high`` (95 %), ``real`` (what real test clips score) and ``clips``.
+        What ``evaluation.json`` holds: ``request`` and, by name, ``metrics``, the rows of
+        :mod:`partita.scores`: each with ``value``, ``better``, ``embedding`` and ``clips``, and where they are known
+        ``low`` and ``high`` (95 %), ``real`` (what real test clips score), ``codec``, ``chance`` and
+        ``reference_clips``.
 
     Raises:
         PartitaError: The folder holds an evaluation of something else, or the data cannot be used.
     """
     options = options or Evaluation()
-    embedders = {text: _embedder(text) for text in options.embeddings}  # before anything slow
+    embedders = read_embedders(options)  # before anything slow
     system = load(model, device=device)
+    check_asked(system, options)
     source = _source(system, model, data)
     folder = Path(output) if output else (Path(model) / "evaluation" if Path(model).is_dir() else None)
     if folder is None:
@@ -106,20 +110,21 @@ def evaluate(
         "model": _fingerprint(system),
         "data": source.registered_name,
         "data_changes": list(data),
-        "options": asdict(options) | {"duration": seconds, "batch_size": None, "embeddings": None},
+        # whatever the clips depend on: they can be scored in more ways later
+        "options": {
+            "clips": options.clips,
+            "reference_clips": options.reference_clips,
+            "duration": seconds,
+            "seed": options.seed,
+        },
     }
     _claim(folder, request)
     pieces = _examples(source, facts, options.clips, seconds, SEED)
     audio = _generated(system, pieces, folder, options, seconds, say, progress)
-    say("comparing with real clips")
     others = _examples(source, facts, options.reference_clips, seconds, SEED + 1)
-    metrics: dict[str, dict[str, Any]] = {}
-    for text, embedder in embedders.items():
-        metrics |= _frechet(text, embedder, facts, audio, pieces, others)
-    if find_spec("mir_eval") and find_spec("librosa"):
-        metrics |= _agreement(system, facts, audio, pieces)
-    else:
-        say("key, chords and tempo are not measured: pip install 'partita[metrics]'")
+    for embedder in embedders.values():
+        embedder.part.to(system.device)
+    metrics = score(Compared(system, audio, pieces, others, options, embedders, folder, say, progress))
     results = {"request": json.loads(json.dumps(request)), "metrics": metrics}
     with replacing_file(folder / RESULTS) as new:
         new.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -177,28 +182,6 @@ def _examples(source: Source, facts: Representation, length: int, seconds: float
     return [examples[i] for i in range(length)]
 
 
-def _embedder(text: str) -> Tokenizer | Latents:
-    """A continuous tokenizer from a recipe slot: what is compared is its latents."""
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise PartitaError(f"{text!r} is neither the name of a tokenizer nor a recipe slot") from None
-    system = System(check_recipe(compose({"tokenizers": {"embedding": values}, "data": "corpus"})))
-    tokenizer = system.tokenizers["embedding"].eval()
-    weights = system.plan.tokenizers["embedding"].weights
-    if weights is not None:
-        tokenizer.load_weights(weights)
-    elif not tokenizer.weightless:
-        raise PartitaError(f"{text} has no weights: write '{{preset: {text}, weights: PATH}}'")
-    return Latents(tokenizer) if tokenizer.representation.discrete else tokenizer
-
-
-def _embedded(embedder: Tokenizer | Latents, audio: Tensor, rate: int) -> Tensor:
-    """Clips ``[B, C, T]`` to frames ``[B, S, D]``."""
-    own = embedder.representation
-    return embedder.encode(convert(audio, rate, own.sample_rate, own.channels)).float().mT
-
-
 @torch.inference_mode()
 def _generated(
     system: System,
@@ -227,82 +210,6 @@ def _generated(
             progress(len(paths) - len(missing) + start + len(batch), len(paths))
     clips = [torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0].T) for path in paths]
     return torch.stack(clips)
-
-
-def _batches(clips: Sequence[Tensor] | Tensor, size: int = 16) -> Iterator[Tensor]:
-    for start in range(0, len(clips), size):
-        yield torch.stack(list(clips[start : start + size]))
-
-
-@torch.inference_mode()
-def _frechet(
-    name: str,
-    embedder: Tokenizer | Latents,
-    facts: Representation,
-    audio: Tensor,
-    pieces: Sequence[Example],
-    others: Sequence[Example],
-) -> dict[str, dict[str, Any]]:
-    """The Fréchet audio distance of what was generated, and of as many real clips, to other real clips."""
-    sides = {"generated": list(audio), "real": [piece.audio for piece in pieces]}
-    found = {}
-    metrics = {side: FrechetInfinity(embedder.representation.dim or 1) for side in sides}
-    for batch in _batches([other.audio for other in others]):
-        frames = _embedded(embedder, batch, facts.sample_rate).flatten(0, 1)
-        for metric in metrics.values():
-            metric.update(frames, reference=True)
-    for side, clips in sides.items():
-        for batch in _batches(clips):
-            frames = _embedded(embedder, batch, facts.sample_rate)
-            metrics[side].update(frames.flatten(0, 1), sizes=torch.full((len(frames),), frames.shape[1]))
-        found[side] = {key: float(value) for key, value in metrics[side].compute().items()}
-    made, real = found["generated"], found["real"]
-    rows = {
-        f"FAD ({name})": {
-            "value": made["frechet"],
-            "low": made["frechet_low"],
-            "high": made["frechet_high"],
-            "real": real["frechet"],
-            "better": "lower",
-        }
-    }
-    if "limit" in made:
-        rows[f"FAD∞ ({name})"] = {
-            "value": made["limit"],
-            "r2": made["r2"],
-            "real": real.get("limit", math.nan),
-            "better": "lower",
-        }
-    return {key: row | {"clips": len(audio), "reference_clips": len(others)} for key, row in rows.items()}
-
-
-@torch.inference_mode()
-def _agreement(
-    system: System, facts: Representation, audio: Tensor, pieces: Sequence[Example]
-) -> dict[str, dict[str, Any]]:
-    """Whether what was generated has the labels of the pieces, where it was told them; what real clips score beside."""
-    told = {conditioner.input for conditioner in system.conditioners.values()}
-    labels = [piece.fields for piece in pieces]
-    # captions tell key and tempo; nobody is expected to guess beats or chords
-    wanted: list[tuple[Any, dict[str, set[str]]]] = [
-        (KeyAgreement, {"key": {"key", "text"}}),
-        (ChordAgreement, {"chord": {"chords"}}),
-        (RhythmAgreement, {"tempo": {"tempo", "beats", "text"}, "beat": {"beats"}}),
-    ]
-    rows: dict[str, dict[str, Any]] = {}
-    for kind, labelled in wanted:
-        heard = tuple(stem for stem, fields in labelled.items() if told & fields)
-        if not heard:
-            continue
-        scores = []
-        for clips in (audio, torch.stack([piece.audio for piece in pieces])):
-            metric = kind(facts.sample_rate)
-            metric.update(clips, labels)
-            scores.append({name: float(value) for name, value in metric.compute().items()})
-        for name, value in scores[0].items():
-            if name.startswith(heard) and not math.isnan(value):
-                rows[name] = {"value": value, "real": scores[1][name], "clips": len(audio), "better": "higher"}
-    return rows
 
 
 def _page(

@@ -1,13 +1,172 @@
 import json
+import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
 
+import toys
+from partita import cli
+from partita.conditioners.base import JointConditioner
+from partita.contracts import Condition, ConditionSpec, Example, Representation
+from partita.data.examples import Examples
+from partita.data.library import default_cache_dir
+from partita.embedders import read_embedder, reference_statistics
 from partita.errors import PartitaError
-from partita.evaluate import Evaluation, evaluate
+from partita.evaluate import SEED, Evaluation, evaluate
+from partita.metrics.gaussian import Gaussian, frechet_distance
 from partita.recipe import load_recipe
+from partita.registry import register
 from partita.system import System
+from partita.tokenizers.base import Tokenizer
 
-FEW = Evaluation(clips=5, reference_clips=6, duration=1.0, batch_size=2)
+FEW = Evaluation(clips=5, reference_clips=6, duration=1.0, batch_size=2, embeddings=())
+LOG_MEL = replace(FEW, embeddings=Evaluation.embeddings)
+EMBEDDED = []
+"""Batches that the toy classifier has seen."""
+
+
+@register("tokenizer", "toy-listener")
+class ToyListener(Tokenizer):
+    """Logits of how many times a quarter of a second crosses zero: the pitch of a sine, in eight labels.
+
+    Args:
+        labels: How many.
+    """
+
+    weightless = True
+    trainable = False
+    logits = True
+
+    def __init__(self, *, labels: int = 8):
+        super().__init__()
+        self.labels = labels
+
+    @property
+    def representation(self):
+        return Representation(4000, 1, 4.0, dim=self.labels)
+
+    def encode(self, audio):
+        EMBEDDED.append(len(audio))
+        parts = F.pad(audio[:, 0], (0, -audio.shape[-1] % 1000)).unflatten(-1, (-1, 1000))
+        crossings = (parts[..., 1:].sign() != parts[..., :-1].sign()).float().sum(-1)  # 50 for each 100 Hz
+        return -((crossings[:, None] / 50 - 1 - torch.arange(self.labels)[:, None]) ** 2) * 4
+
+
+@register("conditioner", "toy-joint")
+class ToyJoint(JointConditioner):
+    """Texts "tone 3" beside audio of that pitch, as the listener hears it.
+
+    Args:
+        gain: Changes what audio is like.
+    """
+
+    input = "text"
+    sample_rate = 4000
+    dim = 8
+
+    def __init__(self, *, gain: float = 1.0):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((), gain))
+        self.listener = ToyListener()
+
+    @property
+    def spec(self):
+        return ConditionSpec(dim=self.dim)
+
+    def prepare(self, inputs, seeds=None):
+        return {"embedding": self.embed_text([text or "" for text in inputs])}
+
+    def forward(self, prepared):
+        return Condition(prepared["embedding"][:, None], torch.ones(len(prepared["embedding"]), 1, dtype=torch.bool))
+
+    def embed_text(self, texts):
+        return torch.stack([F.one_hot(torch.tensor(int(text.split()[-1])), self.dim).float() for text in texts])
+
+    def embed_audio(self, audio):
+        return F.normalize(self.listener.encode(audio * self.gain).mT.softmax(-1) + 0.01, dim=-1)
+
+
+@register("generator", "toy-singer")
+class ToySinger(toys.ToyDice):
+    """The sine that a caption "tone 3" is of, in the codes of a codec of one gain and any hop."""
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+        tone = conditions["text"][0].values[:, 0].argmax(-1, keepdim=True) + 1
+        time = torch.arange(frames) / self.target.frame_rate
+        sine = torch.sin(2 * torch.pi * 100 * tone * time + 0.1)
+        return ((sine + 1) / 2 * (self.target.cardinality - 1)).round().long()[:, None]
+
+
+@register("data", "toy-loops")
+class ToyLoops(toys.ToySines):
+    """Half a second at random, again and again; and a tune that nobody hears.
+
+    Args:
+        pieces: How many.
+        pauses: So many of them are silent.
+    """
+
+    fields = frozenset({"text", "id", "melody"})
+
+    def __init__(self, *, pieces: int = 5, pauses: int = 0):
+        super().__init__(pieces=pieces)
+        self.pauses = pauses
+
+    def read(self, split, index, *, seed, seconds, sample_rate, channels):
+        levels = np.random.default_rng((index, split == "train")).uniform(-0.9, 0.9, 20).astype(np.float32)
+        half = levels.repeat(sample_rate // 40) * (index >= self.pauses)
+        audio = np.resize(half, (1, round(seconds * sample_rate)))
+        fields = {"text": f"loop {index}", "id": str(index), "melody": [(0.0, 1.0, 60)]}
+        return Example(torch.from_numpy(audio), audio.shape[1], fields)
+
+
+@register("generator", "toy-loop")
+class ToyLoop(toys.ToyDice):
+    """The prompt, again and again; dice where there is none."""
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+        if prompt is None:
+            return super().generate(conditions, frames, seeds=seeds)
+        return prompt.repeat(1, 1, -(-frames // prompt.shape[-1]))[..., :frames]
+
+
+@register("generator", "toy-mute")
+class ToyMute(toys.ToyDice):
+    """Silence, after the prompt if any."""
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+        codes = torch.full((len(seeds), 1, frames), self.target.cardinality // 2)
+        if prompt is not None:
+            codes[..., : prompt.shape[-1]] = prompt
+        return codes
+
+
+@register("conditioner", "toy-tune")
+class ToyTune(toys.ToyLetters):
+    """A melody, unheard.
+
+    Args:
+        dim: Width.
+    """
+
+    input = "melody"
+
+    def prepare(self, inputs, seeds=None):
+        return super().prepare(["a" for _ in inputs])
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Drawing spectrograms takes most of an evaluation as small as these: one test sees that they are there."""
+    if "real_clips" not in request.node.name:
+        media = {"audio": "data:", "image": "data:"}
+        monkeypatch.setattr("partita.evaluate.clip_media", lambda clip, rate, caption: media | {"caption": caption})
 
 
 @pytest.fixture
@@ -17,8 +176,33 @@ def run(toy_recipe, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture
+def other(toy_recipe, tmp_path):
+    """Makes a saved system of the toy recipe with some slots changed."""
+
+    def make(*overrides):
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        System(load_recipe(toy_recipe, overrides)).save(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def joint(tmp_path):
+    """A slot of the joint conditioner with its weights."""
+    ToyJoint().save(tmp_path / "joint")
+    return f"{{name: toy-joint, weights: {tmp_path / 'joint'}}}"
+
+
+@pytest.fixture
+def singer(other, joint):
+    """A system that does as it is told."""
+    return other("tokenizers.acoustic.hop=1", f"conditioners.text={joint}", "stages.main.generator={name: toy-singer}")
+
+
 def test_an_evaluation_that_was_interrupted_goes_on_and_ends_the_same(run, tmp_path):
-    whole = evaluate(run, tmp_path / "whole", options=FEW)
+    whole = evaluate(run, tmp_path / "whole", options=LOG_MEL)
 
     def interrupt(done, total):
         raise KeyboardInterrupt
@@ -29,19 +213,240 @@ def test_an_evaluation_that_was_interrupted_goes_on_and_ends_the_same(run, tmp_p
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
     lines = []
-    assert evaluate(run, options=FEW, say=lines.append) == whole
+    assert evaluate(run, options=LOG_MEL, say=lines.append) == whole
     assert "2 of 5 clips are there already" in lines
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert json.loads((run / "evaluation" / "evaluation.json").read_text()) == whole
 
 
 def test_real_clips_score_better_than_what_random_weights_make(run):
-    score = evaluate(run, options=FEW)["metrics"]["FAD (log-mel-16khz)"]
+    score = evaluate(run, options=LOG_MEL)["metrics"]["FAD (log-mel-16khz)"]
     assert 0 <= score["real"] < 0.2 * score["value"]
+    assert score["real"] < score["codec"] < score["value"]
     assert score["low"] < score["high"]
     assert (score["clips"], score["reference_clips"]) == (5, 6)
+    assert score["embedding"] == "log-mel-16khz"
     page = (run / "evaluation" / "evaluation.html").read_text()
-    assert page.count("<audio") == 10
+    assert page.count("<audio") == page.count("data:image/png") == 10
+    assert "log-mel-16khz" in page
+
+
+def test_every_row_says_what_measured_it_and_on_how_many(run, joint):
+    options = replace(FEW, embeddings=("log-mel-16khz", joint), classifiers=("toy-listener",), joint=(joint,))
+    rows = evaluate(run, options=options)["metrics"]
+    assert {"FAD (log-mel-16khz)", f"FAD ({joint})", "KLD (toy-listener)", f"text–audio consistency ({joint})"} <= set(
+        rows
+    )
+    for name, row in rows.items():
+        assert row["clips"] == 5, name
+        assert row["embedding"], name
+        assert row["better"] in ("lower", "higher"), name
+        assert row["low"] <= row["high"], name
+    assert all("weights:" in row["embedding"] for name, row in rows.items() if joint in name)
+
+
+def test_a_classifier_hears_who_does_as_told(run, singer):
+    """What sings the tone of its caption is near the piece, and as far from another's piece as that is from it."""
+    options = replace(FEW, classifiers=("toy-listener",))
+    good = evaluate(singer, options=options)["metrics"]["KLD (toy-listener)"]
+    bad = evaluate(run, options=options)["metrics"]["KLD (toy-listener)"]
+    assert good["value"] < 0.1 < 3 < good["chance"]
+    assert bad["value"] > 3
+    assert "real" not in good
+    assert good["codec"] < 0.1
+
+
+def test_captions_and_clips_are_compared_in_one_space(run, singer, joint):
+    name, options = f"text–audio consistency ({joint})", replace(FEW, joint=(joint,))
+    good, bad = (evaluate(made, options=options)["metrics"][name] for made in (singer, run))
+    assert good["value"] > 0.95
+    assert good["value"] == pytest.approx(good["real"], abs=0.02)
+    assert good["chance"] < 0.1
+    assert bad["value"] < 0.7 < bad["real"]
+
+
+def test_the_distance_in_a_joint_space_is_that_of_its_embeddings(singer, joint):
+    rows = evaluate(singer, options=replace(FEW, embeddings=(joint,)))["metrics"]
+    embedder = read_embedder(joint)
+    paths = sorted((singer / "evaluation" / "clips").iterdir())
+    audio = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    assert len(audio) == 5
+    made = torch.stack([torch.from_numpy(clip)[None] for clip in audio])
+    examples = Examples.at(Representation(4000, 1, 40.0), toys.ToySines(), "test", 6, 1.0, SEED + 1)
+    real = torch.stack([examples[i].audio for i in range(6)])
+    sides = [Gaussian.of(embedder(clips, 4000).flatten(0, 1)) for clips in (made, real)]
+    assert rows[f"FAD ({joint})"]["value"] == pytest.approx(frechet_distance(*sides).item(), rel=1e-6)
+
+
+def test_nothing_is_embedded_twice(run):
+    EMBEDDED.clear()
+    evaluate(run, options=replace(FEW, embeddings=("toy-listener",), classifiers=("toy-listener",)))
+    assert sum(EMBEDDED) == 3 * 5 + 6 + 1  # generated, real and coded clips, the reference, and the fingerprint's noise
+
+
+def test_the_reference_is_embedded_once_for_all_systems(run, other):
+    options, lines = replace(FEW, embeddings=("toy-listener",), seed=11), []
+    first = evaluate(run, options=options)
+    EMBEDDED.clear()
+    second = evaluate(other("seed=5"), options=options, say=lines.append)
+    assert sum(EMBEDDED) == 3 * 5 + 1
+    assert any("known from before" in line for line in lines)
+    rows = [results["metrics"]["FAD (toy-listener)"] for results in (first, second)]
+    assert rows[0]["real"] == rows[1]["real"]
+
+
+def kept():
+    return set((default_cache_dir() / "references").glob("*.safetensors"))
+
+
+def test_statistics_of_other_clips_or_weights_are_never_taken(tmp_path):
+    """Whatever is changed has a file of its own, and a file that says something else is not believed."""
+
+    def slot(gain):
+        ToyJoint(gain=gain).save(tmp_path / str(gain))
+        return f"{{name: toy-joint, weights: {tmp_path / str(gain)}}}"
+
+    def clips(number=4, seconds=1.0, seed=0, tones=8):
+        source = toys.ToySines(pieces=tones)
+        read = {"seconds": seconds, "sample_rate": 4000, "channels": 1}
+        return [source.read("test", i % tones, seed=seed + i, **read).audio for i in range(number)]
+
+    cases = [
+        (slot(1.0), clips()),
+        (slot(1.0), clips(5)),
+        (slot(1.0), clips(seconds=0.5)),
+        (slot(1.0), clips(seed=9)),
+        (slot(1.0), clips(tones=3)),
+        ("toy-listener", clips()),
+        ("{name: toy-listener, labels: 5}", clips()),
+        (slot(0.0), clips()),
+    ]
+    before, found, files = kept(), [], []
+    for text, audio in cases:
+        there = kept()
+        found.append(reference_statistics(read_embedder(text), audio, 4000))
+        (new,) = kept() - there
+        files.append(new)
+    assert len(kept() - before) == len(cases)
+    # the same at another rate are other clips, too
+    reference_statistics(read_embedder("toy-listener"), clips(), 8000)
+    assert len(kept() - before) == len(cases) + 1
+    lines = []
+    again = reference_statistics(read_embedder(cases[0][0]), cases[0][1], 4000, lines.append)
+    assert torch.equal(again.moment, found[0].moment)
+    assert lines == [f"the real clips in {cases[0][0]} are known from before"]
+    for wrong in (files[3].read_bytes(), b"not a file", files[0].read_bytes()[:-100]):
+        files[0].write_bytes(wrong)
+        lines.clear()
+        again = reference_statistics(read_embedder(cases[0][0]), cases[0][1], 4000, lines.append)
+        assert torch.equal(again.moment, found[0].moment)
+        assert "computed again" in lines[0]
+
+
+def test_the_same_name_with_other_weights_is_another_embedder(tmp_path):
+    """The fingerprint goes by what is loaded, not by where it lies."""
+    slot = f"{{name: toy-joint, weights: {tmp_path / 'weights'}}}"
+    prints = []
+    for gain in (1.0, 2.0, 1.0):
+        ToyJoint(gain=gain).save(tmp_path / "weights")
+        prints.append(read_embedder(slot).fingerprint)
+    assert prints[0] == prints[2] != prints[1]
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(run, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PARTITA_CACHE", str(tmp_path / "file" / "cache"))
+    lines = []
+    reference_statistics(read_embedder("toy-listener"), [torch.randn(1, 4000) for _ in range(3)], 4000, lines.append)
+    assert "PARTITA_CACHE" in lines[0]
+
+
+def test_the_melody_is_compared_where_it_was_told(other, run):
+    tuned = other("data={name: toy-loops}", "conditioners.text=toy-tune")
+    row = evaluate(tuned, options=FEW)["metrics"]["chroma_cosine"]
+    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    assert row["clips"] == 5
+    assert "chance" in row
+    assert "chroma_cosine" not in evaluate(run, options=FEW)["metrics"]
+
+
+def test_a_codec_that_keeps_the_sound_is_near_it(run, singer):
+    rough, fine = (evaluate(made, options=FEW)["metrics"]["codec mel distance"] for made in (run, singer))
+    assert 0 < fine["value"] < rough["value"]
+    assert fine["chance"] == pytest.approx(rough["chance"])
+    assert (fine["clips"], fine["reference_clips"]) == (5, 6)
+
+
+def test_training_clips_known_by_heart_are_found_out(other):
+    """A stage that goes on with the prompt again does what the clips do; one that rolls dice does not."""
+    options, rows = Evaluation(clips=8, reference_clips=2, batch_size=3, embeddings=(), memorization=True), {}
+    for name in ("toy-loop", "toy-dice"):
+        made = other("data={name: toy-loops, pieces: 8}", f"stages.main.generator={{name: {name}}}")
+        rows[name] = evaluate(made, options=options)["metrics"]
+        folder = made / "evaluation" / "memorization"
+        assert len(list(folder.glob("*.flac"))) == len(list(folder.glob("*.safetensors"))) == 8
+    for figure in ("memorised exactly", "memorised approximately"):
+        loop, dice = rows["toy-loop"][figure], rows["toy-dice"][figure]
+        assert (loop["value"], loop["low"], loop["high"], loop["chance"]) == (1, 1, 1, 0)
+        assert dice["value"] == 0
+        assert (loop["clips"], loop["prompt_seconds"], loop["embedding"]) == (8, 0.5, "codes of toy-codec")
+
+
+def test_memorisation_goes_on_and_its_clips_are_those_of_training(other):
+    made = other("data={name: toy-loops}", "stages.main.generator={name: toy-dice}")
+    options = Evaluation(clips=5, reference_clips=2, batch_size=2, embeddings=(), memorization=True)
+    calls = []
+
+    def interrupt(done, total):
+        calls.append(done)
+        if len(calls) > 4:  # three batches of clips, and two of continuations
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(made, options=options, progress=interrupt)
+    folder = made / "evaluation" / "memorization"
+    codes = {path.name: load_file(path)["codes"] for path in folder.glob("*.safetensors")}
+    assert len(codes) == 4
+    resumed = evaluate(made, options=options)
+    assert all(torch.equal(load_file(folder / name)["codes"], value) for name, value in codes.items())
+    whole = evaluate(made, made.parent / "whole", options=options)
+    assert resumed == whole
+    # of the clip, what follows the prompt is left to the stage: 20 of 40 frames
+    assert {len(value) for value in codes.values()} == {20}
+
+
+def test_silence_cannot_tell_memorisation(other):
+    """What remembers nothing but silence does not remember; where all is silence, nobody can say."""
+    options = replace(FEW, memorization=True)
+    made = other("data={name: toy-loops, pauses: 2}", "stages.main.generator={name: toy-loop}")
+    row = evaluate(made, options=options)["metrics"]["memorised exactly"]
+    assert (row["value"], row["clips"], row["left_out"]) == (1, 3, pytest.approx(0.4))
+    mute, lines = other("data={name: toy-loops, pauses: 4}", "stages.main.generator={name: toy-loop}"), []
+    assert "memorised exactly" not in evaluate(mute, options=options, say=lines.append)["metrics"]
+    assert any("memorisation is not measured: in 1 of 5 training clips" in line for line in lines)
+
+
+def test_a_stage_that_falls_silent_remembers_nothing(other):
+    made = other("data={name: toy-loops}", "stages.main.generator={name: toy-mute}")
+    rows = evaluate(made, options=replace(FEW, memorization=True))["metrics"]
+    assert rows["memorised exactly"]["value"] == rows["memorised approximately"]["value"] == 0
+    assert rows["memorised exactly"]["clips"] == 5
+
+
+def test_a_line_is_said_for_every_score(run, joint):
+    lines = []
+    options = replace(LOG_MEL, classifiers=("toy-listener",), joint=(joint,), memorization=True)
+    evaluate(run, options=options, say=lines.append)
+    for line in ("FAD (log-mel-16khz)", "KLD (toy-listener)", f"text–audio consistency ({joint})", "memorisation"):
+        assert line in lines
+
+
+def test_scores_can_be_added_to_clips_that_are_there(run):
+    evaluate(run, options=LOG_MEL)
+    lines = []
+    more = evaluate(run, options=replace(LOG_MEL, classifiers=("toy-listener",)), say=lines.append)
+    assert "5 of 5 clips are there already" in lines
+    assert {"FAD (log-mel-16khz)", "KLD (toy-listener)"} <= more["metrics"].keys()
 
 
 def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path):
@@ -57,16 +462,63 @@ def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"embeddings": ("lgo-mel",)}, "'log-mel"),
+        ({"embeddings": ("lgo-mel",)}, "no tokenizer and no conditioner is called 'lgo-mel'.*'log-mel"),
         ({"embeddings": ("soundstream-tiny",)}, "soundstream-tiny has no weights"),
         ({"embeddings": ("{",)}, "neither the name"),
         ({"embeddings": ("3",)}, "expected the name of a tokenizer"),
+        ({"embeddings": ("toy-joint",)}, "toy-joint has no weights"),
+        ({"classifiers": ("log-mel-16khz",)}, "log-mel-16khz is no classifier"),
+        ({"joint": ("log-mel-16khz",)}, "texts and audio in one space"),
         ({"duration": -1.0}, "duration"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_message(run, options, word):
     with pytest.raises(PartitaError, match=word):
         evaluate(run, options=Evaluation(**{"clips": 2, "reference_clips": 2, **options}))
+    assert not (run / "evaluation" / "clips").exists() or "duration" in options
+
+
+def test_a_conditioner_without_embeddings_of_audio_is_no_embedding(run, tmp_path):
+    toys.ToyLetters().save(tmp_path / "letters")
+    with pytest.raises(PartitaError, match="embeds no audio"):
+        read_embedder(f"{{name: toy-letters, weights: {tmp_path / 'letters'}}}")
+
+
+def test_what_a_system_was_not_asked_is_not_measured(toy_recipe, other, joint):
+    recipe = toy_recipe.read_text().replace("conditioners:\n  text: toy-letters\n", "")
+    toy_recipe.write_text(recipe.replace("given: [text]", "given: []").replace("toy-sines", "toy-silent"))
+    dumb = other()
+    with pytest.raises(PartitaError, match="reads no text"):
+        evaluate(dumb, options=replace(FEW, joint=(joint,)))
+    with pytest.raises(PartitaError, match="has no conditioner"):
+        evaluate(dumb, options=replace(FEW, classifiers=("toy-listener",)))
+    assert not (dumb / "evaluation").exists()
+
+
+def command(monkeypatch, capfd, *arguments):
+    """Status and output of ``partita evaluate``."""
+    monkeypatch.setattr(sys, "argv", ["partita", "evaluate", *map(str, arguments), "--device", "cpu"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capfd.readouterr()
+    return stop.value.code or 0, captured.out + captured.err
+
+
+def test_the_command_takes_every_score(run, joint, monkeypatch, capfd):
+    scores = ["--embedding", "toy-listener", "--classifier", "toy-listener", "--joint", joint, "--memorization"]
+    status, printed = command(monkeypatch, capfd, run, "--clips", 3, "--reference-clips", 3, *scores)
+    assert status == 0, printed
+    for name in ("FAD (toy-listener)", "KLD (toy-listener)", "text–audio consistency", "memorised exactly"):
+        assert name in printed
+    kept = json.loads((run / "evaluation" / "evaluation.json").read_text())["metrics"]
+    assert "codec mel distance" in kept
+
+
+def test_the_command_refuses_before_anything_slow(run, monkeypatch, capfd):
+    status, printed = command(monkeypatch, capfd, run, "--classifier", "log-mel-16khz")
+    assert status == 2
+    assert "is no classifier" in printed
+    assert not (run / "evaluation").exists()
 
 
 def test_other_data_is_named_by_data_alone(run):
@@ -78,3 +530,8 @@ def test_other_data_is_named_by_data_alone(run):
 def test_no_clips_is_a_mistake():
     with pytest.raises(PartitaError, match="clips must be at least 1"):
         Evaluation(clips=0)
+
+
+def test_frames_that_reach_beyond_a_clip_are_not_compared():
+    embedder = read_embedder("log-mel-16khz")
+    assert [embedder(torch.zeros(1, 1, n), 16000).shape[1] for n in (100, 16000, 16100, 16319)] == [1, 50, 50, 50]

@@ -5,9 +5,10 @@ Frames and segments of one clip resemble each other, so it is always whole clips
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -199,6 +200,50 @@ class ClipMeans(Gathered):
         for bound in ("low", "high"):
             values = found[bound] if len(sums) > 1 else found[bound] * torch.nan
             results |= {f"{name}_{bound}": value for name, value in zip(self.names, values, strict=True)}
+        return results
+
+
+class LabelMeans(ClipMeans):
+    """Means of how far clips have the labels they should have, with bootstrap intervals over clips.
+
+    Each figure has a weight of its own in each clip, such as the seconds that have a label of its kind. Clips where it
+    is 0 do not count in the figure, neither in its mean nor in its interval.
+
+    Args:
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
+    """
+
+    def __init__(self, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        self.add_rows("weights", len(self.names))  # in the place of one for all figures
+
+    def record_clip(self, sums: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray) -> None:
+        """Keep, of one clip, per figure the weighted sum of what was measured and its weight, both ``[F]``."""
+        first, second = (torch.tensor(np.asarray(x, np.float64), device=self.device)[None] for x in (sums, weights))
+        self.record(first, second)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Per name the mean, float64, and its bounds ``…_low`` and ``…_high``; ``…_clips``, how many have the label.
+
+        The mean is not a number where no clip has the label, the bounds where fewer than two have it.
+        """
+        sums, weights = self.rows("sums").cpu(), self.rows("weights").cpu()
+        results: dict[str, Tensor] = {}
+        for i, name in enumerate(self.names):
+            labelled = weights[:, i] > 0
+            values, counts = sums[labelled, i], weights[labelled, i]
+            results[name] = values.sum() / counts.sum()
+            results[f"{name}_clips"] = labelled.sum()
+            if not self.resamples:
+                continue
+            bounds = {"low": values.new_tensor(torch.nan), "high": values.new_tensor(torch.nan)}
+            if len(values) > 1:
+                bounds = bootstrap_mean(
+                    values, counts, resamples=self.resamples, confidence=self.confidence, seed=self.seed
+                )
+            results |= {f"{name}_{bound}": bounds[bound] for bound in ("low", "high")}
         return results
 
 

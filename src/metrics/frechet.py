@@ -5,132 +5,16 @@ Only values of one embedding, with the same activations, windows and reference, 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import PartitaError
-from ..files import replacing_file
 from .bootstrap import Gathered, canonical_order, check_resampling, counts_of, percentiles, resampled
+from .gaussian import Gaussian, Side, frechet_distance, packed, pooled
 
 AT_ONCE = 2**23
 """Numbers that the covariances of a batch of resamples may hold."""
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """What the Fréchet distance knows of a set of embeddings.
-
-    Args:
-        count: How many there are.
-        mean: ``[D]`` float64.
-        moment: Sum ``[D, D]`` float64 of the outer products of their deviations from the mean.
-    """
-
-    count: int
-    mean: Tensor
-    moment: Tensor
-
-    @classmethod
-    def of(cls, embeddings: Tensor) -> Gaussian:
-        """The statistics of embeddings ``[N, D]``."""
-        return cls._unpacked(_packed(embeddings))
-
-    @property
-    def covariance(self) -> Tensor:
-        """The unbiased covariance ``[D, D]``.
-
-        Raises:
-            PartitaError: There are fewer than two embeddings.
-        """
-        if self.count < 2:
-            raise PartitaError(f"a Fréchet distance needs at least two embeddings on each side, not {self.count}")
-        return self.moment / (self.count - 1)
-
-    def save(self, path: str | Path, *, embedding: str, source: str) -> None:
-        """Write one safetensors file whose metadata say what it was made from.
-
-        Args:
-            path: Of the file.
-            embedding: Name of what embedded the audio, with all that changes its values: weights, layer, window.
-            source: Hash of the audio, such as :func:`source_hash` of the names or hashes of its files.
-        """
-        fingerprint = {"embedding": embedding, "samples": self.count, "source": source}
-        with replacing_file(Path(path)) as new:
-            tensors = {"mean": self.mean.cpu().contiguous(), "moment": self.moment.cpu().contiguous()}
-            save_file(tensors, new, metadata={"fingerprint": json.dumps(fingerprint, ensure_ascii=False)})
-
-    @classmethod
-    def load(cls, path: str | Path, *, embedding: str, source: str, samples: int | None = None) -> Gaussian:
-        """Read what :meth:`save` wrote.
-
-        Args:
-            path: Of the file.
-            embedding: Must be what the file says.
-            source: Must be what the file says.
-            samples: Must be the number of embeddings, if given.
-
-        Raises:
-            PartitaError: There is no such file, or it was made from something else.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                found = json.loads((file.metadata() or {})["fingerprint"])
-                mean, moment = file.get_tensor("mean"), file.get_tensor("moment")
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise PartitaError(f"{path} does not hold the statistics of a reference: {error}") from None
-        wanted = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
-        wrong = [
-            f"{name} {found.get(name)!r} instead of {value!r}"
-            for name, value in wanted.items()
-            if found.get(name) != value
-        ]
-        if wrong:
-            raise PartitaError(f"{path} was made from something else: {', '.join(wrong)}; compute it again")
-        return cls(found["samples"], mean, moment)
-
-    @classmethod
-    def _unpacked(cls, packed: Tensor) -> Gaussian:
-        return cls(int(packed[0, 0]), packed[1], packed[2:])
-
-
-def source_hash(names: Iterable[str]) -> str:
-    """A hash of names (of files, clips, or hashes of their content), whatever their order."""
-    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
-
-
-def frechet_distance(first: Gaussian, second: Gaussian) -> Tensor:
-    """``d² = ‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½)``, float64, also of covariances without full rank."""
-    return _Side(first).distance(second.mean, second.covariance)
-
-
-class _Side:
-    """One side of the distance, prepared for many of the other.
-
-    With ``Σ₁ = FFᵀ``, the eigenvalues of ``Σ₁Σ₂`` other than zero are those of the symmetric ``FᵀΣ₂F``.
-    """
-
-    def __init__(self, statistics: Gaussian) -> None:
-        self.mean, covariance = statistics.mean, statistics.covariance
-        values, vectors = torch.linalg.eigh(covariance)
-        kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # the rest is rounding
-        self.factor = vectors[:, kept] * values[kept].sqrt()
-        self.trace = covariance.trace()
-
-    def distance(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """The distance ``[...]`` to means ``[..., D]`` and covariances ``[..., D, D]``."""
-        inner = self.factor.mT @ covariance @ self.factor
-        root = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp(min=0).sqrt().sum(-1)
-        traces = self.trace + covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return ((mean - self.mean).square().sum(-1) + traces - 2 * root).clamp(min=0)
 
 
 class FrechetDistance(Metric):
@@ -161,8 +45,8 @@ class FrechetDistance(Metric):
             raise ValueError(f"the reference has {len(reference.mean)}-d embeddings, not {dim}-d")
         self.dim, self.known = dim, reference
         # count, mean and moment in one tensor: two of them can only be pooled together
-        self.add_state("evaluated", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=_pooled)
-        self.add_state("referred", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=_pooled)
+        self.add_state("evaluated", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=pooled)
+        self.add_state("referred", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=pooled)
 
     def update(self, embeddings: Tensor, reference: bool = False) -> None:
         """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
@@ -178,7 +62,7 @@ class FrechetDistance(Metric):
             raise PartitaError("this metric was given the statistics of its reference: add no embeddings to it")
         side = "referred" if reference else "evaluated"
         if len(embeddings):
-            setattr(self, side, _pooled(torch.stack([getattr(self, side), _packed(embeddings.detach())])))
+            setattr(self, side, pooled(torch.stack([getattr(self, side), packed(embeddings.detach())])))
 
     def compute(self) -> dict[str, Tensor]:
         """``frechet``, float64, and the numbers of embeddings ``evaluated`` and ``referred``, int64.
@@ -193,13 +77,13 @@ class FrechetDistance(Metric):
     @property
     def evaluation_statistics(self) -> Gaussian:
         """The statistics of what is evaluated."""
-        return Gaussian._unpacked(self.evaluated)
+        return Gaussian.unpacked(self.evaluated)
 
     @property
     def reference_statistics(self) -> Gaussian:
         """The statistics of the reference, to be saved for the next time."""
         if self.known is None:
-            return Gaussian._unpacked(self.referred)
+            return Gaussian.unpacked(self.referred)
         known = self.known
         return Gaussian(known.count, known.mean.to(self.evaluated), known.moment.to(self.evaluated))
 
@@ -331,7 +215,7 @@ def frechet_limit(
     if number <= smallest:
         raise PartitaError(f"a limit needs more than {smallest} embeddings, not {number}: give more, or lower smallest")
     embeddings = embeddings[canonical_order(embeddings)].double()
-    generator, side = torch.Generator().manual_seed(seed), _Side(reference)
+    generator, side = torch.Generator().manual_seed(seed), Side(reference)
     counts = [int(n) for n in torch.linspace(smallest, number, sizes, dtype=torch.float64)]
     distances = []
     for n in counts:
@@ -384,7 +268,7 @@ def bootstrap_frechet(
     Returns:
         ``value``, ``corrected``, ``low`` and ``high``, float64; for one clip all but the value are nan.
     """
-    side, whole = _Side(reference), Gaussian.of(embeddings)
+    side, whole = Side(reference), Gaussian.of(embeddings)
     value = side.distance(whole.mean, whole.covariance)
     if len(sizes) < 2:
         return {"value": value} | dict.fromkeys(("corrected", "low", "high"), value * torch.nan)
@@ -392,37 +276,48 @@ def bootstrap_frechet(
     sums = torch.stack([clip.sum(0) for clip in clips])
     order = canonical_order(torch.cat([sums, sizes.to(sums)[:, None]], 1)).tolist()
     clips, sums, sizes = [clips[c] for c in order], sums[order], sizes.to(sums)[order]
-    dim = sums.shape[1]
-    at_once, distances = max(1, AT_ONCE // dim**2), []
+    spread = torch.stack([clip.square().sum() for clip in clips])
+    seen = [clip @ side.factor for clip in clips]  # all that the root depends on
+    few = len(embeddings) < side.factor.shape[1]
+    roots = _roots_by_frames if few else _roots_by_moments
+    at_once, distances = max(1, AT_ONCE // min(len(embeddings), side.factor.shape[1]) ** 2), []
     for drawn in resampled(len(clips), resamples, seed, at_once):
         weights = counts_of(drawn).to(sums)
-        count, mean = (weights @ sizes)[:, None], weights @ sums
-        mean = mean / count
-        second = sums.new_zeros(len(drawn), dim * dim)
-        for first in range(0, len(clips), at_once):
-            some = clips[first : first + at_once]
-            products = torch.stack([clip.mT @ clip for clip in some]).flatten(1)
-            second += weights[:, first : first + len(some)] @ products
-        covariance = second.unflatten(1, (dim, dim)) - count[:, :, None] * mean[:, :, None] * mean[:, None]
-        distances.append(side.distance(mean + whole.mean, covariance / (count[:, :, None] - 1)))
+        count, mean = weights @ sizes, weights @ sums
+        mean = mean / count[:, None]
+        trace = weights @ spread - count * mean.square().sum(1)
+        root = roots(seen, weights, count, mean @ side.factor)
+        apart = (mean + whole.mean - side.mean).square().sum(1)
+        distance = apart + side.trace + trace / (count - 1) - 2 * root / (count - 1).sqrt()
+        distances.append(distance.clamp(min=0))
     found = torch.cat(distances)
     low, high = percentiles(found, confidence)
     return {"value": value, "corrected": 2 * value - found.mean(), "low": 2 * value - high, "high": 2 * value - low}
 
 
-def _packed(embeddings: Tensor) -> Tensor:
-    """Count, mean and moment of embeddings ``[N, D]`` as one ``[D + 2, D]`` float64."""
-    embeddings = embeddings.double()
-    mean = embeddings.mean(0)
-    centred = embeddings - mean
-    return torch.cat([torch.full_like(mean, len(embeddings))[None], mean[None], centred.mT @ centred])
+def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+    """Sums ``[R]`` of the roots of the eigenvalues of the moments of resampled clips.
+
+    Args:
+        seen: Frames ``[S, D]`` of each clip.
+        weights: How often each resample has each clip, ``[R, C]``.
+        count: Frames of each resample, ``[R]``.
+        mean: Of them, ``[R, D]``.
+    """
+    dim, moment = mean.shape[1], mean.new_zeros(len(weights), mean.shape[1] ** 2)
+    at_once = max(1, AT_ONCE // dim**2)
+    for first in range(0, len(seen), at_once):
+        some = seen[first : first + at_once]
+        moment += weights[:, first : first + len(some)] @ torch.stack([clip.mT @ clip for clip in some]).flatten(1)
+    moment = moment.unflatten(1, (dim, dim)) - count[:, None, None] * mean[:, :, None] * mean[:, None]
+    return torch.linalg.eigvalsh(moment).clamp(min=0).sqrt().sum(1)
 
 
-def _pooled(packed: Tensor) -> Tensor:
-    """Statistics ``[R, D + 2, D]`` of several sets as those of all together (Chan, Golub and LeVeque 1979)."""
-    count, mean, moment = packed[:, 0], packed[:, 1], packed[:, 2:]
-    total = count.sum(0)
-    pooled = (count * mean).sum(0) / total.clamp(min=1)
-    deviation = mean - pooled
-    moment = (moment + count[:, :, None] * deviation[:, :, None] * deviation[:, None]).sum(0)
-    return torch.cat([total[None], pooled[None], moment])
+def _roots_by_frames(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+    """The same from the inner products of frames, whose eigenvalues are those of the moments: for fewer than ``D``."""
+    frames = torch.cat(seen)
+    often = torch.repeat_interleave(weights, torch.tensor([len(clip) for clip in seen], device=weights.device), dim=1)
+    along = mean @ frames.mT
+    products = frames @ frames.mT - along[:, :, None] - along[:, None] + mean.square().sum(1)[:, None, None]
+    scale = often.sqrt()
+    return torch.linalg.eigvalsh(products * scale[:, :, None] * scale[:, None]).clamp(min=0).sqrt().sum(1)

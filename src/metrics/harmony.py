@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..data.harmony import NO_CHORD, QUALITIES, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
+from .bootstrap import LabelMeans
 
 # Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
 # D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook.
@@ -99,24 +98,22 @@ def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> li
     return found
 
 
-class KeyAgreement(Metric):
+class KeyAgreement(LabelMeans):
     """Whether audio is in the key it should be in.
 
     Args:
         sample_rate: Of the audio, in Hz.
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
     """
 
-    full_state_update = False
     higher_is_better = True
-    weighted: Tensor
-    exact: Tensor
-    count: Tensor
+    names = ("key", "key_exact")
 
-    def __init__(self, sample_rate: int) -> None:
-        super().__init__()
+    def __init__(self, sample_rate: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
         self.chroma = harmonic_chroma(sample_rate)
-        for name in ("weighted", "exact", "count"):
-            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
     def update(
         self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
@@ -141,37 +138,34 @@ class KeyAgreement(Metric):
                 score = mir_eval.key.weighted_score(fields["key"].lower(), key)
             except ValueError:
                 raise PartitaError(f"{fields['key']!r} is not a key: write it like 'F# minor'") from None
-            self.weighted += score
-            self.exact += score == 1
-            self.count += 1
+            self.record_clip((score, score == 1), (1, 1))
 
     def compute(self) -> dict[str, Tensor]:
-        """Of the clips, both in [0, 1] and not a number where there were none.
+        """Of the clips with a key, both in [0, 1] and not a number where there were none.
 
         ``key``: the mean score of MIREX, 1 for the key, 0.5 for the one a fifth above, 0.3 for the relative and 0.2 for
-        the parallel one; ``key_exact``: the fraction in the very key.
+        the parallel one; ``key_exact``: the fraction in the very key. Each with its bounds ``…_low`` and ``…_high``,
+        and ``…_clips``, how many have a key.
         """
-        return {"key": self.weighted / self.count, "key_exact": self.exact / self.count}
+        return super().compute()
 
 
-class ChordAgreement(Metric):
+class ChordAgreement(LabelMeans):
     """Whether audio has the chords it should have.
 
     Args:
         sample_rate: Of the audio, in Hz.
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
     """
 
-    full_state_update = False
     higher_is_better = True
-    agreeing: Tensor
-    comparable: Tensor
+    names = ("chord_root", "chord_majmin", "chord_segmentation")
 
-    def __init__(self, sample_rate: int) -> None:
-        super().__init__()
+    def __init__(self, sample_rate: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
         self.chroma = harmonic_chroma(sample_rate)
-        # root, major and minor, segmentation; in seconds
-        self.add_state("agreeing", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("comparable", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
         self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
@@ -194,21 +188,19 @@ class ChordAgreement(Metric):
             chroma = _numpy(self.chroma, clip[:, :length])
             estimated = estimate_chords(chroma, self.chroma.frame_rate, length / self.chroma.sample_rate)
             try:
-                agreeing, comparable = chord_agreement(fields["chords"], estimated)
+                self.record_clip(*chord_agreement(fields["chords"], estimated))
             except mir_eval.chord.InvalidChordException as error:
                 raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
-            self.agreeing += torch.from_numpy(agreeing).to(self.agreeing)
-            self.comparable += torch.from_numpy(comparable).to(self.comparable)
 
     def compute(self) -> dict[str, Tensor]:
         """Of the time that can be compared, all in [0, 1] and not a number where there was none.
 
         ``chord_root``: the fraction with the right root; ``chord_majmin``: with the right root and third, where the
         label is major, minor or no chord, sevenths left aside; ``chord_segmentation``: how far changes fall together,
-        the worse of over- and undersegmentation (MIREX), 1 where they all do.
+        the worse of over- and undersegmentation (MIREX), 1 where they all do. Each with its bounds ``…_low`` and
+        ``…_high``, and ``…_clips``, how many have something to compare.
         """
-        root, majmin, segmentation = (self.agreeing / self.comparable).float()
-        return {"chord_root": root, "chord_majmin": majmin, "chord_segmentation": segmentation}
+        return super().compute()
 
 
 def chord_agreement(

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from ..errors import PartitaError
 from ..layers.chroma import Chroma
+from .bootstrap import ClipMeans
 
 
-class MelodySimilarity(Metric):
+class MelodySimilarity(ClipMeans):
     """Mean cosine similarity of the chroma of two recordings, over frames of all clips (arXiv 2306.05284, §4.1).
 
     One-hot chroma, as the publication takes it, makes it the fraction of frames whose strongest pitch class agrees.
@@ -23,18 +23,25 @@ class MelodySimilarity(Metric):
     Args:
         sample_rate: Of the audio, in Hz.
         one_hot: Whether only the strongest pitch class of a frame counts.
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
     """
 
-    full_state_update = False
     higher_is_better = True
-    sum: Tensor
-    count: Tensor
+    names = ("chroma_cosine",)
 
-    def __init__(self, sample_rate: int, one_hot: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        sample_rate: int,
+        one_hot: bool = True,
+        *,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
         self.chroma = Chroma(sample_rate, one_hot=one_hot)
-        self.add_state("sum", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, audio: Tensor, reference: Tensor, lengths: Sequence[int] | None = None) -> None:
         """Compare audio ``[B, C, T]`` with the reference ``[B, C', T]``.
@@ -53,11 +60,16 @@ class MelodySimilarity(Metric):
                 f"{reference.shape[-1]}: cut them to the same length"
             )
         similarity = F.cosine_similarity(self.chroma(audio), self.chroma(reference), dim=-1)
+        kept = []
         for frames, length in zip(similarity, lengths or [audio.shape[-1]] * len(audio), strict=True):
             counted = frames[: math.ceil(length / self.chroma.hop)]
-            self.sum += counted.sum()
-            self.count += len(counted)
+            kept.append((counted.sum(), len(counted)))
+        self.record(torch.stack([s for s, _ in kept])[:, None], torch.tensor([n for _, n in kept]))
 
     def compute(self) -> dict[str, Tensor]:
-        """``chroma_cosine`` in [0, 1]; not a number where nothing was compared."""
-        return {"chroma_cosine": self.sum / self.count}
+        """``chroma_cosine`` in [0, 1], its bounds ``chroma_cosine_low`` and ``chroma_cosine_high``, and ``clips``.
+
+        Raises:
+            PartitaError: Nothing was compared.
+        """
+        return super().compute()

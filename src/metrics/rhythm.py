@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..layers.resample import convert
+from .bootstrap import LabelMeans
 
 _RATE = 22050
 _HOP = 256
@@ -50,7 +49,7 @@ def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0
     return float(tempo.item()), beats[(beats >= 0) & (beats < len(mono) / _RATE)]
 
 
-class RhythmAgreement(Metric):
+class RhythmAgreement(LabelMeans):
     """Whether audio has the tempo and the beats it should have.
 
     Args:
@@ -58,23 +57,30 @@ class RhythmAgreement(Metric):
         expected_tempo: Beats per minute that the estimator holds for likeliest. The corpus' are about 90 in the mean,
             those of popular music about 120.
         trim: Seconds at the start within which beats do not count. MIREX leaves out 5, which clips cannot spare.
+        resamples: Of the clips, for the intervals; 0 for none.
+        confidence: Of the intervals.
+        seed: Of the resamples.
     """
 
-    full_state_update = False
     higher_is_better = True
-    score: Tensor
-    count: Tensor
+    names = ("tempo_accuracy_1", "tempo_accuracy_2", "beat_f_measure")
 
-    def __init__(self, sample_rate: int, expected_tempo: float = 90.0, trim: float = 0.0) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        sample_rate: int,
+        expected_tempo: float = 90.0,
+        trim: float = 0.0,
+        *,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
         if expected_tempo <= 0:
             raise ValueError(f"expected_tempo must be above 0 beats per minute, not {expected_tempo}")
         if trim < 0:
             raise ValueError(f"trim must be at least 0 seconds, not {trim}")
         self.sample_rate, self.expected_tempo, self.trim = sample_rate, expected_tempo, trim
-        # tempo within 4 %, likewise with octaves, F-measure of beats
-        self.add_state("score", torch.zeros(3), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(3), dist_reduce_fx="sum")
 
     def update(
         self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
@@ -94,26 +100,23 @@ class RhythmAgreement(Metric):
             if not target and not len(expected):
                 continue
             tempo, beats = estimate_beats(clip[:, :length], self.sample_rate, self.expected_tempo)
+            first = second = f = 0.0
             if target:
-                self._add(0, same_tempo(tempo, target))
-                self._add(1, any(same_tempo(tempo, octave * target) for octave in (0.5, 1, 2)))
-            if len(expected):
-                heard = trim_beats(beats, self.trim)
-                self._add(2, f_measure(expected, heard, f_measure_threshold=0.07) if len(heard) else 0.0)
+                first = same_tempo(tempo, target)
+                second = any(same_tempo(tempo, octave * target) for octave in (0.5, 1, 2))
+            heard = trim_beats(beats, self.trim)
+            if len(expected) and len(heard):
+                f = f_measure(expected, heard, f_measure_threshold=0.07)
+            self.record_clip((first, second, f), (bool(target), bool(target), len(expected) > 0))
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over clips, in [0, 1]; not a number where there was nothing to compare with.
+        """Means over clips with the label, in [0, 1]; not a number where there was nothing to compare with.
 
         ``tempo_accuracy_1``: the fraction within 4 % of the tempo; ``tempo_accuracy_2``: of it, half or double
         (F. Gouyon et al., IEEE TASLP 14, 2006, where three times or a third count too); ``beat_f_measure``: of beats
-        within 70 ms.
+        within 70 ms. Each with its bounds ``…_low`` and ``…_high``, and ``…_clips``, how many have the label.
         """
-        accuracy, with_octaves, beats = self.score / self.count
-        return {"tempo_accuracy_1": accuracy, "tempo_accuracy_2": with_octaves, "beat_f_measure": beats}
-
-    def _add(self, index: int, score: float) -> None:
-        self.score[index] += score
-        self.count[index] += 1
+        return super().compute()
 
 
 def same_tempo(tempo: float, target: float) -> bool:

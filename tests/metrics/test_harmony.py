@@ -37,7 +37,8 @@ def labels(*names, seconds=1.0):
 
 def agreement(metric, audio, reference, lengths=None):
     metric.update(audio, reference, lengths)
-    return {name: value.item() for name, value in metric.compute().items()}
+    found = metric.compute()
+    return {name: found[name].item() for name in metric.names}
 
 
 @pytest.mark.parametrize("tonic", range(12))
@@ -61,8 +62,10 @@ def test_key_scores_are_those_of_mirex():
     for key, score in known:
         assert agreement(KeyAgreement(RATE), audio, [{"key": key}])["key"] == pytest.approx(score)
         metric.update(audio, [{"key": key}])
-    assert metric.compute()["key"].item() == pytest.approx(2 / 5)
-    assert metric.compute()["key_exact"].item() == pytest.approx(1 / 5)
+    found = metric.compute()
+    assert found["key"].item() == pytest.approx(2 / 5)
+    assert found["key_exact"].item() == pytest.approx(1 / 5)
+    assert found["key_clips"] == 5
 
 
 def test_silence_has_no_key_and_no_chord():
@@ -131,21 +134,59 @@ def test_chord_agreement_agrees_with_mir_eval():
 
 @pytest.mark.parametrize("kind", [KeyAgreement, ChordAgreement])
 def test_processes_together_are_one(kind):
-    clips = [progression("C:maj", "F:maj"), progression("G:maj", "A:min")]
-    fields = [{"key": "C major", "chords": labels("C:maj", "D:min")}, {"key": "E minor", "chords": labels("C:maj")}]
+    clips = [progression("C:maj", "F:maj"), progression("G:maj", "A:min"), progression("D:min", "D:min")]
+    fields = [
+        {"key": "C major", "chords": labels("C:maj", "D:min")},
+        {"key": "E minor", "chords": labels("C:maj")},
+        {"key": "D minor", "chords": labels("D:min", "D:dim")},
+    ]
     whole, first, second = kind(RATE), kind(RATE), kind(RATE)
     whole.update(torch.stack(clips), fields)
     first.update(clips[0][None], fields[:1])
-    second.update(clips[1][None], fields[1:])
+    second.update(torch.stack(clips[1:]), fields[1:])
     first.merge_state(second)
+    first.merge_state(kind(RATE))  # a process that had no clips
     expected = {name: value.item() for name, value in whole.compute().items()}
     assert {name: value.item() for name, value in first.compute().items()} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("kind", [KeyAgreement, ChordAgreement])
+def test_the_interval_is_that_of_the_clips(kind):
+    """Half of 40 clips right, half wrong: a proportion, whose standard error is known."""
+    clips = torch.stack([progression("C:maj", "F:maj", "G:maj", "C:maj", seconds=0.5)] * 40)
+    right, wrong = labels("C:maj", "F:maj", "G:maj", "C:maj", seconds=0.5), labels("F#:maj", seconds=2)
+    fields = [{"key": "C major", "chords": right}, {"key": "F# major", "chords": wrong}] * 20
+    metric = kind(RATE)
+    metric.update(clips, fields)
+    found = metric.compute()
+    name = metric.names[0]
+    assert found[name].item() == pytest.approx(0.5, abs=0.06)
+    for bound, side in (("low", -1), ("high", 1)):
+        expected = found[name].item() + side * 1.96 * 0.5 / 40**0.5
+        assert found[f"{name}_{bound}"].item() == pytest.approx(expected, abs=0.03)
+
+
 def test_examples_without_labels_do_not_count():
-    for metric in (KeyAgreement(RATE), ChordAgreement(RATE)):
+    for kind in (KeyAgreement, ChordAgreement):
+        metric = kind(RATE)
         metric.update(torch.randn(2, 1, RATE), [{}, {"key": None, "chords": []}])
-        assert all(value.isnan() for value in metric.compute().values())
+        found = metric.compute()
+        assert all(found[f"{name}_clips"] == 0 and found[name].isnan() for name in metric.names)
+        metric.update(torch.randn(1, 1, RATE), [{"key": "C major", "chords": labels("C:maj")}])
+        found = metric.compute()
+        assert all(found[f"{name}_clips"] == 1 and found[f"{name}_low"].isnan() for name in metric.names)
+
+
+def test_chords_that_cannot_be_compared_do_not_count_in_that_figure():
+    """A diminished chord has a root, but is neither major nor minor."""
+    metric = ChordAgreement(RATE)
+    metric.update(
+        progression("C:maj")[None].expand(3, -1, -1), [{"chords": labels(c)} for c in ("C:maj", "C:dim", "A:min")]
+    )
+    found = metric.compute()
+    assert (found["chord_root_clips"], found["chord_majmin_clips"]) == (3, 2)
+    assert found["chord_root"].item() == pytest.approx(2 / 3, abs=0.05)
+    assert found["chord_majmin"].item() == pytest.approx(1 / 2, abs=0.05)
 
 
 def test_padding_does_not_count():

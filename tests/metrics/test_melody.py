@@ -53,9 +53,26 @@ def test_mean_over_frames_of_all_updates():
     metric.update(tones(0, 0, 0), tones(0, 0, 0))
     metric.update(tones(0), tones(1))
     # of 47 + 16 frames, ceil(6 · 7.8125) and ceil(2 · 7.8125)
-    assert metric.compute()["chroma_cosine"].item() == pytest.approx(47 / 63)
+    found = metric.compute()
+    assert found["chroma_cosine"].item() == pytest.approx(47 / 63)
+    assert (found["chroma_cosine_low"], found["chroma_cosine_high"], found["clips"]) == (0, 1, 2)
     metric.reset()
-    assert metric.compute()["chroma_cosine"].isnan()
+    with pytest.raises(PartitaError, match="measured nothing"):
+        metric.compute()
+
+
+def test_merged_metrics_equal_one():
+    clips = [tones(0, 0), tones(1, 3), tones(0, 3), tones(5, 7)]
+    audio, reference = torch.cat(clips), torch.cat(clips[::-1])
+    lengths = [2 * RATE, 4 * RATE, 3 * RATE, 4 * RATE]
+    whole, first, second = (MelodySimilarity(RATE) for _ in range(3))
+    whole.update(audio, reference, lengths)
+    first.update(audio[:1], reference[:1], lengths[:1])
+    second.update(audio[1:], reference[1:], lengths[1:])
+    first.merge_state(second)
+    merged = first.compute()
+    for name, value in whole.compute().items():
+        assert merged[name].item() == pytest.approx(value.item(), rel=1e-12), name
 
 
 def test_lengths_that_differ_are_an_error():

@@ -20,7 +20,8 @@ def clicks(tempo, seconds=8.0, first=0.3):
 def agreement(audio, reference, lengths=None, **options):
     metric = RhythmAgreement(RATE, **options)
     metric.update(audio, reference, lengths)
-    return {name: value.item() for name, value in metric.compute().items()}
+    found = metric.compute()
+    return {name: found[name].item() for name in metric.names}
 
 
 @pytest.mark.parametrize("tempo", [66.0, 90.0, 117.0])
@@ -64,9 +65,27 @@ def test_means_go_over_clips_that_have_the_label():
     result = metric.compute()
     assert result["tempo_accuracy_1"] == 0.5
     assert result["beat_f_measure"] > 0.9
+    assert [int(result[f"{name}_clips"]) for name in metric.names] == [2, 2, 1]
+    assert (result["tempo_accuracy_1_low"], result["tempo_accuracy_1_high"]) == (0, 1)
+    assert result["beat_f_measure_low"].isnan()
     metric.reset()
     metric.update(audio, [{"beats": []}])
-    assert all(value.isnan() for value in metric.compute().values())
+    result = metric.compute()
+    assert all(result[f"{name}_clips"] == 0 and result[name].isnan() for name in metric.names)
+
+
+def test_merged_metrics_equal_one():
+    audio, beats = clicks(100.0)
+    fields = [{"tempo": 100.0}, {"tempo": 70.0, "beats": beats}, {"tempo": 200.0}, {"beats": beats[::2]}]
+    clips = audio.expand(4, 1, -1)
+    whole, first, second = (RhythmAgreement(RATE) for _ in range(3))
+    whole.update(clips, fields)
+    first.update(clips[:1], fields[:1])
+    second.update(clips[1:], fields[1:])
+    first.merge_state(second)
+    merged = first.compute()
+    for name, value in whole.compute().items():
+        assert merged[name].item() == pytest.approx(value.item(), rel=1e-12), name
 
 
 def test_padding_does_not_count():

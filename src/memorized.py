@@ -1,0 +1,191 @@
+"""Whether a system goes on with the clips it was trained on as they go on (MusicLM, arXiv 2301.11325 §4.4).
+
+It is given the first half of a training clip and what was told of it, and goes on greedily where it can; the codes of
+what it makes are compared with those of the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .data.audio_file import flac
+from .data.examples import Examples
+from .errors import PartitaError
+from .files import replacing_file
+from .layers.resample import convert
+from .metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
+from .recipe import StagePlan
+from .seeds import derive_seed
+from .system import System
+from .tokenizers.base import Tokenizer
+from .untrusted import read_tensors
+
+LEAST_ENTROPY = 1.0
+"""Bits below which what followed in training says too little, such as silence, to be told from anything else."""
+
+FALSE_POSITIVES = 0.01
+"""Of unrelated training clips, fewer than this fraction count as approximate matches."""
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """How the continuations of a system are compared with what followed in training.
+
+    Args:
+        system: With its data.
+        name: Of the stage whose training clips are continued.
+        tokenizer: Whose codes are compared, those of its first codebook.
+        source: The representation that holds them; none where they are read from the audio that was generated.
+    """
+
+    system: System
+    name: str
+    tokenizer: Tokenizer
+    source: str | None
+
+    @classmethod
+    def of(cls, system: System) -> Self:
+        """By the codes of the first stage that generates any: semantic ones where there are some, else acoustic ones.
+
+        Raises:
+            PartitaError: Nothing in the system has codes, or its training clips are not known.
+        """
+        stages = system.plan.stages
+        for name, stage in stages.items():
+            if system.facts(stage.target).discrete:
+                chosen = cls(system, name, system.tokenizers[stage.target.tokenizer], stage.target.source)
+                break
+        else:
+            name, stage = list(stages.items())[-1]
+            chosen = cls(system, name, system.tokenizers[stage.target.tokenizer], None)
+            if not chosen.tokenizer.representation.discrete:
+                raise PartitaError(
+                    f"memorisation is told by codes, but {stage.target.tokenizer} has none: leave it out"
+                )
+        if chosen.plan.part.weights is not None:
+            raise PartitaError(
+                f"{name} came with weights ({chosen.plan.part.weights}): which clips it was trained on is not known; "
+                "leave memorisation out"
+            )
+        return chosen
+
+    @property
+    def plan(self) -> StagePlan:
+        """Of the stage whose training clips are continued."""
+        return self.system.plan.stages[self.name]
+
+    @property
+    def prompt(self) -> float:
+        """Seconds of a training clip that are given; as many follow."""
+        return self.plan.window / 2
+
+    @torch.inference_mode()
+    def tokens(
+        self,
+        folder: Path,
+        count: int,
+        batch_size: int = 8,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Codes ``[N, S]`` of the continuations and of the clips; what the folder holds already is not made again.
+
+        The clips are the first that the stage saw in training.
+
+        Args:
+            folder: Gets each clip (``00000.flac``) and its codes (``00000.safetensors``).
+            count: Training clips to continue.
+            batch_size: Clips generated at once.
+            seed: Of the first.
+            progress: Called with (clips generated, clips in all).
+        """
+        facts, own = self.system.output.representation, self.tokenizer.representation
+        self.system.source.setup()
+        order = derive_seed(self.system.plan.seed, f"stages/{self.name}", "data")
+        examples = Examples.at(facts, self.system.source, "train", count, self.plan.window, order)
+        start = max(1, int(self.prompt * own.frame_rate))
+        paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
+        targets = []
+        for first in range(0, count, batch_size):
+            batch = range(first, min(first + batch_size, count))
+            clips = [examples[i] for i in batch]
+            audio = torch.stack([clip.audio for clip in clips])
+            targets.append(self._codes(audio)[:, start:])
+            missing = [i for i in batch if not paths[i].is_file()]
+            if not missing:
+                continue
+            chosen = [i - first for i in missing]
+            made = self.system.generate_representations(
+                self.system.prompts_of([clips[i].fields for i in chosen]),
+                duration=self.plan.window,
+                seed=[derive_seed(seed, "continued", i) for i in missing],
+                continuation=audio[chosen, :, : max(1, round(self.prompt * facts.sample_rate))],
+                sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
+            )
+            heard = self.system.decode(made).cpu()
+            codes = self._codes(heard) if self.source is None else made[self.source][:, 0].cpu()
+            for i, clip, row in zip(missing, heard, codes[:, start:], strict=True):
+                with replacing_file(paths[i].with_suffix(".flac")) as new:
+                    new.write_bytes(flac(clip.numpy(), facts.sample_rate))
+                with replacing_file(paths[i]) as new:
+                    save_file({"codes": row.contiguous()}, new)
+            if progress is not None:
+                progress(first + len(batch), count)
+        generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)
+        frames = min(generated.shape[1], target.shape[1])
+        return generated[:, :frames], target[:, :frames]
+
+    def measure(self, generated: Tensor, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """What :class:`~partita.metrics.memorization.Memorization` finds, what it finds by chance, and how it was told.
+
+        Where the tokenizer's codes have centres, they are as far from each other as these; otherwise all as far. The
+        threshold leaves fewer than 1 % of unrelated training clips below it. By chance is: the continuations against
+        other training clips.
+
+        Clips in which little follows are left out. A continuation with little in it is not: it remembers nothing.
+
+        Raises:
+            PartitaError: Fewer than two clips are left.
+        """
+        cardinality = int(self.tokenizer.representation.cardinality or 1)
+        centres = getattr(self.tokenizer, "centres", None)
+        # the corners of a regular simplex with edges of one
+        centres = torch.eye(cardinality) / 2**0.5 if centres is None else centres.detach().cpu()
+        kept = entropy(target, cardinality) >= LEAST_ENTROPY
+        generated, target = generated[kept], target[kept]
+        if len(target) < 2:
+            raise PartitaError(
+                f"in {len(target)} of {len(kept)} training clips something follows ({LEAST_ENTROPY:g} bits of codes or "
+                "more), and it takes two"
+            )
+        costs = unrelated_costs(target, target, centres)
+        threshold = max(threshold_for(costs, FALSE_POSITIVES), 1e-9)
+        found = []
+        for followed in (target, target.roll(1, 0)):
+            metric = Memorization(centres, threshold)
+            metric.update(generated, followed)
+            found.append(metric.compute())
+        how = {
+            "embedding": f"codes of {self.tokenizer.registered_name}",
+            "threshold": threshold,
+            "left_out": float(1 - kept.double().mean()),
+            "prompt_seconds": self.prompt,
+        }
+        return found[0], found[1], how
+
+    def _codes(self, audio: Tensor) -> Tensor:
+        """The first codebook's codes ``[B, S]`` of audio ``[B, C, T]`` at the rate of the system's output."""
+        own, rate = self.tokenizer.representation, self.system.output.representation.sample_rate
+        converted = convert(audio, rate, own.sample_rate, own.channels).to(self.system.device)
+        return self.tokenizer.encode(converted)[:, 0].cpu()
+
+    def _draws(self) -> bool:
+        """Whether the stage can take the likeliest code."""
+        return "temperature" in {f.name for f in fields(self.system.stages[self.name].sampling)}

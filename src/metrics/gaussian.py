@@ -1,0 +1,144 @@
+"""What the Fréchet distance knows of a set of embeddings, and the distance of two such sets (FAD, 1812.08466)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import PartitaError
+from ..files import replacing_file
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """What the Fréchet distance knows of a set of embeddings.
+
+    Args:
+        count: How many there are.
+        mean: ``[D]`` float64.
+        moment: Sum ``[D, D]`` float64 of the outer products of their deviations from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    moment: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> Gaussian:
+        """The statistics of embeddings ``[N, D]``."""
+        return cls.unpacked(packed(embeddings))
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance ``[D, D]``.
+
+        Raises:
+            PartitaError: There are fewer than two embeddings.
+        """
+        if self.count < 2:
+            raise PartitaError(f"a Fréchet distance needs at least two embeddings on each side, not {self.count}")
+        return self.moment / (self.count - 1)
+
+    def save(self, path: str | Path, *, embedding: str, source: str) -> None:
+        """Write one safetensors file whose metadata say what it was made from.
+
+        Args:
+            path: Of the file.
+            embedding: Name of what embedded the audio, with all that changes its values: weights, layer, window.
+            source: Hash of the audio, such as :func:`source_hash` of the names or hashes of its files.
+        """
+        fingerprint = {"embedding": embedding, "samples": self.count, "source": source}
+        with replacing_file(Path(path)) as new:
+            tensors = {"mean": self.mean.cpu().contiguous(), "moment": self.moment.cpu().contiguous()}
+            save_file(tensors, new, metadata={"fingerprint": json.dumps(fingerprint, ensure_ascii=False)})
+
+    @classmethod
+    def load(cls, path: str | Path, *, embedding: str, source: str, samples: int | None = None) -> Gaussian:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: Of the file.
+            embedding: Must be what the file says.
+            source: Must be what the file says.
+            samples: Must be the number of embeddings, if given.
+
+        Raises:
+            PartitaError: There is no such file, or it was made from something else.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                found = json.loads((file.metadata() or {})["fingerprint"])
+                mean, moment = file.get_tensor("mean"), file.get_tensor("moment")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise PartitaError(f"{path} does not hold the statistics of a reference: {error}") from None
+        wanted = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
+        wrong = [
+            f"{name} {found.get(name)!r} instead of {value!r}"
+            for name, value in wanted.items()
+            if found.get(name) != value
+        ]
+        if wrong:
+            raise PartitaError(f"{path} was made from something else: {', '.join(wrong)}; compute it again")
+        return cls(found["samples"], mean, moment)
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Gaussian:
+        """From what :func:`packed` returns."""
+        return cls(int(packed[0, 0]), packed[1], packed[2:])
+
+
+def source_hash(names: Iterable[str]) -> str:
+    """A hash of names (of files, clips, or hashes of their content), whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> Tensor:
+    """``d² = ‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½)``, float64, also of covariances without full rank."""
+    return Side(first).distance(second.mean, second.covariance)
+
+
+class Side:
+    """One side of the distance, prepared for many of the other.
+
+    With ``Σ₁ = FFᵀ``, the eigenvalues of ``Σ₁Σ₂`` other than zero are those of the symmetric ``FᵀΣ₂F``.
+    """
+
+    def __init__(self, statistics: Gaussian) -> None:
+        self.mean, covariance = statistics.mean, statistics.covariance
+        values, vectors = torch.linalg.eigh(covariance)
+        kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # the rest is rounding
+        self.factor = vectors[:, kept] * values[kept].sqrt()
+        self.trace = covariance.trace()
+
+    def distance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """The distance ``[...]`` to means ``[..., D]`` and covariances ``[..., D, D]``."""
+        inner = self.factor.mT @ covariance @ self.factor
+        root = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp(min=0).sqrt().sum(-1)
+        traces = self.trace + covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return ((mean - self.mean).square().sum(-1) + traces - 2 * root).clamp(min=0)
+
+
+def packed(embeddings: Tensor) -> Tensor:
+    """Count, mean and moment of embeddings ``[N, D]`` as one ``[D + 2, D]`` float64."""
+    embeddings = embeddings.double()
+    mean = embeddings.mean(0)
+    centred = embeddings - mean
+    return torch.cat([torch.full_like(mean, len(embeddings))[None], mean[None], centred.mT @ centred])
+
+
+def pooled(packed: Tensor) -> Tensor:
+    """Statistics ``[R, D + 2, D]`` of several sets as those of all together (Chan, Golub and LeVeque 1979)."""
+    count, mean, moment = packed[:, 0], packed[:, 1], packed[:, 2:]
+    total = count.sum(0)
+    pooled = (count * mean).sum(0) / total.clamp(min=1)
+    deviation = mean - pooled
+    moment = (moment + count[:, :, None] * deviation[:, :, None] * deviation[:, None]).sum(0)
+    return torch.cat([total[None], pooled[None], moment])

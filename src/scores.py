@@ -1,0 +1,353 @@
+"""What a system's clips score. A score is a function in :data:`SCORES`, from what is compared to rows by name.
+
+A row holds ``value`` and ``better`` (``lower`` or ``higher``), ``embedding`` (what it was measured in, with its
+``fingerprint`` where it has weights) and ``clips`` (how many), and where there is such a thing ``reference_clips``,
+``low`` and ``high`` (95 %, over clips), and what to read the value against: ``real``, what real clips score in its
+place; ``codec``, what real clips score that went through the system's own codec, which its stages can hardly surpass;
+``chance``, what it is for clips that have nothing to do with what was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .contracts import Example, Representation
+from .embedders import Embedder, batches, read_embedder, reference_statistics
+from .errors import PartitaError
+from .memorized import Continuations
+from .metrics.bootstrap import bootstrap_mean
+from .metrics.codec import ConstantSpectrum, MelDistance
+from .metrics.divergence import KLDivergence
+from .metrics.frechet import FrechetInfinity
+from .metrics.harmony import ChordAgreement, KeyAgreement
+from .metrics.melody import MelodySimilarity
+from .metrics.rhythm import RhythmAgreement
+from .metrics.similarity import PairedCosine, clip_means
+from .system import System
+
+if TYPE_CHECKING:
+    from .evaluate import Evaluation
+
+Rows = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Compared:
+    """Generated clips, what they are compared with, and in what.
+
+    Args:
+        system: That generated them.
+        audio: Generated clips ``[N, C, T]``, at the rate of the system's output.
+        pieces: The real clips whose captions they were generated from, as long, in the same order.
+        others: Other real clips.
+        options: Of the evaluation.
+        embedders: By what the options call them.
+        folder: Of the evaluation.
+        say: Gets a line on each thing done.
+        progress: Called with (clips generated, clips in all) where a score generates more.
+    """
+
+    system: System
+    audio: Tensor
+    pieces: Sequence[Example]
+    others: Sequence[Example]
+    options: Evaluation
+    embedders: Mapping[str, Embedder]
+    folder: Path
+    say: Callable[[str], None] = lambda line: None
+    progress: Callable[[int, int], None] | None = None
+    _embedded: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Representation:
+        """Rate and channels of all clips."""
+        return self.system.output.representation
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        """What is known of the pieces."""
+        return [piece.fields for piece in self.pieces]
+
+    @property
+    def told(self) -> set[str]:
+        """What the system is told of a piece."""
+        return {conditioner.input for conditioner in self.system.conditioners.values()}
+
+    @cached_property
+    def real(self) -> Tensor:
+        """The pieces themselves, ``[N, C, T]``."""
+        return torch.stack([piece.audio for piece in self.pieces])
+
+    @cached_property
+    @torch.inference_mode()
+    def coded(self) -> Tensor:
+        """The pieces after the codec that makes the system's audio, ``[N, C, T]``."""
+        codec, device = self.system.output, self.system.device
+        kept = [codec.decode(codec.encode(batch.to(device))).float().cpu() for batch in batches(self.real)]
+        return torch.cat(kept)[..., : self.real.shape[-1]].clamp(-1, 1)
+
+    def embedded(self, embedder: Embedder, which: str) -> Tensor:
+        """Embeddings ``[N, S, D]`` of the clips ``audio``, ``real`` or ``coded``; made once."""
+        key = (embedder.name, which)
+        if key not in self._embedded:
+            self._embedded[key] = embedder.of_all(getattr(self, which), self.facts.sample_rate)
+        return self._embedded[key]
+
+
+def read_embedders(options: Evaluation) -> dict[str, Embedder]:
+    """Everything that the options name, by name.
+
+    Raises:
+        PartitaError: It cannot be read, or does not measure such a thing.
+    """
+    named = dict.fromkeys((*options.embeddings, *options.classifiers, *options.joint))
+    embedders = {text: read_embedder(text) for text in named}
+    for text in options.classifiers:
+        embedders[text].check_classifier()
+    for text in options.joint:
+        embedders[text].joint()
+    return embedders
+
+
+def check_asked(system: System, options: Evaluation) -> None:
+    """See that what the options ask for can be measured of a system.
+
+    Raises:
+        PartitaError: It cannot.
+    """
+    told = {conditioner.input for conditioner in system.conditioners.values()}
+    if options.classifiers and not told:
+        raise PartitaError(
+            "a classifier compares clips with the pieces they were asked to be like, but nothing is asked of this "
+            "system: it has no conditioner"
+        )
+    if options.joint and "text" not in told:
+        raise PartitaError("how well clips and texts go together is not asked of this system: it reads no text")
+    if options.memorization:
+        Continuations.of(system)
+
+
+def _resamples(frames: Tensor) -> int:
+    """Of clips for the interval of a Fréchet distance, of their frames ``[N, S, D]``: fewer where each takes long."""
+    return 1000 if min(frames.shape[0] * frames.shape[1], frames.shape[2]) <= 256 else 200
+
+
+def frechet(compared: Compared) -> Rows:
+    """The Fréchet audio distance to other real clips, and what it tends to with more clips."""
+    rows, rate = Rows(), compared.facts.sample_rate
+    for text in compared.options.embeddings:
+        compared.say(f"FAD ({text})")
+        embedder, found = compared.embedders[text], {}
+        reference = reference_statistics(embedder, [o.audio for o in compared.others], rate, compared.say)
+        for which in ("audio", "real", "coded"):
+            frames = compared.embedded(embedder, which)
+            # what the value is read against needs no interval
+            resamples = _resamples(frames) if which == "audio" else 0
+            metric = FrechetInfinity(embedder.dim, reference=reference, resamples=resamples)
+            metric.update(frames.flatten(0, 1), sizes=torch.full((len(frames),), frames.shape[1]))
+            found[which] = metric.compute()
+        made, beside = found["audio"], {"real": "real", "codec": "coded"}
+        more = {"reference_clips": len(compared.others), "fingerprint": embedder.fingerprint}
+        for name, figure in ((f"FAD ({text})", "frechet"), (f"FAD∞ ({text})", "limit")):
+            if figure in made:
+                against = {column: found[which][figure] for column, which in beside.items() if figure in found[which]}
+                rows[name] = _row(made, figure, "lower", embedder.label, len(compared.audio), **against, **more)
+        if "limit" in made:
+            rows[f"FAD∞ ({text})"]["r2"] = float(made["r2"])
+    return rows
+
+
+def divergence(compared: Compared) -> Rows:
+    """How far what classifiers hear in clips is from what they hear in the pieces of the same captions.
+
+    ``chance`` compares each clip with the piece of another caption. There is no ``real``: a caption has one piece.
+    """
+    rows = Rows()
+    for text in compared.options.classifiers:
+        compared.say(f"KLD ({text})")
+        embedder = compared.embedders[text]
+        made, real = compared.embedded(embedder, "audio"), compared.embedded(embedder, "real")
+        sizes = torch.full((len(made),), made.shape[1])
+
+        def against(target: Tensor, made: Tensor = made, sizes: Tensor = sizes) -> dict[str, Tensor]:
+            metric = KLDivergence()
+            metric.update(made.flatten(0, 1), target.flatten(0, 1), sizes)
+            return metric.compute()
+
+        more: dict[str, Any] = {"fingerprint": embedder.fingerprint, "codec": _coded_divergence(compared, embedder)}
+        if len(made) > 1:
+            more["chance"] = against(real.roll(1, 0))["kld"]
+        rows[f"KLD ({text})"] = _row(against(real), "kld", "lower", embedder.label, len(made), **more)
+    return rows
+
+
+def _coded_divergence(compared: Compared, embedder: Embedder) -> Tensor:
+    metric, sides = KLDivergence(resamples=0), (compared.embedded(embedder, side) for side in ("coded", "real"))
+    metric.update(*(side.flatten(0, 1) for side in sides))
+    return metric.compute()["kld"]
+
+
+def consistency(compared: Compared) -> Rows:
+    """How near clips are to their captions: the CLAP score, or MuLan's cycle consistency, as the conditioner is.
+
+    ``chance`` is the mean over the clips and all other captions.
+    """
+    rows, texts = Rows(), {i: str(f["text"]) for i, f in enumerate(compared.fields) if f.get("text")}
+    for text in compared.options.joint:
+        if not texts:
+            compared.say("no test piece has a text: how well clips and texts go together is not measured")
+            break
+        compared.say(f"text–audio consistency ({text})")
+        embedder, found = compared.embedders[text], {}
+        words, kept = embedder.of_texts(list(texts.values())), torch.tensor(list(texts))
+        for which in ("audio", "real", "coded"):
+            windows = compared.embedded(embedder, which)[kept]
+            sizes = torch.full((len(windows),), windows.shape[1])
+            metric = PairedCosine(resamples=1000 if which == "audio" else 0)
+            metric.update(words, windows.flatten(0, 1), second_sizes=sizes)
+            found[which] = metric.compute()
+            if which == "audio":
+                clips = clip_means(windows.flatten(0, 1), sizes)
+        more: dict[str, Any] = {"fingerprint": embedder.fingerprint}
+        more |= {column: found[which]["cosine"] for column, which in (("real", "real"), ("codec", "coded"))}
+        strangers = torch.tensor([[one != other for other in texts.values()] for one in texts.values()])
+        if strangers.any():
+            more["chance"] = (F.normalize(words.double()) @ F.normalize(clips).T)[strangers].mean()
+        name = f"text–audio consistency ({text})"
+        rows[name] = _row(found["audio"], "cosine", "higher", embedder.label, len(kept), **more)
+    return rows
+
+
+def agreement(compared: Compared) -> Rows:
+    """Whether clips have the key, chords, tempo and beats of the pieces, where the system was told them."""
+    # captions tell key and tempo; nobody is expected to guess beats or chords
+    wanted: list[tuple[Any, str, dict[str, set[str]]]] = [
+        (KeyAgreement, "chroma", {"key": {"key", "text"}}),
+        (ChordAgreement, "chroma", {"chord": {"chords"}}),
+        (RhythmAgreement, "onset strength", {"tempo": {"tempo", "beats", "text"}, "beat": {"beats"}}),
+    ]
+    rows, known = Rows(), {name for fields in compared.fields for name, value in fields.items() if value is not None}
+    for kind, features, labelled in wanted:
+        heard = tuple(stem for stem, fields in labelled.items() if compared.told & fields)
+        if not heard or not known & {"key", "chords", "tempo", "beats"}:
+            continue
+        if not (find_spec("mir_eval") and find_spec("librosa")):
+            compared.say("key, chords and tempo are not measured: pip install 'partita[metrics]'")
+            break
+        compared.say(f"agreement with the pieces: {', '.join(heard)}")
+        scores = []
+        for clips in (compared.audio, compared.real):
+            metric = kind(compared.facts.sample_rate)
+            metric.update(clips, compared.fields)
+            scores.append(metric.compute())
+        for name in kind.names:
+            if name.startswith(heard) and not math.isnan(scores[0][name]):
+                labels = int(scores[0][f"{name}_clips"])
+                rows[name] = _row(scores[0], name, "higher", features, labels, real=scores[1][name])
+    return rows
+
+
+def melody(compared: Compared) -> Rows:
+    """How well clips keep the melody of the pieces, where the system was told it; ``chance``: of other pieces."""
+    having = [i for i, fields in enumerate(compared.fields) if fields.get("melody")]
+    if "melody" not in compared.told or not having:
+        return {}
+    compared.say("melody")
+
+    def against(pieces: Tensor) -> dict[str, Tensor]:
+        metric = MelodySimilarity(compared.facts.sample_rate)
+        for made, piece in zip(batches(compared.audio[having]), batches(pieces), strict=True):
+            metric.update(made, piece)
+        return metric.compute()
+
+    real = compared.real[having]
+    more = {"chance": against(real.roll(1, 0))["chroma_cosine"]} if len(having) > 1 else {}
+    return {"chroma_cosine": _row(against(real), "chroma_cosine", "higher", "chroma", len(having), **more)}
+
+
+def codec(compared: Compared) -> Rows:
+    """How far the codec that makes the system's audio is from the pieces; ``chance`` is a sound that never changes.
+
+    The best one that does not, that is, of other real clips. What stages generate can hardly be nearer to real audio.
+    """
+    compared.say("codec")
+    rate = compared.facts.sample_rate
+    constant = ConstantSpectrum(rate)
+    for batch in batches([other.audio for other in compared.others]):
+        constant.fit(batch)
+    distances = []
+    for after, before in zip(compared.coded, compared.real, strict=True):
+        distance = MelDistance(rate)
+        distance.update(after[None], before[None])
+        distances.append(distance.compute())
+        constant.update(before[None])
+    found = bootstrap_mean(torch.stack(distances)[:, None])
+    found = {"distance": found["value"], "distance_low": found["low"], "distance_high": found["high"]}
+    target = list(compared.system.plan.stages.values())[-1].target
+    name = compared.system.tokenizers[target.tokenizer].registered_name
+    more = {"chance": constant.compute(), "reference_clips": len(compared.others)}
+    label = f"log-mel spectrum, of {name}"
+    return {"codec mel distance": _row(found, "distance", "lower", label, len(distances), **more)}
+
+
+def memorization(compared: Compared) -> Rows:
+    """How often the system goes on with training clips as they go on; ``chance``: as other training clips go on."""
+    if not compared.options.memorization:
+        return {}
+    compared.say("memorisation")
+    options, way = compared.options, Continuations.of(compared.system)
+    folder = compared.folder / "memorization"
+    tokens = way.tokens(folder, options.clips, options.batch_size, options.seed, compared.progress)
+    try:
+        found, chance, more = way.measure(*tokens)
+    except PartitaError as error:
+        compared.say(f"memorisation is not measured: {error}")
+        return {}
+    label, clips = more.pop("embedding"), int(found["clips"])
+    return {
+        f"memorised {how}": _row(found, figure, "lower", label, clips, chance=chance[figure], **more)
+        for how, figure in (("exactly", "exact"), ("approximately", "approximate"))
+    }
+
+
+SCORES: tuple[Callable[[Compared], Rows], ...] = (
+    frechet,
+    divergence,
+    consistency,
+    agreement,
+    melody,
+    codec,
+    memorization,
+)
+"""Every score there is, in the order of their rows."""
+
+
+def score(compared: Compared) -> Rows:
+    """The rows of all scores that can be measured, by name."""
+    rows = Rows()
+    for kind in SCORES:
+        rows |= kind(compared)
+    return rows
+
+
+def _row(
+    found: Mapping[str, Tensor], figure: str, better: str, embedding: str, clips: int, **more: Any
+) -> dict[str, Any]:
+    """A row from what a metric found, with its bounds where they are known."""
+    row: dict[str, Any] = {"value": float(found[figure])}
+    for bound in ("low", "high"):
+        value = float(found.get(f"{figure}_{bound}", math.nan))
+        if not math.isnan(value):
+            row[bound] = value
+    row |= {name: float(value) if isinstance(value, Tensor) else value for name, value in more.items()}
+    return row | {"better": better, "clips": clips, "embedding": embedding}

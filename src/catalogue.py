@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .compose import find_recipe, preset_values, presets, recipes
+from .compose import comment, find_preset, find_recipe, preset_values, presets, recipes
 from .errors import PartitaError
 from .registry import FAMILIES, did_you_mean, lookup, names
 
@@ -65,7 +65,8 @@ def _describe(out: Console, family: str, name: str) -> None:
     values = preset_values(family, name)
     preset = name in presets(family)
     if preset:
-        out.print(f"[bold]{family}/{name}[/]: {presets(family)[name]}")
+        path = find_preset(family, name)
+        out.print(f"[bold]{family}/{name}[/]: {comment(path) if path else ''}")
     cls = lookup(family, values["name"])
     out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
     skip = FACTS if family == "generator" else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,12 @@ def headline(path: Path) -> str:
     """The comment on the first line of a YAML file, or nothing."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def comment(path: Path) -> str:
+    """The comment that a YAML file begins with, or nothing."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return "\n".join(line.lstrip("# ") for line in lines)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 
@@ -56,3 +58,67 @@ def test_codebook_usage():
     result = metric.compute()
     assert result["usage"].tolist() == [1.0, 0.5, 0.0]
     assert result["perplexity"].tolist() == pytest.approx([4.0, 2.0, 0.0])
+
+
+def test_codebook_usage_is_numpys_and_scipys():
+    codes = torch.randint(50, (6, 2, 40)) * torch.tensor([1, 0])[:, None]
+    metric = CodebookUsage(2, 64)
+    metric.update(codes[:4])
+    metric.update(codes[4:])
+    result = metric.compute()
+    for k in range(2):
+        counts = np.bincount(codes[:, k].flatten().numpy(), minlength=64)
+        assert result["usage"][k].item() == pytest.approx((counts > 0).mean())
+        assert result["perplexity"][k].item() == pytest.approx(np.exp(entropy(counts)), rel=1e-5)
+
+
+def test_mel_distance_is_that_of_librosas_spectra():
+    import librosa
+
+    audio = 0.1 * torch.randn(2, 16000)
+    metric = MelDistance(16000)
+    metric.update(audio[:1, None], audio[1:, None])
+    window = np.hanning(1025)[:-1]
+    mels = [
+        librosa.feature.melspectrogram(
+            y=clip, sr=16000, n_fft=1024, hop_length=256, power=1.0, n_mels=80, norm=None, htk=True, pad_mode="constant"
+        )
+        / np.linalg.norm(window)
+        for clip in audio.numpy()
+    ]
+    expected = np.abs(np.log(np.maximum(mels[0], 1e-5)) - np.log(np.maximum(mels[1], 1e-5))).mean()
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-4)
+
+
+def noise(number, seed):
+    return torch.randn(number, 1, 8000, generator=torch.Generator().manual_seed(seed))
+
+
+def constant(audio):
+    """A metric that knows the training clips, as each process does."""
+    metric = ConstantSpectrum(16000)
+    metric.fit(noise(4, 0))
+    metric.update(audio)
+    return metric
+
+
+def distance(audio):
+    metric = MelDistance(16000)
+    metric.update(audio, 0.5 * audio.flip(-1))
+    return metric
+
+
+def usage(audio):
+    metric = CodebookUsage(1, 8)
+    metric.update((audio[:, :, :100] * 2).long().clamp(-4, 3) + 4)
+    return metric
+
+
+@pytest.mark.parametrize("measure", [distance, constant, usage])
+def test_merged_metrics_equal_one(measure):
+    audio = noise(5, 1)
+    merged = measure(audio[:2])
+    merged.merge_state(measure(audio[2:]))
+    found, expected = merged.compute(), measure(audio).compute()
+    for name in expected if isinstance(expected, dict) else [...]:
+        assert found[name].flatten().tolist() == pytest.approx(expected[name].flatten().tolist(), rel=1e-6)

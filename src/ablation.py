@@ -14,12 +14,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .compose import COMMAND_LINE, compose, find_recipe, read_yaml
+from .compose import COMMAND_LINE, compose
 from .errors import PartitaError, Problem, RecipeError
 from .evaluate import Evaluation
 from .part import Part
 from .recipe import Plan, load_recipe
 from .recipe import plan as check_recipe
+from .recipe_files import find_recipe, read_yaml
 from .registry import did_you_mean
 from .schema import build, check
 from .system import System, index_text

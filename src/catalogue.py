@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .compose import comment, find_preset, find_recipe, preset_values, presets, recipes
+from .compose import preset_values
 from .errors import PartitaError
+from .recipe_files import comment, find_preset, find_recipe, presets, recipes
 from .registry import FAMILIES, did_you_mean, lookup, names
 
 

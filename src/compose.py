@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import PartitaError, Problem
+from .recipe_files import find_preset, find_recipe, packaged, presets, read_yaml, words
 from .registry import UnknownName, did_you_mean, lookup, names
-from .untrusted import check_references, check_yaml
+from .untrusted import check_references
 
 COMMAND_LINE = "command line"
-LARGEST_FILE = 1_000_000
 SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
 """Recipe keys whose values are mappings of slots, and the family of the parts in them."""
 
@@ -120,65 +118,6 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     return tree
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or a name among the packaged recipes.
-
-    Raises:
-        PartitaError: There is none.
-    """
-    path = Path(name)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
-    if path.is_file():
-        return path
-    packaged = _packaged() / f"{name.removesuffix('.yaml')}.yaml"
-    if re.fullmatch(r"[\w.-]+", name) and packaged.is_file():
-        return packaged
-    raise PartitaError(f"no recipe {name!r}{did_you_mean(name, recipes())}")
-
-
-def recipes() -> dict[str, str]:
-    """The packaged recipes, with the comment on their first line."""
-    return {path.stem: headline(path) for path in sorted(_packaged().glob("*.yaml"))}
-
-
-def presets(family: str) -> dict[str, str]:
-    """The packaged presets of a family, with the comment on their first line."""
-    return {path.stem: headline(path) for path in sorted((_packaged() / family).glob("*.yaml"))}
-
-
-def headline(path: Path) -> str:
-    """The comment on the first line of a YAML file, or nothing."""
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
-
-
-def comment(path: Path) -> str:
-    """The comment that a YAML file begins with, or nothing."""
-    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    return "\n".join(line.lstrip("# ") for line in lines)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain data, interpolations unresolved.
-
-    Raises:
-        PartitaError: It is not one; the message says why and where.
-    """
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise PartitaError(f"{path} is larger than a recipe can be ({LARGEST_FILE:,} bytes)")
-        check_yaml(path.read_text(encoding="utf-8"), path)
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PartitaError(f"{path} cannot be read: {error}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
-        raise PartitaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
-    return _words(values)
-
-
 def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
     """The paths of all places in a recipe that hold a part."""
     for group in SLOTS:
@@ -226,19 +165,8 @@ def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
     return {name: inner for name, inner in takes.items() if name in values}
 
 
-def _packaged() -> Path:
-    return Path(str(files(f"{__package__}.recipes")))
-
-
 def _names_part(value: dict[str, Any]) -> bool:
     return "preset" in value or "name" in value
-
-
-def _words(value: Any) -> Any:
-    """Keys as text: YAML also allows numbers, dates and nothing at all."""
-    if isinstance(value, dict):
-        return {str(k): _words(v) for k, v in value.items()}
-    return [_words(v) for v in value] if isinstance(value, list) else value
 
 
 def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
@@ -269,7 +197,7 @@ def _override(tree: Tree, override: str) -> None:
         return
     try:
         # through OmegaConf, so that 1e-3 is a number here as it is in a file
-        value = _words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
+        value = words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
         tree.complain(key, f"{text!r} is not a YAML value: {' '.join(str(error).split())}", file=COMMAND_LINE)
         return
@@ -364,7 +292,7 @@ def preset_values(family: str, name: str) -> dict[str, Any]:
         PartitaError: The family has no such preset or part.
     """
     tree = Tree()
-    for layer, file in reversed(_layers({"preset": name}, family, _packaged())):
+    for layer, file in reversed(_layers({"preset": name}, family, packaged())):
         tree.merge({key: value for key, value in layer.items() if key != "preset"}, file or name)
     return tree.values
 
@@ -373,16 +301,6 @@ def _choices(family: str, folder: Path) -> list[str]:
     """Every name a slot of the family can hold."""
     local = [path.stem for path in sorted((folder / family).glob("*.yaml"))]
     return list(dict.fromkeys([*presets(family), *local, *names(family)]))
-
-
-def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
-    """The file of a preset: beside the recipe first, then among the packaged ones; none where there is none."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        return None
-    for place in ([folder / family] if folder else []) + [_packaged() / family]:
-        if (place / f"{name}.yaml").is_file():
-            return place / f"{name}.yaml"
-    return None
 
 
 def _interpolate(tree: Tree) -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from .compose import compose, presets
+from .compose import compose
 from .conditioners.base import JointConditioner
 from .data.library import default_cache_dir
 from .errors import PartitaError
@@ -21,6 +21,7 @@ from .metrics.frechet import FrechetDistance
 from .metrics.gaussian import Gaussian
 from .part import Part
 from .recipe import plan as check_recipe
+from .recipe_files import presets
 from .registry import did_you_mean, names
 from .system import System
 from .tokenizers.base import Latents, Tokenizer

@@ -12,7 +12,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from .compose import recipes
 from .conditioners.base import Conditioner
 from .contracts import ALIGNED_ENTRIES, Given, Representation
 from .data.base import Source
@@ -24,6 +23,7 @@ from .generators.base import Generator
 from .hub import fetch
 from .part import Part
 from .recipe import PartPlan, Plan, StagePlan, load_recipe
+from .recipe_files import recipes
 from .reference import Reference
 from .registry import did_you_mean
 from .schema import build

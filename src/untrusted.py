@@ -176,7 +176,7 @@ def check_index(path: Path) -> None:
     Raises:
         PartitaError: It has a base, presets or references, or numbers beyond all measure.
     """
-    from .compose import read_yaml
+    from .recipe_files import read_yaml
 
     values = read_yaml(path)
     if "base" in values:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from partita.compose import compose, preset_values, presets
+from partita.compose import compose, preset_values
 from partita.contracts import ALIGNED_ENTRIES, Condition, ConditionSpec, Given, Representation, StageBatch
 from partita.part import Part
 from partita.recipe import PART_KEYS
+from partita.recipe_files import presets
 from partita.registry import lookup, names
 from partita.schema import build, part_arguments
 from partita.tokenizers.base import Tokenizer

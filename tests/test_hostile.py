@@ -14,11 +14,12 @@ from hub_server import Hub
 from huggingface_hub import constants
 
 import partita
-from partita.compose import compose, read_yaml, recipes
+from partita.compose import compose
 from partita.hub import MOST_LISTED, pull
 from partita.part import Part
 from partita.pretrained import read_config, read_safetensors
 from partita.recipe import load_recipe
+from partita.recipe_files import read_yaml, recipes
 from partita.system import System
 from partita.untrusted import SPARE_BYTES, read_header
 

@@ -4,9 +4,9 @@ import random
 import pytest
 import yaml
 
-from partita.compose import recipes
 from partita.errors import PartitaError, RecipeError
 from partita.recipe import load_recipe
+from partita.recipe_files import recipes
 from partita.system import System
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import partita
-from partita.compose import compose, recipes
+from partita.compose import compose
 from partita.recipe import load_recipe, plan
+from partita.recipe_files import recipes
 from partita.tokenizers.encodec import EnCodec
 from partita.training import train
 

@@ -5,9 +5,10 @@ import yaml
 from transformers import AutoTokenizer
 
 import partita
-from partita.compose import preset_values, presets
+from partita.compose import preset_values
 from partita.conditioners.clap import CLAP
 from partita.recipe import load_recipe
+from partita.recipe_files import presets
 from partita.registry import lookup, names
 from partita.system import System
 from partita.tokenizers.base import Tokenizer

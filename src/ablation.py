@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .compose import COMMAND_LINE, compose
+from .compose import COMMAND_LINE, compose, spoken
 from .errors import PartitaError, Problem, RecipeError
 from .evaluate import Evaluation
 from .part import Part
@@ -307,15 +307,9 @@ def _needed(system: System, folder: str) -> Iterator[str]:
 def _labelled(key: str, values: Sequence[Any]) -> dict[str, dict[str, Any]]:
     labels: dict[str, dict[str, Any]] = {}
     for value in values:
-        label = value if isinstance(value, str) else f"{key.rpartition('.')[2]}={_short(value)}"
+        label = value if isinstance(value, str) else f"{key.rpartition('.')[2]}={spoken(value)}"
         labels[label] = {key: value}
     return labels
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{v}" if k in ("preset", "name") else f"{k}={_short(v)}" for k, v in value.items())
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
 
 
 def _split(change: str) -> tuple[str, list[Any]]:

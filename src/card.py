@@ -203,7 +203,10 @@ def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[st
         low, high = (value.get("low"), value.get("high")) if isinstance(value, Mapping) else (None, None)
         known = isinstance(low, int | float) and isinstance(high, int | float)
         interval = f"{low:.4g} to {high:.4g}" if known else "–"
-        yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval}
+        more = dict.fromkeys(("real", "clips", "embedding"), "–")
+        if isinstance(value, Mapping):
+            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k in more if (v := value.get(k))}
+        yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval, **more}
 
 
 def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:

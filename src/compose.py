@@ -348,6 +348,19 @@ def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
             yield ".".join((*at, key)), value
 
 
+def spoken(value: Any) -> str:
+    """A value as people call it: a slot by what it is made from and what is changed, a path by its last part.
+
+    >>> spoken({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
+    'vggish hop=0.48 weights=vggish.pth'
+    """
+    if isinstance(value, Mapping):
+        return " ".join(spoken(v) if k in ("preset", "name") else f"{k}={spoken(v)}" for k, v in value.items())
+    if isinstance(value, str):
+        return Path(value).name if value.startswith(("/", "~", ".")) else value
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+
+
 def _leaves(values: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from .compose import compose
+from .compose import compose, spoken
 from .conditioners.base import JointConditioner
 from .data.library import default_cache_dir
 from .errors import PartitaError
@@ -34,7 +34,7 @@ class Embedder:
     """Clips to embeddings: a tokenizer's latents (of a codec, those before its codes) or a joint conditioner's.
 
     Args:
-        name: What it was asked for by.
+        name: What people call it.
         part: With its weights.
         weights: Where they came from; none where it has none.
 
@@ -60,7 +60,8 @@ class Embedder:
     @property
     def label(self) -> str:
         """Its name with its weights."""
-        return self.name if self.weights is None or self.weights in self.name else f"{self.name}, {self.weights}"
+        weights = "" if self.weights is None else spoken(self.weights)
+        return self.name if weights in self.name else f"{self.name}, {weights}"
 
     def joint(self) -> JointConditioner:
         """The part, which has texts and audio in one space.
@@ -143,7 +144,7 @@ def read_embedder(text: str) -> Embedder:
         part.load_weights(weights)
     elif not part.weightless:
         raise PartitaError(f"{text} has no weights: write '{{preset: {text}, weights: PATH}}'")
-    return Embedder(text, part, weights)
+    return Embedder(spoken(slot), part, weights)
 
 
 def _family(slot: Any) -> str:

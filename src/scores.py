@@ -146,8 +146,8 @@ def frechet(compared: Compared) -> Rows:
     """The Fréchet audio distance to other real clips, and what it tends to with more clips."""
     rows, rate = Rows(), compared.facts.sample_rate
     for text in compared.options.embeddings:
-        compared.say(f"FAD ({text})")
         embedder, found = compared.embedders[text], {}
+        compared.say(f"FAD ({embedder.name})")
         reference = reference_statistics(embedder, [o.audio for o in compared.others], rate, compared.say)
         for which in ("audio", "real", "coded"):
             frames = compared.embedded(embedder, which)
@@ -158,12 +158,12 @@ def frechet(compared: Compared) -> Rows:
             found[which] = metric.compute()
         made, beside = found["audio"], {"real": "real", "codec": "coded"}
         more = {"reference_clips": len(compared.others), "fingerprint": embedder.fingerprint}
-        for name, figure in ((f"FAD ({text})", "frechet"), (f"FAD∞ ({text})", "limit")):
+        for name, figure in ((f"FAD ({embedder.name})", "frechet"), (f"FAD∞ ({embedder.name})", "limit")):
             if figure in made:
                 against = {column: found[which][figure] for column, which in beside.items() if figure in found[which]}
                 rows[name] = _row(made, figure, "lower", embedder.label, len(compared.audio), **against, **more)
         if "limit" in made:
-            rows[f"FAD∞ ({text})"]["r2"] = float(made["r2"])
+            rows[f"FAD∞ ({embedder.name})"]["r2"] = float(made["r2"])
     return rows
 
 
@@ -174,8 +174,8 @@ def divergence(compared: Compared) -> Rows:
     """
     rows = Rows()
     for text in compared.options.classifiers:
-        compared.say(f"KLD ({text})")
         embedder = compared.embedders[text]
+        compared.say(f"KLD ({embedder.name})")
         made, real = compared.embedded(embedder, "audio"), compared.embedded(embedder, "real")
         sizes = torch.full((len(made),), made.shape[1])
 
@@ -187,7 +187,7 @@ def divergence(compared: Compared) -> Rows:
         more: dict[str, Any] = {"fingerprint": embedder.fingerprint, "codec": _coded_divergence(compared, embedder)}
         if len(made) > 1:
             more["chance"] = against(real.roll(1, 0))["kld"]
-        rows[f"KLD ({text})"] = _row(against(real), "kld", "lower", embedder.label, len(made), **more)
+        rows[f"KLD ({embedder.name})"] = _row(against(real), "kld", "lower", embedder.label, len(made), **more)
     return rows
 
 
@@ -207,8 +207,8 @@ def consistency(compared: Compared) -> Rows:
         if not texts:
             compared.say("no test piece has a text: how well clips and texts go together is not measured")
             break
-        compared.say(f"text–audio consistency ({text})")
         embedder, found = compared.embedders[text], {}
+        compared.say(f"text–audio consistency ({embedder.name})")
         words, kept = embedder.of_texts(list(texts.values())), torch.tensor(list(texts))
         for which in ("audio", "real", "coded"):
             windows = compared.embedded(embedder, which)[kept]
@@ -223,7 +223,7 @@ def consistency(compared: Compared) -> Rows:
         strangers = torch.tensor([[one != other for other in texts.values()] for one in texts.values()])
         if strangers.any():
             more["chance"] = (F.normalize(words.double()) @ F.normalize(clips).T)[strangers].mean()
-        name = f"text–audio consistency ({text})"
+        name = f"text–audio consistency ({embedder.name})"
         rows[name] = _row(found["audio"], "cosine", "higher", embedder.label, len(kept), **more)
     return rows
 

@@ -305,9 +305,14 @@ def _needed(system: System, folder: str) -> Iterator[str]:
 
 
 def _labelled(key: str, values: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Each value by what people call it: a part by the name that it is made from, where no other has the same."""
+    made_from = [v.get("preset", v.get("name")) if isinstance(v, Mapping) else v for v in values]
     labels: dict[str, dict[str, Any]] = {}
-    for value in values:
-        label = value if isinstance(value, str) else f"{key.rpartition('.')[2]}={spoken(value)}"
+    for value, name in zip(values, made_from, strict=True):
+        if isinstance(value, Mapping) and isinstance(name, str) and made_from.count(name) == 1:
+            label = name
+        else:
+            label = value if isinstance(value, str) else f"{key.rpartition('.')[2]}={spoken(value)}"
         labels[label] = {key: value}
     return labels
 

@@ -90,6 +90,11 @@ def test_every_combination_is_a_variant_and_the_first_is_the_baseline(toy_recipe
     }
 
 
+def test_a_changed_part_is_called_by_its_name_where_that_is_enough(toy_recipe):
+    found = variants(study(toy_recipe, "tokenizers.acoustic=toy-codec,{name: toy-other, weights: /some/where}"))
+    assert [v.name for v in found] == ["toy-codec", "toy-other"]
+
+
 def test_an_ablation_file_says_the_same_as_the_command_line(toy_recipe):
     file = toy_recipe.with_name("study.yaml")
     file.write_text(

@@ -169,6 +169,11 @@ def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
     done = evaluation.is_file() and speed.is_file()
     system = run.outline
     figures = {"parameters": float(sum(part.num_parameters for part in system.parts.values()))}
+    for name, tokenizer in system.tokenizers.items():
+        facts = tokenizer.representation
+        if facts.num_codebooks and facts.cardinality:
+            bits = facts.frame_rate * facts.num_codebooks * math.log2(facts.cardinality)
+            figures[f"tokenizers/{name}: kbit/s"] = bits / 1000
     minutes, devices = 0.0, 0.0
     for folder, part in trained(run).items():
         curves = read_curves(root / places.get(folder, run.folder), folder)

@@ -21,7 +21,7 @@ from .errors import PartitaError
 from .files import replacing_file
 from .page import clip_media, write_page
 from .recipe import plan as check_recipe
-from .scores import Compared, check_asked, read_embedders, score
+from .scores import Compared, again, check_asked, read_embedders, score
 from .seeds import derive_seed
 from .system import INDEX, System, load
 
@@ -29,6 +29,9 @@ SEED = 3
 """Of the test pieces that every evaluation compares with, so that systems can be compared with each other."""
 
 RESULTS = "evaluation.json"
+
+CODEC_SECONDS = 10.0
+"""Of each clip, where there is no stage whose window says it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Generate, score, and write ``evaluation.json``, ``evaluation.html`` and the clips. Run again to go on.
 
+    Of a codec alone, what is scored is what it makes of the test pieces.
+
     Args:
         model: A run, an export, or a hub id.
         output: Folder; ``evaluation`` in the run or export unless given.
@@ -104,7 +109,7 @@ def evaluate(
     if folder is None:
         raise PartitaError(f"{model} is not a folder: say with -o where its evaluation goes")
     facts = system.output.representation
-    window = list(system.plan.stages.values())[-1].window
+    window = list(system.plan.stages.values())[-1].window if system.stages else CODEC_SECONDS
     seconds = window if options.duration is None else options.duration
     request = {
         "model": _fingerprint(system),
@@ -201,9 +206,12 @@ def _generated(
     (folder / "clips").mkdir(exist_ok=True)
     for start in range(0, len(missing), options.batch_size):
         batch = missing[start : start + options.batch_size]
-        inputs = system.prompts_of([pieces[i].fields for i in batch])
-        seeds = [derive_seed(options.seed, i) for i in batch]
-        for i, clip in zip(batch, system.generate(inputs, duration=seconds, seed=seeds).cpu(), strict=True):
+        if system.stages:
+            inputs = system.prompts_of([pieces[i].fields for i in batch])
+            made = system.generate(inputs, duration=seconds, seed=[derive_seed(options.seed, i) for i in batch])
+        else:
+            made = again(system.output, torch.stack([pieces[i].audio for i in batch]), system.device)
+        for i, clip in zip(batch, made.cpu(), strict=True):
             with replacing_file(paths[i]) as new:
                 soundfile.write(new, clip.T.numpy(), facts.sample_rate, format="FLAC", subtype="PCM_24")
         if progress is not None:
@@ -225,7 +233,8 @@ def _page(
     captions = [str(piece.fields.get("text") or piece.fields.get("id", "")) for piece in pieces]
     clips = []
     for clip, piece, caption in list(zip(audio, pieces, captions, strict=True))[:shown]:
-        clips.append(clip_media(clip, facts.sample_rate, f"generated: {caption}"))
+        made = "generated" if system.stages else "after the codec"
+        clips.append(clip_media(clip, facts.sample_rate, f"{made}: {caption}"))
         clips.append(clip_media(piece.audio, facts.sample_rate, "the piece itself"))
     values = {"model": model, "parts": system.summary(), "metrics": metrics, "clips": clips}
     write_page(folder / "evaluation.html", "evaluation.html", **values)

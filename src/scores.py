@@ -34,6 +34,7 @@ from .metrics.melody import MelodySimilarity
 from .metrics.rhythm import RhythmAgreement
 from .metrics.similarity import PairedCosine, clip_means
 from .system import System
+from .tokenizers.base import Latents, Tokenizer
 
 if TYPE_CHECKING:
     from .evaluate import Evaluation
@@ -92,9 +93,8 @@ class Compared:
     @torch.inference_mode()
     def coded(self) -> Tensor:
         """The pieces after the codec that makes the system's audio, ``[N, C, T]``."""
-        codec, device = self.system.output, self.system.device
-        kept = [codec.decode(codec.encode(batch.to(device))).float().cpu() for batch in batches(self.real)]
-        return torch.cat(kept)[..., : self.real.shape[-1]].clamp(-1, 1)
+        kept = [again(self.system.output, batch, self.system.device) for batch in batches(self.real)]
+        return torch.cat(kept)
 
     def embedded(self, embedder: Embedder, which: str) -> Tensor:
         """Embeddings ``[N, S, D]`` of the clips ``audio``, ``real`` or ``coded``; made once."""
@@ -102,6 +102,16 @@ class Compared:
         if key not in self._embedded:
             self._embedded[key] = embedder.of_all(getattr(self, which), self.facts.sample_rate)
         return self._embedded[key]
+
+
+@torch.inference_mode()
+def again(codec: Tokenizer | Latents, audio: Tensor, device: torch.device) -> Tensor:
+    """Clips ``[B, C, T]`` after a codec, as long as they were."""
+    try:
+        decoded = codec.decode(codec.encode(audio.to(device)))
+    except NotImplementedError as error:
+        raise PartitaError(f"nothing of this system can be heard: {error}") from None
+    return decoded.float().cpu()[..., : audio.shape[-1]].clamp(-1, 1)
 
 
 def read_embedders(options: Evaluation) -> dict[str, Embedder]:
@@ -126,6 +136,10 @@ def check_asked(system: System, options: Evaluation) -> None:
         PartitaError: It cannot.
     """
     told = {conditioner.input for conditioner in system.conditioners.values()}
+    if not system.stages:
+        if options.joint or options.memorization:
+            raise PartitaError("a codec alone reads no text and goes on with nothing: leave out joint and memorization")
+        return
     if options.classifiers and not told:
         raise PartitaError(
             "a classifier compares clips with the pieces they were asked to be like, but nothing is asked of this "
@@ -293,8 +307,8 @@ def codec(compared: Compared) -> Rows:
         constant.update(before[None])
     found = bootstrap_mean(torch.stack(distances)[:, None])
     found = {"distance": found["value"], "distance_low": found["low"], "distance_high": found["high"]}
-    target = list(compared.system.plan.stages.values())[-1].target
-    name = compared.system.tokenizers[target.tokenizer].registered_name
+    output = compared.system.output
+    name = (output.codec if isinstance(output, Latents) else output).registered_name
     more = {"chance": constant.compute(), "reference_clips": len(compared.others)}
     label = f"log-mel spectrum, of {name}"
     return {"codec mel distance": _row(found, "distance", "lower", label, len(distances), **more)}

@@ -146,10 +146,12 @@ class System:
 
     @property
     def output(self) -> Tokenizer | Latents:
-        """What turns the representation that the last stage generates into audio."""
-        if not self.plan.stages:
-            raise PartitaError("this system has no stage: it can encode and decode, but not generate")
-        return self.tokenizer_of(list(self.plan.stages.values())[-1].target)
+        """What turns the representation that the last stage generates into audio; without stages, the one tokenizer."""
+        if self.plan.stages:
+            return self.tokenizer_of(list(self.plan.stages.values())[-1].target)
+        if len(self.tokenizers) != 1:
+            raise PartitaError("this system has no stage, and no one tokenizer: nothing of it can be heard")
+        return next(iter(self.tokenizers.values()))
 
     @property
     def sample_rate(self) -> int:
@@ -225,6 +227,8 @@ class System:
     @torch.inference_mode()
     def decode(self, representations: Mapping[str, Tensor]) -> Tensor:
         """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns."""
+        if not self.plan.stages:
+            raise PartitaError("this system has no stage: decode with its tokenizer, system.tokenizers[…].decode(…)")
         target = list(self.plan.stages.values())[-1].target
         if not isinstance(representations, Mapping) or target.source not in representations:
             raise PartitaError(f"decode takes what generate_representations returns, a mapping with {target.source!r}")

@@ -406,6 +406,18 @@ def test_a_cluster_does_the_same(toy_recipe, tmp_path, toy_package, monkeypatch)
         Cluster(root, "slurm", {})
 
 
+def test_codecs_alone_are_compared_too(toy_recipe, tmp_path):
+    recipe = yaml.safe_load(toy_recipe.read_text())
+    del recipe["stages"], recipe["conditioners"]
+    toy_recipe.write_text(yaml.safe_dump(recipe))
+    root = tmp_path / "out"
+    assert ablate(study(toy_recipe, "tokenizers.acoustic.cardinality=256,2"), root, launcher=Here(root)) == {}
+    fine, coarse = csv.DictReader((root / "ablation.csv").open())
+    assert float(fine["tokenizers/acoustic: kbit/s"]) == 40 * 8 / 1000
+    assert float(coarse["tokenizers/acoustic: kbit/s"]) == 40 / 1000
+    assert float(fine["codec mel distance value"]) < float(coarse["codec mel distance value"])
+
+
 def test_a_preview_does_nothing(toy_recipe, tmp_path):
     lines = ablating.preview(study(toy_recipe, CODECS), tmp_path / "out")
     assert lines[0].startswith("2 variants, 2 runs: 4 parts to train")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -537,3 +538,20 @@ def test_no_clips_is_a_mistake():
 def test_frames_that_reach_beyond_a_clip_are_not_compared():
     embedder = read_embedder("log-mel-16khz")
     assert [embedder(torch.zeros(1, 1, n), 16000).shape[1] for n in (100, 16000, 16100, 16319)] == [1, 50, 50, 50]
+
+
+def test_a_codec_alone_is_scored_on_what_it_makes_of_real_clips(toy_recipe, tmp_path):
+    recipe = yaml.safe_load(toy_recipe.read_text())
+    del recipe["stages"], recipe["conditioners"]
+    scores = {}
+    for levels in (2, 256):
+        recipe["tokenizers"]["acoustic"] |= {"cardinality": levels, "hop": 4}
+        toy_recipe.write_text(yaml.safe_dump(recipe))
+        System(load_recipe(toy_recipe)).save(tmp_path / str(levels))
+        scores[levels] = evaluate(tmp_path / str(levels), options=LOG_MEL)["metrics"]
+    for name in ("FAD (log-mel-16khz)", "codec mel distance"):
+        assert scores[256][name]["value"] < scores[2][name]["value"]
+    clip, _ = soundfile.read(tmp_path / "2" / "evaluation" / "clips" / "00000.flac")
+    assert len(np.unique(clip)) <= 2
+    with pytest.raises(PartitaError, match="a codec alone reads no text"):
+        evaluate(tmp_path / "2", options=replace(FEW, memorization=True))

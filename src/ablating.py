@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from .ablation import Ablation, Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
-from .ablation_results import write_results
-from .compose import flat
+from .ablation import Ablation
+from .ablation_page import write_results
+from .ablation_runs import Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
 from .errors import PartitaError
+from .evaluate import Evaluation
 from .files import replacing_file
 from .launch import Launcher, Processes, run_tasks
-from .schema import plain
-from .system import INDEX, index_text
+from .schema import build, check, plain
+from .scores import check_asked, read_embedders
+from .system import INDEX
 from .tasks import SPEED, Task
 
 REQUEST = "ablation.yaml"
@@ -27,6 +30,7 @@ def ablate(
     folder: str | Path,
     *,
     launcher: Launcher | None = None,
+    jobs: int | None = None,
     skip_unfit: bool = False,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] | None = None,
@@ -40,33 +44,46 @@ def ablate(
         ablation: What is compared.
         folder: Of everything it makes; every variant's runs are in ``variants``, each like any other run.
         launcher: Who does the work; processes of this machine where none is given.
+        jobs: How many of these at once; as many as the GPUs allow, or one, where none is given.
         skip_unfit: Whether variants that no system can be made of are left out instead of refused.
         say: Gets a line on each thing done.
         progress: Called with (tasks that have ended, tasks in all).
 
     Returns:
-        By name of a variant and its seed, why there is no result of it.
+        By title of a variant (and seed), why there is no result of it.
 
     Raises:
         PartitaError: Variants cannot be, or the folder holds another ablation.
     """
     root = Path(folder)
-    found = _checked(ablation, skip_unfit)
+    wanted, problems = _checked(ablation, skip_unfit)
+    ablation = _alike(ablation, wanted)
     _claim(ablation, root)
-    launcher = launcher or Processes(root)
-    wanted, problems = found
-    if any("minutes" in amount for amount in ablation.budget.values()):
-        wanted, slow = _in_time(wanted, ablation, root, launcher, say)
-        problems |= slow
-    for run in wanted:
-        _same(run, root)
-    tasks = work(wanted, ablation)
-    say(summary(wanted))
-    failed = run_tasks(tasks, root, launcher, say, progress)
-    evaluations = {_evaluation_key(run): f"{run.variant.name}, seed {run.seed}" for run in wanted}
-    problems |= {evaluations[key]: reason for key, reason in failed.items() if key in evaluations}
-    places = {task.folder: task.parts for task in tasks if task.kind == "evaluate"}
-    write_results(root, ablation, wanted, places, problems)
+    if launcher is None:
+        devices = [run.plan.trainer.get("devices") for run in wanted]
+        launcher = Processes(root, jobs, max((n for n in devices if type(n) is int and n > 0), default=1))
+    measurements = _measurements(wanted, ablation)
+    tasks: list[Task] = []
+    everything = list(wanted)
+    try:
+        if measurements:
+            slow = run_tasks(list({t.key: t for t in measurements.values()}.values()), root, launcher, say)
+            broken = {run.folder: slow[task.key] for (run, _), task in _each(measurements, wanted) if task.key in slow}
+            problems |= {_title(run): broken[run.folder] for run in wanted if run.folder in broken}
+            wanted = [_timed(run, ablation, measurements, root) for run in wanted if run.folder not in broken]
+            timed = {run.folder: run for run in wanted}
+            everything = [timed.get(run.folder, run) for run in everything]
+        for run in wanted:
+            _same(run, root)
+        tasks = work(wanted, ablation)
+        say(summary(wanted, tasks))
+        failed = run_tasks(tasks, root, launcher, say, progress)
+        runs_of = {_evaluation_key(run): _title(run) for run in wanted}
+        problems |= {runs_of[key]: reason for key, reason in failed.items() if key in runs_of}
+    finally:
+        places = {task.folder: task.parts for task in tasks if task.kind == "evaluate"}
+        if places:
+            write_results(root, ablation, everything, places, problems)
     return problems
 
 
@@ -76,10 +93,19 @@ def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False)
     Raises:
         PartitaError: Variants cannot be.
     """
+    root = Path(folder)
     wanted, unfit = _checked(ablation, skip_unfit)
-    lines = [summary(wanted), *(f"left out: {name}: {reason}" for name, reason in unfit.items())]
+    ablation = _alike(ablation, wanted)
+    lines = [f"left out: {name}: {reason}" for name, reason in unfit.items()]
+    measurements = _measurements(wanted, ablation)
+    tasks = list({task.key: task for task in measurements.values()}.values())
+    if all(task.done(root) for task in tasks):
+        wanted = [_timed(run, ablation, measurements, root) for run in wanted]
+    else:
+        lines.append("how many steps fit into the minutes is measured first; there are more or fewer of them then")
+    parts = work(wanted, ablation)
     done = {True: "done", False: "to do"}
-    return lines + [f"{done[task.done(Path(folder))]}: {task.label}" for task in work(wanted, ablation)]
+    return [summary(wanted, parts), *lines, *(f"{done[task.done(root)]}: {task.label}" for task in [*tasks, *parts])]
 
 
 def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
@@ -90,18 +116,19 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
         for folder in separate(run):
             recipe = recipe_of(run, folder)
             key = fingerprint(recipe, folder)
-            before = {name: made[name] for name in dependencies(run, folder) if name in made}
-            task = Task(
-                key,
-                "train",
-                f"{folder} of {run.variant.name}, seed {run.seed}",
-                f"parts/{key}",
-                index_text(recipe),
-                folder,
-                {name: other.folder for name, other in before.items()},
-                tuple(dict.fromkeys(other.key for other in before.values())),
-            )
-            made[folder] = tasks.setdefault(key, task)
+            if key not in tasks:
+                before = {name: made[name] for name in dependencies(run, folder) if name in made}
+                tasks[key] = Task(
+                    key,
+                    "train",
+                    f"{folder} of {_title(run)}",
+                    f"parts/{key}",
+                    _yaml(recipe),
+                    folder,
+                    {name: other.folder for name, other in before.items()},
+                    tuple(dict.fromkeys(other.key for other in before.values())),
+                )
+            made[folder] = tasks[key]
             group, name = folder.split("/")
             if group == "stages":
                 made |= {f"conditioners/{joint}": made[folder] for joint in run.outline.stages[name].joint}
@@ -109,9 +136,9 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
         tasks[key] = Task(
             key,
             "evaluate",
-            f"evaluation of {run.variant.name}, seed {run.seed}",
+            f"evaluation of {_title(run)}",
             run.folder,
-            index_text(run.plan),
+            _yaml(run.plan.values),
             parts={name: other.folder for name, other in made.items()},
             needs=tuple(dict.fromkeys(other.key for other in made.values())),
             options=json.loads(json.dumps(plain(ablation.evaluation))),
@@ -119,85 +146,101 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
     return list(tasks.values())
 
 
-def summary(wanted: Sequence[Run]) -> str:
+def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
     """A line on how much there is to do."""
-    parts = [(run, folder) for run in wanted for folder in trained(run)]
-    apart = len({fingerprint(recipe_of(run, folder), folder) for run, folder in parts})
+    apart = sum(len(trained(run)) for run in wanted)
+    evaluations = {task.folder: task for task in tasks if task.kind == "evaluate"}
+    shared = {evaluations[run.folder].parts[folder] for run in wanted for folder in trained(run)}
     return (
-        f"{len({run.variant.name for run in wanted})} variants, {len(wanted)} runs: {apart} parts to train "
-        f"(in runs that share nothing, {len(parts)}), {len(wanted)} evaluations"
+        f"{len({run.variant.name for run in wanted})} variants, {len(wanted)} runs: {len(shared)} parts to train "
+        f"(in runs that share nothing, {apart}), {len(wanted)} evaluations"
     )
 
 
 def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
-    wanted, unfit = runs(ablation)
-    if unfit and not skip_unfit:
-        lines = "\n".join(f"{name}: {reason}" for name, reason in unfit.items())
-        raise PartitaError(f"these variants cannot be made; mend them, or leave them out with --skip-unfit:\n{lines}")
+    """All that can be known to be wrong before anything is trained."""
+    wanted, unfit = runs(ablation, skip_unfit=skip_unfit)
+    for run in wanted:
+        check_asked(run.outline, ablation.evaluation)
+    read_embedders(ablation.evaluation)
     return wanted, unfit
+
+
+def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
+    """The ablation with clips of one length, where the variants' own windows differ."""
+    windows = {list(run.plan.stages.values())[-1].window for run in wanted if run.plan.stages}
+    if ablation.evaluation.duration is not None or len(windows) < 2:
+        return ablation
+    return replace(ablation, evaluation=replace(ablation.evaluation, duration=min(windows)))
 
 
 def _claim(ablation: Ablation, root: Path) -> None:
     """Make the folder this ablation's, or see that it is: it may grow, but what is there must stay comparable."""
     path, values = root / REQUEST, plain(ablation)
     if path.is_file():
-        old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        constant = [
-            {key: value for key, value in flat(v) if not key.startswith(("vary", "variants"))} for v in (old, values)
-        ]
-        changed = [key for key in constant[0] | constant[1] if constant[0].get(key) != constant[1].get(key)]
-        if changed:
-            lines = [f"  {key}: {constant[0].get(key, 'unset')} → {constant[1].get(key, 'unset')}" for key in changed]
+        old = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {})
+        before = build(Evaluation, old) if not check(Evaluation, old) else None
+        if before != ablation.evaluation:
+            now, then = values["evaluation"], plain(before) if before else old
+            lines = [f"  {key}: {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
             raise PartitaError(
-                f"{root} holds another ablation, which can get more variants and seeds, but not other values of what "
-                "they have in common; choose another folder with -o. What differs:\n" + "\n".join(lines[:12])
+                f"the runs in {root} are evaluated in another way, and could not be compared with new ones; choose "
+                "another folder with -o. What differs:\n" + "\n".join(lines)
             )
-    elif root.exists() and any(path.name != "tasks" for path in root.iterdir()):  # a launcher may have begun that one
+    elif root.exists() and any(p.name != "tasks" and not p.name.startswith(".") for p in root.iterdir()):
         raise PartitaError(f"{root} is not empty and holds no ablation: choose another folder with -o")
     with replacing_file(path) as new:
-        new.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        new.write_text(_yaml(values), encoding="utf-8")
 
 
 def _same(run: Run, root: Path) -> None:
     """See that a run that is there already is of the same recipe."""
     index = root / run.folder / INDEX
-    if index.is_file() and index.read_text(encoding="utf-8") != index_text(run.plan):
+    if index.is_file() and fingerprint(yaml.safe_load(index.read_text(encoding="utf-8"))) != fingerprint(
+        run.plan.values
+    ):
         raise PartitaError(
-            f"{root / run.folder} is a run of another recipe than {run.variant.name} is now: choose another folder "
-            "with -o, or delete that one"
+            f"{root / run.folder} is a run of another recipe than {_title(run)} is now (or has another budget): choose "
+            "another folder with -o, or delete that one"
         )
 
 
-def _in_time(
-    wanted: Sequence[Run], ablation: Ablation, root: Path, launcher: Launcher, say: Callable[[str], None]
-) -> tuple[list[Run], dict[str, str]]:
-    """The runs with as many steps as fit into their minutes, which are measured once for each variant."""
+def _measurements(wanted: Sequence[Run], ablation: Ablation) -> dict[tuple[str, str], Task]:
+    """By run and part, what measures how many steps fit into its minutes: once for all seeds."""
     tasks: dict[tuple[str, str], Task] = {}
     for run in wanted:
-        first = replace(run, seed=ablation.seeds[0])
+        first = replace(run, seed=0)
         for folder in trained(run):
             if "minutes" in ablation.budget.get(folder.split("/")[0], {}):
                 recipe = recipe_of(first, folder)
                 key = f"measure-{fingerprint(recipe, folder)}"
-                label = f"measuring {folder} of {run.variant.name}"
-                tasks[run.folder, folder] = Task(key, "measure", label, f"parts/{key}", index_text(recipe), folder)
-    failed = run_tasks(list({task.key: task for task in tasks.values()}.values()), root, launcher, say)
-    timed, problems = [], {}
-    for run in wanted:
-        mine = {folder: task for (place, folder), task in tasks.items() if place == run.folder}
-        broken = [failed[task.key] for task in mine.values() if task.key in failed]
-        if broken:
-            problems[f"{run.variant.name}, seed {run.seed}"] = broken[0]
-            continue
-        seconds = {
-            folder: json.loads((root / task.folder / SPEED).read_text(encoding="utf-8"))["seconds_per_step"]
-            for folder, task in mine.items()
-        }
-        timed.append(with_steps(run, ablation.budget, seconds))
-    if not timed:
-        raise PartitaError(f"no variant's steps could be timed: {next(iter(problems.values()))}")
-    return timed, problems
+                label = f"measuring {folder} of {run.variant.title}"
+                tasks[run.folder, folder] = Task(key, "measure", label, f"parts/{key}", _yaml(recipe), folder)
+    return tasks
+
+
+def _each(measurements: Mapping[tuple[str, str], Task], wanted: Sequence[Run]) -> list[tuple[tuple[Run, str], Task]]:
+    by_folder = {run.folder: run for run in wanted}
+    return [((by_folder[place], part), task) for (place, part), task in measurements.items()]
+
+
+def _timed(run: Run, ablation: Ablation, measurements: Mapping[tuple[str, str], Task], root: Path) -> Run:
+    """The run with as many steps as fit into its minutes."""
+    seconds: dict[str, Any] = {
+        part: json.loads((root / task.folder / SPEED).read_text(encoding="utf-8"))["seconds_per_step"]
+        for (place, part), task in measurements.items()
+        if place == run.folder
+    }
+    return with_steps(run, ablation.budget, seconds)
+
+
+def _title(run: Run) -> str:
+    return f"{run.variant.title}, seed {run.seed}"
 
 
 def _evaluation_key(run: Run) -> str:
     return f"evaluate-{run.variant.name}-seed-{run.seed}"
+
+
+def _yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -1,12 +1,12 @@
-"""Ablations: which variants of a recipe are compared, and the recipe of each."""
+"""Ablations: which variants of a recipe are compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,19 +14,17 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .compose import COMMAND_LINE, compose, spoken
+from .compose import COMMAND_LINE, spoken
 from .errors import PartitaError, Problem, RecipeError
 from .evaluate import Evaluation
-from .part import Part
-from .recipe import Plan, load_recipe
-from .recipe import plan as check_recipe
 from .recipe_files import find_recipe, read_yaml
 from .registry import did_you_mean
 from .schema import build, check
-from .system import System, index_text
 
 GROUPS = ("tokenizers", "conditioners", "stages")
 UNITS = ("steps", "tokens", "minutes")
+LONGEST = 80
+"""Letters of a folder's name, without its digest."""
 
 
 @dataclass
@@ -64,6 +62,10 @@ class Ablation:
         for name, changes in self.variants.items():
             if not isinstance(changes, Mapping):
                 raise ValueError(f"variants.{name} must be a mapping from keys to values, not {changes!r}")
+            if both := [key for key in changes if key in self.vary or key == "seed"]:
+                raise ValueError(f"variants.{name} sets {both[0]}, which is varied by itself")
+        if both := [key for key in self.set if key in self.vary]:
+            raise ValueError(f"{both[0]} is both set and varied")
         for group, amount in self.budget.items():
             if group not in GROUPS:
                 raise ValueError(f"budget.{group}: there is no such group{did_you_mean(group, GROUPS)}")
@@ -80,7 +82,11 @@ class Ablation:
     @property
     def axes(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What is varied: by key, the choices by label, each the changes that it makes."""
-        axes = {key: _labelled(key, values) for key, values in self.vary.items() if key != "seed"}
+        axes = {
+            key: {label: {key: value} for label, value in zip(_labels(key, values), values, strict=True)}
+            for key, values in self.vary.items()
+            if key != "seed"
+        }
         if self.variants:
             axes["variants"] = {name: dict(changes) for name, changes in self.variants.items()}
         return axes
@@ -90,8 +96,8 @@ class Variant(NamedTuple):
     """One combination of choices.
 
     Args:
-        name: Of its folder.
-        choices: Label of its choice by key.
+        name: Of its folder; it follows from the changes alone, whatever else is varied.
+        choices: What people call each choice, by key.
         changes: To the recipe, by dotted key.
     """
 
@@ -99,27 +105,10 @@ class Variant(NamedTuple):
     choices: dict[str, str]
     changes: dict[str, Any]
 
-
-@dataclass
-class Run:
-    """One variant with one seed, checked.
-
-    Args:
-        variant: That it is of.
-        seed: Of its training.
-        plan: Its recipe.
-        outline: Its system without weights.
-    """
-
-    variant: Variant
-    seed: int
-    plan: Plan
-    outline: System
-
     @property
-    def folder(self) -> str:
-        """Where it is kept, in the folder of the ablation."""
-        return f"variants/{self.variant.name}/seed-{self.seed}"
+    def title(self) -> str:
+        """All choices."""
+        return " + ".join(self.choices.values()) or "baseline"
 
 
 def read_ablation(
@@ -170,151 +159,38 @@ def variants(ablation: Ablation) -> list[Variant]:
         changes: dict[str, Any] = {}
         for key, label in choices.items():
             changes |= axes[key][label]
-        name = "+".join(re.sub(r"[^\w.=-]+", "-", label).strip("-.") for label in labels)[:100] or "baseline"
-        taken = {variant.name for variant in found}
-        if name in taken:
-            name = f"{name}-{len(found)}"
-        found.append(Variant(name, choices, changes))
+        found.append(Variant(_folder(choices, changes), choices, changes))
     return found
 
 
-def runs(ablation: Ablation) -> tuple[list[Run], dict[str, str]]:
-    """The runs of an ablation, the first seed of every variant first, with budgets that need no measuring applied.
-
-    Returns:
-        The runs, and by name of a variant that cannot be, the reason.
-
-    Raises:
-        PartitaError: None of them can be, or a key is no recipe's.
-    """
-    found: list[Run] = []
-    unfit: dict[str, str] = {}
-    for seed, variant in product(ablation.seeds, variants(ablation)):
-        if variant.name in unfit:
-            continue
-        changes = {**ablation.set, **variant.changes, "seed": seed}
-        try:
-            plan = load_recipe(ablation.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-            found.append(with_steps(Run(variant, seed, plan, System.outline(plan)), ablation.budget))
-        except PartitaError as error:
-            unfit[variant.name] = str(error)
-    if not found:
-        name, reason = next(iter(unfit.items()))
-        rest = f" (and none of the other {len(unfit) - 1} variants can be)" if len(unfit) > 1 else ""
-        raise PartitaError(f"{name}: {reason}{rest}")
-    return found, unfit
+def _folder(choices: Mapping[str, str], changes: Mapping[str, Any]) -> str:
+    """A name that is safe as a folder's; it ends in a digest where the words alone would not say which changes."""
+    words, exact = [], True
+    for key, label in choices.items():
+        value = changes.get(key, label) if key != "variants" else label
+        word = value if isinstance(value, str) else f"{key.rpartition('.')[2]}={spoken(value)}"
+        if isinstance(value, Mapping):
+            word, exact = str(value.get("preset", value.get("name", word))), False
+        words.append(re.sub(r"[^\w.=-]+", "-", word, flags=re.ASCII).strip("-."))
+        exact = exact and words[-1] == word.lower()
+    name = "+".join(words) or "baseline"
+    if exact and len(name) <= LONGEST:
+        return name
+    digest = hashlib.blake2b(json.dumps(changes, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
+    return f"{name[:LONGEST]}-{digest}"
 
 
-def separate(run: Run) -> dict[str, Part]:
-    """The parts of a run, by folder, that are trained or loaded on their own: not those that learn with a stage, nor
-    those that hold nothing."""
-    joint = {f"conditioners/{name}" for stage in run.outline.stages.values() for name in stage.joint}
-    parts = run.outline.parts.items()
-    return {folder: part for folder, part in parts if folder not in joint and not part.weightless}
-
-
-def trained(run: Run) -> dict[str, Part]:
-    """Those of them that are trained: that have no weights yet."""
-    return {f: part for f, part in separate(run).items() if run.outline.part_plan(f).weights is None}
-
-
-def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float] | None = None) -> Run:
-    """The run with as many steps as its parts' budgets allow.
-
-    Args:
-        run: Whose parts are trained.
-        budget: By group, an amount.
-        seconds: That a step of each part takes, by folder; without it, budgets in minutes are left for later.
-    """
-    values = json.loads(json.dumps(run.plan.values))
-    for folder in trained(run):
-        group, name = folder.split("/")
-        unit, amount = next(iter(budget.get(group, {"": 0}).items()))
-        if unit == "tokens":
-            amount /= tokens_per_step(run.outline, folder)
-        elif unit == "minutes" and seconds is not None:
-            amount = amount * 60 / seconds[folder]
-        elif unit != "steps":
-            continue
-        slot = values[group][name]["generator"] if group == "stages" else values[group][name]
-        slot["fit"] = {**(slot.get("fit") or {}), "steps": max(1, round(amount))}
-    if values == run.plan.values:
-        return run
-    plan = check_recipe(compose(values))
-    return replace(run, plan=plan, outline=System.outline(plan))
-
-
-def tokens_per_step(system: System, folder: str) -> int:
-    """Codes (of latents, frames) that a step of a part's training goes over, in one process."""
-    group, name = folder.split("/")
-    fit = system.parts[folder].fit_options
-    if group == "conditioners":
-        raise PartitaError(f"{folder} yields no tokens to count: give it a budget in steps or minutes")
-    facts = (
-        system.tokenizers[name].representation
-        if group == "tokenizers"
-        else system.facts(system.plan.stages[name].target)
-    )
-    seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
-    return fit.batch_size * facts.frames(seconds) * (facts.num_codebooks or 1)
-
-
-def recipe_of(run: Run, folder: str) -> Plan:
-    """The recipe of one part: of what is trained in ``folder`` and all that this depends on, and nothing else.
-
-    Two runs with the same one share the part.
-    """
-    needed = set(_needed(run.outline, folder))
-    values: dict[str, Any] = {}
-    for group in GROUPS:
-        slots = run.plan.values.get(group) or {}
-        values[group] = {name: value for name, value in slots.items() if f"{group}/{name}" in needed}
-    values |= {key: run.plan.values[key] for key in ("data", "trainer") if key in run.plan.values}
-    # what is loaded is the same with every seed
-    return check_recipe(compose(values | {"seed": run.seed if folder in trained(run) else 0}))
-
-
-def dependencies(run: Run, folder: str) -> list[str]:
-    """The folders of the parts that must be there before ``folder`` is trained, without those that learn with it."""
-    stages = {f"stages/{name}": stage for name, stage in run.outline.stages.items()}
-    own = {f"conditioners/{name}" for name in stages[folder].joint} if folder in stages else set()
-    return [f for f in run.outline.parts if f in set(_needed(run.outline, folder)) - own - {folder}]
-
-
-def fingerprint(plan: Plan, folder: str) -> str:
-    """Of a part's recipe: a name for what is trained from it."""
-    digest = hashlib.blake2b(f"{index_text(plan)}{folder}".encode(), digest_size=6).hexdigest()
-    return f"{folder.replace('/', '-')}-{digest}"
-
-
-def _needed(system: System, folder: str) -> Iterator[str]:
-    """A part and all it depends on."""
-    yield folder
-    group, name = folder.split("/")
-    if group != "stages":
-        return
-    stage = system.plan.stages[name]
-    yield from (f"tokenizers/{r.tokenizer}" for r in (stage.target, *stage.references.values()))
-    for given in (given for given in stage.given if given not in stage.references):
-        yield f"conditioners/{given}"
-        for other, generator in system.stages.items():  # it learns with that one, which must come first
-            if given in generator.joint and other != name:
-                yield from _needed(system, f"stages/{other}")
-    for other in stage.after:
-        yield from _needed(system, f"stages/{other}")
-
-
-def _labelled(key: str, values: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Each value by what people call it: a part by the name that it is made from, where no other has the same."""
+def _labels(key: str, values: Sequence[Any]) -> list[str]:
+    """What people call each value: a part by the name that it is made from, where no other has the same."""
     made_from = [v.get("preset", v.get("name")) if isinstance(v, Mapping) else v for v in values]
-    labels: dict[str, dict[str, Any]] = {}
+    last, labels = key.rpartition(".")[2], []
     for value, name in zip(values, made_from, strict=True):
         if isinstance(value, Mapping) and isinstance(name, str) and made_from.count(name) == 1:
-            label = name
+            labels.append(name)
         else:
-            label = value if isinstance(value, str) else f"{key.rpartition('.')[2]}={spoken(value)}"
-        labels[label] = {key: value}
-    return labels
+            labels.append(value if isinstance(value, str) else f"{last}={spoken(value)}")
+    whole = [f"{last}={json.dumps(value, default=str, ensure_ascii=False)}" for value in values]
+    return [text if labels.count(label) > 1 else label for label, text in zip(labels, whole, strict=True)]
 
 
 def _split(change: str) -> tuple[str, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -48,7 +49,9 @@ def ablate(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."),
+        typer.Option(
+            min=1, help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."
+        ),
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="Submit to a cluster by submitit: slurm.")] = None,
     cluster_option: Annotated[
@@ -83,7 +86,8 @@ def ablate(
         problems = run_ablation(
             ablation,
             folder,
-            launcher=_launcher(folder, jobs, cluster, cluster_option or []),
+            launcher=_cluster(folder, jobs, cluster, cluster_option or []),
+            jobs=jobs,
             skip_unfit=skip_unfit,
             say=lambda line: out.print(line, markup=False, highlight=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -108,20 +112,20 @@ def task(folder: Path, key: str) -> None:
     perform(folder, key)
 
 
-def _launcher(folder: Path, jobs: int | None, cluster: str | None, options: list[str]) -> Any:
-    import yaml
-
+def _cluster(folder: Path, jobs: int | None, name: str | None, options: list[str]) -> Any:
+    """The cluster, if there is to be one."""
     from .errors import PartitaError
-    from .launch import Cluster, Processes
 
-    if cluster is None:
+    if name is None:
         if options:
             raise PartitaError("--cluster-option is for a --cluster")
-        return Processes(folder, jobs)
-    settings = {}
+        return None
+    from .launch import Cluster
+
+    settings: dict[str, int | str] = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
             raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
-        settings[key] = yaml.safe_load(value)
-    return Cluster(folder, cluster, settings, jobs)
+        settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d*", value) else value  # 1:30:00 is no number here
+    return Cluster(folder, name, settings, jobs)

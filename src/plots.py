@@ -33,35 +33,39 @@ def spectrogram_figure(audio: Tensor, sample_rate: int, *, top_db: float = 80.0)
 
 def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Figure:
     """Lines over training steps; ``curves`` maps a label to (steps, values)."""
-    figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+    many = len(curves) > 4  # a legend of so many lines goes below
+    figure = Figure(figsize=(4.2, 2.6 + (0.14 * len(curves) if many else 0)), layout="constrained")
     axes = figure.subplots()
-    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    colors = matplotlib.colormaps["tab10" if len(curves) <= 10 else "turbo"]
     for i, (label, (steps, values)) in enumerate(curves.items()):
-        axes.plot(
-            steps, values, label=label, color=colors[i % 10], linewidth=1.2, marker="." if len(steps) < 3 else None
-        )
+        color = colors(i if len(curves) <= 10 else i / (len(curves) - 1))
+        axes.plot(steps, values, label=label, color=color, linewidth=1.2, marker="." if len(steps) < 3 else None)
     axes.set(title=title, xlabel="step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.grid(alpha=0.3)
-    if len(curves) > 1:
+    if many:
+        figure.legend(fontsize=7, frameon=False, loc="outside lower left")
+    elif len(curves) > 1:
         axes.legend(fontsize=7, frameon=False)
     return figure
 
 
 def bands_figure(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], title: str) -> Figure:
-    """Means over several runs with bands of one standard deviation; ``curves`` maps a label to (steps, values) each."""
+    """Means over several runs with bands of one standard deviation; ``curves`` maps a label to (steps, values) each.
+
+    A run that ended early counts as far as it went.
+    """
     means, bands = {}, {}
     for label, runs in curves.items():
-        steps = max((run[0] for run in runs), key=len)
-        values = np.stack([np.interp(steps, *run) for run in runs])
-        means[label] = (steps, values.mean(0))
-        bands[label] = values.std(0, ddof=1) if len(runs) > 1 else None
+        steps = max((run[0] for run in runs), key=lambda steps: steps[-1])
+        values = np.stack([np.interp(steps, *run, right=np.nan) for run in runs])
+        means[label] = (steps, np.nanmean(values, 0))
+        bands[label] = np.nanstd(values, 0) * (len(runs) / max(1, len(runs) - 1)) ** 0.5
     figure = curves_figure(means, title)
     axes = figure.axes[0]
-    for line, (label, band) in zip(axes.lines, bands.items(), strict=True):
-        if band is not None:
-            steps, mean = means[label]
-            axes.fill_between(steps, mean - band, mean + band, color=line.get_color(), alpha=0.2, linewidth=0)
+    for line, (label, (steps, mean)) in zip(axes.lines, means.items(), strict=True):
+        band = bands[label]
+        axes.fill_between(steps, mean - band, mean + band, color=line.get_color(), alpha=0.2, linewidth=0)
     return figure
 
 

@@ -19,16 +19,16 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> float:
-    """The two-sided p-value of Student's t-test that pairs have the same mean; nan for fewer than two pairs.
+    """The two-sided p-value of Student's t-test that pairs have the same mean.
+
+    nan for fewer than three pairs, and where all differences are the same: there is no spread to compare with.
 
     >>> round(paired_test([1.0, 2.0, 3.0], [2.0, 2.5, 4.5]), 3)
     0.074
     """
     differences = np.subtract(first, second)
-    if len(differences) < 2:
+    if len(differences) < 3 or np.ptp(differences) <= 1e-9 * np.abs([first, second]).max():
         return math.nan
-    if np.ptp(differences) == 0:  # no spread to compare with
-        return 1.0 if differences[0] == 0 else 0.0
     return float(stats.ttest_rel(first, second).pvalue)
 
 

@@ -33,4 +33,6 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | a\|b | codec |
     """
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

@@ -1,10 +1,14 @@
 import csv
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +22,9 @@ from scipy import stats
 import partita
 from partita import ablating, callbacks, tasks
 from partita.ablating import ablate, work
-from partita.ablation import read_ablation, recipe_of, runs, tokens_per_step, variants
+from partita.ablation import read_ablation, variants
 from partita.ablation_results import compare
+from partita.ablation_runs import fingerprint, recipe_of, runs, tokens_per_step
 from partita.errors import PartitaError, RecipeError
 from partita.launch import Cluster, Processes, run_tasks
 from partita.recipe import load_recipe
@@ -33,7 +38,8 @@ FEW = {"clips": 2, "reference_clips": 3, "duration": 1.0}
 class Here:
     """Does tasks in this process, as the command `task` would."""
 
-    jobs = 1
+    jobs = measuring = 1
+    pause = patience = 0.0
 
     def __init__(self, root, stop_after=None):
         self.root, self.begun, self.stop_after = Path(root), [], stop_after
@@ -42,18 +48,15 @@ class Here:
         if len(self.begun) == self.stop_after:
             raise KeyboardInterrupt
         self.begun.append(task)
-        self.reason = None
-        try:
+        with suppress(PartitaError):
             perform(self.root, task.key)
-        except PartitaError as error:
-            self.reason = str(error)
         return self
 
     def done(self):
         return True
 
     def failure(self):
-        return self.reason
+        return None
 
     def stop(self):
         raise AssertionError("nothing is running")
@@ -78,12 +81,14 @@ LETTERS = "conditioners.text=toy-letters,{name: toy-letters, dim: 4}"
 
 def test_every_combination_is_a_variant_and_the_first_is_the_baseline(toy_recipe):
     found = variants(study(toy_recipe, CODECS, LETTERS, "seed=0,1"))
-    assert [v.name for v in found] == [
-        "cardinality=16+toy-letters",
-        "cardinality=16+text=toy-letters-dim=4",
-        "cardinality=8+toy-letters",
-        "cardinality=8+text=toy-letters-dim=4",
+    assert [v.title for v in found] == [
+        "cardinality=16 + toy-letters",
+        "cardinality=16 + text=toy-letters dim=4",
+        "cardinality=8 + toy-letters",
+        "cardinality=8 + text=toy-letters dim=4",
     ]
+    assert [v.name for v in found][::2] == ["cardinality=16+toy-letters", "cardinality=8+toy-letters"]
+    assert len({v.name for v in found}) == 4
     assert found[3].changes == {
         "tokenizers.acoustic.cardinality": 8,
         "conditioners.text": {"name": "toy-letters", "dim": 4},
@@ -92,7 +97,59 @@ def test_every_combination_is_a_variant_and_the_first_is_the_baseline(toy_recipe
 
 def test_a_changed_part_is_called_by_its_name_where_that_is_enough(toy_recipe):
     found = variants(study(toy_recipe, "tokenizers.acoustic=toy-codec,{name: toy-other, weights: /some/where}"))
-    assert [v.name for v in found] == ["toy-codec", "toy-other"]
+    assert [v.title for v in found] == ["toy-codec", "toy-other"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"name": "toy-codec", "weights": "/runs/a/acoustic"}, {"name": "toy-codec", "weights": "/runs/b/acoustic"}],
+        [4, "4", 4.0, True, None, 1e-4, 1e-5],
+        ["a-2", "a", "a/", "A", "..", "-a", "x" * 200, "x" * 201, "ü", "음악", "🎵"],
+    ],
+)
+def test_whatever_the_values_variants_are_told_apart(toy_recipe, values):
+    """By people, and by folders that are the same whatever else is varied, and safe everywhere."""
+    ablation = study(toy_recipe)
+    ablation.vary["tokenizers.acoustic.thing"] = values
+    found = variants(ablation)
+    assert [v.changes["tokenizers.acoustic.thing"] for v in found] == values
+    assert len({v.title for v in found}) == len({v.name.casefold() for v in found}) == len(values)
+    for variant, value in zip(found, values, strict=True):
+        ablation.vary["tokenizers.acoustic.thing"] = [value]
+        assert variants(ablation)[0].name == variant.name
+        assert re.fullmatch(r"\w[\w.=+-]{0,99}|-[0-9a-f]{8}", variant.name, re.ASCII)
+
+
+def test_changes_inside_a_slot_outlast_a_change_of_the_slot(toy_recipe):
+    """In whatever order they are said."""
+    inside = "tokenizers.acoustic.fit.steps=3"
+    slots = "tokenizers.acoustic=toy-codec,{name: toy-codec, hop: 50}"
+    for changes in ([inside, slots], [slots, inside]):
+        found, _ = runs(study(toy_recipe, *changes))
+        assert [run.outline.tokenizers["acoustic"].fit_options.steps for run in found] == [3, 3]
+        assert [run.outline.tokenizers["acoustic"].hop for run in found] == [100, 50]
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"vary": {"stages.main.window": [1, 2]}, "variants": {"a": {"stages.main.window": 3}}}, "varied by itself"),
+        ({"variants": {"a": {"seed": 3}}}, "varied by itself"),
+        ({"vary": {"seed": [1, 2]}, "set": {"seed": 0}}, "both set and varied"),
+        ({"vary": {"seed": []}}, "list of values"),
+        ({"vary": {"seed": [0]}, "budget": {"conditioners": {"steps": 3}}}, "nothing is trained"),
+        ({"vary": {"seed": [0]}, "evaluation": {"embeddings": ["log-mol"]}}, "did you mean 'log-mel'"),
+        ({"vary": {"seed": [0]}, "evaluation": {"clip": 3}}, "did you mean 'clips'"),
+        ({"vory": {}}, "did you mean 'vary'"),
+    ],
+)
+def test_files_that_contradict_themselves_are_refused_before_anything_is_done(toy_recipe, tmp_path, keys, word):
+    file = toy_recipe.with_name("study.yaml")
+    file.write_text(yaml.safe_dump({"recipe": toy_recipe.name, **keys}))
+    with pytest.raises(PartitaError, match=word):
+        ablate(read_ablation(str(file)), tmp_path / "out", launcher=Here(tmp_path))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_ablation_file_says_the_same_as_the_command_line(toy_recipe):
@@ -166,11 +223,32 @@ def test_what_variants_have_in_common_is_trained_once():
 
 def test_the_recipe_of_a_part_holds_what_it_depends_on():
     run = runs(read_ablation("chorales-hierarchical-tiny"))[0][0]
-    assert set(recipe_of(run, "tokenizers/acoustic").values["tokenizers"]) == {"acoustic"}
-    assert not recipe_of(run, "tokenizers/acoustic").stages
+    assert set(recipe_of(run, "tokenizers/acoustic")["tokenizers"]) == {"acoustic"}
+    assert not recipe_of(run, "tokenizers/acoustic")["stages"]
     first, *_, last = run.plan.stages
-    assert list(recipe_of(run, f"stages/{first}").stages) == [first]
-    assert list(recipe_of(run, f"stages/{last}").stages) == list(run.plan.stages)
+    assert list(recipe_of(run, f"stages/{first}")["stages"]) == [first]
+    assert set(recipe_of(run, f"stages/{last}")["stages"]) == set(run.plan.stages)
+
+
+def test_how_a_recipe_is_put_makes_no_difference_to_what_is_shared(toy_recipe):
+    one, other = (
+        runs(study(toy_recipe, *changes))[0][0]
+        for changes in (
+            ["tokenizers.acoustic.fit.lr=0.01", "tokenizers.acoustic.fit.eps=1e-7"],
+            ["tokenizers.acoustic.fit.eps=1e-7", "tokenizers.acoustic.fit.lr=0.01"],
+        )
+    )
+    assert fingerprint(recipe_of(one, "stages/main")) == fingerprint(recipe_of(other, "stages/main"))
+
+
+def test_what_matters_only_in_generation_is_not_trained_twice():
+    """Overlap of windows, and how a stage draws; each run keeps its own."""
+    changes = ["stages.acoustic.generator.sampling.temperature=0.5,1.0", "stages.acoustic.overlap=0,1"]
+    ablation = read_ablation("chorales-tiny", changes)
+    tasks_ = work(runs(ablation)[0], ablation)
+    assert [task.kind for task in tasks_ if task.kind == "train"] == ["train"] * 2
+    drawn = {yaml.safe_load(t.recipe)["stages"]["acoustic"]["generator"]["sampling"]["temperature"] for t in tasks_[2:]}
+    assert drawn == {0.5, 1.0}
 
 
 def test_the_runs_of_an_ablation_are_those_that_train_makes(toy_recipe, tmp_path):
@@ -182,7 +260,8 @@ def test_the_runs_of_an_ablation_are_those_that_train_makes(toy_recipe, tmp_path
     assert len([task for task in launcher.begun if task.part == "stages/main"]) == 2 * 2 * 2
     overrides = ["tokenizers.acoustic.cardinality=8", "conditioners.text={name: toy-letters, dim: 4}", "seed=1"]
     train(load_recipe(toy_recipe, overrides), tmp_path / "alone")
-    place = root / "variants" / "cardinality=8+text=toy-letters-dim=4" / "seed-1"
+    title = "cardinality=8 + text=toy-letters dim=4"
+    place = root / "variants" / next(v.name for v in variants(ablation) if v.title == title) / "seed-1"
     assert same(weights(place), weights(tmp_path / "alone"))
     made = partita.load(place).generate(["tone 1"], seed=0)
     assert torch.equal(made, partita.load(tmp_path / "alone").generate(["tone 1"], seed=0))
@@ -194,7 +273,7 @@ def test_the_runs_of_an_ablation_are_those_that_train_makes(toy_recipe, tmp_path
     assert float(row["FAD (log-mel-16khz) value"]) == found["value"]
     page = (root / "ablation.html").read_text()
     assert page.count("<audio") == 2 * (4 + 1)  # two clips of four variants and the real piece
-    assert "cardinality=8+toy-letters" in (root / "ablation.md").read_text()
+    assert "| cardinality=8 | toy-letters | 2 |" in (root / "ablation.md").read_text()
 
     again = Here(root)
     lines = []
@@ -214,6 +293,48 @@ def test_interrupted_it_goes_on(toy_recipe, tmp_path):
     assert ablate(ablation, root, launcher=second) == {}
     assert len(first.begun) + len(second.begun) == 6
     assert {t.key for t in first.begun}.isdisjoint(t.key for t in second.begun)
+
+
+def test_stopped_half_way_it_shows_what_is_done(toy_recipe, tmp_path):
+    root = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        ablate(study(toy_recipe, CODECS), root, launcher=Here(root, stop_after=4))
+    assert "1 of 2 runs are evaluated" in (root / "ablation.md").read_text()
+
+
+def test_a_part_that_is_gone_is_not_trained_in_passing(toy_recipe, tmp_path):
+    root = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        ablate(study(toy_recipe), root, launcher=Here(root, stop_after=2))
+    next(root.glob("parts/tokenizers-*/tokenizers/acoustic/model.safetensors")).unlink()
+    task = work(runs(study(toy_recipe))[0], study(toy_recipe))[-1]
+    failed = run_tasks([replace(task, needs=())], root, Here(root), lambda line: None)
+    assert "tokenizers/acoustic is not in" in failed[task.key]
+    assert ablate(study(toy_recipe), root, launcher=Here(root)) == {}
+
+
+class Crowded(Here):
+    """Takes two tasks at once, and does them when it is asked whether they are done."""
+
+    jobs = 9
+
+    def start(self, task):
+        if len(self.begun) == 2:
+            raise RuntimeError("QOSMaxSubmitJobPerUserLimit")
+        self.begun.append(task)
+        return SimpleNamespace(done=lambda: self.finish(task), failure=lambda: None, stop=lambda: None)
+
+    def finish(self, task):
+        perform(self.root, task.key)
+        self.begun.remove(task)
+        return True
+
+
+def test_a_cluster_that_takes_no_more_is_asked_again_later(toy_recipe, tmp_path):
+    root, lines = tmp_path / "out", []
+    ablation = study(toy_recipe, "tokenizers.acoustic.cardinality=16,8,4")
+    assert ablate(ablation, root, launcher=Crowded(root), say=lines.append) == {}
+    assert any("not more than 2 at once: QOSMax" in line for line in lines)
 
 
 def test_a_variant_that_fails_does_not_stop_the_others_and_is_tried_again(toy_recipe, tmp_path, monkeypatch):
@@ -249,7 +370,7 @@ def test_parts_that_do_not_fit_are_refused_or_left_out(toy_recipe, tmp_path):
 def test_what_is_there_stays_comparable(toy_recipe, tmp_path):
     root = tmp_path / "out"
     ablate(study(toy_recipe), root, launcher=Here(root))
-    with pytest.raises(PartitaError, match=r"another ablation[\s\S]*evaluation.clips: 2 → 3"):
+    with pytest.raises(PartitaError, match=r"evaluated in another way[\s\S]*clips: 2 → 3"):
         ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "clips": 3}), root, launcher=Here(root))
     toy_recipe.write_text(toy_recipe.read_text().replace("window: 1.0", "window: 0.5"))
     with pytest.raises(PartitaError, match="a run of another recipe"):
@@ -300,17 +421,27 @@ def test_a_step_is_timed(toy_recipe, monkeypatch):
 
 def test_differences_from_the_baseline_as_scipy_has_them():
     baseline, first, second = {0: 1.0, 1: 1.3, 2: 0.9}, {0: 0.7, 1: 0.9, 2: 0.55}, {0: 1.1, 1: 1.1, 2: 1.1, 3: 9.0}
-    cells = compare([baseline, first, second, {}], "lower")
+    cells = compare([baseline, first, second, {}, {0: -5.0, 1: -5.0}], "lower")
     ps = [
         stats.ttest_rel([0.7, 0.9, 0.55], [1.0, 1.3, 0.9]).pvalue,
         stats.ttest_rel([1.1, 1.1, 1.1], [1.0, 1.3, 0.9]).pvalue,
     ]
     assert cells[1].p == pytest.approx(min(1, 2 * ps[0]))
     assert cells[2].p == pytest.approx(ps[1])
-    assert [cell.best for cell in cells] == [False, True, False, False]
+    assert [cell.best for cell in cells] == [
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]  # the second has a seed more than others
+    assert [cell.best for cell in compare([baseline, first, {0: -5.0}], "lower")] == [False, True, False]
+    assert math.isnan(cells[4].p)  # two seeds: anything may be chance
     assert (cells[0].mean, cells[0].deviation) == pytest.approx((3.2 / 3, stats.tstd([1.0, 1.3, 0.9])))
     assert str(cells[3]) == "–"
-    assert str(cells[1]).endswith("*") == (2 * ps[0] < 0.05)
+    assert cells[1].marked.endswith("*") == (2 * ps[0] < 0.05)
+    same = compare([{0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.5, 1: 2.5, 2: 3.5}], "lower")
+    assert math.isnan(same[1].p)  # differences without any spread
 
 
 @pytest.fixture

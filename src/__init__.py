@@ -10,7 +10,7 @@ from .registry import register
 
 if TYPE_CHECKING:
     from .ablating import ablate
-    from .ablation import read_ablation
+    from .ablation import Ablation, read_ablation
     from .generation import Story
     from .layers.guidance import Term
     from .recipe import load_recipe
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Ablation",
     "PartitaError",
     "Story",
     "System",
@@ -31,6 +32,7 @@ __all__ = [
     "train",
 ]
 _HOMES = {
+    "Ablation": "ablation",
     "Story": "generation",
     "System": "system",
     "Term": "layers.guidance",
@@ -51,4 +53,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Those names, too, without importing them."""
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,17 @@ from .ablation import Ablation
 from .ablation_page import write_results
 from .ablation_runs import Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
 from .errors import PartitaError
-from .evaluate import Evaluation
 from .files import replacing_file
 from .launch import Launcher, Processes, run_tasks
-from .schema import build, check, plain
+from .schema import plain
 from .scores import check_asked, read_embedders
 from .system import INDEX
 from .tasks import SPEED, Task
 
 REQUEST = "ablation.yaml"
+
+LASTING = ("duration", "seed")
+"""What clips depend on. There can be more of them, and other scores, later."""
 
 
 def ablate(
@@ -55,6 +58,8 @@ def ablate(
     Raises:
         PartitaError: Variants cannot be, or the folder holds another ablation.
     """
+    if not isinstance(ablation, Ablation):
+        raise PartitaError(f"ablate takes what read_ablation returns, not {ablation!r}")
     root = Path(folder)
     wanted, problems = _checked(ablation, skip_unfit)
     ablation = _alike(ablation, wanted)
@@ -96,6 +101,7 @@ def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False)
     root = Path(folder)
     wanted, unfit = _checked(ablation, skip_unfit)
     ablation = _alike(ablation, wanted)
+    _claim(ablation, root, write=False)
     lines = [f"left out: {name}: {reason}" for name, reason in unfit.items()]
     measurements = _measurements(wanted, ablation)
     tasks = list({task.key: task for task in measurements.values()}.values())
@@ -103,9 +109,19 @@ def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False)
         wanted = [_timed(run, ablation, measurements, root) for run in wanted]
     else:
         lines.append("how many steps fit into the minutes is measured first; there are more or fewer of them then")
+    if all(task.done(root) for task in tasks):
+        for run in wanted:
+            _same(run, root)
     parts = work(wanted, ablation)
+    evaluations = {task.folder: task for task in parts if task.kind == "evaluate"}
+    steps = {
+        evaluations[run.folder].parts[folder]: f": {part.fit_options.steps:,} steps of {part.fit_options.batch_size}"
+        for run in wanted
+        for folder, part in trained(run).items()
+    }
     done = {True: "done", False: "to do"}
-    return [summary(wanted, parts), *lines, *(f"{done[task.done(root)]}: {task.label}" for task in [*tasks, *parts])]
+    lines += [f"{done[task.done(root)]}: {task.label}{steps.get(task.folder, '')}" for task in [*tasks, *parts]]
+    return [f"{summary(wanted, parts)}; baseline: {wanted[0].variant.title}; in {root}", *lines]
 
 
 def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
@@ -160,9 +176,16 @@ def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
 def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
     """All that can be known to be wrong before anything is trained."""
     wanted, unfit = runs(ablation, skip_unfit=skip_unfit)
+    sources: dict[str, Run] = {}
     for run in wanted:
         check_asked(run.outline, ablation.evaluation)
+        sources.setdefault(_yaml(run.plan.values.get("data")), run)
     read_embedders(ablation.evaluation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what was skipped, every training says
+        for run in sources.values():
+            run.outline.source.setup()
+            run.outline.check_fields()
     return wanted, unfit
 
 
@@ -174,21 +197,20 @@ def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
     return replace(ablation, evaluation=replace(ablation.evaluation, duration=min(windows)))
 
 
-def _claim(ablation: Ablation, root: Path) -> None:
+def _claim(ablation: Ablation, root: Path, write: bool = True) -> None:
     """Make the folder this ablation's, or see that it is: it may grow, but what is there must stay comparable."""
     path, values = root / REQUEST, plain(ablation)
     if path.is_file():
-        old = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {})
-        before = build(Evaluation, old) if not check(Evaluation, old) else None
-        if before != ablation.evaluation:
-            now, then = values["evaluation"], plain(before) if before else old
-            lines = [f"  {key}: {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
+        then, now = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {}), values["evaluation"]
+        if lines := [f"  {key}: {then.get(key)} → {now[key]}" for key in LASTING if then.get(key) != now[key]]:
             raise PartitaError(
-                f"the runs in {root} are evaluated in another way, and could not be compared with new ones; choose "
+                f"the clips in {root} were generated in another way, and could not be compared with new ones; choose "
                 "another folder with -o. What differs:\n" + "\n".join(lines)
             )
     elif root.exists() and any(p.name != "tasks" and not p.name.startswith(".") for p in root.iterdir()):
         raise PartitaError(f"{root} is not empty and holds no ablation: choose another folder with -o")
+    if not write:
+        return
     with replacing_file(path) as new:
         new.write_text(_yaml(values), encoding="utf-8")
 

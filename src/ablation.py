@@ -125,6 +125,7 @@ def read_ablation(
     Raises:
         PartitaError: Something in it cannot be.
     """
+    changes = [changes] if isinstance(changes, str) else changes
     path = find_recipe(source)
     values: dict[str, Any] = {"recipe": source}
     found = read_yaml(path)
@@ -141,8 +142,13 @@ def read_ablation(
         values["vary"].pop(key, None)
         values["set"].pop(key, None)
         values["vary" if len(choices) > 1 else "set"][key] = choices if len(choices) > 1 else choices[0]
-    for amount in budget:
-        values["budget"] |= _amount(amount)
+    spent: dict[str, Any] = {}
+    for text in budget:
+        amount = _amount(text)
+        if twice := spent.keys() & amount.keys():
+            raise PartitaError(f"there are two budgets for {twice.pop()}: give one")
+        spent |= amount
+    values["budget"] |= spent
     values["evaluation"] |= evaluation or {}
     if mistakes := check(Ablation, values):
         file = str(path) if "recipe" in found else COMMAND_LINE

@@ -86,7 +86,7 @@ def _clips(root: Path, found: Sequence[Found]) -> list[dict[str, Any]]:
     shown = dict(list(first.items())[:HEARD])
     paths = {t: sorted((root / one.run.folder / "evaluation" / "clips").glob("*.flac")) for t, one in shown.items()}
     leading = next(iter(shown.values()))
-    system, options = leading.run.outline, leading.request["options"]
+    system, options = leading.run.outline, leading.request
     facts = system.output.representation
     system.source.setup()
     pieces = Examples.at(facts, system.source, "test", options["clips"], options["duration"], SEED)

@@ -7,15 +7,19 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from . import __version__
 from .ablation import Ablation
 from .ablation_runs import Run, tokens_per_step, trained
 from .evaluate import RESULTS
 from .report import read_curves
-from .significance import holm, paired_test
+from .significance import holm, p_text, paired_test
 from .tasks import DONE
 
 LEVEL = 0.05
@@ -39,12 +43,14 @@ class Found:
         metrics: Rows of its evaluation by name; empty where it has none.
         request: What was asked of the evaluation; empty where there is none.
         figures: What it cost and how fast it is, by name.
+        device: That it was evaluated on.
     """
 
     run: Run
     metrics: dict[str, dict[str, Any]]
     request: dict[str, Any]
     figures: dict[str, float]
+    device: str = ""
 
 
 @dataclass
@@ -73,7 +79,7 @@ class Cell:
         return cls(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
     def __str__(self) -> str:
-        text = number(self.mean, self.deviation)
+        text = number(self.mean, self.deviation) + (" ± 0" if self.deviation == 0 else "")
         return f"**{text}**" if self.best else text
 
     @property
@@ -123,6 +129,9 @@ def tables(ablation: Ablation, found: Sequence[Found]) -> list[tuple[str, list[s
     result = [("Scores", [*heads, "runs", *arrows], rows)]
     for axis in ablation.axes if len(ablation.axes) > 1 else ():
         result.append((f"What {axis} does on average", [axis, *arrows], _effects(found, axis, list(better))))
+    if any(not math.isnan(cell.p) for cells in scores.values() for cell in cells):
+        ps = [[*choices[t], *(p_text(cells[i].p) for cells in scores.values())] for i, t in enumerate(titles)]
+        result.append(("Differences from the baseline: p, corrected", [*heads, *better], ps[1:]))
     figures = list(dict.fromkeys(name for one in found for name in one.figures))
     costs = {name: [Cell.of(one.values()) for one in _by_variant(found, titles, name)] for name in figures}
     rows = [[*choices[title], *(_cost(name, costs[name][i]) for name in figures)] for i, title in enumerate(titles)]
@@ -185,7 +194,7 @@ def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
             (p.fit_options.steps, p.fit_options.batch_size, p.fit_options.warmup_steps) for p in _parts(runs, folder)
         }
         if len({fit[:2] for fit in fits}) > 1:
-            listed = ", ".join(f"{s:,} steps of {b}" for s, b in sorted({fit[:2] for fit in fits}))
+            listed = " or ".join(f"{s:,} batches of {b}" for s, b in sorted({fit[:2] for fit in fits}))
             lines.append(f"{folder} is not trained alike in all variants: {listed}")
         if any(warmup > steps / 2 for steps, _, warmup in fits):
             lines.append(
@@ -194,6 +203,8 @@ def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
     if ablation.budget:
         amounts = (f"{group}: {v:g} {unit}" for group, amount in ablation.budget.items() for unit, v in amount.items())
         lines.append(f"budget: {', '.join(amounts)}")
+    devices = sorted({one.device for one in found if one.device})
+    lines.append(", ".join([f"Partita {__version__}", f"torch {torch.__version__}", *devices, str(date.today())]))
     lines.append(
         "training time is that of the steps alone; what variants share counts in full for each; parameters are those "
         "that generating takes; tokens are codes of all codebooks, or frames of latents"
@@ -218,6 +229,9 @@ def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
     minutes, hours = 0.0, 0.0
     for folder, part in trained(run).items():
         fit, (group, name) = part.fit_options, folder.split("/")
+        if not (root / places.get(folder, run.folder) / folder / "model.safetensors").is_file():
+            minutes = math.nan
+            continue
         figures[f"{folder}: steps"] = float(fit.steps)
         if group != "conditioners":
             figures[f"{folder}: million tokens"] = fit.steps * tokens_per_step(system, folder) / 1e6
@@ -237,9 +251,10 @@ def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
         figures |= {"training minutes": minutes, "device hours": hours}
     if not done:
         return Found(run, {}, {}, figures)
-    figures["audio s/s generated"] = json.loads(speed.read_text(encoding="utf-8"))["audio_seconds_per_second"]
+    fast = json.loads(speed.read_text(encoding="utf-8"))
+    figures["audio s/s generated"] = fast["audio_seconds_per_second"]
     results = json.loads(evaluation.read_text(encoding="utf-8"))
-    return Found(run, results["metrics"], results["request"], figures)
+    return Found(run, results["metrics"], results["request"], figures, fast["device"])
 
 
 def _by_variant(found: Sequence[Found], titles: Sequence[str], figure: str) -> list[dict[int, float]]:

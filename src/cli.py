@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -286,8 +288,8 @@ def push(
     ] = None,
 ) -> None:
     """Publish a finished system on the Hugging Face Hub: weights, recipe, model card and audio examples."""
+    from .hub import check_id, write_out
     from .hub import push as push_system
-    from .hub import write_out
 
     if not dry_run:
         if output is not None:
@@ -307,6 +309,7 @@ def push(
         return
     from .card import collect
 
+    check_id(repo_id)
     folder = output or Path(f"{repo_id.split('/')[-1]}-dry-run")
     files = collect(run, repo_id, licence=licence, examples=examples, report=report)
     write_out(files, folder)
@@ -327,11 +330,20 @@ def pull(
     out.print(f"pulled: {pull_system(repo_id, output, revision)}")
 
 
+PATHS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC}
+"""What the file system says to a path that cannot be used."""
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise Stopped(number)
+
+
 def main() -> None:
     """Run the command line: status 2 and one message for the user's mistakes, status 1 and a traceback for ours."""
     # Read when torch is loaded: threads that wait for each other give way soon. Beside another busy process, training
     # on two cores then goes on at half its speed instead of a tenth.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    signal.signal(signal.SIGINT, _stop)  # typer would end without a word
     try:
         app(standalone_mode=True)
     except (PartitaError, UnknownName) as error:
@@ -340,6 +352,11 @@ def main() -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         err.print("stopped; run the same command again to go on")
         sys.exit(128 + getattr(stop, "signal", 2))
+    except OSError as error:
+        if error.filename is None or error.errno not in PATHS:
+            raise
+        err.print(f"error: {error.filename}: {error.strerror}", style="red", markup=False, highlight=False)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         err.print(

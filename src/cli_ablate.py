@@ -47,6 +47,13 @@ def ablate(
     reference_clips: Annotated[
         int | None, typer.Option(help="Real clips that distributions are compared with.")
     ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", "-d", help="Seconds of each clip; the shortest window unless given.")
+    ] = None,
+    embedding: Annotated[list[str] | None, typer.Option(help="As of evaluate, and so are the next three.")] = None,
+    classifier: Annotated[list[str] | None, typer.Option(help="For KLD.")] = None,
+    joint: Annotated[list[str] | None, typer.Option(help="For how well clips and captions go together.")] = None,
+    memorization: Annotated[bool, typer.Option("--memorization", help="Continue training clips, too.")] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -73,7 +80,15 @@ def ablate(
     from .ablating import preview
     from .ablation import read_ablation
 
-    given = {"clips": clips, "reference_clips": reference_clips}
+    given = {
+        "clips": clips,
+        "reference_clips": reference_clips,
+        "duration": duration,
+        "embeddings": embedding,
+        "classifiers": classifier,
+        "joint": joint,
+        "memorization": memorization or None,
+    }
     evaluation = {name: value for name, value in given.items() if value is not None}
     ablation = read_ablation(recipe, changes or [], budget or [], evaluation)
     folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"

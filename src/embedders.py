@@ -15,7 +15,7 @@ from torch import Tensor
 from .compose import compose, spoken
 from .conditioners.base import JointConditioner
 from .data.library import default_cache_dir
-from .errors import PartitaError
+from .errors import PartitaError, RecipeError
 from .layers.resample import convert
 from .metrics.frechet import FrechetDistance
 from .metrics.gaussian import Gaussian
@@ -138,13 +138,26 @@ def read_embedder(text: str) -> Embedder:
         raise PartitaError(f"{text!r} is neither the name of a tokenizer or conditioner nor a recipe slot") from None
     group = "tokenizers" if _family(slot) == "tokenizer" else "conditioners"
     recipe: dict[str, Any] = {"tokenizers": {}, "data": "corpus"} | {group: {"embedding": slot}}
-    system = System(check_recipe(compose(recipe)))
+    try:
+        system = System(check_recipe(compose(recipe)))
+    except RecipeError as error:
+        if not all(problem.key.endswith(".weights") for problem in error.problems):
+            raise
+        raise _without_weights(slot) from None
     part, weights = system.parts[f"{group}/embedding"], system.part_plan(f"{group}/embedding").weights
     if weights is not None:
         part.load_weights(weights)
     elif not part.weightless:
-        raise PartitaError(f"{text} has no weights: write '{{preset: {text}, weights: PATH}}'")
+        raise _without_weights(slot)
     return Embedder(spoken(slot), part, weights)
+
+
+def _without_weights(slot: Any) -> PartitaError:
+    name = slot.get("preset", slot.get("name")) if isinstance(slot, dict) else slot
+    return PartitaError(
+        f"{name} has no weights: write '{{preset: {name}, weights: PATH}}' (where to get some: `partita list "
+        f"{_family(slot)}/{name}`)"
+    )
 
 
 def _family(slot: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from . import __version__
 from .compose import compose
 from .contracts import Example, Representation
 from .data.base import Source
@@ -24,11 +25,15 @@ from .recipe import plan as check_recipe
 from .scores import Compared, again, check_asked, read_embedders, score
 from .seeds import derive_seed
 from .system import INDEX, System, load
+from .untrusted import read_json
 
 SEED = 3
 """Of the test pieces that every evaluation compares with, so that systems can be compared with each other."""
 
 RESULTS = "evaluation.json"
+
+FEW = 50
+"""Clips, generated or real, below which a Fréchet distance is mostly chance."""
 
 CODEC_SECONDS = 10.0
 """Of each clip, where there is no stage whose window says it."""
@@ -66,6 +71,8 @@ class Evaluation:
         for name in ("clips", "reference_clips", "batch_size"):
             if getattr(self, name) < 1:
                 raise PartitaError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.duration is not None and not self.duration > 0:
+            raise PartitaError(f"duration must be above 0 seconds, not {self.duration}")
 
 
 def evaluate(
@@ -115,13 +122,9 @@ def evaluate(
         "model": _fingerprint(system),
         "data": source.registered_name,
         "data_changes": list(data),
-        # whatever the clips depend on: they can be scored in more ways later
-        "options": {
-            "clips": options.clips,
-            "reference_clips": options.reference_clips,
-            "duration": seconds,
-            "seed": options.seed,
-        },
+        # whatever a clip depends on: there can be more of them, and more scores, later
+        "duration": seconds,
+        "seed": options.seed,
     }
     _claim(folder, request)
     pieces = _examples(source, facts, options.clips, seconds, SEED)
@@ -129,11 +132,14 @@ def evaluate(
     others = _examples(source, facts, options.reference_clips, seconds, SEED + 1)
     for embedder in embedders.values():
         embedder.part.to(system.device)
+    if options.clips < FEW or options.reference_clips < FEW:
+        say(f"fewer than {FEW} clips: distances between distributions say little, and real clips may be as far away")
     metrics = score(Compared(system, audio, pieces, others, options, embedders, folder, say, progress))
+    request |= {"clips": options.clips, "reference_clips": options.reference_clips, "version": __version__}
     results = {"request": json.loads(json.dumps(request)), "metrics": metrics}
     with replacing_file(folder / RESULTS) as new:
         new.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    _page(folder, str(model), system, facts, audio, pieces, metrics)
+    _page(folder, str(model), system, facts, audio, pieces, results)
     return results
 
 
@@ -169,10 +175,11 @@ def _claim(folder: Path, request: dict[str, Any]) -> None:
     """Make the folder this evaluation's, or see that it is: clips of another request must not be taken for its own."""
     path, text = folder / "request.json", json.dumps(request, indent=2) + "\n"
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        old = read_json(path)
+        if wrong := [f"  {key}: {old.get(key)} → {request[key]}" for key in request if old.get(key) != request[key]]:
             raise PartitaError(
-                f"{folder} holds an evaluation of another model, data or options ({path.name} says which): "
-                "choose another folder with -o, or delete it"
+                f"{folder} holds an evaluation of something else: choose another folder with -o, or delete it. What "
+                "differs:\n" + "\n".join(wrong)
             )
         return
     if folder.exists() and any(folder.iterdir()):
@@ -227,7 +234,7 @@ def _page(
     facts: Representation,
     audio: Tensor,
     pieces: Sequence[Example],
-    metrics: dict[str, dict[str, Any]],
+    results: Mapping[str, Any],
     shown: int = 6,
 ) -> None:
     captions = [str(piece.fields.get("text") or piece.fields.get("id", "")) for piece in pieces]
@@ -236,5 +243,5 @@ def _page(
         made = "generated" if system.stages else "after the codec"
         clips.append(clip_media(clip, facts.sample_rate, f"{made}: {caption}"))
         clips.append(clip_media(piece.audio, facts.sample_rate, "the piece itself"))
-    values = {"model": model, "parts": system.summary(), "metrics": metrics, "clips": clips}
-    write_page(folder / "evaluation.html", "evaluation.html", **values)
+    values = {"model": model, "parts": system.summary(), "clips": clips}
+    write_page(folder / "evaluation.html", "evaluation.html", **values, **results)

@@ -75,6 +75,7 @@ def pull(repo_id: str, output: str | Path | None = None, revision: str | None = 
     """
     from .system import FILES, load
 
+    check_id(repo_id)
     folder = Path(repo_id.split("/")[-1] if output is None else output)
     if folder.exists():
         raise PartitaError(f"{folder} exists already: choose another folder with -o")
@@ -87,6 +88,20 @@ def pull(repo_id: str, output: str | Path | None = None, revision: str | None = 
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(snapshot / name, new / name)
     return folder
+
+
+def check_id(repo_id: str) -> None:
+    """See that it is ``user/name``, with letters that the Hub takes.
+
+    Raises:
+        PartitaError: It is not.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    if repo_id.count("/") != 1:
+        raise PartitaError(f"{repo_id!r} is not a hub id: expected user/name")
+    with _translated(repo_id, None):
+        validate_repo_id(repo_id)
 
 
 def push(
@@ -121,13 +136,12 @@ def push(
         PartitaError: The system is not finished, or the Hub cannot be reached or refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.utils import validate_repo_id
 
     from .card import collect
 
     api = HfApi(library_name="partita")
+    check_id(repo_id)
     with _translated(repo_id, branch):
-        validate_repo_id(repo_id)
         api.whoami()  # before the minutes that follow
     files = collect(run, repo_id, licence=licence, examples=examples, report=report)
     with _translated(repo_id, branch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +22,7 @@ from .data.audio_file import SUFFIXES, flac, inspect_audio, read_clip
 from .errors import PartitaError
 from .files import replacing_file
 from .finish import Finish, loudness
+from .recipe_files import recipes
 from .seeds import derive_seed
 
 PAGE, KEY = "listen.html", "key.json"
@@ -95,6 +97,9 @@ def gather(
     labels = _labels(sources)
     if len(labels) < 2:
         raise PartitaError("a listening test compares two systems or more: name another run or folder")
+    for source in sources:  # before minutes of generating
+        if not Path(source).exists() and source not in recipes() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            raise PartitaError(f"{source} is neither a folder, nor a hub id (user/name), nor a recipe")
     folders = {source: _audio_files(Path(source)) for source in sources if _is_audio_folder(source)}
     items = _common_names(folders)
     texts = _prompt_lines(Path(prompts)) if not prompts.isdigit() else None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -115,7 +116,10 @@ class Part(L.LightningModule):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
         with replacing_folder(Path(folder)) as new:
             (new / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-            save_file(self.exported_state(), new / "model.safetensors", metadata={"format": "pt"})
+            try:
+                save_file(self.exported_state(), new / "model.safetensors", metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise PartitaError(f"{folder} cannot be written: {error}") from None
 
     def load_weights(self, source: str | Path) -> None:
         """Load pretrained weights: here a folder :meth:`save` wrote; parts with foreign weights say what they take."""

@@ -33,7 +33,7 @@ def checkpoint_folder(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> 
     if path.is_dir():
         return path
     if path.is_absolute() or str(source).startswith("."):
-        raise PartitaError(f"no weights at {source}: there is no such folder")
+        raise PartitaError(f"no weights at {source}: there is no such file or folder")
     return fetch(str(source), patterns)
 
 
@@ -87,7 +87,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             # mapped where the format allows: most of what a training leaves is the optimizer's
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        raise PartitaError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        raise PartitaError(
+            f"{path} cannot be read as weights: it is damaged, no file of PyTorch's, or holds more than plain data "
+            f"({type(error).__name__})"
+        ) from None
     if isinstance(content, dict):
         content = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
     if not isinstance(content, dict) or not all(_is_numeric(value) for value in content.values()):

@@ -33,6 +33,8 @@ def find_recipe(name: str) -> Path:
     ours = packaged() / f"{name.removesuffix('.yaml')}.yaml"
     if re.fullmatch(r"[\w.-]+", name) and ours.is_file():
         return ours
+    if "/" in name or path.suffix in (".yaml", ".yml"):
+        raise PartitaError(f"there is no file {name}")
     raise PartitaError(f"no recipe {name!r}{did_you_mean(name, recipes())}")
 
 

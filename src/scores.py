@@ -176,7 +176,9 @@ def frechet(compared: Compared) -> Rows:
             if figure in made:
                 against = {column: found[which][figure] for column, which in beside.items() if figure in found[which]}
                 rows[name] = _row(made, figure, "lower", embedder.label, len(compared.audio), **against, **more)
-        if "limit" in made:
+        if "limit" not in made:
+            compared.say(f"no FAD∞ ({embedder.name}): it takes more than {metric.smallest} frames")
+        else:
             rows[f"FAD∞ ({embedder.name})"]["r2"] = float(made["r2"])
     return rows
 

@@ -47,4 +47,6 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def p_text(value: float) -> str:
     """A p-value as people write it."""
+    if math.isnan(value):
+        return "–"
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -202,6 +202,11 @@ def test_what_cannot_be_compared_is_one_message(toy_recipe, tmp_path, change, wo
     assert not (tmp_path / "out").exists()
 
 
+def test_two_budgets_for_one_group_are_one_too_many(toy_recipe):
+    with pytest.raises(PartitaError, match="two budgets for stages"):
+        study(toy_recipe, budget=["steps=5", "stages.minutes=3"])
+
+
 @pytest.mark.parametrize("budget", ["hours=3", "steps=0", "steps=many", "3", "stage.steps=3"])
 def test_a_budget_that_is_none(toy_recipe, budget):
     with pytest.raises(PartitaError, match=r"--budget takes|no such group.*'stages'"):
@@ -295,6 +300,15 @@ def test_interrupted_it_goes_on(toy_recipe, tmp_path):
     assert {t.key for t in first.begun}.isdisjoint(t.key for t in second.begun)
 
 
+def test_a_pilot_grows_into_a_study(toy_recipe, tmp_path):
+    """First one codec with one seed, then two with two: what is trained is not trained again."""
+    root, first, second = tmp_path / "out", Here(tmp_path / "out"), Here(tmp_path / "out")
+    ablate(study(toy_recipe, "tokenizers.acoustic.cardinality=16", "seed=0"), root, launcher=first)
+    ablate(study(toy_recipe, "seed=0,1", CODECS), root, launcher=second)
+    trained = [task.part for task in (*first.begun, *second.begun) if task.kind == "train"]
+    assert sorted(trained) == ["stages/main"] * 4 + ["tokenizers/acoustic"] * 4
+
+
 def test_stopped_half_way_it_shows_what_is_done(toy_recipe, tmp_path):
     root = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
@@ -370,8 +384,11 @@ def test_parts_that_do_not_fit_are_refused_or_left_out(toy_recipe, tmp_path):
 def test_what_is_there_stays_comparable(toy_recipe, tmp_path):
     root = tmp_path / "out"
     ablate(study(toy_recipe), root, launcher=Here(root))
-    with pytest.raises(PartitaError, match=r"evaluated in another way[\s\S]*clips: 2 → 3"):
-        ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "clips": 3}), root, launcher=Here(root))
+    with pytest.raises(PartitaError, match=r"generated in another way[\s\S]*duration: 1.0 → 0.5"):
+        ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "duration": 0.5}), root, launcher=Here(root))
+    more = Here(root)
+    assert ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "clips": 3}), root, launcher=more) == {}
+    assert [task.kind for task in more.begun] == ["evaluate"]
     toy_recipe.write_text(toy_recipe.read_text().replace("window: 1.0", "window: 0.5"))
     with pytest.raises(PartitaError, match="a run of another recipe"):
         ablate(study(toy_recipe), root, launcher=Here(root))
@@ -552,4 +569,5 @@ def test_codecs_alone_are_compared_too(toy_recipe, tmp_path):
 def test_a_preview_does_nothing(toy_recipe, tmp_path):
     lines = ablating.preview(study(toy_recipe, CODECS), tmp_path / "out")
     assert lines[0].startswith("2 variants, 2 runs: 4 parts to train")
+    assert "to do: stages/main of cardinality=16, seed 0: 8 steps of 2" in lines
     assert not (tmp_path / "out").exists()

@@ -112,3 +112,28 @@ def test_our_own_faults_are_status_1(partita, monkeypatch):
     assert status == 1
     assert "ZeroDivisionError" in text
     assert "report it" in text
+
+
+def test_paths_that_cannot_be_used_are_one_message(partita, toy_recipe, tmp_path):
+    (tmp_path / "file").touch()
+    for command in (["ablate", toy_recipe], ["train", toy_recipe]):
+        status, text = partita(*command, "-o", tmp_path / "file")
+        assert status == 2
+        assert "not a directory" in text.lower() or "is not" in text
+        assert "Traceback" not in text
+
+
+def test_an_ablation_from_the_command_line(partita, toy_recipe, tmp_path):
+    arguments = ["ablate", toy_recipe, "stages.main.generator.width=16,8", "--clips", 2, "-o", tmp_path / "out"]
+    status, text = partita(*arguments, "--dry-run")
+    assert status == 0
+    assert "2 variants, 2 runs: 3 parts to train (in runs that share nothing, 4)" in text
+    for options, word in (
+        (["--cluster-option", "timeout_min=3"], "is for a --cluster"),
+        (["--cluster", "slurm", "--cluster-option", "x"], "takes key=value"),
+        (["--budget", "steps"], "--budget takes"),
+        (["--embedding", "vggish"], "vggish has no weights"),
+    ):
+        status, text = partita(*arguments, *options)
+        assert status == 2
+        assert word in text

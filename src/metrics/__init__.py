@@ -1,1 +1,52 @@
-"""Metrics, as torchmetrics."""
+"""Metrics, as torchmetrics: ``update`` with batches, ``compute`` a mapping of tensors with 95 % intervals over clips.
+
+Those that compare embeddings take them from whatever embeds audio; :func:`partita.embedders.read_embedder` makes one
+from the name of a tokenizer or joint conditioner. Clips ``[B, C, T]`` at any rate become frames ``[B, S, D]``:
+
+    >>> import torch
+    >>> from partita.embedders import read_embedder
+    >>> from partita.metrics import FrechetInfinity
+    >>> embed = read_embedder("log-mel-16khz")
+    >>> fad = FrechetInfinity(embed.dim, resamples=10)
+    >>> for reference in (True, False):
+    ...     frames = embed(torch.rand(4, 1, 16000), 16000)
+    ...     sizes = torch.full((len(frames),), frames.shape[1])  # frames of each clip, which belong together
+    ...     fad.update(frames.flatten(0, 1), reference, sizes)
+    >>> sorted(fad.compute())
+    ['evaluated', 'frechet', 'frechet_corrected', 'frechet_high', 'frechet_low', 'referred']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ChordAgreement": "harmony",
+    "CodebookUsage": "codec",
+    "ConstantSpectrum": "codec",
+    "FrechetDistance": "frechet",
+    "FrechetInfinity": "frechet",
+    "Gaussian": "gaussian",
+    "KLDivergence": "divergence",
+    "KeyAgreement": "harmony",
+    "MelDistance": "codec",
+    "MelodySimilarity": "melody",
+    "Memorization": "memorization",
+    "PairedCosine": "similarity",
+    "RhythmAgreement": "rhythm",
+    "StyleNeighbours": "neighbours",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a metric when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """Every metric, without importing them."""
+    return sorted(_HOMES)

@@ -88,6 +88,20 @@ def bootstrap_mean(
     }
 
 
+def rate_interval(rate: Tensor, clips: int, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Bounds of a rate of so many clips that are each either right or wrong (Wilson, 1927).
+
+    Unlike resampling, it knows that none of a few clips is not none of all.
+
+    >>> [round(float(bound), 3) for bound in rate_interval(torch.tensor(0.0), 6)]
+    [0.0, 0.39]
+    """
+    z = float(torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64)))
+    scale, middle = 1 + z * z / clips, rate + z * z / (2 * clips)
+    half = z * (rate * (1 - rate) / clips + z * z / (4 * clips * clips)).sqrt()
+    return ((middle - half) / scale).clamp(min=0), ((middle + half) / scale).clamp(max=1)
+
+
 def resampled(clips: int, resamples: int, seed: int, at_once: int | None = None) -> Iterator[Tensor]:
     """Numbers ``[B, clips]`` of clips drawn with replacement, in batches of ``at_once`` rows, ``resamples`` in all.
 
@@ -159,6 +173,10 @@ class Gathered(Metric):
 class ClipMeans(Gathered):
     """Means of what a subclass measures on each clip, with bootstrap intervals over clips.
 
+    Attributes:
+        names: Of the means.
+        rates: Those of them that are between 0 and 1; where each clip is either, their interval is Wilson's.
+
     Args:
         resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
@@ -166,6 +184,7 @@ class ClipMeans(Gathered):
     """
 
     names: ClassVar[tuple[str, ...]]
+    rates: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
         super().__init__()
@@ -196,11 +215,20 @@ class ClipMeans(Gathered):
         results = dict(zip(self.names, sums.sum(0) / weights.sum(), strict=True))
         if not self.resamples:
             return results
-        found = bootstrap_mean(sums, weights, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
-        for bound in ("low", "high"):
-            values = found[bound] if len(sums) > 1 else found[bound] * torch.nan
-            results |= {f"{name}_{bound}": value for name, value in zip(self.names, values, strict=True)}
+        for i, name in enumerate(self.names):
+            results |= self.bounds(name, sums[:, i], weights)
         return results
+
+    def bounds(self, name: str, sums: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """``…_low`` and ``…_high`` of one mean, from sums and weights ``[C]``; nan for fewer than two clips."""
+        if len(sums) < 2:
+            low = high = sums.new_tensor(torch.nan)
+        elif name in self.rates and ((sums == 0) | (sums == weights)).all():
+            low, high = rate_interval(sums.sum() / weights.sum(), len(sums), self.confidence)
+        else:
+            found = bootstrap_mean(sums, weights, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
+            low, high = found["low"], found["high"]
+        return {f"{name}_low": low, f"{name}_high": high}
 
 
 class LabelMeans(ClipMeans):
@@ -236,14 +264,8 @@ class LabelMeans(ClipMeans):
             values, counts = sums[labelled, i], weights[labelled, i]
             results[name] = values.sum() / counts.sum()
             results[f"{name}_clips"] = labelled.sum()
-            if not self.resamples:
-                continue
-            bounds = {"low": values.new_tensor(torch.nan), "high": values.new_tensor(torch.nan)}
-            if len(values) > 1:
-                bounds = bootstrap_mean(
-                    values, counts, resamples=self.resamples, confidence=self.confidence, seed=self.seed
-                )
-            results |= {f"{name}_{bound}": bounds[bound] for bound in ("low", "high")}
+            if self.resamples:
+                results |= self.bounds(name, values, counts)
         return results
 
 

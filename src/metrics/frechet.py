@@ -292,7 +292,8 @@ def bootstrap_frechet(
         distances.append(distance.clamp(min=0))
     found = torch.cat(distances)
     low, high = percentiles(found, confidence)
-    return {"value": value, "corrected": 2 * value - found.mean(), "low": 2 * value - high, "high": 2 * value - low}
+    low, high = (2 * value - high).clamp(min=0), 2 * value - low
+    return {"value": value, "corrected": 2 * value - found.mean(), "low": low, "high": high}
 
 
 def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class KeyAgreement(LabelMeans):
     """
 
     higher_is_better = True
-    names = ("key", "key_exact")
+    names = rates = ("key", "key_exact")
 
     def __init__(self, sample_rate: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
         super().__init__(resamples=resamples, confidence=confidence, seed=seed)
@@ -164,7 +164,7 @@ class ChordAgreement(LabelMeans):
     """
 
     higher_is_better = True
-    names = ("chord_root", "chord_majmin", "chord_segmentation")
+    names = rates = ("chord_root", "chord_majmin", "chord_segmentation")
 
     def __init__(self, sample_rate: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
         super().__init__(resamples=resamples, confidence=confidence, seed=seed)

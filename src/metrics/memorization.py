@@ -177,6 +177,7 @@ class Memorization(ClipMeans):
 
     higher_is_better = False
     names = ("exact", "approximate", "cost", "generated_entropy", "target_entropy")
+    rates = ("exact", "approximate")
     centres: Tensor
 
     def __init__(

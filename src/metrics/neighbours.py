@@ -35,7 +35,7 @@ class StyleNeighbours(ClipMeans):
         seed: Of the resamples.
     """
 
-    names = ("common", "overfit")
+    names = rates = ("common", "overfit")
     database: Tensor
 
     def __init__(

@@ -66,7 +66,7 @@ class RhythmAgreement(LabelMeans):
     """
 
     higher_is_better = True
-    names = ("tempo_accuracy_1", "tempo_accuracy_2", "beat_f_measure")
+    names = rates = ("tempo_accuracy_1", "tempo_accuracy_2", "beat_f_measure")
 
     def __init__(
         self,

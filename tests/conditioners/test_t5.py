@@ -109,7 +109,7 @@ def test_a_checkpoint_without_tokenizer_is_refused(checkpoint, tmp_path):
 def test_weights_of_another_size_are_refused(checkpoint):
     with pytest.raises(PartitaError, match="missing"):
         load(checkpoint, depth=3)
-    with pytest.raises(PartitaError, match="no such folder"):
+    with pytest.raises(PartitaError, match="no such file or folder"):
         T5(**SHAPE).load_weights("/nowhere/at/all")
 
 

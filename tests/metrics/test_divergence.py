@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import rel_entr
+from scipy.stats import binomtest
 from scipy.stats import bootstrap as scipys_bootstrap
 
 from partita.errors import PartitaError
-from partita.metrics.bootstrap import bootstrap, bootstrap_mean
+from partita.metrics.bootstrap import bootstrap, bootstrap_mean, rate_interval
 from partita.metrics.divergence import KLDivergence
 
 
@@ -141,3 +142,10 @@ def test_intervals_depend_on_the_seed_and_not_on_the_order():
     first, second = bootstrap_mean(values), bootstrap_mean(values.flip(0))
     assert all(first[name].item() == pytest.approx(second[name].item(), abs=1e-12) for name in first)
     assert bootstrap_mean(values, seed=1)["low"] != first["low"]
+
+
+@pytest.mark.parametrize(("hits", "clips"), [(0, 6), (3, 10), (64, 64)])
+def test_intervals_of_rates_are_scipys(hits, clips):
+    expected = binomtest(hits, clips).proportion_ci(0.9, method="wilson")
+    found = rate_interval(torch.tensor(hits / clips, dtype=torch.float64), clips, 0.9)
+    assert [float(bound) for bound in found] == pytest.approx([expected.low, expected.high])

@@ -86,7 +86,7 @@ def test_weights_that_are_not_there(cls, tmp_path):
     part = cls(**SMALL[cls])
     with pytest.raises(PartitaError, match=r"none of model\.safetensors, "):
         part.load_weights(tmp_path)
-    with pytest.raises(PartitaError, match="there is no such folder"):
+    with pytest.raises(PartitaError, match="no such file or folder"):
         part.load_weights(tmp_path / "nothing")
 
 

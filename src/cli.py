@@ -343,7 +343,7 @@ def main() -> None:
     # Read when torch is loaded: threads that wait for each other give way soon. Beside another busy process, training
     # on two cores then goes on at half its speed instead of a tenth.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    signal.signal(signal.SIGINT, _stop)  # typer would end without a word
+    before = signal.signal(signal.SIGINT, _stop)  # typer would end without a word
     try:
         app(standalone_mode=True)
     except (PartitaError, UnknownName) as error:
@@ -352,17 +352,17 @@ def main() -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         err.print("stopped; run the same command again to go on")
         sys.exit(128 + getattr(stop, "signal", 2))
-    except OSError as error:
-        if error.filename is None or error.errno not in PATHS:
-            raise
-        err.print(f"error: {error.filename}: {error.strerror}", style="red", markup=False, highlight=False)
-        sys.exit(2)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.errno in PATHS:
+            err.print(f"error: {error.filename}: {error.strerror}", style="red", markup=False, highlight=False)
+            sys.exit(2)
         traceback.print_exc()
         err.print(
             "This is a fault in Partita, not in what you did. Please report it with the lines above.", style="red"
         )
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _story(prompts: Sequence[str | None] | None, then: list[str]) -> Sequence[Any] | None:

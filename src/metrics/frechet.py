@@ -5,6 +5,8 @@ Only values of one embedding, with the same activations, windows and reference, 
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -92,7 +94,9 @@ class FrechetInfinity(FrechetDistance, Gathered):
     """The Fréchet distance with what it tends to, and its interval; all embeddings that are evaluated are kept.
 
     The distance falls as the number ``n`` of embeddings grows, by about ``slope / n``, so that unequal sets do not
-    compare; ``limit`` is what :func:`frechet_limit` extrapolates to.
+    compare; ``limit`` is what :func:`frechet_limit` extrapolates to. Both intervals are for the distance of the
+    population that the clips are of: the limit's is that of the distance, moved to it and widened by the error of the
+    fit.
 
     Args:
         dim: Width of the embeddings.
@@ -151,9 +155,9 @@ class FrechetInfinity(FrechetDistance, Gathered):
         """What :class:`FrechetDistance` returns, and more.
 
         Returns:
-            Also ``limit``, ``slope`` and ``r2`` of :func:`frechet_limit`, unless there are not more embeddings than
-            ``smallest``; ``frechet_corrected``, ``frechet_low`` and ``frechet_high`` of :func:`bootstrap_frechet`,
-            unless ``resamples`` is 0.
+            Also what :func:`frechet_limit` returns, unless there are not more embeddings than ``smallest``;
+            ``frechet_corrected``, ``frechet_low`` and ``frechet_high`` of :func:`bootstrap_frechet`, unless
+            ``resamples`` is 0; ``limit_low`` and ``limit_high`` unless either.
 
         Raises:
             PartitaError: One side has fewer than two embeddings.
@@ -178,6 +182,13 @@ class FrechetInfinity(FrechetDistance, Gathered):
                 seed=self.seed,
             )
             results |= {f"frechet_{name}": found[name] for name in ("corrected", "low", "high")}
+            if "limit" in results:
+                # a fit to draws without replacement has left out what the number of embeddings adds, as found has not
+                added = 0 if self.replacement else results["slope"] / len(frames)
+                centre = found["corrected"] - found["value"] + results["limit"] + added
+                noise = NormalDist().inv_cdf((1 + self.confidence) / 2) * results["limit_error"]
+                low, high = (torch.hypot(found["corrected"] - found[end], noise) for end in ("low", "high"))
+                results |= {"limit_low": (centre - low).clamp(min=0), "limit_high": centre + high}
         return results
 
 
@@ -204,8 +215,9 @@ def frechet_limit(
         seed: Of the draws.
 
     Returns:
-        ``limit``, ``slope`` and ``r2``, the share of the distances' variance that the fit explains (nan where they do
-        not vary), float64.
+        ``limit``, ``slope``, ``r2``, the share of the distances' variance that the fit explains (nan where they do not
+        vary), and ``limit_error``, the standard error of the fitted limit (nan of two sizes), float64. The error is of
+        the draws; how much the limit varies with what it is drawn from is not in it.
 
     Raises:
         PartitaError: There are not more embeddings than ``smallest``.
@@ -230,9 +242,10 @@ def frechet_limit(
     deviation = inverse - inverse.mean()
     slope = (deviation * found).sum() / deviation.square().sum()
     limit = found.mean() - slope * inverse.mean()
-    residual = found - limit - slope * inverse
-    r2 = 1 - residual.square().sum() / (found - found.mean()).square().sum()
-    return {"limit": limit, "slope": slope, "r2": r2}
+    residual = (found - limit - slope * inverse).square().sum()
+    r2 = 1 - residual / (found - found.mean()).square().sum()
+    error = (residual / (sizes - 2) * (1 / sizes + inverse.mean() ** 2 / deviation.square().sum())).sqrt()
+    return {"limit": limit, "slope": slope, "r2": r2, "limit_error": error}
 
 
 def check_limit(smallest: int, sizes: int) -> None:

@@ -6,9 +6,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from scipy import linalg
+from scipy.stats import linregress
 
 from partita.errors import PartitaError
-from partita.metrics.bootstrap import LabelMeans
+from partita.metrics.bootstrap import LabelMeans, canonical_order
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity, bootstrap_frechet, frechet_limit
 from partita.metrics.gaussian import Gaussian, frechet_distance, source_hash
 from partita.metrics.similarity import PairedCosine
@@ -175,8 +176,40 @@ def test_limit_recovers_the_distance_of_the_population():
     assert torch.stack(limits).mean().item() == pytest.approx(truth, rel=0.05)
 
 
-def test_limit_is_fitted_as_numpy_fits():
-    """A single embedding repeated leaves nothing to chance but the counts: the same as a fit of constants."""
+@pytest.mark.parametrize("replacement", [True, False])
+def test_interval_of_the_limit_holds_the_distance_of_known_gaussians(replacement):
+    """As that of the distance does, and it is wider."""
+    reference, (mean, deviation), truth = diagonal_pair(6)
+    held = 0
+    settings = {"reference": reference, "resamples": 200, "confidence": 0.9, "smallest": 100}
+    for seed in range(50):
+        clips = 0.7 * torch.randn(120, 1, 6) + 0.51**0.5 * torch.randn(120, 8, 6)
+        metric = FrechetInfinity(6, replacement=replacement, seed=seed, **settings)
+        metric.update((clips * deviation + mean).flatten(0, 1), sizes=torch.full((120,), 8))
+        found = metric.compute()
+        held += bool(found["limit_low"] <= truth <= found["limit_high"])
+        width = (found["limit_high"] - found["limit_low"]) / (found["frechet_high"] - found["frechet_low"])
+        assert 1 < width < 1.5
+    assert held >= 40
+
+
+def test_error_of_the_limit_is_scipys():
+    reference, embeddings = population(torch.zeros(3), torch.eye(3)), torch.randn(80, 3)
+    found = frechet_limit(embeddings, reference, smallest=20, sizes=4)
+    again = frechet_limit(embeddings.flip(0), reference, smallest=20, sizes=4)
+    assert found["limit_error"] == again["limit_error"] > 0
+    draws, distances = torch.Generator().manual_seed(0), []
+    ordered = embeddings[canonical_order(embeddings)].double()
+    for n in (20, 40, 60, 80):
+        drawn = ordered[torch.randint(80, (n,), generator=draws)]
+        distances.append(frechet_distance(reference, Gaussian.of(drawn)).item())
+    fit = linregress([1 / 20, 1 / 40, 1 / 60, 1 / 80], distances)
+    assert found["limit"].item() == pytest.approx(fit.intercept)
+    assert found["limit_error"].item() == pytest.approx(fit.intercept_stderr)
+    assert found["r2"].item() == pytest.approx(fit.rvalue**2)
+
+
+def test_limit_of_one_embedding_repeated_is_its_distance():
     reference = Gaussian.of(correlated(100, 2, 0))
     found = frechet_limit(torch.ones(60, 2), reference, smallest=10, sizes=5)
     assert found["slope"].item() == pytest.approx(0, abs=1e-9)
@@ -299,7 +332,7 @@ def test_two_processes_equal_one(tmp_path):
     for rank in (0, 1):
         fill(metric, cosine, labels, rank)
     one = metric.compute() | cosine.compute() | labels.compute()
-    assert {"limit", "frechet_low", "cosine_high", "first_low"} < one.keys()
+    assert {"limit_low", "frechet_low", "cosine_high", "first_low"} < one.keys()
     assert (one["first"].item(), one["second_clips"].item()) == (4 / 7, 2)
     for found in (synced, torch.load(tmp_path / "results.pt")):
         assert found.keys() == one.keys()

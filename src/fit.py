@@ -30,7 +30,7 @@ class Fit:
         gradient_clip: Largest gradient norm; none for no clipping.
         ema: Decay of the averaged weights that are validated, saved and used; none for no averaging.
         ema_every: Steps between two updates of the average.
-        precision: As ``L.Trainer`` takes it.
+        precision: As ``L.Trainer`` takes it; single on a CPU where half would be slow, unless ``trainer`` says so.
         num_workers: Processes that read data.
         validate_every: Steps between validations; none for one at the end.
         validation_examples: Clips per validation.

@@ -36,6 +36,7 @@ from .errors import PartitaError, Stopped
 from .files import replacing_file
 from .layers.resample import convert
 from .part import Part
+from .precision import feasible
 from .recipe import PartPlan, Plan
 from .reference import Reference
 from .seeds import derive_seed
@@ -330,6 +331,13 @@ def make_trainer(
         **plan.trainer,
         **fit.trainer,
     }
+    if "precision" not in plan.trainer.keys() | fit.trainer.keys():
+        options["precision"] = feasible(fit.precision, options.get("accelerator", "auto"))
+        if options["precision"] != fit.precision:
+            say(
+                f"  in {options['precision']}: {fit.precision} is slow on this CPU "
+                f"(trainer.precision={fit.precision} insists on it)"
+            )
     every = max(1, int(options["log_every_n_steps"]))
     ours: list[L.Callback] = [
         Reseed(seed),

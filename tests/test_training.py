@@ -221,6 +221,34 @@ def test_what_lightning_refuses_is_one_message(toy_recipe, tmp_path):
         train(load_recipe(toy_recipe, ["trainer.accelerator=abacus"]), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("native", "changes", "half"),
+    [
+        (True, [], True),
+        (False, [], False),
+        (False, ["trainer.precision=bf16-mixed"], True),
+        (False, ["stages.main.generator.fit.trainer.precision=bf16-mixed"], True),
+    ],
+)
+def test_half_precision_that_the_cpu_emulates_is_only_used_on_demand(
+    toy_recipe, tmp_path, monkeypatch, native, changes, half
+):
+    used, said, loss = [], [], ToyBigram.loss
+
+    def watched(self, *args):
+        used.append(torch.is_autocast_enabled("cpu"))
+        return loss(self, *args)
+
+    monkeypatch.setattr(ToyBigram, "loss", watched)
+    monkeypatch.setattr("partita.precision.has_bfloat16", lambda: native)
+    recipe = load_recipe(
+        toy_recipe, ["trainer.accelerator=cpu", "stages.main.generator.fit.precision=bf16-mixed", *changes]
+    )
+    train(recipe, tmp_path / "run", say=said.append)
+    assert set(used) == {half}
+    assert any("bf16-mixed is slow on this CPU" in line for line in said) is not half
+
+
 def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
     train(load_recipe(toy_recipe, ["trainer.log_every_n_steps=2"]), tmp_path / "run")
     curves = read_curves(tmp_path / "run", "stages/main")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from .errors import PartitaError
 from .files import replacing_folder
@@ -135,22 +138,27 @@ def push(
     Raises:
         PartitaError: The system is not finished, or the Hub cannot be reached or refuses.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
     from .card import collect
 
     api = HfApi(library_name="partita")
     check_id(repo_id)
-    with _translated(repo_id, branch):
-        api.whoami()  # before the minutes that follow
+    for name in (branch, tag):
+        if name is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name, re.ASCII):
+            raise PartitaError(f"a branch or tag is made of letters, digits and . - _ /, such as v1.0, not {name!r}")
+    with _translated(repo_id, branch):  # before the minutes that follow
+        api.whoami()
+        if licence is not None:
+            ModelCard(f"---\n{yaml.safe_dump({'license': licence})}---\n").validate()
+        if tag is not None and api.repo_exists(repo_id):
+            if tag in [known.name for known in api.list_repo_refs(repo_id).tags]:
+                raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
     files = collect(run, repo_id, licence=licence, examples=examples, report=report)
     with _translated(repo_id, branch):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         if branch is not None:
             api.create_branch(repo_id, branch=branch, exist_ok=True)
-        refs = api.list_repo_refs(repo_id)
-        if tag is not None and tag in [known.name for known in refs.tags]:
-            raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
         old = api.list_repo_files(repo_id, revision=branch)
         stale = [name for name in old if name.startswith(OURS) and name not in files]
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
@@ -243,6 +251,11 @@ def _translated(repo_id: str, revision: str | None, away: str = "") -> Iterator[
         raise PartitaError(f"no {repo_id} on the hub, or it is private: check the name, or {login}") from None
     except errors.HfHubHTTPError as error:
         raise PartitaError(_answer(repo_id, error, login)) from None
+    except ValueError as error:
+        if not isinstance(error.__context__, errors.HfHubHTTPError):
+            raise
+        said = error.__context__.server_message or str(error)
+        raise PartitaError(f"the hub refuses the model card: {' '.join(said.split())}") from None
     except Exception as error:
         inner = (isinstance(error, RuntimeError) and error.__cause__) or error  # of an upload in a thread
         if isinstance(inner, errors.HfHubHTTPError):

@@ -160,6 +160,9 @@ def test_a_first_push_that_is_interrupted_leaves_no_model(hub, trained):
         (["push", "RUN", "a/b/c"], "hf_alice", "is not a hub id"),
         (["push", "RUN/logs", "alice/toy"], "hf_alice", "holds no system"),
         (["push", "RUN", "alice/there", "--revision-tag", "v1"], "hf_alice", "has a tag 'v1' already"),
+        (["push", "RUN", "alice/new", "--licence", "gpl3"], "hf_alice", '"license" must be one of [apache-2.0'),
+        (["push", "RUN", "alice/new", "--revision-tag", "first try"], "hf_alice", "letters, digits"),
+        (["push", "RUN", "alice/new", "--branch", "../main"], "hf_alice", "letters, digits"),
         (["pull", "alice/nowhere"], "hf_alice", "no alice/nowhere on the hub"),
         (["pull", "alice/nowhere"], None, "no alice/nowhere on the hub"),
         (["pull", "alice/there", "--revision", "v9"], "hf_alice", "no revision 'v9'"),
@@ -181,7 +184,7 @@ def test_what_the_hub_refuses_is_one_message(hub, cli, trained, tmp_path, monkey
     before = {name: dict(repository.refs) for name, repository in hub.repositories.items()}
     status, text = cli(*[str(a).replace("RUN", str(trained)) for a in arguments])
     assert (status, words in text, "Traceback" in text) == (2, True, False), text
-    assert before == {name: hub.repositories[name].refs for name in before}
+    assert before == {name: repository.refs for name, repository in hub.repositories.items()}
     assert not list(tmp_path.glob("[!.c]*"))
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from .ablation import GROUPS, Ablation, Variant, variants
-from .compose import compose
-from .errors import PartitaError
+from .compose import COMMAND_LINE, compose
+from .errors import PartitaError, RecipeError
 from .part import Part
 from .recipe import Plan, load_recipe
 from .recipe import plan as check_recipe
@@ -67,6 +67,9 @@ def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], di
         try:
             plan = load_recipe(ablation.recipe, [f"{key}={_text(value)}" for key, value in ordered])
             found.append(with_steps(Run(variant, seed, plan, System.outline(plan)), ablation.budget))
+        except RecipeError as error:
+            ours = [p._replace(file="what this ablation sets") if p.file == COMMAND_LINE else p for p in error.problems]
+            unfit[variant.title] = str(RecipeError(ours))
         except PartitaError as error:
             unfit[variant.title] = str(error)
     first = variants(ablation)[0].title

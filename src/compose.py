@@ -177,6 +177,8 @@ def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
         )
         return
     values = read_yaml(path)
+    if "recipe" in values:
+        raise PartitaError(f"{path} is no recipe, but a file that compares some: run `partita ablate {path}`")
     base = values.pop("base", None)
     if isinstance(base, str):
         beside = path.parent / base

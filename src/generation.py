@@ -90,6 +90,10 @@ def generate(
         name: {"guidance": _guidance(system, name, guidance), "sampling": drawn}
         for name, drawn in _sampling(system, sampling or {}).items()
     }
+    if avoided and not any(_guided(**draw) for draw in draws.values()):
+        raise PartitaError(
+            "a negative prompt is what guidance leads away from, and no stage is guided here: set guidance above 1"
+        )
     heard = None if continuation is None else _heard(system, continuation, len(seeds), seconds)
     over = None if transition is None else _seconds("transition", transition, least=0.0)
     if over is not None and over >= window:
@@ -340,6 +344,13 @@ def _guidance(system: System, name: str, guidance: Any) -> list[Term] | None:
         return checked_terms(terms, list(own))
     except ValueError as error:
         raise PartitaError(str(error)) from None
+
+
+def _guided(guidance: list[Term] | None, sampling: Any) -> bool:
+    """Whether a stage predicts with less than all its conditions, too, in whose place others can be."""
+    if guidance is None:
+        return getattr(sampling, "guidance", None) != 1  # of a stage with a way of its own, nobody knows
+    return any(term.keep is not None for term in guidance)
 
 
 def _sampling(system: System, changes: Mapping[str, Any]) -> dict[str, Any]:

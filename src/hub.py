@@ -151,9 +151,9 @@ def push(
         api.whoami()
         if licence is not None:
             ModelCard(f"---\n{yaml.safe_dump({'license': licence})}---\n").validate()
-        if tag is not None and api.repo_exists(repo_id):
-            if tag in [known.name for known in api.list_repo_refs(repo_id).tags]:
-                raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
+        known = api.list_repo_refs(repo_id).tags if tag is not None and api.repo_exists(repo_id) else []
+        if tag in [other.name for other in known]:
+            raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
     files = collect(run, repo_id, licence=licence, examples=examples, report=report)
     with _translated(repo_id, branch):
         api.create_repo(repo_id, private=private or None, exist_ok=True)

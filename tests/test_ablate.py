@@ -142,6 +142,7 @@ def test_changes_inside_a_slot_outlast_a_change_of_the_slot(toy_recipe):
         ({"vary": {"seed": [0]}, "evaluation": {"embeddings": ["log-mol"]}}, "did you mean 'log-mel'"),
         ({"vary": {"seed": [0]}, "evaluation": {"clip": 3}}, "did you mean 'clips'"),
         ({"vory": {}}, "did you mean 'vary'"),
+        ({"variants": {"a": {"tokenizers.acoustic.hob": 3}}}, "what this ablation sets: .*hob.*'hop'"),
     ],
 )
 def test_files_that_contradict_themselves_are_refused_before_anything_is_done(toy_recipe, tmp_path, keys, word):
@@ -150,6 +151,13 @@ def test_files_that_contradict_themselves_are_refused_before_anything_is_done(to
     with pytest.raises(PartitaError, match=word):
         ablate(read_ablation(str(file)), tmp_path / "out", launcher=Here(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ablation_file_is_no_recipe(toy_recipe):
+    file = toy_recipe.with_name("study.yaml")
+    file.write_text(yaml.safe_dump({"recipe": toy_recipe.name}))
+    with pytest.raises(PartitaError, match=r"run `partita ablate .*study\.yaml`"):
+        load_recipe(file)
 
 
 def test_an_ablation_file_says_the_same_as_the_command_line(toy_recipe):

@@ -37,6 +37,8 @@ def system(toy_recipe):
         ({"transition": 1.0}, "shorter than the window"),
         ({"transition": -1}, "0 or more seconds"),
         ({"negative": ["a", "b"]}, "negative takes 1 prompts"),
+        ({"negative": ["a"], "guidance": 1.0}, "no stage is guided here: set guidance above 1"),
+        ({"negative": ["a"], "guidance": {"main": 1}}, "no stage is guided here"),
         ({"guidance": float("nan")}, "guidance is a number"),
         ({"guidance": [(1.0, ["text"])]}, "guidance is a number"),
         ({"sampling": {"temprature": 1}}, "'temperature'"),

@@ -172,8 +172,8 @@ def evaluate(
     for column in ("metric", "generated", "95 %", "real clips", "coded", "chance", "better", "clips"):
         table.add_column(column, justify="left" if column in ("metric", "better") else "right")
     for name, row in results["metrics"].items():
-        interval = f"R² {row['r2']:.2f}" if "r2" in row else ""
-        interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else interval
+        name += f", R² {row['r2']:.2f}" if "r2" in row else ""
+        interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
         beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
         table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], str(row["clips"]))
     out.print(table)

@@ -235,6 +235,14 @@ def test_real_clips_score_better_than_what_random_weights_make(run):
     assert "log-mel-16khz" in page
 
 
+def test_the_limit_comes_with_its_interval_and_fit(run):
+    row = evaluate(run, options=replace(LOG_MEL, duration=3.0))["metrics"]["FAD∞ (log-mel-16khz)"]
+    assert 0 <= row["low"] < row["high"]
+    assert 0 <= row["r2"] <= 1
+    page = (run / "evaluation" / "evaluation.html").read_text()
+    assert f"FAD∞ (log-mel-16khz), R² {row['r2']:.2f}" in page
+
+
 def test_every_row_says_what_measured_it_and_on_how_many(run, joint):
     options = replace(FEW, embeddings=("log-mel-16khz", joint), classifiers=("toy-listener",), joint=(joint,))
     rows = evaluate(run, options=options)["metrics"]

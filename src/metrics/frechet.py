@@ -8,6 +8,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import torch
+from scipy.stats import linregress
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -215,9 +216,9 @@ def frechet_limit(
         seed: Of the draws.
 
     Returns:
-        ``limit``, ``slope``, ``r2``, the share of the distances' variance that the fit explains (nan where they do not
-        vary), and ``limit_error``, the standard error of the fitted limit (nan of two sizes), float64. The error is of
-        the draws; how much the limit varies with what it is drawn from is not in it.
+        ``limit``, ``slope``, ``r2``, the share of the distances' variance that the fit explains, and ``limit_error``,
+        the standard error of the fitted limit, float64; the last two are nan where the distances do not vary. The error
+        is of the draws; how much the limit varies with what it is drawn from is not in it.
 
     Raises:
         PartitaError: There are not more embeddings than ``smallest``.
@@ -237,15 +238,9 @@ def frechet_limit(
             drawn = torch.randperm(number, generator=generator)[:n]
         statistics = Gaussian.of(embeddings[drawn.to(embeddings.device)])
         distances.append(side.distance(statistics.mean, statistics.covariance))
-    found = torch.stack(distances)
-    inverse = 1 / torch.tensor(counts).to(found)
-    deviation = inverse - inverse.mean()
-    slope = (deviation * found).sum() / deviation.square().sum()
-    limit = found.mean() - slope * inverse.mean()
-    residual = (found - limit - slope * inverse).square().sum()
-    r2 = 1 - residual / (found - found.mean()).square().sum()
-    error = (residual / (sizes - 2) * (1 / sizes + inverse.mean() ** 2 / deviation.square().sum())).sqrt()
-    return {"limit": limit, "slope": slope, "r2": r2, "limit_error": error}
+    fit = linregress([1 / n for n in counts], torch.stack(distances).tolist())
+    found = {"limit": fit.intercept, "slope": fit.slope, "r2": fit.rvalue**2, "limit_error": fit.intercept_stderr}
+    return {name: side.mean.new_tensor(value) for name, value in found.items()}
 
 
 def check_limit(smallest: int, sizes: int) -> None:

@@ -48,6 +48,17 @@ class Tree:
         below = {file for known, file in self._origins.items() if known[: len(path)] == path}
         return COMMAND_LINE if COMMAND_LINE in below else self.origin(key)
 
+    def later(self, path: KeyPath, other: KeyPath) -> bool:
+        """Whether the value at ``path`` was set after that at ``other``, or by the same file."""
+        # `place` moves what it notes to the end.
+        order = {known: i for i, known in enumerate(self._origins)}
+        newest, reference = (
+            max((known for known in order if known[: len(p)] == p), key=order.__getitem__, default=())
+            for p in (path, other)
+        )
+        same = self.origin(".".join(newest)) == self.origin(".".join(reference))
+        return same or order.get(newest, 0) > order.get(reference, 0)
+
     def complain(self, key: str, message: str, suggestion: str = "", file: str | None = None) -> None:
         """Note a mistake."""
         self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
@@ -251,6 +262,15 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
     except PartitaError as error:
         tree.complain(key, str(error))
         return
+    if _trains_what_is_final(tree, path, [layer for layer, _ in layers]):
+        tree.complain(
+            f"{key}.fit",
+            "the part has weights, which are final, so it would not be trained",
+            ": leave out fit to use the weights as they are, or set weights to null to train from scratch",
+            file=tree.blame(f"{key}.fit"),
+        )
+    elif any(layer.get("weights") is not None for layer, _ in layers):
+        layers = [({k: v for k, v in layer.items() if k != "fit"}, file) for layer, file in layers]
     origins = {k: tree.origin(f"{key}.{k}") for k in value}
     slot_origin, inside = tree.origin(key), family_of(path) is None
     parent[path[-1]] = {}
@@ -266,6 +286,23 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
     files = (*around, *(file for _, file in layers if file))
     for name, inner in slots_inside(family, parent[path[-1]]).items():
         _expand(tree, (*path, name), inner, folder, files)
+
+
+def _trains_what_is_final(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a slot says how to train a part whose weights are given, rather than inheriting that from further down.
+
+    Args:
+        tree: The recipe, with the slot as it was written.
+        path: Key of the slot.
+        layers: The slot and the presets it is made from, the slot first.
+    """
+    weights = next((i for i, layer in enumerate(layers) if "weights" in layer), None)
+    if weights is None or layers[weights]["weights"] is None:
+        return False
+    fit = next((i for i, layer in enumerate(layers) if layer.get("fit")), len(layers))
+    if fit != weights or fit > 0:
+        return fit <= weights
+    return tree.later((*path, "fit"), (*path, "weights"))
 
 
 def _layers(

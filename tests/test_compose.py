@@ -221,3 +221,28 @@ def test_weights_of_a_part_without_any_are_refused_anywhere(inside):
     with pytest.raises(RecipeError, match="log-mel has no weights"):
         load_recipe(inside, ["tokenizers.semantic={name: log-mel, weights: some/where}"])
     assert load_recipe(inside, ["tokenizers.semantic=log-mel"]).tokenizers["semantic"].cls.weightless
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "refused"),
+    [
+        ("{name: spectral, weights: x, fit: {steps: 3}}", [], True),
+        ("{preset: ready, fit: {steps: 3}}", [], True),  # the preset has the weights
+        ("{name: spectral, weights: x}", ["tokenizers.acoustic.fit.steps=3"], True),
+        ("spectral-tiny", ["tokenizers.acoustic.weights=x", "tokenizers.acoustic.fit.steps=3"], True),
+        ("both", [], True),
+        ("{preset: spectral-tiny, weights: x}", [], False),  # the preset only says how it would be trained
+        ("{name: spectral, fit: {steps: 3}}", ["tokenizers.acoustic.weights=x"], False),
+        ("{preset: ready, weights: null, fit: {steps: 3}}", [], False),
+    ],
+)
+def test_weights_and_training_together_are_refused(tmp_path, recipe, overrides, refused):
+    write(tmp_path, "tokenizer/ready.yaml", "name: spectral\nweights: there\n")
+    write(tmp_path, "tokenizer/both.yaml", "name: spectral\nweights: there\nfit: {steps: 3}\n")
+    path = write(tmp_path, "mine.yaml", f"tokenizers: {{acoustic: {recipe}}}\ndata: chorales\n")
+    if refused:
+        with pytest.raises(RecipeError, match=r"tokenizers.acoustic.fit: .*weights, which are final"):
+            load_recipe(path, overrides)
+    else:
+        plan = load_recipe(path, overrides).tokenizers["acoustic"]
+        assert plan.weights is None or plan.fit == {}

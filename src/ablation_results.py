@@ -44,6 +44,7 @@ class Found:
         request: What was asked of the evaluation; empty where there is none.
         figures: What it cost and how fast it is, by name.
         device: That it was evaluated on.
+        notes: That every reader of the rows must know.
     """
 
     run: Run
@@ -51,6 +52,7 @@ class Found:
     request: dict[str, Any]
     figures: dict[str, float]
     device: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -180,6 +182,7 @@ def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
     ]
     if len({json.dumps(run.plan.values.get("data"), default=str) for run in runs}) > 1:
         lines.append("the variants have different data, and are evaluated on different pieces")
+    lines += dict.fromkeys(note for one in found for note in one.notes)
     if len(seeds) > 2:
         lines.append(
             "mean ± standard deviation over seeds; bold: best; *: differs from the baseline with p < "
@@ -254,7 +257,7 @@ def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
     fast = json.loads(speed.read_text(encoding="utf-8"))
     figures["audio s/s generated"] = fast["audio_seconds_per_second"]
     results = json.loads(evaluation.read_text(encoding="utf-8"))
-    return Found(run, results["metrics"], results["request"], figures, fast["device"])
+    return Found(run, results["metrics"], results["request"], figures, fast["device"], tuple(results.get("notes", ())))
 
 
 def _by_variant(found: Sequence[Found], titles: Sequence[str], figure: str) -> list[dict[int, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jinja2
 import yaml
 
 from .data.audio_file import flac
+from .data.base import NAMES
 from .data.examples import Examples
 from .errors import PartitaError
 from .plots import png, spectrogram_figure
@@ -55,16 +56,17 @@ def collect(
         for path in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
             file = path.relative_to(folder).as_posix()
             found[file] = own_file(folder, file).resolve()
-    metrics = {}
+    metrics, notes = {}, []
     if (folder / EVALUATED).is_file():
         found[EVALUATION] = own_file(folder, EVALUATED)
-        metrics = read_json(folder / EVALUATED).get("metrics", {})
+        evaluation = read_json(folder / EVALUATED)
+        metrics, notes = evaluation.get("metrics", {}), evaluation.get("notes", [])
     if report and (folder / "report.html").is_file():
         found["report.html"] = own_file(folder, "report.html", LARGEST_REPORT)
     media = dict(_examples(system, examples)) if (folder / "logs").is_dir() else {}
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
     captions = {i: clip["caption"].decode() for i, clip in media.items()}
-    found["README.md"] = model_card(system, repo_id, licence, metrics, captions).encode()
+    found["README.md"] = model_card(system, repo_id, licence, metrics, captions, notes).encode()
     return found
 
 
@@ -74,6 +76,7 @@ def model_card(
     licence: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     captions: Mapping[int, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The README of a repository: metadata as YAML, then what a person should know.
 
@@ -83,6 +86,7 @@ def model_card(
         licence: Identifier on the Hub.
         metrics: Those of ``evaluation.json``.
         captions: Of the examples in ``samples/``, by number.
+        notes: Those of ``evaluation.json``.
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(iter((captions or {}).values()), "a slow piece for flute")
@@ -104,6 +108,8 @@ def model_card(
         "training": list(_training(system)),
         "data": f"The data is `{system.source.registered_name}`{_settings(system)}.",
         "metrics": rows,
+        "pieces": NAMES[system.source.stand_in("test")] if captions else "",
+        "notes": [_line(str(note)) for note in notes],
         "examples": [
             {"caption": _line(text), "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
             for i, text in (captions or {}).items()

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import __version__
 from .compose import compose
 from .contracts import Example, Representation
-from .data.base import Source
+from .data.base import NAMES, Source
 from .data.examples import Examples
 from .errors import PartitaError
 from .files import replacing_file
@@ -99,7 +99,8 @@ def evaluate(
         progress: Called with (clips generated, clips in all).
 
     Returns:
-        What ``evaluation.json`` holds: ``request`` and, by name, ``metrics``, the rows of
+        What ``evaluation.json`` holds: ``request``, whose ``pieces`` are ``test`` ones unless others had to stand in;
+        ``notes`` that every reader of the scores must know; and, by name, ``metrics``, the rows of
         :mod:`partita.scores`: each with ``value``, ``better``, ``embedding`` and ``clips``, and where they are known
         ``low`` and ``high`` (95 %), ``real`` (what real test clips score), ``codec``, ``chance`` and
         ``reference_clips``.
@@ -112,6 +113,9 @@ def evaluate(
     system = load(model, device=device)
     check_asked(system, options)
     source = _source(system, model, data)
+    notes = [note for note in [source.shortage("test")] if note is not None]
+    for note in notes:
+        say(note)
     folder = Path(output) if output else (Path(model) / "evaluation" if Path(model).is_dir() else None)
     if folder is None:
         raise PartitaError(f"{model} is not a folder: say with -o where its evaluation goes")
@@ -122,6 +126,7 @@ def evaluate(
         "model": _fingerprint(system),
         "data": source.registered_name,
         "data_changes": list(data),
+        "pieces": NAMES[source.stand_in("test")],
         # whatever a clip depends on: there can be more of them, and more scores, later
         "duration": seconds,
         "seed": options.seed,
@@ -136,7 +141,7 @@ def evaluate(
         say(f"fewer than {FEW} clips: distances between distributions say little, and real clips may be as far away")
     metrics = score(Compared(system, audio, pieces, others, options, embedders, folder, say, progress))
     request |= {"clips": options.clips, "reference_clips": options.reference_clips, "version": __version__}
-    results = {"request": json.loads(json.dumps(request)), "metrics": metrics}
+    results = {"request": json.loads(json.dumps(request)), "notes": notes, "metrics": metrics}
     with replacing_file(folder / RESULTS) as new:
         new.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _page(folder, str(model), system, facts, audio, pieces, results)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .contracts import Representation
-from .data.base import Split
+from .data.base import NAMES, Split
 from .data.examples import Examples
 from .generation import Story
 from .layers.resample import convert
@@ -23,6 +23,9 @@ from .plots import curves_figure, png
 from .reference import Reference
 from .system import System, index_text
 from .tokenizers.base import Latents, Tokenizer
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+"""What is held out of training."""
 
 SEED = 2
 """Of the test clips every report shows and measures."""
@@ -50,6 +53,8 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         generated=generated,
         followed=followed,
         codecs=codecs,
+        pieces=NAMES[system.source.stand_in("test")],
+        shortages=[s for split in SPLITS if (s := system.source.shortage(split)) is not None],
         curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
         notes=system.source.report,
         recipe=index_text(system.plan),

@@ -66,6 +66,8 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
         system.source.setup()
     for line in system.source.report:
         say(line)
+    if (shortage := system.source.shortage("validation")) is not None:
+        say(shortage)
     system.check_fields()
     # What learns with a stage is saved before it, and is done when the stage is.
     joint = {f"conditioners/{name}": f"stages/{stage}" for stage, part in system.stages.items() for name in part.joint}

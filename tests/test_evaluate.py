@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import toys
 from partita import cli
+from partita.card import collect
 from partita.conditioners.base import JointConditioner
 from partita.contracts import Condition, ConditionSpec, Example, Representation
 from partita.data.examples import Examples
@@ -534,6 +535,21 @@ def test_the_command_refuses_before_anything_slow(run, monkeypatch, capfd):
     assert status == 2
     assert "is no classifier" in printed
     assert not (run / "evaluation").exists()
+
+
+def test_training_pieces_never_pass_for_test_pieces(run, other):
+    """Where nothing is held out, training pieces stand in, and whoever reads the scores is told."""
+    lines = []
+    trained = other("data=toy-trained")
+    results = evaluate(trained, options=FEW, say=lines.append)
+    (note,) = results["notes"]
+    assert note.startswith("the data has no test pieces, so training pieces stand in")
+    assert note in lines
+    assert results["request"]["pieces"] == "training"
+    assert note in (trained / "evaluation" / "evaluation.html").read_text()
+    assert note in collect(trained, "me/mine")["README.md"].decode()
+    results = evaluate(run, options=FEW)
+    assert (results["request"]["pieces"], results["notes"]) == ("test", [])
 
 
 def test_other_data_is_named_by_data_alone(run):

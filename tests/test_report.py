@@ -23,6 +23,14 @@ def test_a_chain_is_shown_with_what_its_stages_make_of_each_other(system, tmp_pa
     assert "codes of coarse that the result has, too" in page
 
 
+@pytest.mark.parametrize(("data", "told"), [("toy-trained", 2), ("toy-sines", 0)])
+def test_nothing_is_called_unseen_that_was_trained_on(system, tmp_path, data, told):
+    recipe = load_recipe(tmp_path / "recipe.yaml", [f"data={data}"])
+    page = write_report(System(recipe), tmp_path, title="chain", clips=2, measured=2).read_text()
+    assert page.count("training pieces stand in") == told
+    assert ("never saw" in page) == (told == 0)
+
+
 def test_what_cannot_be_heard_is_not_shown(system, tmp_path, monkeypatch):
     coarse = system.tokenizers["coarse"]
     monkeypatch.setattr(coarse, "decode", lambda codes: Tokenizer.decode(coarse, codes))

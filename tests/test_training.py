@@ -316,3 +316,15 @@ def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
         (new / "b").write_text("2")
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["b"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_two_files_train_and_it_is_said_that_none_is_held_out(toy_recipe, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for i in range(2):
+        soundfile.write(folder / f"{i}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, 8000), 4000)
+        (folder / f"{i}.txt").write_text(f"noise {i}")
+    said = []
+    train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run", say=said.append)
+    assert "val/loss" in read_curves(tmp_path / "run", "stages/main")
+    assert any("no validation pieces, so training pieces stand in" in line for line in said)

@@ -169,6 +169,18 @@ class ToyBigram(Generator):
         return codes[:, None, 1:]
 
 
+@register("data", "toy-trained")
+class ToyTrained(ToySines):
+    """The same, all of it for training."""
+
+    def size(self, split):
+        return self.pieces if split == "train" else 0
+
+    def read(self, split, index, **how):
+        assert index < self.size(split)
+        return super().read(split, index, **how)
+
+
 @register("data", "toy-silent")
 class ToySilent(ToySines):
     """The same without captions."""

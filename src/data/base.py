@@ -9,6 +9,9 @@ from ..contracts import Example
 
 Split = Literal["train", "validation", "test"]
 
+NAMES: dict[Split, str] = {"train": "training", "validation": "validation", "test": "test"}
+"""What the pieces of a split are called."""
+
 
 class Source(ABC):
     """A collection of pieces from which clips are read. Building one touches no file; :meth:`setup` does.
@@ -33,7 +36,7 @@ class Source(ABC):
 
     @abstractmethod
     def size(self, split: Split) -> int:
-        """Number of pieces in a split, after :meth:`setup`."""
+        """Number of pieces in a split, after :meth:`setup`; 0 where it is empty."""
 
     @abstractmethod
     def read(
@@ -49,6 +52,26 @@ class Source(ABC):
             sample_rate: The audio comes resampled to this rate, in Hz.
             channels: And mixed or copied to this number of channels.
         """
+
+    def stand_in(self, split: Split) -> Split:
+        """The split whose pieces serve as those of ``split``: itself, unless it is empty.
+
+        Validation pieces stand in for test pieces, as no step was taken on them, and training pieces for both.
+        """
+        order: dict[Split, tuple[Split, ...]] = {"test": ("test", "validation"), "validation": ("validation",)}
+        return next((name for name in order.get(split, ()) if self.size(name)), "train")
+
+    def shortage(self, split: Split) -> str | None:
+        """What people must know where a split is empty and another one stands in; none where it is not."""
+        used = self.stand_in(split)
+        if used == split:
+            return None
+        means = (
+            "losses and clips say how well these are remembered, not what is made of new music"
+            if used == "train"
+            else "they are not trained on, but training was watched by them"
+        )
+        return f"the data has no {split} pieces, so {NAMES[used]} pieces stand in: {means}"
 
     @property
     def report(self) -> list[str]:

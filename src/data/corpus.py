@@ -126,7 +126,7 @@ class Corpus(Source):
     def size(self, split: Split) -> int:
         """Number of pieces in a split."""
         self.setup()
-        return len(self._names(split))
+        return len(self._splits[split])
 
     @property
     def report(self) -> list[str]:
@@ -142,7 +142,7 @@ class Corpus(Source):
         notes have died away.
         """
         self.setup()
-        piece = self._pieces[self._names(split)[index]]
+        piece = self._pieces[self._splits[split][index]]
         digest = hashlib.sha256(f"{piece.id}/{seed}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest))
         arrangement = arrange(
@@ -181,9 +181,6 @@ class Corpus(Source):
         if self.stems:
             fields["stems"] = {name: torch.from_numpy(stem) for name, stem in stems.items()}
         return Example(torch.from_numpy(sum(stems.values(), np.float32(0))), num_samples, fields)
-
-    def _names(self, split: Split) -> list[str]:
-        return self._splits[split] or self._splits["train"]
 
     def _render(
         self,

@@ -20,7 +20,7 @@ class Examples(Dataset):
 
     Args:
         source: Set up.
-        split: Of the source.
+        split: Of the source; where it is empty, its :meth:`~partita.data.base.Source.stand_in`.
         length: Number of examples.
         seconds: Per clip.
         sample_rate: In Hz.
@@ -33,6 +33,7 @@ class Examples(Dataset):
     ) -> None:
         self.source = source
         self.split: Split = split
+        self.pieces = source.stand_in(split)
         self.length = length
         self.seconds = seconds
         self.sample_rate = sample_rate
@@ -57,13 +58,13 @@ class Examples(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        round_, position = divmod(index, self.source.size(self.split))
+        round_, position = divmod(index, self.source.size(self.pieces))
         if self._round[0] != round_:
-            order = np.random.default_rng((self.seed, round_)).permutation(self.source.size(self.split))
+            order = np.random.default_rng((self.seed, round_)).permutation(self.source.size(self.pieces))
             self._round = (round_, order)
         seed = int(np.random.default_rng((self.seed, round_, position)).integers(2**31))
         example = self.source.read(
-            self.split,
+            self.pieces,
             int(self._round[1][position]),
             seed=seed,
             seconds=self.seconds,

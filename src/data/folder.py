@@ -45,7 +45,7 @@ class Folder(Source):
     start of the file. What cannot be read is skipped and named in :attr:`report`.
 
     A file is in one split by the hash of its name, unless the manifest names splits (rows without one are then for
-    training). Of three files or more each split gets at least one; where a split is empty, the training files stand in.
+    training). Of three files or more each split gets at least one.
 
     Args:
         path: The folder.
@@ -134,7 +134,7 @@ class Folder(Source):
     def _entries(self, split: Split) -> list[_Entry]:
         self.setup()
         assert self._splits is not None
-        return self._splits[split] or self._splits["train"]
+        return self._splits[split]
 
     def _from_sidecars(self, root: Path) -> Iterator[_Entry]:
         for path in sorted(root.rglob("*")):

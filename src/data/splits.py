@@ -12,7 +12,7 @@ def split_names(names: Sequence[str], validation: float, test: float) -> dict[Sp
     """Divide names by their hash, so that a name stays where it is when others come and go.
 
     Of three names or more every split gets at least one, if its fraction is not zero; that one is borrowed from the
-    training split. Of fewer, all are for training, and whoever asks for another split gets these.
+    training split. Of fewer, all are for training, and the other splits are empty.
 
     Args:
         names: To divide; the order is kept.

@@ -191,11 +191,11 @@ def test_captions_of_one_file_stay_in_one_split(songs):
         assert len({read(source, i, split=split).fields["id"].split("#")[0] for i in range(source.size(split))}) == 1
 
 
-def test_fewer_than_three_files_serve_all_splits(tmp_path):
+def test_fewer_than_three_files_are_all_for_training(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(440, 1, 16000), 16000)
     source = Folder(str(tmp_path))
-    assert [source.size(split) for split in ("train", "validation", "test")] == [1, 1, 1]
-    assert read(source, split="test").fields["id"] == "a.wav"
+    assert [source.size(split) for split in ("train", "validation", "test")] == [1, 0, 0]
+    assert [source.stand_in(split) for split in ("train", "validation", "test")] == ["train"] * 3
 
 
 def test_nothing_there(tmp_path):

@@ -1,7 +1,8 @@
 """Whether a system goes on with the clips it was trained on as they go on (MusicLM, arXiv 2301.11325 §4.4).
 
-It is given the first half of a training clip and what was told of it, and goes on greedily where it can; the codes of
-what it makes are compared with those of the clip.
+It is given the first half of a training clip and what was told of it, and goes on as in that study: greedily where it
+can, and without guidance, which would lead it away from what it has learned. The codes of what it makes are compared
+with those of the clip.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class Continuations:
                 duration=self.plan.window,
                 seed=[derive_seed(seed, "continued", i) for i in missing],
                 continuation=audio[chosen, :, : max(1, round(self.prompt * facts.sample_rate))],
+                guidance=1.0,
                 sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
             )
             heard = self.system.decode(made).cpu()

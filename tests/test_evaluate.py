@@ -1,6 +1,6 @@
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from partita.data.library import default_cache_dir
 from partita.embedders import read_embedder, reference_statistics
 from partita.errors import PartitaError
 from partita.evaluate import SEED, Evaluation, evaluate
+from partita.layers.guidance import classifier_free
 from partita.metrics.gaussian import Gaussian, frechet_distance
 from partita.recipe import load_recipe
 from partita.registry import register
@@ -139,6 +140,30 @@ class ToyLoop(toys.ToyDice):
         if prompt is None:
             return super().generate(conditions, frames, seeds=seeds)
         return prompt.repeat(1, 1, -(-frames // prompt.shape[-1]))[..., :frames]
+
+
+@dataclass(frozen=True)
+class Guided:
+    """How the next toy draws.
+
+    Args:
+        guidance: Scale.
+        temperature: Unused.
+    """
+
+    guidance: float = 3.0
+    temperature: float = 1.0
+
+
+@register("generator", "toy-misled")
+class ToyMisled(ToyLoop):
+    """The prompt, again and again, unless guidance leads away from it."""
+
+    sampling = Guided()
+
+    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+        guided = len(guidance or classifier_free(sampling.guidance)) > 1
+        return super().generate(conditions, frames, seeds=seeds, prompt=None if guided else prompt)
 
 
 @register("generator", "toy-mute")
@@ -427,6 +452,13 @@ def test_memorisation_goes_on_and_its_clips_are_those_of_training(other):
     assert resumed == whole
     # of the clip, what follows the prompt is left to the stage: 20 of 40 frames
     assert {len(value) for value in codes.values()} == {20}
+
+
+def test_training_clips_are_continued_without_guidance(other):
+    """As in MusicLM's study: guidance leads away from what was learned, and hides what is known by heart."""
+    made = other("data={name: toy-loops, pieces: 8}", "stages.main.generator={name: toy-misled}")
+    options = Evaluation(clips=8, reference_clips=2, embeddings=(), memorization=True)
+    assert evaluate(made, options=options)["metrics"]["memorised exactly"]["value"] == 1
 
 
 def test_silence_cannot_tell_memorisation(other):

@@ -41,3 +41,12 @@ class RecipeError(PartitaError):
         self.problems = list(dict.fromkeys(problems))
         count = f"{len(self.problems)} mistake{'s' if len(self.problems) > 1 else ''} in the recipe"
         super().__init__("\n".join([count, *(f"  {problem}" for problem in self.problems)]))
+
+
+def printable(text: object) -> str:
+    r"""A text that any terminal and any UTF-8 file can take: what is neither is written out.
+
+    >>> print(printable("caf\udce9 \x1b[31m.wav"))
+    caf\udce9 \x1b[31m.wav
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

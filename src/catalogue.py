@@ -7,8 +7,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .compose import preset_values
+from .console import columns
 from .errors import PartitaError
 from .recipe_files import comment, find_preset, find_recipe, presets, recipes
 from .registry import FAMILIES, did_you_mean, lookup, names
@@ -28,7 +30,7 @@ def show(what: str | None, out: Console) -> None:
         _fit_options(out)
         return
     if what and (what.startswith("recipe/") or what in recipes()):
-        out.print(find_recipe(what.removeprefix("recipe/")).read_text(encoding="utf-8"), highlight=False, markup=False)
+        out.print(find_recipe(what.removeprefix("recipe/")).read_text(encoding="utf-8"))
         return
     if what and "/" in what:
         _describe(out, *what.split("/", 1))
@@ -67,21 +69,25 @@ def _describe(out: Console, family: str, name: str) -> None:
     preset = name in presets(family)
     if preset:
         path = find_preset(family, name)
-        out.print(f"[bold]{family}/{name}[/]: {comment(path) if path else ''}")
+        out.print(_titled(f"{family}/{name}", comment(path) if path else ""))
     cls = lookup(family, values["name"])
-    out.print(f"[bold]{family}/{cls.registered_name}[/]: {(cls.__doc__ or '').strip().split(chr(10))[0]}")
+    out.print(_titled(f"{family}/{cls.registered_name}", (cls.__doc__ or "").strip().split("\n")[0]))
     skip = FACTS if family == "generator" else ()
     out.print(_arguments(cls, values if preset else None, skip))
     if family == "generator":
         out.print(f"What it is given enters by {', '.join(cls.entries)}.")
     if family != "data":
-        out.print("[dim]How it is trained, the `fit:` block: partita list fit[/]")
+        out.print("How it is trained, the `fit:` block: partita list fit", style="dim")
+
+
+def _titled(name: str, text: str) -> Text:
+    return Text.assemble((name, "bold"), f": {text}")
 
 
 def _fit_options(out: Console) -> None:
     from .fit import Fit
 
-    out.print("[bold]fit[/]: how a part is trained; every preset carries such a block")
+    out.print(_titled("fit", "how a part is trained; every preset carries such a block"))
     out.print(_arguments(Fit, None, ()))
 
 
@@ -89,9 +95,7 @@ def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) ->
     """A row for each argument, groups of them with dotted names; ``values`` is what a preset sets."""
     from .schema import arguments, nested, plain, type_name
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("argument", "type", "default", *(["here"] if values is not None else []), ""):
-        table.add_column(column, no_wrap=column == "argument", overflow="fold")
+    table = columns("argument", "type", "default", *(["here"] if values is not None else []), "")
 
     def add(cls: type, values: Any, before: str) -> None:
         for argument in arguments(cls).values():

@@ -7,16 +7,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from .cli_ablate import ablate, task
+from .cli_generate import generate
 from .cli_listen import listen
-from .console import device_name, err, out
+from .console import as_messages, bars, columns, device_name, err, out
 from .errors import PartitaError, Stopped
 from .registry import UnknownName
 
@@ -28,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(ablate)
+app.command()(generate)
 app.command(hidden=True)(task)
 app.add_typer(listen, name="listen")
 
@@ -65,10 +65,7 @@ def check(recipe: Recipe, overrides: Overrides = None) -> None:
     from .system import System
 
     system = System.outline(load_recipe(recipe, overrides or []))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("part", "kind", "parameters", "what it yields", "training"):
-        right = column == "parameters"
-        table.add_column(column, justify="right" if right else "left", no_wrap=column == "part", overflow="fold")
+    table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
     for row in system.summary():
         table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
     out.print(table)
@@ -141,8 +138,6 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
 ) -> None:
     """Generate from the captions of test pieces, score, and write a page. Run the same command again to go on."""
-    from rich.progress import Progress
-
     from .evaluate import RESULTS, Evaluation
     from .evaluate import evaluate as evaluate_system
 
@@ -157,8 +152,7 @@ def evaluate(
         memorization=memorization,
     )
     folder = output or Path(model) / "evaluation"
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("clips", total=clips)
+    with bars() as bar:
         results = evaluate_system(
             model,
             output,
@@ -166,11 +160,10 @@ def evaluate(
             options=options,
             device=device_name(device),
             say=out.print,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=bar.one("clips", clips),
         )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("metric", "generated", "95 %", "real clips", "coded", "chance", "better", "clips"):
-        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
+    numbers = ("generated", "95 %", "real clips", "coded", "chance")
+    table = columns("metric", *numbers, "better", "clips", right=(*numbers, "clips"))
     for name, row in results["metrics"].items():
         name += f", R² {row['r2']:.2f}" if "r2" in row else ""
         interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
@@ -178,95 +171,6 @@ def evaluate(
         table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], str(row["clips"]))
     out.print(table)
     out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")
-
-
-@app.command()
-def generate(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, an export folder, or a hub id (user/name).", show_default=False)
-    ],
-    prompts: Annotated[list[str] | None, typer.Argument(help="One clip for each prompt.", show_default=False)] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Audio file; numbered where there are several clips.")
-    ] = Path("out.wav"),
-    duration: Annotated[
-        float | None, typer.Option("--duration", "-d", help="Seconds; the system's window unless given.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first clip; the next ones count up.")] = 0,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
-    negative: Annotated[str | None, typer.Option(help="A prompt that guidance leads away from.")] = None,
-    sampling: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sampling",
-            "-s",
-            metavar="KEY=VALUE",
-            help="How stages draw, such as temperature=0.8, top_k=50, steps=100, or of one stage, coarse.top_k=50.",
-        ),
-    ] = None,
-    then: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SECONDS:PROMPT", help="Go on with another prompt from there: --then '20: flute'."),
-    ] = None,
-    transition: Annotated[
-        float | None, typer.Option(help="Seconds of what came before that --then goes on from.")
-    ] = None,
-    continuation: Annotated[
-        Path | None, typer.Option("--continue", help="Audio file that the clips start with, shorter than they are.")
-    ] = None,
-    loudness: Annotated[
-        float | None,
-        typer.Option(help="Bring every clip to this many LUFS: -14 as streaming services, -23 as EBU R128."),
-    ] = None,
-    peak: Annotated[
-        float | None, typer.Option(help="Limit true peaks to this many dBTP; -1 where --loudness is given.")
-    ] = None,
-    fade: Annotated[float, typer.Option(help="Seconds of fading in and out.")] = 0.0,
-    bits: Annotated[int | None, typer.Option(help="Per sample, of formats without loss: 16, 24 or 32.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-) -> None:
-    """Generate audio from prompts."""
-    from rich.progress import Progress
-
-    from .data.audio_file import check_writable, write_audio
-    from .finish import Finish
-    from .system import load
-
-    check_writable(output, bits)
-    finish = Finish(loudness, peak, fade)
-    told = _story(prompts, then or [])
-    if transition is not None and not then:
-        raise PartitaError("--transition says what --then goes on from: there is no --then")
-    drawn = _settings(sampling or [])
-    system = load(model, device=device_name(device))
-    facts = system.output.representation
-    check_writable(output, bits, facts.sample_rate, facts.channels)
-    with Progress(console=err, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
-        audio = system.generate(
-            told,
-            duration=duration,
-            seed=seed,
-            guidance=guidance,
-            sampling=drawn,
-            negative=None if negative is None else [negative] * max(1, len(prompts or [])),
-            continuation=continuation,
-            transition=transition,
-            progress=progress,
-        )
-    for i, clip in enumerate(audio.cpu()):
-        path = output if len(audio) == 1 else output.with_stem(f"{output.stem}-{i + 1}")
-        done = finish(clip.numpy(), facts.sample_rate)
-        write_audio(path, done.audio, facts.sample_rate, bits)
-        words = " … ".join([*([prompts[i]] if prompts else []), *(then or [])])
-        said = [f"{path}: {clip.shape[-1] / facts.sample_rate:.2f} s", *([f"“{words}”"] if words else [])]
-        out.print(", ".join([*said, *([str(done)] if finish.measures else [])]))
 
 
 @app.command()
@@ -314,7 +218,7 @@ def push(
     files = collect(run, repo_id, licence=licence, examples=examples, report=report)
     write_out(files, folder)
     for name in sorted(files):
-        out.print(f"{(folder / name).stat().st_size:>15,}  {name}", highlight=False, markup=False)
+        out.print(f"{(folder / name).stat().st_size:>15,}  {name}")
     out.print(f"not uploaded: {len(files)} files in {folder}")
 
 
@@ -345,56 +249,25 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     before = signal.signal(signal.SIGINT, _stop)  # typer would end without a word
     try:
-        app(standalone_mode=True)
+        with as_messages():
+            app(standalone_mode=True)
     except (PartitaError, UnknownName) as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        err.print(f"error: {error}", style="red")
         sys.exit(2)
     except (KeyboardInterrupt, Stopped) as stop:
         err.print("stopped; run the same command again to go on")
         sys.exit(128 + getattr(stop, "signal", 2))
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None and error.errno in PATHS:
-            err.print(f"error: {error.filename}: {error.strerror}", style="red", markup=False, highlight=False)
+            err.print(f"error: {error.filename}: {error.strerror}", style="red")
             sys.exit(2)
-        traceback.print_exc()
+        err.print(traceback.format_exc())
         err.print(
             "This is a fault in Partita, not in what you did. Please report it with the lines above.", style="red"
         )
         sys.exit(1)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _story(prompts: Sequence[str | None] | None, then: list[str]) -> Sequence[Any] | None:
-    """The prompts, each with what follows it."""
-    if not then:
-        return prompts or None
-    from .generation import Story
-
-    later = []
-    for text in then:
-        seconds, colon, prompt = text.partition(":")
-        try:
-            later.append((float(seconds), prompt.strip()))
-        except ValueError:
-            colon = ""
-        if not colon or not prompt.strip():
-            raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
-    return [Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
-
-
-def _settings(values: list[str]) -> dict[str, Any]:
-    """``key=value`` and ``stage.key=value`` as the mapping that generation takes."""
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for text in values:
-        key, equals, value = text.partition("=")
-        *stage, name = key.split(".")
-        if not equals or len(stage) > 1:
-            raise PartitaError(f"--sampling takes key=value, such as temperature=0.8, not {text!r}")
-        (settings.setdefault(stage[0], {}) if stage else settings)[name] = yaml.safe_load(value)
-    return settings
 
 
 if __name__ == "__main__":

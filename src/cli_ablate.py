@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import err, out
+from .console import bars, err, out
 
 
 def ablate(
@@ -74,8 +74,6 @@ def ablate(
 
     What variants have in common is trained once. Run the same command again to go on.
     """
-    from rich.progress import Progress
-
     from .ablating import ablate as run_ablation
     from .ablating import preview
     from .ablation import read_ablation
@@ -94,20 +92,19 @@ def ablate(
     folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
     if dry_run:
         for line in preview(ablation, folder, skip_unfit=skip_unfit):
-            out.print(line, markup=False, highlight=False)
+            out.print(line)
         return
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("tasks", total=None)
+    with bars() as bar:
         problems = run_ablation(
             ablation,
             folder,
             launcher=_cluster(folder, jobs, cluster, cluster_option or []),
             jobs=jobs,
             skip_unfit=skip_unfit,
-            say=lambda line: out.print(line, markup=False, highlight=False),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            say=out.print,
+            progress=bar.one("tasks"),
         )
-    out.print((folder / "ablation.md").read_text(encoding="utf-8"), markup=False, highlight=False)
+    out.print((folder / "ablation.md").read_text(encoding="utf-8"))
     out.print(f"{folder / 'ablation.html'}, {folder / 'ablation.csv'}")
     if problems:
         err.print(f"{len(problems)} without a result; the same command tries again", style="red")

@@ -63,6 +63,6 @@ def listening_results(
 
     results = evaluate(test, answers, allowed=allowed, seed=seed)
     for name, reason in results.rejected:
-        out.print(f"not counted: {name}, who {reason}", markup=False)
-    out.print((test / "results.md").read_text(encoding="utf-8"), markup=False, highlight=False)
+        out.print(f"not counted: {name}, who {reason}")
+    out.print((test / "results.md").read_text(encoding="utf-8"))
     out.print(f"results: {test / 'results.html'}")

@@ -1,16 +1,116 @@
-"""What the commands share: where they write, and the devices they take."""
+"""Where the commands write, and the devices they take. What is printed is data: nothing in it is ever obeyed."""
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.table import Table
 
 from .errors import PartitaError
 
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which terminals obey, and those that turn the direction of what follows."""
+
+
+class PlainConsole(Console):
+    """A console on which text stands as it is: no markup and no emoji codes, and control characters are spelled out.
+
+    Text comes from recipes, file names, prompts and messages of others. Everything that is printed, also in tables and
+    beside progress bars, passes :meth:`render`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of something printed, harmless."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 # Tables that go to a file or a pipe are not squeezed into 80 columns.
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, soft_wrap=True)
+out = PlainConsole(width=None if sys.stdout.isatty() else 160)
+err = PlainConsole(stderr=True)
+
+
+def printable(text: str) -> str:
+    r"""A text with its control characters spelled out.
+
+    >>> printable("a\x1b[31mred\ta")
+    'a\\x1b[31mred\ta'
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def columns(*names: str, right: Iterable[str] = ()) -> Table:
+    """An empty table without lines; the columns ``right`` are for numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=i == 0, overflow="fold")
+    return table
+
+
+class Bars:
+    """Progress bars on a terminal, one for each thing that is being done.
+
+    Args:
+        progress: That shows them.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        """So much of something is done."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._tasks[name], completed=done, total=total)
+
+    def one(self, name: str, total: int | None = None) -> Callable[[int, int], None]:
+        """Show one bar, and return what tells it how much is done, of how much."""
+        self(name, 0, total)
+        return lambda done, total: self(name, done, total)
+
+
+_showing = False
+
+
+@contextmanager
+def bars(show: bool = True) -> Iterator[Bars]:
+    """Progress bars while this lasts; invisible where nobody watches, or where there are others already."""
+    global _showing
+    seen = show and not _showing and (err.is_terminal or err.is_jupyter)
+    texts = [TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
+    before, _showing = _showing, _showing or seen
+    try:
+        with Progress(*texts, console=err, transient=True, disable=not seen) as progress:
+            yield Bars(progress)
+    finally:
+        _showing = before
+
+
+@contextmanager
+def as_messages() -> Iterator[None]:
+    """While this lasts, warnings are printed as messages, and characters that a stream cannot write are spelled out."""
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        err.print(f"warning: {message}", style="yellow")
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def device_name(name: str) -> str:

@@ -75,3 +75,16 @@ def toy_recipe(tmp_path):
     path.parent.mkdir()
     path.write_text(TOY_RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def saved_toy(tmp_path_factory):
+    """The folder of a saved system of toy parts, its weights random."""
+    from partita.recipe import load_recipe
+    from partita.system import System
+
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "toy.yaml").write_text(TOY_RECIPE)
+    torch.manual_seed(0)
+    System(load_recipe(folder / "toy.yaml")).save(folder / "system")
+    return folder / "system"

@@ -1,4 +1,4 @@
-"""Audio files: what is in them, and clips of them at any rate, by random access. Resampling happens here alone."""
+"""Audio files: what is in them, and clips of them at any rate, by random access. Files are resampled here alone."""
 
 from __future__ import annotations
 

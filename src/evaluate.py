@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import __version__
 from .compose import compose
+from .condition_use import condition_use
 from .contracts import Example, Representation
 from .data.base import NAMES, Source
 from .data.examples import Examples
@@ -103,7 +104,8 @@ def evaluate(
         ``notes`` that every reader of the scores must know; and, by name, ``metrics``, the rows of
         :mod:`partita.scores`: each with ``value``, ``better``, ``embedding`` and ``clips``, and where they are known
         ``low`` and ``high`` (95 %), ``real`` (what real test clips score), ``codec``, ``chance`` and
-        ``reference_clips``.
+        ``reference_clips``. ``conditions`` holds, per stage and condition, what
+        :class:`~partita.condition_use.ConditionUse` does.
 
     Raises:
         PartitaError: The folder holds an evaluation of something else, or the data cannot be used.
@@ -140,8 +142,14 @@ def evaluate(
     if options.clips < FEW or options.reference_clips < FEW:
         say(f"fewer than {FEW} clips: distances between distributions say little, and real clips may be as far away")
     metrics = score(Compared(system, audio, pieces, others, options, embedders, folder, say, progress))
+    if any(stage.given for stage in system.stages.values()):
+        say("what the stages listen to")
+    uses = condition_use(system, split="test", clips=options.clips, source=source, seed=SEED, say=say)
+    for use in uses:
+        say(f"  {use}")
     request |= {"clips": options.clips, "reference_clips": options.reference_clips, "version": __version__}
     results = {"request": json.loads(json.dumps(request)), "notes": notes, "metrics": metrics}
+    results["conditions"] = [use.as_row() for use in uses]
     with replacing_file(folder / RESULTS) as new:
         new.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _page(folder, str(model), system, facts, audio, pieces, results)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .condition_use import condition_use
 from .contracts import Representation
 from .data.base import NAMES, Split
 from .data.examples import Examples
@@ -39,7 +40,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         run: The run folder, with its logs.
         title: Of the page.
         clips: Reconstructions and generated clips to show.
-        measured: Test clips over which a codec is measured.
+        measured: Test clips over which a codec is measured, and validation clips over which conditions are.
     """
     codecs = [_codec(system, reference, clips, measured) for reference in _references(system)]
     generated, followed = _generated(system, clips)
@@ -53,6 +54,8 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         generated=generated,
         followed=followed,
         codecs=codecs,
+        conditions=[use.as_row() for use in condition_use(system, clips=measured)],
+        watched=NAMES[system.source.stand_in("validation")],
         pieces=NAMES[system.source.stand_in("test")],
         shortages=[s for split in SPLITS if (s := system.source.shortage(split)) is not None],
         curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],

@@ -26,7 +26,7 @@ from partita.layers.guidance import classifier_free
 from partita.metrics.gaussian import Gaussian, frechet_distance
 from partita.recipe import load_recipe
 from partita.registry import register
-from partita.system import System
+from partita.system import System, load
 from partita.tokenizers.base import Tokenizer
 
 FEW = Evaluation(clips=5, reference_clips=6, duration=1.0, batch_size=2, embeddings=())
@@ -281,6 +281,18 @@ def test_every_row_says_what_measured_it_and_on_how_many(run, joint):
         assert row["better"] in ("lower", "higher"), name
         assert row["low"] <= row["high"], name
     assert all("weights:" in row["embedding"] for name, row in rows.items() if joint in name)
+
+
+def test_what_stages_listen_to_is_in_the_results(other):
+    """Weights that project a text to nothing make nothing of it."""
+    deaf, lines = other("stages.main.generator={name: toy-bigram}"), []
+    system = load(deaf)
+    torch.nn.init.zeros_(system.stages["main"].projections["text"].weight)
+    system.save(deaf)
+    (use,) = evaluate(deaf, options=FEW, say=lines.append)["conditions"]
+    assert (use["stage"], use["what"], use["rise"], use["unit"]) == ("main", "text", 0, "nats")
+    assert any("no use of it found" in line for line in lines)
+    assert "no use of it found" in (deaf / "evaluation" / "evaluation.html").read_text()
 
 
 def test_a_classifier_hears_who_does_as_told(run, singer):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from ..contracts import Example
 
@@ -19,9 +20,11 @@ class Source(ABC):
     A source is picklable, so that worker processes can read from it.
 
     Attributes:
+        attributes: What its captions are made of, where it can tell: see :meth:`reworded`.
         fields: What its examples may carry beside audio (see :class:`~partita.contracts.Example`).
     """
 
+    attributes: ClassVar[tuple[str, ...]] = ()
     fields: frozenset[str]
     family: ClassVar[str]
     registered_name: ClassVar[str]
@@ -72,6 +75,19 @@ class Source(ABC):
             else "they are not trained on, but training was watched by them"
         )
         return f"the data has no {split} pieces, so {NAMES[used]} pieces stand in: {means}"
+
+    def reworded(self, fields: Mapping[str, Any], other: Mapping[str, Any], attribute: str) -> str | None:
+        """The caption of an example with one attribute taken from another one, worded as it was.
+
+        Args:
+            fields: Of the example.
+            other: Of the other one.
+            attribute: One of :attr:`attributes`.
+
+        Returns:
+            None where that is the same caption, as the two share the attribute or the caption does not tell it.
+        """
+        return None
 
     @property
     def report(self) -> list[str]:

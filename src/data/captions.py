@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,32 @@ def caption(rng: np.random.Generator, *, genre: str, key: str, tempo: float, ins
         instruments: Names, in any order.
     """
     speed = str(rng.choice(_TEMPO_WORDS[tempo_class(tempo)]))
+    wording = str(rng.choice(_WORDINGS))
+    return _worded(wording, speed, genre=genre, key=key, tempo=tempo, instruments=instruments)
+
+
+def reworded(text: str, told: Mapping[str, Any], instead: Mapping[str, Any]) -> str | None:
+    """The same caption of something else: the same wording of other attributes; none where it is no such caption.
+
+    Args:
+        text: What :func:`caption` made of ``told``.
+        told: Its ``genre``, ``key``, ``tempo`` and ``instruments``.
+        instead: The same of what it is to tell.
+
+    >>> slow = {"genre": "chorale", "key": "G minor", "tempo": 60, "instruments": ["harp"]}
+    >>> reworded("a calm chorale in G minor for harp", slow, slow | {"key": "D major"})
+    'a calm chorale in D major for harp'
+    >>> reworded("a calm chorale in G minor for harp", slow, slow | {"tempo": 120.0})
+    'a lively chorale in G minor for harp'
+    """
+    words, other = (_TEMPO_WORDS[tempo_class(of["tempo"])] for of in (told, instead))
+    for wording, (speed, changed) in product(_WORDINGS, zip(words, other, strict=True)):
+        if _worded(wording, speed, **told) == text:
+            return _worded(wording, changed, **instead)
+    return None
+
+
+def _worded(wording: str, speed: str, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
     words = {
         "tempo": speed,
         "a tempo": _with_article(speed),
@@ -58,7 +86,7 @@ def caption(rng: np.random.Generator, *, genre: str, key: str, tempo: float, ins
         "bpm": f"{tempo:.0f}",
         "instruments": _enumeration(instruments),
     }
-    return str(rng.choice(_WORDINGS)).format_map(words)
+    return wording.format_map(words)
 
 
 def _with_article(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..contracts import Example
 from ..registry import did_you_mean, register
 from .arrangement import INSTRUMENTS, Arrangement, arrange
 from .base import Source, Split
-from .captions import caption
+from .captions import caption, reworded
 from .harmony import chord_name, key_name
 from .labels import clip_spans, clip_times
 from .library import GENRES, genre, load_pieces
@@ -57,6 +58,8 @@ class Corpus(Source):
         {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody", "stems"}
         | {"id", "seconds_start", "seconds_total"}
     )
+
+    attributes = ("instruments", "key", "tempo", "genre")
 
     def __init__(
         self,
@@ -127,6 +130,15 @@ class Corpus(Source):
         """Number of pieces in a split."""
         self.setup()
         return len(self._splits[split])
+
+    def reworded(self, fields: Mapping[str, Any], other: Mapping[str, Any], attribute: str) -> str | None:
+        """See :class:`~partita.data.base.Source`."""
+        told, instead = (
+            {"genre": genre(of["id"])} | {name: of[name] for name in ("key", "tempo", "instruments")}
+            for of in (fields, other)
+        )
+        text = reworded(fields["text"], told, told | {attribute: instead[attribute]})
+        return None if text == fields["text"] else text
 
     @property
     def report(self) -> list[str]:

@@ -81,6 +81,11 @@ class ConditionSpec:
         return content + (f" at {self.frame_rate:g} Hz" if self.frame_rate is not None else "")
 
 
+def finite(values: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a tensor; one without memory or of whole numbers has none."""
+    return values.is_meta or not values.is_floating_point() or bool(values.isfinite().all())
+
+
 ALIGNED_ENTRIES = ("add", "concat")
 """The ways to enter that need what enters to be aligned in time."""
 

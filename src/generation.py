@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .contracts import Condition
+from .contracts import Condition, finite
 from .data.audio_file import read_clip
 from .errors import PartitaError
 from .generators.base import Term, classifier_free
@@ -183,16 +183,21 @@ class Chain:
                     first, last = (round(frame / facts.frame_rate * rate) for frame in (start, stop))
                     pair = (pair[0].part(first, max(last, first + 1)), pair[1].part(first, max(last, first + 1)))
                 given[source] = pair
-            new = stage.generate(
-                given,
-                stop - start,
-                seeds=[derive_seed(seed, name, index) for seed in self.seeds],
-                prompt=None if known is None or start == begin else known[..., start:],
-                progress=self._progress(name, index, len(stretches)),
-                **self.draws[name],
-            )
+            try:
+                new = stage.generate(
+                    given,
+                    stop - start,
+                    seeds=[derive_seed(seed, name, index) for seed in self.seeds],
+                    prompt=None if known is None or start == begin else known[..., start:],
+                    progress=self._progress(name, index, len(stretches)),
+                    **self.draws[name],
+                )
+            except FloatingPointError as error:
+                raise not_finite(f"the stage {name}", str(error)) from None
             known = new if known is None else torch.cat([known[..., :start], new], dim=-1)
         assert known is not None
+        if not finite(known):
+            raise not_finite(f"the stage {name}", f"{plan.target} that is not finite numbers")
         return known
 
     def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
@@ -227,6 +232,8 @@ class Chain:
         except (TypeError, ValueError) as error:
             raise PartitaError(f"{conditioner.input}: {error}") from None
         condition = conditioner({key: tensor.to(self.system.device) for key, tensor in prepared.items()})
+        if not finite(condition.values):
+            raise not_finite(f"the conditioner {name}", "a condition that is not finite numbers")
         if not avoided:
             return condition, conditioner.null(condition)
         return (
@@ -240,7 +247,10 @@ class Chain:
         facts = tokenizer.representation
         audio = convert(heard, output.sample_rate, facts.sample_rate, facts.channels)
         frames = max(1, int(heard.shape[-1] / output.sample_rate * facts.frame_rate))
-        return target.take(tokenizer.encode(audio))[..., :frames]
+        encoded = tokenizer.encode(audio)
+        if not finite(encoded):
+            raise not_finite(f"the tokenizer {target.tokenizer}", "latents that are not finite numbers")
+        return target.take(encoded)[..., :frames]
 
     def _progress(self, stage: str, index: int, windows: int) -> Callable[[int, int], None] | None:
         """Steps of one window as steps of all."""
@@ -248,6 +258,14 @@ class Chain:
         if report is None:
             return None
         return lambda done, total: report(stage, index * total + done, windows * total)
+
+
+def not_finite(who: str, what: str) -> PartitaError:
+    """The refusal of something that is not a result: who made it, and what."""
+    return PartitaError(
+        f"{who} makes {what} (NaN or infinite): its weights are damaged, or its training went wrong; where its numbers "
+        "are too large for half precision, use float32"
+    )
 
 
 def _part(prompt: Any, part: int) -> Any:
@@ -315,6 +333,8 @@ def _heard(system: System, audio: Any, batch: int, seconds: float) -> Tensor:
             f"the result starts with the {heard:.2f} s to continue, so it must be longer than {seconds:g} s: "
             "set a longer duration"
         )
+    if not finite(audio):
+        raise PartitaError("the audio to continue holds samples that are not finite numbers (NaN or infinite)")
     return audio.expand(batch, -1, -1)
 
 

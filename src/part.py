@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .contracts import finite
 from .errors import PartitaError
 from .files import replacing_folder
 from .fit import Fit
@@ -89,7 +90,7 @@ class Part(L.LightningModule):
         return (*self.training_only, *self._inner)
 
     def load_exported_state(self, state: dict[str, Tensor], source: str | Path) -> None:
-        """Take over weights written by :meth:`save`; every name and shape must fit.
+        """Take over weights written by :meth:`save`; every name and shape must fit, and every value be finite.
 
         Raises:
             PartitaError: They do not; the message names the differences.
@@ -111,6 +112,12 @@ class Part(L.LightningModule):
                 f"{source}: these weights are not of this {self.registered_name}\n  " + "\n  ".join(lines)
             )
         self.load_state_dict(state, strict=False)  # strict above; what is absent is training_only
+        broken = [name for name, tensor in self.exported_state().items() if not finite(tensor)]
+        if broken:
+            raise PartitaError(
+                f"{source}: {len(broken)} of these weights hold values that are not finite numbers (NaN or infinite): "
+                f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}; get or train them anew"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""

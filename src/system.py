@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from .conditioners.base import Conditioner
-from .contracts import ALIGNED_ENTRIES, Given, Representation
+from .contracts import ALIGNED_ENTRIES, Given, Representation, finite
 from .data.base import Source
 from .errors import PartitaError, Problem, RecipeError
 from .files import replacing_file
 from .fit import Fit
-from .generation import Guidance, Prompts, generate
+from .generation import Guidance, Prompts, generate, not_finite
 from .generators.base import Generator
 from .hub import fetch
 from .part import Part
@@ -233,9 +233,12 @@ class System:
         if not isinstance(representations, Mapping) or target.source not in representations:
             raise PartitaError(f"decode takes what generate_representations returns, a mapping with {target.source!r}")
         try:
-            return self.output.decode(representations[target.source]).float().clamp(-1, 1)
+            audio = self.output.decode(representations[target.source]).float()
         except NotImplementedError as error:
             raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
+        if not finite(audio):
+            raise not_finite(f"the tokenizer {target.tokenizer}", "audio that is not finite numbers")
+        return audio.clamp(-1, 1)
 
     def prompts_of(self, pieces: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
         """What :meth:`generate` takes to make clips like those whose fields are given; none where nothing is read."""

@@ -188,14 +188,18 @@ class Autoregressive(Generator):
             steps = _Steps(self, layout, context, len(terms))
             if use_cache:
                 steps.keep(len(terms) * len(seeds))
+            finite = torch.ones((), dtype=torch.bool, device=sequence.device)
             for step in range(first, layout.length):
                 hidden = steps.last(sequence[:, :, :step])
                 logits = self.heads(hidden).float().view(-1, self.num_codebooks, self.cardinality)
+                finite &= logits.isfinite().all()
                 drawn = sampling.draw(combine(logits, terms), noise.at(step) if sampling.temperature else None)
                 free = layout.valid[:, step] & ~known[:, step]
                 sequence[:, :, step] = torch.where(free, drawn, sequence[:, :, step])
                 if progress is not None:
                     progress(step + 1 - first, layout.length - first)
+        if not finite:  # asked once: each time would wait for the device
+            raise FloatingPointError("logits that are not finite numbers")
         return layout.revert(sequence)
 
     def load_weights(self, source: str | Path) -> None:

@@ -16,7 +16,7 @@ from .ablation import GROUPS, Ablation, Variant, variants
 from .compose import COMMAND_LINE, compose
 from .errors import PartitaError, RecipeError
 from .part import Part
-from .recipe import Plan, load_recipe
+from .recipe import Plan
 from .recipe import plan as check_recipe
 from .system import System
 
@@ -65,8 +65,8 @@ def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], di
         # a slot that is named anew would take along what was set inside it
         ordered = sorted(changes.items(), key=lambda change: change[0].count("."))
         try:
-            plan = load_recipe(ablation.recipe, [f"{key}={_text(value)}" for key, value in ordered])
-            found.append(with_steps(Run(variant, seed, plan, System.outline(plan)), ablation.budget))
+            outline = System.checked(ablation.recipe, [f"{key}={_text(value)}" for key, value in ordered])
+            found.append(with_steps(Run(variant, seed, outline.plan, outline), ablation.budget))
         except RecipeError as error:
             ours = [p._replace(file="what this ablation sets") if p.file == COMMAND_LINE else p for p in error.problems]
             unfit[variant.title] = str(RecipeError(ours))

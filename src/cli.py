@@ -61,10 +61,9 @@ def list_(
 @app.command()
 def check(recipe: Recipe, overrides: Overrides = None) -> None:
     """Compose and validate a recipe, and print the system: parts, rates, shapes, parameters."""
-    from .recipe import load_recipe
     from .system import System
 
-    system = System.outline(load_recipe(recipe, overrides or []))
+    system = System.checked(recipe, overrides or [])
     table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
     for row in system.summary():
         table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
@@ -82,12 +81,10 @@ def train(
     """Train every untrained part of a system, in order. Run the same command again to resume."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    from .recipe import load_recipe
     from .system import System
     from .training import train as train_system
 
-    plan = load_recipe(recipe, overrides or [])
-    System.outline(plan)
+    plan = System.checked(recipe, overrides or []).plan
     run = output or Path("runs") / Path(recipe).stem
     system = train_system(plan, run, say=rank_zero_only(out.print))
     if getattr(rank_zero_only, "rank", 0) != 0:

@@ -356,6 +356,7 @@ def _interpolate(tree: Tree) -> None:
         tree.complain("", wrong)
     if refused:
         return
+    before = len(tree.problems)
     try:
         config = OmegaConf.create(tree.values)
     except (OmegaConfBaseException, ValueError) as error:
@@ -370,7 +371,7 @@ def _interpolate(tree: Tree) -> None:
                 node = node[int(step) if OmegaConf.is_list(node) else step]
         except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
             tree.complain(".".join(path), f"{text!r} refers to nothing: {str(error).splitlines()[0]}")
-    if not tree.problems:
+    if len(tree.problems) == before:
         tree.values = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
 
 

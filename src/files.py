@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def there(path: str | Path) -> bool:
+    """Whether there is something at a path; nothing is at one that no file can have, such as one that is too long."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes when it does not."""

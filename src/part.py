@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .contracts import finite
 from .errors import PartitaError
-from .files import replacing_folder
+from .files import replacing_folder, there
 from .fit import Fit
 from .registry import lookup
 from .schema import build, plain
@@ -136,6 +137,17 @@ class Part(L.LightningModule):
         if not path.is_file():
             raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
         self.load_exported_state(read_tensors(path), path)
+
+    @classmethod
+    def missing_weights(cls, source: str) -> str | None:
+        """What is wrong with the place of :meth:`load_weights`, as far as this machine knows; none where nothing is.
+
+        A hub id is believed, by the parts that take one: only the Hub knows.
+        """
+        path, foreign = Path(source), cls.load_weights is not Part.load_weights
+        if there(path) or (foreign and re.fullmatch(r"\w[\w.-]*(/[\w.-]+){1,2}", source)):
+            return None
+        return f"there is no file or folder {path.absolute()}" + (", and this is no hub id" if foreign else "")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -13,7 +13,7 @@ from lightning import Trainer
 from torch.nn import ModuleDict
 
 from .compose import SLOTS, Tree, compose, family_of, slots, slots_inside
-from .errors import RecipeError
+from .errors import Problem, RecipeError
 from .fit import Fit
 from .reference import Reference
 from .registry import UnknownName, did_you_mean, lookup
@@ -79,6 +79,7 @@ class PartPlan:
         weights: A hub id or path to load instead of training.
         fit: The ``fit:`` block.
         parts: Plans of the parts that it is built from, by argument.
+        sound: Whether its arguments are of the right types, so that it can be built.
     """
 
     key: str
@@ -87,6 +88,7 @@ class PartPlan:
     weights: str | None = None
     fit: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, PartPlan] = field(default_factory=dict)
+    sound: bool = True
 
 
 @dataclass
@@ -116,7 +118,8 @@ class StagePlan:
 class Plan:
     """A recipe that names only things that exist, with values of the right types.
 
-    ``origin`` tells a key's file, and ``blame`` who had the last say in a key or anything below it.
+    ``origin`` tells a key's file, and ``blame`` who had the last say in a key or anything below it. A :func:`draft`
+    also has ``problems``, and lacks what they concern.
     """
 
     values: dict[str, Any]
@@ -128,6 +131,7 @@ class Plan:
     trainer: dict[str, Any]
     origin: Callable[[str], str]
     blame: Callable[[str], str]
+    problems: list[Problem] = field(default_factory=list)
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -146,24 +150,31 @@ def plan(tree: Tree) -> Plan:
     Raises:
         RecipeError: With every mistake.
     """
+    made = draft(tree)
+    if made.problems:
+        raise RecipeError(made.problems)
+    return made
+
+
+def draft(tree: Tree) -> Plan:
+    """The plan of a composed recipe as far as it goes, with every mistake in it, so that more can be looked for."""
     _note(tree, check(RecipeKeys, tree.values))
     _names(tree)
     parts = {path: made for path in slots(tree.values) if (made := _part(tree, path)) is not None}
     stages = _stages(tree, parts)
     _unused(tree, stages, parts)
-    if tree.problems:
-        raise RecipeError(tree.problems)
     groups = {group: {path[1]: part for path, part in parts.items() if path[0] == group} for group in SLOTS}
     return Plan(
         values=tree.values,
         tokenizers=groups["tokenizers"],
         conditioners=groups["conditioners"],
         stages=stages,
-        data=parts["data",],
-        seed=int(tree.values.get("seed", 0)),
-        trainer=dict(tree.values.get("trainer") or {}),
+        data=parts.get(("data",), PartPlan("data", None, {}, sound=False)),
+        seed=0 if tree.problems else int(tree.values.get("seed", 0)),
+        trainer={} if tree.problems else dict(tree.values.get("trainer") or {}),
         origin=tree.origin,
         blame=tree.blame,
+        problems=tree.problems,
     )
 
 
@@ -209,8 +220,9 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         return None
     own = PART_KEYS if family != "data" else ("name",)
     arguments = {k: v for k, v in value.items() if k not in own}
-    _note(tree, check(cls, arguments, skip=FACTS if family == "generator" else (), key=key, leave_parts=True))
-    weights, fit = value.get("weights"), value.get("fit")
+    mistakes = check(cls, arguments, skip=FACTS if family == "generator" else (), key=key, leave_parts=True)
+    _note(tree, mistakes)
+    weights, fit, wrong = value.get("weights"), value.get("fit"), []
     loaded = loaded or weights is not None
     parts = {name: _part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
     if family != "data":
@@ -223,7 +235,8 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         elif fit is not None and not isinstance(fit, dict):
             tree.complain(f"{key}.fit", f"expected a mapping, got {fit!r}")
         elif fit:
-            _note(tree, check(Fit, fit, key=f"{key}.fit"))
+            wrong = check(Fit, fit, key=f"{key}.fit")
+            _note(tree, wrong)
             _trainer(tree, fit.get("trainer"), f"{key}.fit.trainer")
         if not (loaded or cls.weightless or (cls.trainable and not inside)):
             where = "not trained inside another part" if cls.trainable else "never trained here"
@@ -235,9 +248,10 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         key,
         cls,
         {k: v for k, v in arguments.items() if k not in parts},
-        weights,
-        fit if isinstance(fit, dict) else {},
+        weights if isinstance(weights, str) else None,
+        fit if isinstance(fit, dict) and not wrong else {},
         inner,
+        sound=not mistakes and len(inner) == len(parts),
     )
 
 
@@ -291,6 +305,7 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
         overlap = float(window / 2 if stage.get("overlap") is None else stage["overlap"])
         if window <= 0:
             tree.complain(f"{key}.window", f"must be positive, not {window}")
+            window = StageKeys.window  # so that nothing else is said of it
         elif not 0 <= overlap < window:
             tree.complain(
                 f"{key}.overlap", f"must be 0 or more, and shorter than the window of {window:g} s, not {overlap:g}"
@@ -358,7 +373,7 @@ def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
 
 def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...], PartPlan]) -> None:
     """A slot that nothing uses is most often a misspelt override."""
-    if tree.problems:
+    if any(problem.key.split(".")[0] in ("", "stages") for problem in tree.problems):
         return
     used = {
         "tokenizers": {r.tokenizer for s in stages.values() for r in (s.target, *s.references.values())},
@@ -368,7 +383,7 @@ def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...
         alone = {path for path, p in parts.items() if p.weights is not None or not getattr(p.cls, "with_stage", False)}
         used = {group: {path[1] for path in alone if path[0] == group} for group in SLOTS}
     for group, wanted in used.items():
-        for name in tree.values.get(group) or {}:
+        for _, name in (path for path in parts if path[0] == group):
             if name not in wanted:
                 tree.complain(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
     # what no other stage is given, and what does not go on in a later slice, ends the chain

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from .compose import compose
 from .conditioners.base import Conditioner
 from .contracts import ALIGNED_ENTRIES, Given, Representation, finite
 from .data.base import Source
@@ -22,7 +23,7 @@ from .generation import Guidance, Prompts, generate, not_finite
 from .generators.base import Generator
 from .hub import fetch
 from .part import Part
-from .recipe import PartPlan, Plan, StagePlan, load_recipe
+from .recipe import PartPlan, Plan, StagePlan, draft, load_recipe
 from .recipe_files import recipes
 from .reference import Reference
 from .registry import did_you_mean
@@ -56,6 +57,7 @@ class System:
 
     Args:
         plan: A checked recipe.
+        files: Whether the files must be there that training would need: data, and weights of others.
 
     Attributes:
         tokenizers: By name.
@@ -67,11 +69,13 @@ class System:
         RecipeError: Parts do not fit together; every misfit is named.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, files: bool = False) -> None:
         self.plan = plan
-        problems: list[Problem] = []
+        problems = list(plan.problems)
 
         def make(part: PartPlan, facts: Mapping[str, Any] | None = None) -> Any:
+            if not part.sound:
+                return None  # complained about already
             try:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive_seed(plan.seed, part.key))
@@ -99,15 +103,29 @@ class System:
             facts = self._facts(name, stage, made, note)
             if facts is not None:
                 self.stages[name] = make(stage.part, facts)
+        if files:
+            problems += self._missing_files()
+        problems += self._missing_fields()
         if problems:
             raise RecipeError(problems)
-        self.check_fields()
         self._join()
 
     @classmethod
     def from_recipe(cls, recipe: str | Path, overrides: Sequence[str] = ()) -> Self:
         """A system with random weights, from a recipe's path or name."""
         return cls(load_recipe(recipe, overrides))
+
+    @classmethod
+    def checked(cls, recipe: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The outline of a recipe, once everything has been looked for that can be wrong with it, files included.
+
+        Raises:
+            RecipeError: With every mistake: of composition, of values, of parts, and files that are not there.
+            PartitaError: There is no such recipe.
+        """
+        plan = draft(compose(recipe, overrides))
+        with torch.device("meta"):
+            return cls(plan, files=True)
 
     @classmethod
     def outline(cls, plan: Plan) -> Self:
@@ -251,7 +269,13 @@ class System:
         Raises:
             RecipeError: It does not.
         """
-        problems = [
+        if problems := self._missing_fields():
+            raise RecipeError(problems)
+
+    def _missing_fields(self) -> list[Problem]:
+        if self.source is None:
+            return []
+        return [
             Problem(
                 self.plan.origin(f"conditioners.{name}"),
                 f"conditioners.{name}",
@@ -259,10 +283,25 @@ class System:
                 did_you_mean(conditioner.input, sorted(self.source.fields)),
             )
             for name, conditioner in self.conditioners.items()
-            if conditioner.input not in self.source.fields
+            if conditioner is not None and conditioner.input not in self.source.fields
         ]
-        if problems:
-            raise RecipeError(problems)
+
+    def _missing_files(self) -> list[Problem]:
+        """Weights and data that are not where the recipe says."""
+        plan, problems = self.plan, []
+
+        def look(part: PartPlan) -> None:
+            wrong = None if part.weights is None else part.cls.missing_weights(part.weights)
+            if wrong is not None:
+                problems.append(Problem(plan.origin(f"{part.key}.weights"), f"{part.key}.weights", wrong))
+            for inner in part.parts.values():
+                look(inner)
+
+        for part in (*plan.tokenizers.values(), *plan.conditioners.values(), *(s.part for s in plan.stages.values())):
+            look(part)
+        for name, message in self.source.missing() if self.source is not None else ():
+            problems.append(Problem(plan.origin(f"data.{name}"), f"data.{name}", message))
+        return problems
 
     def save(self, folder: str | Path) -> None:
         """Write the index and a sub-folder per part; :func:`load` reads them back."""

@@ -137,3 +137,10 @@ def test_an_ablation_from_the_command_line(partita, toy_recipe, tmp_path):
         status, text = partita(*arguments, *options)
         assert status == 2
         assert word in text
+
+
+def test_check_and_train_say_which_files_are_missing(partita, toy_recipe, tmp_path):
+    wrong = [f"tokenizers.acoustic={{name: toy-codec, weights: {tmp_path}/gone}}", "stages.main.window=-1", "sead=3"]
+    for command in ("check", "train"):
+        status, text = partita(command, toy_recipe, *wrong)
+        assert (status, "3 mistakes" in text, f"no file or folder {tmp_path}/gone" in text) == (2, True, True), text

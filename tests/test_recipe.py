@@ -140,3 +140,51 @@ def mutate(tree, draw):
             node[draw.choice([f"{key}x", 3, True, "", "name", "preset"])] = node.pop(key)
         case "add":
             node[draw.choice(["surplus", "preset", "base", "name", "weights", "fit"])] = draw.choice(junk)
+
+
+def everything_wrong(path, *overrides):
+    with pytest.raises(RecipeError) as error:
+        System.checked(path, overrides)
+    return {problem.key: str(problem) for problem in error.value.problems}
+
+
+def test_mistakes_of_every_kind_are_reported_together(toy_recipe, tmp_path):
+    recipe = yaml.safe_load(toy_recipe.read_text())
+    recipe["seed"] = "soon"  # a value
+    recipe["tokenizers"]["acoustic"]["hop"] = 0  # what only the constructor says
+    recipe["conditioners"]["text"] = "toy-leters"  # composition
+    recipe["data"] = {"name": "folder", "path": str(tmp_path / "no-music")}  # a path
+    recipe["tokenizers"]["other"] = {"name": "toy-codec", "weights": str(tmp_path / "no-codec")}  # weights
+    recipe["stages"]["main"]["generator"]["fit"]["steps"] = "many"  # how it is trained
+    toy_recipe.write_text(yaml.safe_dump(recipe))
+    found = everything_wrong(toy_recipe)
+    assert "int" in found["seed"]
+    assert "hop must be positive" in found["tokenizers.acoustic"]
+    assert "'toy-letters'" in found["conditioners.text"]
+    assert str(tmp_path / "no-codec") in found["tokenizers.other.weights"]
+    assert "int" in found["stages.main.generator.fit.steps"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "wrong"),
+    [("nowhere", True), ("./no/where", True), ("/no/where", True), ("a/b", True), ("x" * 300, True), ("HERE", False)],
+)
+def test_weights_that_are_not_there(toy_recipe, tmp_path, weights, wrong):
+    (tmp_path / "codec").mkdir()
+    override = f"tokenizers.acoustic={{name: toy-codec, weights: {weights.replace('HERE', str(tmp_path / 'codec'))}}}"
+    if wrong:
+        assert "there is no file or folder" in everything_wrong(toy_recipe, override)["tokenizers.acoustic.weights"]
+    else:
+        System.checked(toy_recipe, [override])
+
+
+def test_a_hub_id_is_believed_where_the_part_takes_one(toy_recipe):
+    System.checked(toy_recipe, ["tokenizers.acoustic={name: encodec, weights: somebody/encodec}"])
+    for weights in ("some/where/far/away", "/somebody/encodec", "../encodec"):
+        found = everything_wrong(toy_recipe, f"tokenizers.acoustic={{name: encodec, weights: {weights}}}")
+        assert "no hub id" in found["tokenizers.acoustic.weights"]
+
+
+def test_a_mistake_elsewhere_does_not_turn_references_into_mistakes(toy_recipe):
+    overrides = ["tokenizers.acoustic.hopp=3", "tokenizers.acoustic.hop=${seed}", "seed=10"]
+    assert list(everything_wrong(toy_recipe, *overrides)) == ["tokenizers.acoustic.hopp"]

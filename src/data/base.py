@@ -29,6 +29,13 @@ class Source(ABC):
     family: ClassVar[str]
     registered_name: ClassVar[str]
 
+    def missing(self) -> list[tuple[str, str]]:
+        """Files and folders that its arguments name and that are not there: pairs (argument, what is wrong with it).
+
+        `partita check` and training ask this, so it must be cheap: it looks whether things are there, not into them.
+        """
+        return []
+
     @abstractmethod
     def setup(self) -> None:
         """Scan, parse or download what it needs, once; cheap when done before.

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from torch import Tensor
 
 from .errors import PartitaError, Stopped
-from .plots import spectrogram_figure
+from .loggers import log_clip, shows_clips
 
 
 class Reseed(Callback):
@@ -210,22 +210,16 @@ class Media(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The clips as they are."""
-        if trainer.is_global_zero and self._boards(trainer):
+        if trainer.is_global_zero and any(map(shows_clips, trainer.loggers)):
             self._log(trainer, "original", self.originals())
 
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The clips as the part renders them."""
-        if trainer.is_global_zero and self._boards(trainer):
+        if trainer.is_global_zero and any(map(shows_clips, trainer.loggers)):
             self._log(trainer, "rendered", self.render())
 
     def _log(self, trainer: L.Trainer, tag: str, clips: Tensor) -> None:
-        for board in self._boards(trainer):
-            for i, clip in enumerate(clips.float().cpu()):
-                board.add_audio(f"{tag}/{i}", clip.mean(0), trainer.global_step, self.sample_rate)
-                board.add_figure(f"{tag}/{i}", spectrogram_figure(clip, self.sample_rate), trainer.global_step)
-
-    @staticmethod
-    def _boards(trainer: L.Trainer) -> list[Any]:
-        experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-        return [experiment for experiment in experiments if hasattr(experiment, "add_audio")]
+        for logger in filter(shows_clips, trainer.loggers):
+            for i, clip in enumerate(clips):
+                log_clip(logger, f"{tag}/{i}", clip, self.sample_rate, trainer.global_step)

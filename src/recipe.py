@@ -15,6 +15,7 @@ from torch.nn import ModuleDict
 from .compose import SLOTS, Tree, compose, family_of, slots, slots_inside
 from .errors import Problem, RecipeError
 from .fit import Fit
+from .loggers import check_loggers
 from .reference import Reference
 from .registry import UnknownName, did_you_mean, lookup
 from .schema import FACTS, Mistake, check
@@ -33,7 +34,8 @@ class RecipeKeys:
         stages: By name and in order, what generates.
         data: Where examples come from.
         seed: Of everything random in training.
-        trainer: What ``L.Trainer`` takes, for every part; a part's ``fit.trainer`` counts over it.
+        trainer: What ``L.Trainer`` takes, for every part; a part's ``fit.trainer`` counts over it. ``logger`` is a name, a
+            list of names, or a mapping from names to options: ``csv``, ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``.
         description: A line on what it is.
     """
 
@@ -262,6 +264,9 @@ def _trainer(tree: Tree, values: Any, key: str) -> None:
             tree.complain(f"{key}.{name}", "L.Trainer takes no such argument", did_you_mean(name, known))
         elif name in _OURS:
             tree.complain(f"{key}.{name}", f"the fit block decides this: set {_OURS[name]}")
+        elif name == "logger":
+            for message in check_loggers(values[name]):
+                tree.complain(f"{key}.{name}", message)
 
 
 _OURS = {

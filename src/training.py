@@ -21,7 +21,6 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -35,6 +34,7 @@ from .data.examples import Collate, Examples, Span
 from .errors import PartitaError, Stopped
 from .files import replacing_file
 from .layers.resample import convert
+from .loggers import close, make_loggers
 from .part import Part
 from .precision import feasible
 from .recipe import PartPlan, Plan
@@ -300,6 +300,8 @@ def _fit(system: System, folder: str, run: Path, say: Callable[[str], None]) -> 
             raise PartitaError(
                 f"{folder}: the disk of {run} is full; free some space and run the same command again"
             ) from None
+        finally:
+            close(trainer.loggers)
     if not trainer.state.finished:
         raise Stopped(signal.SIGINT)
     part.cpu()
@@ -318,13 +320,8 @@ def make_trainer(
 ) -> L.Trainer:
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults."""
     fit = part.fit_options
-    logs = run / "logs" / folder
     seed = derive_seed(plan.seed, folder, "steps")
     options: dict[str, Any] = {
-        "logger": [
-            CSVLogger(logs, name="csv", flush_logs_every_n_steps=20),
-            TensorBoardLogger(logs, name="", version="tensorboard"),
-        ],
         "log_every_n_steps": min(20, fit.steps),
         "precision": fit.precision,
         "num_sanity_val_steps": 0,
@@ -340,6 +337,7 @@ def make_trainer(
                 f"  in {options['precision']}: {fit.precision} is slow on this CPU "
                 f"(trainer.precision={fit.precision} insists on it)"
             )
+    options["logger"] = make_loggers(options.get("logger"), run, folder, dict(flat(plan.values)))
     every = max(1, int(options["log_every_n_steps"]))
     ours: list[L.Callback] = [
         Reseed(seed),

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .rates import Count, begun_frames, nearest, whole_frames
+
 
 @dataclass(frozen=True)
 class Representation:
@@ -48,8 +50,16 @@ class Representation:
         return self.cardinality is not None
 
     def frames(self, seconds: float) -> int:
-        """Number of whole frames that ``seconds`` hold, at least one."""
-        return max(1, round(seconds * self.frame_rate))
+        """The number of frames that is nearest to ``seconds``, at least one."""
+        return max(1, nearest(seconds, self.frame_rate))
+
+    def whole_frames(self, samples: Count, sample_rate: int) -> Count:
+        """Frames that end within ``samples`` (a number, or a tensor of them) at ``sample_rate`` Hz."""
+        return whole_frames(samples, sample_rate, self.frame_rate)
+
+    def begun_frames(self, samples: Count, sample_rate: int) -> Count:
+        """Frames that begin within ``samples`` (a number, or a tensor of them) at ``sample_rate`` Hz."""
+        return begun_frames(samples, sample_rate, self.frame_rate)
 
     def __str__(self) -> str:
         content = f"{self.num_codebooks}×{self.cardinality} codes" if self.discrete else f"{self.dim}-d latents"

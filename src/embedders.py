@@ -98,7 +98,7 @@ class Embedder:
         found = self.tokenizer.encode(own).mT.float().cpu()
         if getattr(self.part, "logits", False):
             return found
-        whole = int(own.shape[-1] * self.tokenizer.representation.frame_rate / self.sample_rate + 1e-6)
+        whole = self.tokenizer.representation.whole_frames(own.shape[-1], self.sample_rate)
         return found[:, : max(1, whole)]
 
     def of_all(self, clips: Sequence[Tensor] | Tensor, rate: int) -> Tensor:

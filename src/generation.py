@@ -18,6 +18,7 @@ from .errors import PartitaError
 from .generators.base import Term, classifier_free
 from .layers.guidance import checked_terms
 from .layers.resample import convert
+from .rates import at_least, exact, nearest
 from .reference import Reference
 from .registry import did_you_mean
 from .seeds import derive_seed
@@ -180,7 +181,7 @@ class Chain:
                 rate = stage.given[source].spec.frame_rate
                 pair = conditions[source, part]
                 if rate is not None:
-                    first, last = (round(frame / facts.frame_rate * rate) for frame in (start, stop))
+                    first, last = (round(frame * exact(rate) / exact(facts.frame_rate)) for frame in (start, stop))
                     pair = (pair[0].part(first, max(last, first + 1)), pair[1].part(first, max(last, first + 1)))
                 given[source] = pair
             try:
@@ -205,15 +206,15 @@ class Chain:
         facts = self.system.facts(plan.target)
         rate = facts.frame_rate
         others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
-        window, overlap = facts.frames(plan.window), round(plan.overlap * rate)
+        window, overlap = facts.frames(plan.window), at_least(plan.overlap, rate)
         grid = common_grid(rate, others)
         if grid > window - overlap:  # rates that hardly ever meet: what is given starts within half a frame
             grid = 1
         # A story changes only what is given one of its inputs.
         fields = {self.system.conditioners[given].input for given in plan.given if given not in plan.references}
         times = self.times if fields & self.inputs.keys() else (0.0,)
-        starts = [round(time * rate / grid) * grid for time in times]
-        transition = None if self.transition is None else round(self.transition * rate)
+        starts = [round(exact(time) * exact(rate) / grid) * grid for time in times]
+        transition = None if self.transition is None else nearest(self.transition, rate)
         total = facts.frames(self.seconds)
         made = list(windows(total, window, overlap, known=known, grid=grid, changes=starts[1:], transition=transition))
         return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
@@ -246,7 +247,7 @@ class Chain:
         tokenizer, output = self.system.tokenizer_of(target), self.system.output.representation
         facts = tokenizer.representation
         audio = convert(heard, output.sample_rate, facts.sample_rate, facts.channels)
-        frames = max(1, int(heard.shape[-1] / output.sample_rate * facts.frame_rate))
+        frames = max(1, facts.whole_frames(heard.shape[-1], output.sample_rate))
         encoded = tokenizer.encode(audio)
         if not finite(encoded):
             raise not_finite(f"the tokenizer {target.tokenizer}", "latents that are not finite numbers")

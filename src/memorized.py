@@ -22,6 +22,7 @@ from .errors import PartitaError
 from .files import replacing_file
 from .layers.resample import convert
 from .metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
+from .rates import nearest
 from .recipe import StagePlan
 from .seeds import derive_seed
 from .system import System
@@ -111,7 +112,8 @@ class Continuations:
         self.system.source.setup()
         order = derive_seed(self.system.plan.seed, f"stages/{self.name}", "data")
         examples = Examples.at(facts, self.system.source, "train", count, self.plan.window, order)
-        start = max(1, int(self.prompt * own.frame_rate))
+        prompt = max(1, nearest(self.prompt, facts.sample_rate))
+        start = max(1, own.whole_frames(prompt, facts.sample_rate))
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
         targets = []
         for first in range(0, count, batch_size):
@@ -127,7 +129,7 @@ class Continuations:
                 self.system.prompts_of([clips[i].fields for i in chosen]),
                 duration=self.plan.window,
                 seed=[derive_seed(seed, "continued", i) for i in missing],
-                continuation=audio[chosen, :, : max(1, round(self.prompt * facts.sample_rate))],
+                continuation=audio[chosen, :, :prompt],
                 guidance=1.0,
                 sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
             )

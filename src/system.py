@@ -23,6 +23,7 @@ from .generation import Guidance, Prompts, generate, not_finite
 from .generators.base import Generator
 from .hub import fetch
 from .part import Part
+from .rates import exact
 from .recipe import PartPlan, Plan, StagePlan, draft, load_recipe
 from .recipe_files import recipes
 from .reference import Reference
@@ -398,7 +399,7 @@ class System:
             hint = f": the latents before them are {reference.tokenizer}/latents" if latents else ""
             note(f"{generator.registered_name} generates {makes}, but {reference} is {facts}", hint)
             return None
-        if stage.window * facts.frame_rate < 1:
+        if exact(stage.window) * exact(facts.frame_rate) < 1:
             note(f"a frame of {reference} is longer than the window of {stage.window:g} s")
             return None
         codebooks = reference.codebooks(whole)

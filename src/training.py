@@ -223,8 +223,7 @@ class FitData(L.LightningDataModule):
 
         def part(reference: Reference) -> tuple[Tensor, Tensor]:
             representation = reference.take(encoded[reference.source])
-            rate = self.system.facts(reference).frame_rate / self.sample_rate
-            frames = torch.ceil(batch["num_samples"] * rate)
+            frames = self.system.facts(reference).begun_frames(batch["num_samples"], self.sample_rate)
             return representation, torch.arange(representation.shape[-1], device=audio.device) < frames[:, None]
 
         given: dict[str, Any] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from math import lcm
 from typing import NamedTuple
+
+from .rates import exact
 
 
 class Window(NamedTuple):
@@ -34,21 +35,30 @@ Window(start=6, known=8, stop=10)]
 
     Args:
         total: Frames in all.
-        window: Most frames of one window.
-        overlap: Frames of what is known that a window starts with.
+        window: Most frames of one window, at least 1.
+        overlap: Frames of what is known that a window starts with, or more; as many as leave one new frame, at most.
         known: Frames that are there already.
-        grid: Windows start at multiples of this where they can, so that what is given at another rate starts with them.
+        grid: Windows start at multiples of this where that leaves the overlap and a new frame, so that what is given at
+            another rate starts with them.
         changes: Frames at which no window may go over from known to new, because something else is given from there on.
-        transition: The overlap at a change.
+        transition: The overlap at a change, as long as a window at most.
     """
+    if window < 1 or overlap < 0 or grid < 1:
+        raise ValueError(f"no windows of {window} frames with an overlap of {overlap} on a grid of {grid}")
     least, ends = 0, [*sorted(change for change in changes if known < change < total), total]
     if known and known in changes and transition is not None:
         least = max(0, known - transition)
     while known < total:
         stop_before = next(end for end in ends if end > known)
-        start = max(least, min(known - overlap, stop_before - window), 0)
-        aligned = start + -start % grid
-        start = aligned if aligned <= known else start
+        # never so far back that nothing new has room, however long the overlap
+        earliest = max(least, known - window + 1, 0)
+        latest = max(earliest, known - overlap)
+        start = max(earliest, min(latest, stop_before - window))
+        above, below = start + -start % grid, start - start % grid
+        if above <= latest:
+            start = above
+        elif below >= earliest:
+            start = below
         stop = min(start + window, stop_before)
         yield Window(start, known, stop)
         known = stop
@@ -62,7 +72,4 @@ def common_grid(frame_rate: float, others: Sequence[float]) -> int:
     >>> common_grid(50.0, [25.0, 12.5])
     4
     """
-    ratios = [
-        Fraction(other).limit_denominator(10_000) / Fraction(frame_rate).limit_denominator(10_000) for other in others
-    ]
-    return lcm(*(ratio.denominator for ratio in ratios))
+    return lcm(*((exact(other) / exact(frame_rate)).denominator for other in others))

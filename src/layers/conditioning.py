@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts import ALIGNED_ENTRIES, Condition, Given
+from ..rates import exact
 from .positions import sinusoidal
 from .transformer import scaled_normal_
 
@@ -82,7 +84,7 @@ class Conditioning(nn.Module):
         super().__init__()
         self.width = width
         self.entries = {name: g.entry for name, g in given.items()}
-        self.ratios = {name: g.spec.frame_rate / frame_rate for name, g in given.items() if g.spec.frame_rate}
+        self.ratios = {n: exact(g.spec.frame_rate) / exact(frame_rate) for n, g in given.items() if g.spec.frame_rate}
         self.nearest = {name for name, g in given.items() if interpolation == "nearest" or g.spec.dim is None}
         self.projections = nn.ModuleDict()
         for name, entry in self.entries.items():
@@ -138,7 +140,7 @@ class Conditioning(nn.Module):
         """The frame of the target at the centre of each place ``[L]``, -1 where the condition is not aligned."""
         if name not in self.ratios:
             return mask.new_full((mask.shape[1],), -1.0, dtype=torch.float32)
-        return (torch.arange(mask.shape[1], device=mask.device) + 0.5) / self.ratios[name] - 0.5
+        return (torch.arange(mask.shape[1], device=mask.device) + 0.5) / float(self.ratios[name]) - 0.5
 
     def _project(self, name: str, condition: Condition) -> tuple[Tensor, Tensor]:
         """Embeddings ``[B, L, width]`` (of codes ``[B, L, K, width]``), zero where masked, and the mask."""
@@ -164,21 +166,22 @@ def _mean(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
     return values.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def _interpolate(values: Tensor, mask: Tensor, ratio: float, frames: int, nearest: bool) -> Tensor:
+def _interpolate(values: Tensor, mask: Tensor, ratio: Fraction, frames: int, nearest: bool) -> Tensor:
     """Values ``[B, L, width]`` at ``frames`` places, ``ratio`` of their frames apart: ``[B, frames, width]``.
 
     A place takes the frame that its centre falls into, or between two centres a mixture of both frames. Masked
     neighbours do not count, so that values do not fade out towards a border. Where the centre falls into a masked
     frame or past the end, the result is zero.
     """
-    centres = (torch.arange(frames, dtype=torch.float64, device="cpu") + 0.5) * ratio
+    centres = (2 * torch.arange(frames, device="cpu") + 1) * ratio.numerator
+    whole = 2 * ratio.denominator  # of what the centres count in
     last = values.shape[1] - 1
-    at = centres.long().clamp(max=last).to(values.device)
-    inside = (centres <= last + 1 + 1e-6).to(values.device)
+    at = (centres // whole).clamp(max=last).to(values.device)
+    inside = (centres <= (last + 1) * whole).to(values.device)
     present = (mask[:, at] & inside)[..., None]
     if nearest:
         return values[:, at] * present
-    place = (centres - 0.5).clamp(0, last)
+    place = (centres.double() / whole - 0.5).clamp(0, last)
     low = place.long().to(values.device)
     high = (low + 1).clamp(max=last)
     fraction = place.frac().to(values.device, values.dtype)

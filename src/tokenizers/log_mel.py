@@ -9,6 +9,7 @@ from ..contracts import Representation
 from ..layers.convolution import pad_to_multiple
 from ..layers.mel import log_magnitude, mel_filterbank
 from ..layers.stft import STFT
+from ..rates import exact
 from ..registry import register
 from .base import Tokenizer
 
@@ -56,7 +57,7 @@ class LogMel(Tokenizer):
         for name, value in (("sample_rate", sample_rate), ("channels", channels), ("bands", bands)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if not frame_rate > 0 or not (sample_rate / frame_rate).is_integer():
+        if not frame_rate > 0 or (exact(sample_rate) / exact(frame_rate)).denominator > 1:
             raise ValueError(f"a frame must hold a whole number of samples: {frame_rate} does not divide {sample_rate}")
         highest = sample_rate / 2 if f_max is None else f_max
         if not 0 <= f_min < highest <= sample_rate / 2:
@@ -65,7 +66,7 @@ class LogMel(Tokenizer):
             raise ValueError(f"iterations must be at least 1, not {iterations}")
         self.sample_rate, self.channels, self.frame_rate, self.bands = sample_rate, channels, frame_rate, bands
         self.iterations = iterations
-        self.stft = STFT(int(sample_rate / frame_rate), overlap)
+        self.stft = STFT(int(exact(sample_rate) / exact(frame_rate)), overlap)
         filterbank = mel_filterbank(self.stft.bins, bands, sample_rate, f_min, highest)
         self.register_buffer("filterbank", filterbank, persistent=False)
 

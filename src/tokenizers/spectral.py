@@ -10,6 +10,7 @@ from ..layers.convnext import ConvNeXt
 from ..layers.discriminators import Discriminators
 from ..layers.residual_quantizer import Quantizer
 from ..layers.stft import STFT
+from ..rates import exact
 from ..registry import register
 from .neural_codec import DISCRIMINATORS, LOSSES, QUANTIZER, SPECTRAL, Losses, NeuralCodec
 
@@ -60,9 +61,9 @@ class Spectral(NeuralCodec):
         discriminators: Discriminators = DISCRIMINATORS,
         adversarial_start: int = 0,
     ) -> None:
-        if frame_rate <= 0 or not (sample_rate / frame_rate).is_integer():
+        if frame_rate <= 0 or (exact(sample_rate) / exact(frame_rate)).denominator > 1:
             raise ValueError(f"a frame must hold a whole number of samples: {frame_rate} does not divide {sample_rate}")
-        hop = int(sample_rate / frame_rate)
+        hop = int(exact(sample_rate) / exact(frame_rate))
         super().__init__(
             sample_rate=sample_rate,
             channels=channels,

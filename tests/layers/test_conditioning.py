@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import pytest
 import torch
 
@@ -63,7 +65,7 @@ def ramp(length):
 def test_interpolation_is_linear_in_time(ratio):
     values, mask = ramp(12)
     frames = int(12 / ratio)
-    out = _interpolate(values, mask, ratio, frames, nearest=False)[0, :, 0]
+    out = _interpolate(values, mask, Fraction(ratio), frames, nearest=False)[0, :, 0]
     expected = ((torch.arange(frames) + 0.5) * ratio).clamp(0.5, 11.5)
     torch.testing.assert_close(out, expected)
 
@@ -72,7 +74,7 @@ def test_masked_neighbours_do_not_fade_a_condition_out():
     values = torch.tensor([[[2.0], [2.0], [9.0], [9.0]]])
     values.requires_grad_()
     mask = torch.tensor([[True, True, False, False]])
-    out = _interpolate(values, mask, 0.5, 8, nearest=False)[0, :, 0]
+    out = _interpolate(values, mask, Fraction(1, 2), 8, nearest=False)[0, :, 0]
     assert out.tolist() == [2.0] * 4 + [0.0] * 4
     out.sum().backward()
     assert values.grad.flatten().tolist() == [2.0, 2.0, 0.0, 0.0]
@@ -81,7 +83,7 @@ def test_masked_neighbours_do_not_fade_a_condition_out():
 @pytest.mark.parametrize("nearest", [True, False])
 def test_nothing_is_added_past_the_end(nearest):
     values, mask = ramp(2)
-    out = _interpolate(values, mask, 1.0, 5, nearest=nearest)[0, :, 0]
+    out = _interpolate(values, mask, Fraction(1), 5, nearest=nearest)[0, :, 0]
     assert out[:2].tolist() == [0.5, 1.5]
     assert out[2:].tolist() == [0.0] * 3
 

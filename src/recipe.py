@@ -34,8 +34,9 @@ class RecipeKeys:
         stages: By name and in order, what generates.
         data: Where examples come from.
         seed: Of everything random in training.
-        trainer: What ``L.Trainer`` takes, for every part; a part's ``fit.trainer`` counts over it. ``logger`` is a name, a
-            list of names, or a mapping from names to options: ``csv``, ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``.
+        trainer: What ``L.Trainer`` takes, for every part; a part's ``fit.trainer`` counts over it. ``logger`` is a
+            name, a list of names, or a mapping from names to options, the names being ``csv``, ``tensorboard``,
+            ``wandb``, ``mlflow`` and ``trackio``.
         description: A line on what it is.
     """
 

@@ -162,30 +162,48 @@ class Stopwatch(Callback):
 
 
 class Lines(Callback):
-    """Progress as a line now and then, for logs and other places that are no terminal.
+    """Reports progress as a line now and then, with the time that is left: for logs, and where there is no terminal.
 
     Args:
-        steps: Of the whole training.
+        steps: Steps of the whole training.
         say: Gets the lines.
-        seconds: Between two.
+        seconds: Least time between two lines; in a long training it grows to a hundredth of the time so far.
     """
 
     def __init__(self, steps: int, say: Callable[[str], None], seconds: float = 15.0) -> None:
         self.steps, self.say, self.seconds = steps, say, seconds
+        self._begun = 0.0
         self._last: tuple[int, float] | None = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """When it is time for the next line."""
+        """Report when it is time for the next line."""
         now = time.monotonic()
-        step, then = self._last = self._last or (batch_idx, now)
-        if now - then >= self.seconds and trainer.is_global_zero:
+        if self._last is None:
+            self._begun, self._last = now, (batch_idx, now)
+        step, then = self._last
+        if now - then >= max(self.seconds, (now - self._begun) / 100) and trainer.is_global_zero:
             loss = trainer.callback_metrics.get("train/loss")
             shown = "" if loss is None else f", loss {float(loss):.3f}"
             speed = (batch_idx - step) / (now - then)
-            self.say(f"  step {batch_idx + 1:,} of {self.steps:,}{shown}, {speed:.2f} steps/s")
+            left = f", {duration((self.steps - batch_idx - 1) / speed)} left" if speed else ""
+            self.say(f"  step {batch_idx + 1:,} of {self.steps:,}{shown}, {speed:.2f} steps/s{left}")
             self._last = (batch_idx, now)
+
+
+def duration(seconds: float) -> str:
+    """A time span in words, to about two digits.
+
+    >>> [duration(s) for s in (8, 95, 3 * 3600 + 600, 50 * 3600)]
+    ['8 s', '1 min 35 s', '3 h 10 min', '2 d 2 h']
+    """
+    for unit, smaller, length in (("d", "h", 3600), ("h", "min", 60), ("min", "s", 1)):
+        ratio = {"d": 24, "h": 60, "min": 60}[unit]
+        whole, rest = divmod(round(seconds / length), ratio)
+        if whole:
+            return f"{whole} {unit} {rest} {smaller}" if rest else f"{whole} {unit}"
+    return f"{round(seconds)} s"
 
 
 class Bar(RichProgressBar):

@@ -42,6 +42,23 @@ Overrides = Annotated[
 ]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"partita {version('partita')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Interchangeable, trainable parts for music generation, composed by recipes."""
+
+
 @app.command("list")
 def list_(
     what: Annotated[
@@ -89,11 +106,11 @@ def train(
     system = train_system(plan, run, say=rank_zero_only(out.print))
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
-    out.print(f"trained: {run}")
     if report:
         from .report import write_report
 
         out.print(f"report: {write_report(system, run, title=Path(recipe).stem)}")
+    out.print(f"trained: {run}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
 import signal
 import statistics
@@ -38,7 +39,9 @@ from .loggers import close, make_loggers
 from .part import Part
 from .precision import feasible
 from .recipe import PartPlan, Plan
+from .recipe_files import read_yaml
 from .reference import Reference
+from .run_log import RunLog
 from .seeds import derive_seed
 from .system import INDEX, System, index_text
 
@@ -61,6 +64,7 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     run = Path(run)
     system = System(plan)
     _claim(plan, run)
+    say = log = RunLog(run / "logs" / "train.log", say)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what was skipped is in the report
         system.source.setup()
@@ -89,7 +93,7 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     for folder, part in system.parts.items():
         if folder not in done and folder not in joint:
             say(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.batch_size}")
-            _fit(system, folder, run, say)
+            _fit(system, folder, run, log)
         part.eval().requires_grad_(False)
     return system
 
@@ -103,6 +107,13 @@ def _load_inner(part: Part, plan: PartPlan) -> None:
             _load_inner(getattr(part, name), inner)
 
 
+_WITHOUT_EFFECT = re.compile(
+    r"^description$|(^|\.)fit\.(checkpoint_every|checkpoint_seconds|num_workers)$"
+    r"|(^|\.)trainer\.(logger\b.*|log_every_n_steps|enable_progress_bar|enable_model_summary)$"
+)
+"""Keys that change nothing about the weights: a run goes on when they differ."""
+
+
 def _claim(plan: Plan, run: Path) -> None:
     """Make the folder this recipe's, or see that it is."""
     for stale in run.rglob(".*.part"):  # what a killed process was writing
@@ -112,10 +123,13 @@ def _claim(plan: Plan, run: Path) -> None:
     if old is None and run.exists() and any(run.iterdir()):
         raise PartitaError(f"{run} is not empty and holds no run: choose another folder with -o")
     begun = any(run.rglob("*.safetensors")) or any(run.rglob("*.ckpt"))
-    if old is not None and old != text and begun:
-        ours, theirs = (dict(flat(OmegaConf.to_container(OmegaConf.create(t)))) for t in (text, old))
-        keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+    changed: list[str] = []
+    if old is not None and old != text:
+        ours, theirs = dict(flat(OmegaConf.to_container(OmegaConf.create(text)))), dict(flat(read_yaml(index)))
+        differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+        keys = [key for key in differing if not _WITHOUT_EFFECT.search(key)]
         changed = [f"  {key}: {theirs.get(key, 'unset')} → {ours.get(key, 'unset')}" for key in keys]
+    if old is not None and begun and changed:
         raise PartitaError(
             f"{run} holds a run of another recipe; choose another folder with -o, or go on with the same recipe. "
             "What differs:\n" + "\n".join(changed[:12])
@@ -276,12 +290,12 @@ class FitData(L.LightningDataModule):
         )
 
 
-def _fit(system: System, folder: str, run: Path, say: Callable[[str], None]) -> None:
+def _fit(system: System, folder: str, run: Path, log: RunLog) -> None:
     """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
     part = system.parts[folder]
     part.train().requires_grad_(True)
     data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
-    trainer = make_trainer(system.plan, part, folder, run, data, say)
+    trainer = make_trainer(system.plan, part, folder, run, data, log)
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
@@ -314,9 +328,7 @@ def _fit(system: System, folder: str, run: Path, say: Callable[[str], None]) -> 
     trainer.strategy.barrier()
 
 
-def make_trainer(
-    plan: Plan, part: Part, folder: str, run: Path, data: FitData, say: Callable[[str], None]
-) -> L.Trainer:
+def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, log: RunLog) -> L.Trainer:
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults."""
     fit = part.fit_options
     seed = derive_seed(plan.seed, folder, "steps")
@@ -332,7 +344,7 @@ def make_trainer(
     if "precision" not in plan.trainer.keys() | fit.trainer.keys():
         options["precision"] = feasible(fit.precision, options.get("accelerator", "auto"))
         if options["precision"] != fit.precision:
-            say(
+            log(
                 f"  in {options['precision']}: {fit.precision} is slow on this CPU "
                 f"(trainer.precision={fit.precision} insists on it)"
             )
@@ -345,7 +357,9 @@ def make_trainer(
         Media(data.originals, data.render, data.sample_rate),
         KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
-    ours.append(Bar() if options["enable_progress_bar"] else Lines(fit.steps, say))
+    ours.append(Lines(fit.steps, log.keep if options["enable_progress_bar"] else log))
+    if options["enable_progress_bar"]:
+        ours.append(Bar())
     if options["logger"]:
         ours.append(LearningRateMonitor("step"))
     if part.automatic_optimization and fit.gradient_clip is not None:
@@ -384,7 +398,8 @@ def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
     with TemporaryDirectory() as run, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         data = FitData(system, folder)
-        make_trainer(plan, part, folder, Path(run), data, lambda line: None).fit(part, datamodule=data)
+        log = RunLog(Path(run) / "train.log", lambda line: None)
+        make_trainer(plan, part, folder, Path(run), data, log).fit(part, datamodule=data)
     return statistics.median(b - a for a, b in pairwise(watch.times[steps // 3 :]))
 
 

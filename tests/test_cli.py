@@ -72,11 +72,18 @@ def test_a_users_mistake_is_one_message_and_status_2(partita, arguments, word):
     assert "Traceback" not in text
 
 
+def test_the_version_is_that_of_the_package(partita):
+    import importlib.metadata
+
+    assert partita("--version") == (0, f"partita {importlib.metadata.version('partita')}\n")
+
+
 def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
     assert partita("check", toy_recipe)[0] == 0
     output = tmp_path / "run"
     status, text = partita("train", toy_recipe, "-o", output, "seed=5")
     assert status == 0, text
+    assert text.rstrip().splitlines()[-1] == f"trained: {output}"  # when the report is there, too
     page = (output / "report.html").read_text()
     assert page.count("<audio") >= 4
     assert "data:image/png" in page

@@ -328,3 +328,48 @@ def test_two_files_train_and_it_is_said_that_none_is_held_out(toy_recipe, tmp_pa
     train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run", say=said.append)
     assert "val/loss" in read_curves(tmp_path / "run", "stages/main")
     assert any("no validation pieces, so training pieces stand in" in line for line in said)
+
+
+def interrupted(plan, run, monkeypatch, step):
+    """Train until ``step`` of the first part, and die there."""
+    begin = Reseed.on_train_batch_start
+
+    def dying(self, trainer, module, batch, batch_idx):
+        begin(self, trainer, module, batch, batch_idx)
+        if batch_idx == step:
+            raise Killed
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
+    with pytest.raises(Killed):
+        train(plan, run)
+    monkeypatch.setattr(Reseed, "on_train_batch_start", begin)
+
+
+def test_a_run_goes_on_when_only_keys_without_effect_on_its_weights_have_changed(toy_recipe, tmp_path, monkeypatch):
+    interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
+    changes = [
+        "description=mine",
+        "tokenizers.acoustic.fit.checkpoint_every=1",
+        "tokenizers.acoustic.fit.num_workers=1",
+        "stages.main.generator.fit.checkpoint_seconds=5",
+        "stages.main.generator.fit.trainer.log_every_n_steps=3",
+        "trainer.logger=[csv]",
+        "trainer.log_every_n_steps=2",
+    ]
+    train(load_recipe(toy_recipe, changes), tmp_path / "run")
+    train(load_recipe(toy_recipe), tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("change", ["tokenizers.acoustic.fit.lr=0.5", "seed=4", "trainer.precision=64-true"])
+def test_a_run_does_not_go_on_as_another_one(toy_recipe, tmp_path, monkeypatch, change):
+    interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
+    with pytest.raises(PartitaError, match=rf"(?s)holds a run of another recipe.*{change.split('=')[0]}"):
+        train(load_recipe(toy_recipe, [change, "description=mine"]), tmp_path / "run")
+
+
+def test_a_run_whose_recipe_is_damaged_is_refused_by_name(toy_recipe, tmp_path, monkeypatch):
+    interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
+    (tmp_path / "run" / "recipe.yaml").write_text("tokenizers: [unfinished")
+    with pytest.raises(PartitaError, match=r"recipe\.yaml"):
+        train(load_recipe(toy_recipe), tmp_path / "run")

@@ -1,0 +1,27 @@
+from types import SimpleNamespace
+
+import torch
+
+from partita.callbacks import Lines
+from partita.recipe import load_recipe
+from partita.training import train
+
+
+def test_lines_say_speed_and_the_time_that_is_left(monkeypatch):
+    now, said = [100.0], []
+    monkeypatch.setattr("partita.callbacks.time.monotonic", lambda: now[0])
+    trainer = SimpleNamespace(is_global_zero=True, callback_metrics={"train/loss": torch.tensor(0.5)})
+    lines = Lines(10_000, said.append)
+    for step in range(2001):  # ten steps a second
+        lines.on_train_batch_end(trainer, None, None, None, step)
+        now[0] += 0.1
+    assert said[0] == "  step 151 of 10,000, loss 0.500, 10.00 steps/s, 16 min 25 s left"
+    assert len(said) == 13  # one each 15 seconds of 200
+
+
+def test_a_run_keeps_what_was_said_with_its_time(toy_recipe, tmp_path):
+    said = []
+    train(load_recipe(toy_recipe), tmp_path / "run", say=said.append)
+    kept = (tmp_path / "run" / "logs" / "train.log").read_text().splitlines()
+    assert [line[20:] for line in kept] == said
+    assert any(line.startswith("stages/main: 8 steps") for line in said)

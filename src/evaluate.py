@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .data.base import NAMES, Source
 from .data.examples import Examples
 from .errors import PartitaError
 from .files import replacing_file
+from .memorized import training_clip
 from .page import clip_media, write_page
 from .recipe import plan as check_recipe
 from .scores import Compared, again, check_asked, read_embedders, score
@@ -240,6 +241,17 @@ def _generated(
     return torch.stack(clips)
 
 
+def _continued(folder: Path, memory: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """The training clips whose continuations are nearest to them, each followed by its continuation."""
+    for near in memory["nearest"]:
+        path = folder / f"{near['clip']:05d}.flac"
+        how = "exactly" if near["exact"] else f"cost {near['cost']:.3g}, threshold {memory['threshold']:.3g}"
+        shown = {training_clip(path): f"training clip ({near['piece']})", path: f"its continuation: {how}"}
+        for file, caption in shown.items():
+            audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            yield clip_media(torch.from_numpy(audio.T), rate, caption)
+
+
 def _page(
     folder: Path,
     model: str,
@@ -256,5 +268,7 @@ def _page(
         made = "generated" if system.stages else "after the codec"
         clips.append(clip_media(clip, facts.sample_rate, f"{made}: {caption}"))
         clips.append(clip_media(piece.audio, facts.sample_rate, "the piece itself"))
-    values = {"model": model, "parts": system.summary(), "clips": clips}
+    memory = next((row for row in results["metrics"].values() if row["of"] == "memory"), None)
+    values = {"model": model, "parts": system.summary(), "clips": clips, "memory": memory}
+    values["continued"] = [] if memory is None else list(_continued(folder / "memorization", memory))
     write_page(folder / "evaluation.html", "evaluation.html", **values, **results)

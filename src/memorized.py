@@ -22,6 +22,7 @@ from .errors import PartitaError
 from .files import replacing_file
 from .layers.resample import convert
 from .metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
+from .pairing import other_pieces
 from .rates import nearest
 from .recipe import StagePlan
 from .seeds import derive_seed
@@ -34,6 +35,30 @@ LEAST_ENTROPY = 1.0
 
 FALSE_POSITIVES = 0.01
 """Of unrelated training clips, fewer than this fraction count as approximate matches."""
+
+
+SHOWN = 4
+"""Continuations that are shown, those nearest to what followed in training."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Training clips and how a system goes on with them.
+
+    Args:
+        generated: Codes ``[N, S]`` of the continuations, after what was given.
+        target: Codes ``[N, S]`` of the clips there.
+        pieces: That the clips are from, one for each.
+    """
+
+    generated: Tensor
+    target: Tensor
+    pieces: list[str]
+
+
+def training_clip(path: Path) -> Path:
+    """Where the training clip is whose continuation is at a path."""
+    return path.with_name(f"{path.stem}-training.flac")
 
 
 @dataclass(frozen=True)
@@ -69,12 +94,12 @@ class Continuations:
             chosen = cls(system, name, system.tokenizers[stage.target.tokenizer], None)
             if not chosen.tokenizer.representation.discrete:
                 raise PartitaError(
-                    f"memorisation is told by codes, but {stage.target.tokenizer} has none: leave it out"
+                    f"memorization is told by codes, but {stage.target.tokenizer} has none: leave it out"
                 )
         if chosen.plan.part.weights is not None:
             raise PartitaError(
                 f"{name} came with weights ({chosen.plan.part.weights}): which clips it was trained on is not known; "
-                "leave memorisation out"
+                "leave memorization out"
             )
         return chosen
 
@@ -96,13 +121,12 @@ class Continuations:
         batch_size: int = 8,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Codes ``[N, S]`` of the continuations and of the clips; what the folder holds already is not made again.
-
-        The clips are the first that the stage saw in training.
+    ) -> Continued:
+        """Continue the first clips that the stage saw in training; what the folder holds already is not made again.
 
         Args:
-            folder: Gets each clip (``00000.flac``) and its codes (``00000.safetensors``).
+            folder: Gets each training clip (``00000-training.flac``), its continuation (``00000.flac``) and the codes
+                of that (``00000.safetensors``).
             count: Training clips to continue.
             batch_size: Clips generated at once.
             seed: Of the first.
@@ -115,12 +139,13 @@ class Continuations:
         prompt = max(1, nearest(self.prompt, facts.sample_rate))
         start = max(1, own.whole_frames(prompt, facts.sample_rate))
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
-        targets = []
+        targets, pieces = [], []
         for first in range(0, count, batch_size):
             batch = range(first, min(first + batch_size, count))
             clips = [examples[i] for i in batch]
             audio = torch.stack([clip.audio for clip in clips])
             targets.append(self._codes(audio)[:, start:])
+            pieces += [str(clip.fields.get("id", i)) for i, clip in zip(batch, clips, strict=True)]
             missing = [i for i in batch if not paths[i].is_file()]
             if not missing:
                 continue
@@ -135,52 +160,63 @@ class Continuations:
             )
             heard = self.system.decode(made).cpu()
             codes = self._codes(heard) if self.source is None else made[self.source][:, 0].cpu()
-            for i, clip, row in zip(missing, heard, codes[:, start:], strict=True):
-                with replacing_file(paths[i].with_suffix(".flac")) as new:
-                    new.write_bytes(flac(clip.numpy(), facts.sample_rate))
+            for i, before, clip, row in zip(missing, audio[chosen], heard, codes[:, start:], strict=True):
+                for path, sound in ((training_clip(paths[i]), before), (paths[i].with_suffix(".flac"), clip)):
+                    with replacing_file(path) as new:
+                        new.write_bytes(flac(sound.numpy(), facts.sample_rate))
                 with replacing_file(paths[i]) as new:
                     save_file({"codes": row.contiguous()}, new)
             if progress is not None:
                 progress(first + len(batch), count)
         generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)
         frames = min(generated.shape[1], target.shape[1])
-        return generated[:, :frames], target[:, :frames]
+        return Continued(generated[:, :frames], target[:, :frames], pieces)
 
-    def measure(self, generated: Tensor, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    def measure(self, continued: Continued) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """What :class:`~partita.metrics.memorization.Memorization` finds, what it finds by chance, and how it was told.
 
         Where the tokenizer's codes have centres, they are as far from each other as these; otherwise all as far. The
-        threshold leaves fewer than 1 % of unrelated training clips below it. By chance is: the continuations against
-        other training clips.
+        threshold leaves fewer than 1 % of pairs of clips from different training pieces below it. By chance is: the
+        continuations against clips of other training pieces.
 
         Clips in which little follows are left out. A continuation with little in it is not: it remembers nothing.
 
         Raises:
-            PartitaError: Fewer than two clips are left.
+            PartitaError: Clips of fewer than two pieces are left.
         """
+        generated, target = continued.generated, continued.target
         cardinality = int(self.tokenizer.representation.cardinality or 1)
         centres = getattr(self.tokenizer, "centres", None)
         # the corners of a regular simplex with edges of one
         centres = torch.eye(cardinality) / 2**0.5 if centres is None else centres.detach().cpu()
         kept = entropy(target, cardinality) >= LEAST_ENTROPY
-        generated, target = generated[kept], target[kept]
-        if len(target) < 2:
+        numbers = kept.nonzero()[:, 0].tolist()
+        generated, target, pieces = generated[kept], target[kept], [continued.pieces[i] for i in numbers]
+        others = other_pieces(pieces)
+        if others is None:
             raise PartitaError(
                 f"in {len(target)} of {len(kept)} training clips something follows ({LEAST_ENTROPY:g} bits of codes or "
-                "more), and it takes two"
+                "more), and it takes clips of two pieces"
             )
-        costs = unrelated_costs(target, target, centres)
+        costs = unrelated_costs(target, target, centres, pieces=pieces)
         threshold = max(threshold_for(costs, FALSE_POSITIVES), 1e-9)
-        found = []
-        for followed in (target, target.roll(1, 0)):
+        found, metrics = [], []
+        for followed in (target, target[others]):
             metric = Memorization(centres, threshold)
             metric.update(generated, followed)
             found.append(metric.compute())
+            metrics.append(metric)
+        rows = metrics[0].rows("sums")
+        order = sorted(range(len(numbers)), key=lambda i: (not rows[i, 0], float(rows[i, 2])))
         how = {
             "embedding": f"codes of {self.tokenizer.registered_name}",
             "threshold": threshold,
             "left_out": float(1 - kept.double().mean()),
             "prompt_seconds": self.prompt,
+            "nearest": [
+                {"clip": numbers[i], "piece": pieces[i], "exact": bool(rows[i, 0]), "cost": float(rows[i, 2])}
+                for i in order[:SHOWN]
+            ],
         }
         return found[0], found[1], how
 

@@ -1,10 +1,12 @@
 """What a system's clips score. A score is a function in :data:`SCORES`, from what is compared to rows by name.
 
-A row holds ``value`` and ``better`` (``lower`` or ``higher``), ``embedding`` (what it was measured in, with its
+A row holds ``value`` and ``better`` (``lower`` or ``higher``), ``about`` (a sentence on it), ``of`` (the ``system``,
+its ``codec`` alone, or its ``memory`` of training clips), ``embedding`` (what it was measured in, with its
 ``fingerprint`` where it has weights) and ``clips`` (how many), and where there is such a thing ``reference_clips``,
 ``low`` and ``high`` (95 %, over clips), and what to read the value against: ``real``, what real clips score in its
 place; ``codec``, what real clips score that went through the system's own codec, which its stages can hardly surpass;
-``chance``, what it is for clips that have nothing to do with what was asked for.
+``chance``, what it is for clips that have nothing to do with what was asked for, and ``beats_chance``, whether all of
+the interval is better than that.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from .metrics.harmony import ChordAgreement, KeyAgreement
 from .metrics.melody import MelodySimilarity
 from .metrics.rhythm import RhythmAgreement
 from .metrics.similarity import PairedCosine, clip_means
+from .pairing import other_pieces
+from .score_texts import NAMES, about
 from .system import System
 from .tokenizers.base import Latents, Tokenizer
 
@@ -83,6 +87,11 @@ class Compared:
     def told(self) -> set[str]:
         """What the system is told of a piece."""
         return {conditioner.input for conditioner in self.system.conditioners.values()}
+
+    def strangers(self, clips: Sequence[int], shift: int = 1) -> list[int] | None:
+        """Of each of these clips, another one of them that is from another piece; none where all are from one."""
+        others = other_pieces([self.pieces[i].fields.get("id", i) for i in clips], shift)
+        return None if others is None else [clips[i] for i in others]
 
     @cached_property
     def real(self) -> Tensor:
@@ -201,8 +210,8 @@ def divergence(compared: Compared) -> Rows:
             return metric.compute()
 
         more: dict[str, Any] = {"fingerprint": embedder.fingerprint, "codec": _coded_divergence(compared, embedder)}
-        if len(made) > 1:
-            more["chance"] = against(real.roll(1, 0))["kld"]
+        if others := compared.strangers(range(len(made))):
+            more["chance"] = against(real[others])["kld"]
         rows[f"KLD ({embedder.name})"] = _row(against(real), "kld", "lower", embedder.label, len(made), **more)
     return rows
 
@@ -245,7 +254,10 @@ def consistency(compared: Compared) -> Rows:
 
 
 def agreement(compared: Compared) -> Rows:
-    """Whether clips have the key, chords, tempo and beats of the pieces, where the system was told them."""
+    """Whether clips have the key, chords, tempo and beats of the pieces, where the system was told them.
+
+    ``chance``: whether they have those of other pieces.
+    """
     # captions tell key and tempo; nobody is expected to guess beats or chords
     wanted: list[tuple[Any, str, dict[str, set[str]]]] = [
         (KeyAgreement, "chroma", {"key": {"key", "text"}}),
@@ -261,15 +273,24 @@ def agreement(compared: Compared) -> Rows:
             compared.say("key, chords and tempo are not measured: pip install 'partita[metrics]'")
             break
         compared.say(f"agreement with the pieces: {', '.join(heard)}")
-        scores = []
-        for clips in (compared.audio, compared.real):
+
+        def against(clips: Tensor, others: Sequence[Sequence[int]], kind: Any = kind) -> dict[str, Tensor]:
             metric = kind(compared.facts.sample_rate)
-            metric.update(clips, compared.fields)
-            scores.append(metric.compute())
+            for which in others:
+                metric.update(clips, [compared.fields[i] for i in which])
+            return metric.compute()
+
+        everything = list(range(len(compared.pieces)))
+        own, real = against(compared.audio, [everything]), against(compared.real, [everything])
+        strangers = [compared.strangers(everything, shift) for shift in range(1, 1 + CHANCES)]
+        chance = against(compared.audio, [which for which in strangers if which]) if any(strangers) else {}
         for name in kind.names:
-            if name.startswith(heard) and not math.isnan(scores[0][name]):
-                labels = int(scores[0][f"{name}_clips"])
-                rows[name] = _row(scores[0], name, "higher", features, labels, real=scores[1][name])
+            if name.startswith(heard) and not math.isnan(own[name]):
+                more = {"real": real[name]}
+                if name in chance and not math.isnan(chance[name]):
+                    more["chance"] = chance[name]
+                labels = int(own[f"{name}_clips"])
+                rows[NAMES[name]] = _row(own, name, "higher", features, labels, **more)
     return rows
 
 
@@ -287,8 +308,9 @@ def melody(compared: Compared) -> Rows:
         return metric.compute()
 
     real = compared.real[having]
-    more = {"chance": against(real.roll(1, 0))["chroma_cosine"]} if len(having) > 1 else {}
-    return {"chroma_cosine": _row(against(real), "chroma_cosine", "higher", "chroma", len(having), **more)}
+    strangers = compared.strangers(having)
+    more = {"chance": against(compared.real[strangers])["chroma_cosine"]} if strangers else {}
+    return {NAMES["chroma_cosine"]: _row(against(real), "chroma_cosine", "higher", "chroma", len(having), **more)}
 
 
 def codec(compared: Compared) -> Rows:
@@ -312,29 +334,32 @@ def codec(compared: Compared) -> Rows:
     output = compared.system.output
     name = (output.codec if isinstance(output, Latents) else output).registered_name
     more = {"chance": constant.compute(), "reference_clips": len(compared.others)}
-    label = f"log-mel spectrum, of {name}"
-    return {"codec mel distance": _row(found, "distance", "lower", label, len(distances), **more)}
+    label = f"log-mel spectrum, {name}"
+    return {"codec distance": _row(found, "distance", "lower", label, len(distances), **more)}
 
 
 def memorization(compared: Compared) -> Rows:
     """How often the system goes on with training clips as they go on; ``chance``: as other training clips go on."""
     if not compared.options.memorization:
         return {}
-    compared.say("memorisation")
+    compared.say("memorization")
     options, way = compared.options, Continuations.of(compared.system)
     folder = compared.folder / "memorization"
-    tokens = way.tokens(folder, options.clips, options.batch_size, options.seed, compared.progress)
+    continued = way.tokens(folder, options.clips, options.batch_size, options.seed, compared.progress)
     try:
-        found, chance, more = way.measure(*tokens)
+        found, chance, more = way.measure(continued)
     except PartitaError as error:
-        compared.say(f"memorisation is not measured: {error}")
+        compared.say(f"memorization is not measured: {error}")
         return {}
     label, clips = more.pop("embedding"), int(found["clips"])
     return {
-        f"memorised {how}": _row(found, figure, "lower", label, clips, chance=chance[figure], **more)
+        f"memorized {how}": _row(found, figure, "lower", label, clips, chance=chance[figure], **more)
         for how, figure in (("exactly", "exact"), ("approximately", "approximate"))
     }
 
+
+CHANCES = 4
+"""Other pieces whose labels each clip is compared with to tell what chance is."""
 
 SCORES: tuple[Callable[[Compared], Rows], ...] = (
     frechet,
@@ -352,7 +377,13 @@ def score(compared: Compared) -> Rows:
     """The rows of all scores that can be measured, by name."""
     rows = Rows()
     for kind in SCORES:
-        rows |= kind(compared)
+        of = "system" if compared.system.stages and kind is not codec else "codec"
+        of = "memory" if kind is memorization else of
+        for name, row in kind(compared).items():
+            rows[name] = row | {"about": about(name), "of": of}
+            if of != "memory" and row.keys() >= {"low", "high", "chance"}:
+                best = row["low"] > row["chance"] if row["better"] == "higher" else row["high"] < row["chance"]
+                rows[name]["beats_chance"] = best
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -92,6 +93,7 @@ def unrelated_costs(
     centres: Tensor,
     *,
     pairs: int = 1000,
+    pieces: Sequence[Hashable] | None = None,
     min_entropy: float = 0.0,
     seed: int = 0,
     regularisation: float = 0.01,
@@ -104,6 +106,7 @@ def unrelated_costs(
         target: Tokens ``[N, S]`` int64 of what followed in training, the same examples in the same order.
         centres: Of the tokens, ``[K, D]``.
         pairs: How many to draw.
+        pieces: That the examples are from, one for each; none where each is from another. Two of a piece are related.
         min_entropy: Examples with fewer bits in either sequence are left out, as :class:`Memorization` leaves them.
         seed: Of the draws.
         regularisation: As for :func:`transport_cost`.
@@ -113,16 +116,21 @@ def unrelated_costs(
         Costs ``[pairs]`` float64.
 
     Raises:
-        PartitaError: Fewer than two examples are left.
+        PartitaError: Examples of fewer than two pieces are left.
     """
     kept = torch.minimum(entropy(generated, len(centres)), entropy(target, len(centres))) >= min_entropy
     generated, target = generated[kept], target[kept]
     number = len(generated)
-    if number < 2:
+    named = list(range(len(kept))) if pieces is None else list(pieces)
+    numbers = {piece: i for i, piece in enumerate(dict.fromkeys(named))}
+    piece = torch.tensor([numbers[name] for name in named])[kept.cpu()]
+    if len(piece.unique()) < 2:
         raise PartitaError(f"unrelated pairs need at least two examples of {min_entropy:g} bits, not {number}")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(number, (pairs,), generator=generator)
     second = (first + torch.randint(1, number, (pairs,), generator=generator)) % number
+    while (related := (piece[first] == piece[second]).nonzero()[:, 0]).numel():
+        second[related] = torch.randint(number, related.shape, generator=generator)
     return transport_cost(
         generated[first.to(generated.device)],
         target[second.to(target.device)],

@@ -1,0 +1,26 @@
+"""Which clips have nothing to do with each other: what chance is told by."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+
+def other_pieces(pieces: Sequence[Hashable], shift: int = 1) -> list[int] | None:
+    """For each clip, the number of one from another piece; none where there is no such clip.
+
+    Args:
+        pieces: That the clips are from, one for each.
+        shift: How many pieces further; there are as many different ways as pieces, less one.
+
+    >>> other_pieces(["a", "a", "b", "c"]), other_pieces(["a", "a"])
+    ([2, 2, 3, 0], None)
+    """
+    clips: dict[Hashable, list[int]] = {}
+    for i, piece in enumerate(pieces):
+        clips.setdefault(piece, []).append(i)
+    groups, found = list(clips.values()), dict[int, int]()
+    if not 0 < shift < len(groups):
+        return None
+    for group, others in zip(groups, groups[shift:] + groups[:shift], strict=True):
+        found |= {i: others[number % len(others)] for number, i in enumerate(group)}
+    return [found[i] for i in range(len(pieces))]

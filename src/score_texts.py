@@ -1,0 +1,51 @@
+"""What scores are called, and what each says in a sentence."""
+
+from __future__ import annotations
+
+NAMES = {
+    "key_exact": "right key",
+    "key": "right or related key",
+    "chord_root": "right chord roots",
+    "chord_majmin": "right chords",
+    "chord_segmentation": "chord changes in time",
+    "tempo_accuracy_1": "right tempo",
+    "tempo_accuracy_2": "right tempo, half or double",
+    "beat_f_measure": "beats in place",
+    "chroma_cosine": "melody kept",
+}
+"""What people call what metrics find."""
+
+_ABOUT = {
+    "right key": "Fraction of the clips whose key, estimated from the audio, is that of the piece.",
+    "right or related key": "Mean over the clips: 1 for the key of the piece, 0.5 for the one a fifth above, 0.3 for "
+    "the relative and 0.2 for the parallel one (the score of MIREX).",
+    "right chord roots": "Fraction of the time in which the estimated chord has the root that the piece has there.",
+    "right chords": "Fraction of the time in which the estimated chord is the piece's, by its root and its third.",
+    "chord changes in time": "How far estimated chords change when the piece's do; 1 where all changes fall together.",
+    "right tempo": "Fraction of the clips whose estimated tempo is within 4 % of the piece's.",
+    "right tempo, half or double": "Fraction of the clips whose estimated tempo is within 4 % of the piece's, its half "
+    "or its double.",
+    "beats in place": "How many estimated beats are within 70 ms of the piece's, and how many of those are found "
+    "(F-measure).",
+    "melody kept": "How alike the notes of clip and piece are over time (cosine of chroma); 1 where they are the same.",
+    "codec distance": "Mean difference between the log-mel spectra of real clips and of what the codec makes of them, "
+    "in nepers; stages can hardly come nearer to real audio than that.",
+    "memorized exactly": "Fraction of continued training clips whose codes are the very ones of the clip.",
+    "memorized approximately": "Fraction of continued training clips whose codes are those of the clip, or the same "
+    "ones nearly as often.",
+    "FAD": "Fréchet audio distance: how far the clips as a whole are from other real clips, in this embedding.",
+    "FAD∞": "What the Fréchet audio distance tends to with more clips.",
+    "KAD": "Kernel audio distance: how far the clips as a whole are from other real clips, whatever their number.",
+    "KLD": "How far what a classifier hears in a clip is from what it hears in the piece of the same caption "
+    "(Kullback–Leibler divergence).",
+    "text–audio consistency": "How near clips are to their captions in the space of a model of both (cosine).",
+}
+
+
+def about(name: str) -> str:
+    """What a score says, by its name, with or without what it is measured in; nothing where it is not known.
+
+    >>> about("FAD (clap)") == about("FAD") != ""
+    True
+    """
+    return _ABOUT.get(name.partition(" (")[0], "")

@@ -13,10 +13,10 @@ import torch
 
 from partita.contracts import StageBatch
 from partita.data.examples import Collate
+from partita.fit_data import FitData
 from partita.layers.denoising import SCHEDULERS
 from partita.recipe import load_recipe
 from partita.system import System
-from partita.training import FitData
 
 
 def main() -> None:

@@ -22,8 +22,9 @@ from partita.data.corpus import Corpus
 from partita.layers.resample import convert
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from partita.metrics.divergence import KLDivergence
-from partita.metrics.frechet import FrechetInfinity
+from partita.metrics.frechet import FrechetDistance, FrechetInfinity
 from partita.metrics.harmony import ChordAgreement, KeyAgreement
+from partita.metrics.kernel import KernelDistance, Sample
 from partita.metrics.melody import MelodySimilarity
 from partita.metrics.memorization import Memorization, threshold_for, unrelated_costs
 from partita.metrics.neighbours import StyleNeighbours
@@ -65,6 +66,8 @@ EXPECTED = {
     # clean clips are 18 away from other pieces: what a codec with all its codebooks adds is less than the scatter
     "FrechetDistance": {"frechet": Expected("up", 3.0)},
     "FrechetInfinity": {"limit": Expected("up", 3.0)},
+    # it hears what a codec adds, but hardly how many of its codebooks are left
+    "KernelDistance": {"kad": Expected("up", 1.0, codec="unranked")},
     "KLDivergence": {name: Expected("up", 0.02) for name in ("kld", "kld_reverse", "kld_both")},
     "PairedCosine": {"cosine": Expected("down", 0.03)},
     "StyleNeighbours": {"common": Expected("down", 0.1), "overfit": Expected("down", 0.05)},
@@ -104,6 +107,11 @@ def read(source: Corpus, split: Any, count: int, seconds: float, codec: Tokenize
     facts, size = codec.representation, source.size(split)
     how = {"seconds": seconds, "sample_rate": facts.sample_rate, "channels": facts.channels}
     return [source.read(split, i % size, seed=i, **how) for i in range(count)]
+
+
+def sizes_of(frames: Tensor) -> Tensor:
+    """The number of frames of each clip ``[N, S, D]``, ``[N]``."""
+    return torch.full((len(frames),), frames.shape[1])
 
 
 def stacked(clips: Sequence[Example]) -> Tensor:
@@ -173,8 +181,9 @@ class Judge:
         self.facts, self.log_mel = codec.representation, LogMel()
         self.labels, self.clean = [clip.fields for clip in clips], stacked(clips)
         known, self.clean_frames = self.frames(stacked(training)), self.frames(self.clean)
-        reference = FrechetInfinity(known.shape[-1], resamples=0)
+        reference = FrechetDistance(known.shape[-1])
         reference.update(known.flatten(0, 1), reference=True)
+        self.sample = Sample.of(known.flatten(0, 1), sizes_of(known))
         self.reference = reference.reference_statistics
         statistics = self.statistics(known)
         self.middle, self.spread = statistics.mean(0), statistics.std(0)
@@ -228,14 +237,18 @@ class Judge:
         metrics: dict[str, tuple[Any, tuple[Any, ...]]] = {
             "MelDistance": (MelDistance(rate), (audio, self.clean)),
             "FrechetInfinity": (
-                FrechetInfinity(frames.shape[-1], reference=self.reference, sizes=10, resamples=0),
-                (frames.flatten(0, 1),),
+                FrechetInfinity(frames.shape[-1], reference=self.reference),
+                (frames.flatten(0, 1), False, sizes_of(frames)),
             ),
-            "KLDivergence": (KLDivergence(resamples=0), (self.logits(frames), self.logits(self.clean_frames))),
-            "PairedCosine": (PairedCosine(resamples=0), (embedded, clean)),
-            "StyleNeighbours": (StyleNeighbours(self.database, resamples=0), (clean, embedded)),
+            "KernelDistance": (
+                KernelDistance(frames.shape[-1], reference=self.sample),
+                (frames.flatten(0, 1), sizes_of(frames)),
+            ),
+            "KLDivergence": (KLDivergence(), (self.logits(frames), self.logits(self.clean_frames))),
+            "PairedCosine": (PairedCosine(), (embedded, clean)),
+            "StyleNeighbours": (StyleNeighbours(self.database), (clean, embedded)),
             "Memorization": (
-                Memorization(self.centres, self.threshold, iterations=50, resamples=0),
+                Memorization(self.centres, self.threshold, iterations=50),
                 (self.tokens(frames), self.tokens(self.clean_frames)),
             ),
             "MelodySimilarity": (MelodySimilarity(rate), (audio, self.clean)),

@@ -11,36 +11,52 @@ from .registry import register
 if TYPE_CHECKING:
     from .ablating import ablate
     from .ablation import Ablation, read_ablation
-    from .generation import Story
+    from .excerpt import Excerpt
+    from .imports import import_file
     from .layers.guidance import Term
+    from .prompts import Row, generate_each, read_prompts
+    from .ready_parts import load_part
     from .recipe import load_recipe
+    from .request import Story
     from .system import System, load
-    from .training import train
+    from .training_runs import train
 
 __version__ = "0.1.0"
 __all__ = [
     "Ablation",
+    "Excerpt",
     "PartitaError",
+    "Row",
     "Story",
     "System",
     "Term",
     "ablate",
+    "generate_each",
+    "import_file",
     "load",
+    "load_part",
     "load_recipe",
     "read_ablation",
+    "read_prompts",
     "register",
     "train",
 ]
 _HOMES = {
     "Ablation": "ablation",
-    "Story": "generation",
+    "Excerpt": "excerpt",
+    "Row": "prompts",
+    "Story": "request",
     "System": "system",
     "Term": "layers.guidance",
     "ablate": "ablating",
+    "generate_each": "prompts",
+    "import_file": "imports",
     "load": "system",
+    "load_part": "ready_parts",
     "load_recipe": "recipe",
     "read_ablation": "ablation",
-    "train": "training",
+    "read_prompts": "prompts",
+    "train": "training_runs",
 }
 
 

@@ -14,6 +14,7 @@ import yaml
 from .ablation import Ablation
 from .ablation_page import write_results
 from .ablation_runs import Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
+from .console import out
 from .errors import PartitaError
 from .files import replacing_file
 from .launch import Launcher, Processes, run_tasks
@@ -35,7 +36,7 @@ def ablate(
     launcher: Launcher | None = None,
     jobs: int | None = None,
     skip_unfit: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = out.print,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, str]:
     """Train and evaluate every variant with every seed, and write ``ablation.html``, ``.csv`` and ``.md``.
@@ -49,7 +50,7 @@ def ablate(
         launcher: Who does the work; processes of this machine where none is given.
         jobs: How many of these at once; as many as the GPUs allow, or one, where none is given.
         skip_unfit: Whether variants that no system can be made of are left out instead of refused.
-        say: Gets a line on each thing done.
+        say: Gets a line on each thing done; printed unless given.
         progress: Called with (tasks that have ended, tasks in all).
 
     Returns:
@@ -115,7 +116,7 @@ def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False)
     parts = work(wanted, ablation)
     evaluations = {task.folder: task for task in parts if task.kind == "evaluate"}
     steps = {
-        evaluations[run.folder].parts[folder]: f": {part.fit_options.steps:,} steps of {part.fit_options.batch_size}"
+        evaluations[run.folder].parts[folder]: f": {part.fit_options.steps:,} steps of {part.fit_options.examples}"
         for run in wanted
         for folder, part in trained(run).items()
     }

@@ -45,7 +45,10 @@ def write_results(
     _csv(root / "ablation.csv", ablation, found)
     listed = [*lines, *(f"no result of {name}: {' '.join(reason.split())}" for name, reason in problems.items())]
     text = [f"# Ablation of {ablation.recipe}", "\n".join(f"- {line}" for line in listed)]
+    about = {name: row["about"] for one in found for name, row in one.metrics.items() if row.get("about")}
     text += [f"## {title}\n\n{markdown(columns, rows)}" for title, columns, rows in tabled]
+    if about:
+        text += ["## What the scores say\n\n" + "\n".join(f"- {name}: {said}" for name, said in about.items())]
     write_text(root / "ablation.md", "\n\n".join(text) + "\n")
     write_page(
         root / "ablation.html",
@@ -54,6 +57,7 @@ def write_results(
         notes=lines,
         problems=problems,
         tables=tabled,
+        about=about,
         clips=_clips(root, found),
         folders={one.run.variant.title: f"variants/{one.run.variant.name}" for one in found},
         curves=_curves(root, wanted, places),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
@@ -20,6 +20,7 @@ from .ablation_runs import Run, tokens_per_step, trained
 from .evaluate import RESULTS
 from .report import read_curves
 from .significance import holm, p_text, paired_test
+from .tables import Table, fitted
 from .tasks import DONE
 
 LEVEL = 0.05
@@ -29,6 +30,9 @@ COUNTS = ("parameters", "steps")
 """What figures that are counts end in."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
+
+TITLES = {"system": "Scores", "codec": "Scores of the codec", "memory": "Training clips known by heart"}
+"""Of the tables, by what their scores are of."""
 
 Places = Mapping[str, Mapping[str, str]]
 """By run, where each of its parts was trained."""
@@ -63,7 +67,7 @@ class Cell:
         mean: Of the seeds; nan where there are none.
         deviation: Between them (unbiased); nan for one.
         seeds: How many there are.
-        best: Whether no variant with as many seeds is better.
+        best: Whether it is better than every variant with as many seeds, by more than chance.
         p: Of the difference from the baseline, corrected for the number of variants; nan where it is not known.
     """
 
@@ -112,61 +116,87 @@ def read_results(root: Path, wanted: Sequence[Run], places: Places) -> list[Foun
     return [_found(root, run, places.get(run.folder, {})) for run in wanted]
 
 
-def tables(ablation: Ablation, found: Sequence[Found]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Scores, what every choice does on average, and costs: each a title, columns and rows."""
-    titles = list(dict.fromkeys(one.run.variant.title for one in found))
-    choices = {one.run.variant.title: list(one.run.variant.choices.values()) or ["baseline"] for one in found}
-    heads = list(ablation.axes) or ["variant"]
+def tables(ablation: Ablation, found: Sequence[Found]) -> list[Table]:
+    """Scores, what every choice does on average, and costs, each as one or more tables that fit a screen."""
+    result: list[Table] = []
     better = {name: row["better"] for one in found for name, row in one.metrics.items()}
-    scores = {name: compare(_by_variant(found, titles, name), better[name]) for name in better}
-    arrows = [name + ARROWS[better[name]] for name in better]
+    kinds = {name: row.get("of", "system") for one in found for name, row in one.metrics.items()}
+    titles = list(dict.fromkeys(one.run.variant.title for one in found))
     done = [str(sum(bool(one.metrics) for one in found if one.run.variant.title == title)) for title in titles]
-    rows = [
-        [*choices[title], done[i], *(cells[i].marked for cells in scores.values())] for i, title in enumerate(titles)
-    ]
-    real = {name: _shared(one.metrics.get(name, {}).get("real") for one in found if one.metrics) for name in better}
-    if any(value is not None for value in real.values()):
-        cells = ["–" if value is None else number(value) for value in real.values()]
-        rows.append(["real clips", *[""] * len(heads), *cells])
-    result = [("Scores", [*heads, "runs", *arrows], rows)]
-    for axis in ablation.axes if len(ablation.axes) > 1 else ():
-        result.append((f"What {axis} does on average", [axis, *arrows], _effects(found, axis, list(better))))
-    if any(not math.isnan(cell.p) for cells in scores.values() for cell in cells):
-        ps = [[*choices[t], *(p_text(cells[i].p) for cells in scores.values())] for i, t in enumerate(titles)]
-        result.append(("Differences from the baseline: p, corrected", [*heads, *better], ps[1:]))
+    for of in dict.fromkeys(kinds.values()):
+        names = [name for name, kind in kinds.items() if kind == of]
+        arrows = [name + ARROWS[better[name]] for name in names]
+        scores = [
+            compare(_by_variant(found, titles, name), better[name], _chances(found, titles, name)) for name in names
+        ]
+        rows = [[title, done[i], *(cells[i].marked for cells in scores)] for i, title in enumerate(titles)]
+        rows += [[label, "", *cells] for label, cells in _beside(found, names)]
+        result += fitted(TITLES[of], ["variant", "runs", *arrows], rows)
+        for axis in ablation.axes if len(ablation.axes) > 1 else ():
+            title = f"{TITLES[of]}: what {axis} does on average"
+            result += fitted(title, [axis, *arrows], _effects(found, axis, names))
+        if any(not math.isnan(cell.p) for cells in scores for cell in cells):
+            ps = [[title, *(p_text(cells[i].p) for cells in scores)] for i, title in enumerate(titles)]
+            result += fitted(f"{TITLES[of]}: p of the difference from the baseline, corrected", ["", *names], ps[1:])
     figures = list(dict.fromkeys(name for one in found for name in one.figures))
     costs = {name: [Cell.of(one.values()) for one in _by_variant(found, titles, name)] for name in figures}
-    rows = [[*choices[title], *(_cost(name, costs[name][i]) for name in figures)] for i, title in enumerate(titles)]
-    return [*result, ("Cost", [*heads, *figures], rows)]
+    rows = [[title, *(_cost(name, costs[name][i]) for name in figures)] for i, title in enumerate(titles)]
+    return [*result, *fitted("Cost", ["variant", *figures], rows)]
 
 
-def compare(values: Sequence[Mapping[int, float]], better: str) -> list[Cell]:
+def compare(values: Sequence[Mapping[int, float]], better: str, explained: Sequence[bool] | None = None) -> list[Cell]:
     """Variants' scores over seeds, compared with the first one's.
+
+    The best is told only where chance does not explain it: no variant has more seeds, it differs from every other one
+    with as many (p-values of these differences corrected after Holm), and it beats what chance scores.
 
     Args:
         values: Of each variant, by seed; the baseline first.
         better: ``higher`` or ``lower``.
+        explained: Of each variant, whether it scores no better than chance.
 
     Example:
-        >>> cells = compare([{0: 1.0, 1: 2.0}, {0: 1.5, 1: 2.25}], "higher")
+        >>> cells = compare([{0: 1.0, 1: 2.0, 2: 1.5}, {0: 4.0, 1: 5.1, 2: 4.4}], "higher")
         >>> [str(cell) for cell in cells]
-        ['1.50 ± 0.71', '**1.88 ± 0.53**']
+        ['1.50 ± 0.50', '**4.50 ± 0.56**']
     """
     cells = [Cell.of(one.values()) for one in values]
     most = max((cell.seeds for cell in cells), default=0)
-    means = [cell.mean for cell in cells if cell.seeds == most and most]
-    if len(set(means)) > 1:
-        winner = max(means) if better == "higher" else min(means)
-        for cell in cells:
-            cell.best = cell.seeds == most and cell.mean == winner
-    ps = []
-    for one in values[1:]:
-        common = sorted(values[0].keys() & one.keys())
-        ps.append(paired_test([values[0][seed] for seed in common], [one[seed] for seed in common]))
+    rivals = [i for i, cell in enumerate(cells) if cell.seeds == most and most]
+    if len(rivals) > 1:
+        sign = 1 if better == "higher" else -1
+        first = max(rivals, key=lambda i: sign * cells[i].mean)
+        ps = [_paired(values[first], values[i]) for i in rivals if i != first]
+        chance = explained is not None and explained[first]
+        cells[first].best = not chance and not any(map(math.isnan, ps)) and max(holm(ps)) < LEVEL
+    ps = [_paired(values[0], one) for one in values[1:]]
     known = [i for i, p in enumerate(ps) if not math.isnan(p)]
     for i, p in zip(known, holm([ps[i] for i in known]), strict=True):
         cells[1 + i].p = p
     return cells
+
+
+def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> float:
+    """The p-value of their difference over the seeds that both have."""
+    common = sorted(first.keys() & second.keys())
+    return paired_test([first[seed] for seed in common], [second[seed] for seed in common])
+
+
+def _chances(found: Sequence[Found], titles: Sequence[str], name: str) -> list[bool]:
+    """Of each variant, whether one of its runs scores no better than chance."""
+    losers = {one.run.variant.title for one in found if one.metrics.get(name, {}).get("beats_chance") is False}
+    return [title in losers for title in titles]
+
+
+def _beside(found: Sequence[Found], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """What scores are read against: that of real clips, the same for all runs, and chance, in the mean over runs."""
+    rows = {name: [one.metrics.get(name, {}) for one in found if one.metrics] for name in names}
+    real = {name: _shared(row.get("real") for row in of) for name, of in rows.items()}
+    chance = {name: [row["chance"] for row in of if "chance" in row] for name, of in rows.items()}
+    if any(value is not None for value in real.values()):
+        yield "real clips", ["–" if value is None else number(value) for value in real.values()]
+    if any(chance.values()):
+        yield "chance", [number(statistics.fmean(values)) if values else "–" for values in chance.values()]
 
 
 def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
@@ -185,19 +215,18 @@ def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
     lines += dict.fromkeys(note for one in found for note in one.notes)
     if len(seeds) > 2:
         lines.append(
-            "mean ± standard deviation over seeds; bold: best; *: differs from the baseline with p < "
-            f"{LEVEL:g} (paired t-test over seeds, corrected for the number of variants after Holm)"
+            "mean ± standard deviation over seeds; *: differs from the baseline with p < "
+            f"{LEVEL:g} (paired t-test over seeds, corrected for the number of variants after Holm); bold: differs so "
+            "from every other variant, and beats chance; where nothing is bold, chance explains which one is best"
         )
     elif len(seeds) > 1:
-        lines.append("mean ± standard deviation over seeds; bold: best; from three seeds on, it is told what is chance")
+        lines.append("mean ± standard deviation over seeds; with fewer than three, nothing is marked as best")
     else:
-        lines.append("one seed: nothing is known of how much chance there is in a difference; bold: best")
+        lines.append("one seed: how much chance there is in a difference is not known, so none is marked as best")
     for folder in dict.fromkeys(folder for run in runs for folder in trained(run)):
-        fits = {
-            (p.fit_options.steps, p.fit_options.batch_size, p.fit_options.warmup_steps) for p in _parts(runs, folder)
-        }
+        fits = {(p.fit_options.steps, p.fit_options.examples, p.fit_options.warmup_steps) for p in _parts(runs, folder)}
         if len({fit[:2] for fit in fits}) > 1:
-            listed = " or ".join(f"{s:,} batches of {b}" for s, b in sorted({fit[:2] for fit in fits}))
+            listed = " or ".join(f"{s:,} steps of {b}" for s, b in sorted({fit[:2] for fit in fits}))
             lines.append(f"{folder} is not trained alike in all variants: {listed}")
         if any(warmup > steps / 2 for steps, _, warmup in fits):
             lines.append(
@@ -249,7 +278,7 @@ def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
         figures[f"{folder}: minutes"] = spent
         figures[f"{folder}: audio s/s in training"] = statistics.median(audio)
         minutes += spent
-        hours += spent / 60 * max(1, round(audio[-1] / (steps_per_second[-1] * fit.batch_size * seconds)))
+        hours += spent / 60 * max(1, round(audio[-1] / (steps_per_second[-1] * fit.examples * seconds)))
     if minutes > 0:
         figures |= {"training minutes": minutes, "device hours": hours}
     if not done:

@@ -135,7 +135,7 @@ def tokens_per_step(system: System, folder: str) -> int:
         else system.facts(system.plan.stages[name].target)
     )
     seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
-    return fit.batch_size * facts.frames(seconds) * (facts.num_codebooks or 1)
+    return fit.examples * facts.frames(seconds) * (facts.num_codebooks or 1)
 
 
 def recipe_of(run: Run, folder: str) -> dict[str, Any]:

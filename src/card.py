@@ -15,8 +15,11 @@ import yaml
 from .data.audio_file import flac
 from .data.base import NAMES
 from .data.examples import Examples
+from .data.overview import gaps, overview
 from .errors import PartitaError
+from .limits import LARGEST_RESULTS
 from .plots import png, spectrogram_figure
+from .score_texts import DISTANCES, clips_text
 from .system import INDEX, System, load
 from .untrusted import own_file, read_json
 
@@ -25,7 +28,6 @@ EVALUATED = f"evaluation/{EVALUATION}"
 """Where `partita evaluate` leaves it in a run."""
 """Of a run: metrics by name, each a number or a mapping with ``value``, ``low`` and ``high``."""
 
-LARGEST_REPORT = 64_000_000
 SEED = 2
 
 
@@ -62,11 +64,14 @@ def collect(
         evaluation = read_json(folder / EVALUATED)
         metrics, notes = evaluation.get("metrics", {}), evaluation.get("notes", [])
     if report and (folder / "report.html").is_file():
-        found["report.html"] = own_file(folder, "report.html", LARGEST_REPORT)
-    media = dict(_examples(system, examples)) if (folder / "logs").is_dir() else {}
+        found["report.html"] = own_file(folder, "report.html", LARGEST_RESULTS)
+    own = (folder / "logs").is_dir()
+    media = dict(_examples(system, examples)) if own else {}
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
     captions = {i: clip["caption"].decode() for i, clip in media.items()}
-    found["README.md"] = model_card(system, repo_id, licence, metrics, captions, notes).encode()
+    found["README.md"] = model_card(
+        system, repo_id, licence, metrics, captions, notes, _overview(system) if own else ()
+    ).encode()
     return found
 
 
@@ -77,6 +82,7 @@ def model_card(
     metrics: Mapping[str, Any] | None = None,
     captions: Mapping[int, str] | None = None,
     notes: Sequence[str] = (),
+    data: Sequence[str] = (),
 ) -> str:
     """The README of a repository: metadata as YAML, then what a person should know.
 
@@ -87,6 +93,7 @@ def model_card(
         metrics: Those of ``evaluation.json``.
         captions: Of the examples in ``samples/``, by number.
         notes: Those of ``evaluation.json``.
+        data: What there is of it, a line for each source.
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(iter((captions or {}).values()), "a slow piece for flute")
@@ -106,8 +113,14 @@ def model_card(
         "diagram": diagram(system),
         "parts": [part._replace(facts=_line(part.facts)) for part in system.summary()],
         "training": list(_training(system)),
-        "data": f"The data is `{system.source.registered_name}`{_settings(system)}.",
+        "data": " ".join(
+            [
+                f"The data is `{system.source.registered_name}`{_settings(system)}.",
+                *(f"{_line(line)}." for line in data),
+            ]
+        ),
         "metrics": rows,
+        "distances": DISTANCES,
         "pieces": NAMES[system.source.stand_in("test")] if captions else "",
         "notes": [_line(str(note)) for note in notes],
         "examples": [
@@ -190,8 +203,8 @@ def _training(system: System) -> Iterator[dict[str, str]]:
         else:
             group, name = folder.split("/")
             seconds = system.plan.stages[name].window if group == "stages" else fit.crop
-            seen = fit.steps * fit.batch_size * seconds
-            row |= {"steps": f"{fit.steps:,}", "batch": f"{fit.batch_size}", "clip": f"{seconds:g} s"}
+            seen = fit.steps * fit.examples * seconds
+            row |= {"steps": f"{fit.steps:,}", "batch": f"{fit.examples}", "clip": f"{seconds:g} s"}
             row |= {"seen": f"{seen:,.0f} s" if seen < 7200 else f"{seen / 3600:,.0f} h", "rate": f"{fit.lr:g}"}
         yield row
 
@@ -209,9 +222,11 @@ def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[st
         low, high = (value.get("low"), value.get("high")) if isinstance(value, Mapping) else (None, None)
         known = isinstance(low, int | float) and isinstance(high, int | float)
         interval = f"{low:.4g} to {high:.4g}" if known else "–"
-        more = dict.fromkeys(("real", "clips", "embedding"), "–")
+        more = dict.fromkeys(("real", "chance", "clips", "embedding"), "–") | {"of": "system"}
         if isinstance(value, Mapping):
-            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k in more if (v := value.get(k))}
+            told = {k: v for k in more if (v := value.get(k)) is not None}
+            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in told.items()}
+            more |= {"clips": _line(clips_text(value))} if "clips" in value else {}
         yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval, **more}
 
 
@@ -233,14 +248,24 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
         yield i, {"flac": flac(clip.numpy(), facts.sample_rate), "png": image, "caption": caption.encode()}
 
 
+def _overview(system: System) -> list[str]:
+    """What there is of the data, as long as it is at hand."""
+    try:
+        system.source.setup()
+    except (PartitaError, OSError):
+        return []
+    return [*overview(system.source), *gaps(system.source, system.reads)]
+
+
 def _id(kind: str, name: str) -> str:
     return f"{kind}_{re.sub(r'[^A-Za-z0-9]', '_', name)}"
 
 
 def _settings(system: System) -> str:
     data = system.plan.values.get("data")
-    given = {k: v for k, v in data.items() if k != "name"} if isinstance(data, dict) else {}
-    return f" ({_line(', '.join(f'{k}: {v}' for k, v in given.items()))})" if given else ""
+    sources = data if isinstance(data, list) else [data] if isinstance(data, dict) else []
+    given = [", ".join(f"{k}: {v}" for k, v in source.items() if k != "name" or len(sources) > 1) for source in sources]
+    return f" ({_line('; '.join(given))})" if any(given) else ""
 
 
 def _longest(system: System) -> float:

@@ -42,6 +42,8 @@ def show(what: str | None, out: Console) -> None:
         raise PartitaError(f"no family {what!r}{hint}")
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())
+    if what == "data":
+        out.print("Several sources, each with its share of the clips: data: [chorales, {name: folder, …, weight: 2}]")
     for family in FAMILIES:
         if what in (None, family):
             _table(out, f"{family}: parts", {f"{family}/{name}": line for name, line in names(family).items()})

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,11 @@ from .cli_generate import generate
 from .cli_listen import listen
 from .console import as_messages, bars, columns, device_name, err, out
 from .errors import PartitaError, Stopped
+from .imports import import_files
 from .registry import UnknownName
+
+if TYPE_CHECKING:
+    from .system import System
 
 app = typer.Typer(
     help="Interchangeable, trainable parts for music generation, composed by recipes.",
@@ -55,8 +60,18 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE.py",
+            help="Run this file of Python first, so that recipes can name the parts it registers. Before the command: "
+            "partita --import mypart.py train …; can be given more than once.",
+        ),
+    ] = None,
 ) -> None:
     """Interchangeable, trainable parts for music generation, composed by recipes."""
+    import_files(imports or [])
 
 
 @app.command("list")
@@ -76,16 +91,42 @@ def list_(
 
 
 @app.command()
-def check(recipe: Recipe, overrides: Overrides = None) -> None:
+def check(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data", help="Decode all audio once, and list what is damaged.")] = False,
+) -> None:
     """Compose and validate a recipe, and print the system: parts, rates, shapes, parameters."""
+    from .summary import overview
     from .system import System
 
     system = System.checked(recipe, overrides or [])
-    table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
-    for row in system.summary():
-        table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
-    out.print(table)
-    out.print(f"data: {system.source.registered_name}, supplies {', '.join(sorted(system.source.fields))}")
+    out.print(overview(system))
+    if data:
+        _check_data(system)
+
+
+def _check_data(system: System) -> None:
+    """Print what there is, and what of it is damaged.
+
+    Raises:
+        PartitaError: Something is.
+    """
+    from .data.overview import damage, gaps, overview
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what was skipped is listed below
+        system.source.setup()
+    for line in (*overview(system.source), *gaps(system.source, system.reads)):
+        out.print(f"data: {line}")
+    with bars() as shown:
+        damaged = damage(system.source, shown.one("decoding"))
+    for line in damaged:
+        out.print(f"  {line}")
+    if damaged:
+        raise PartitaError(f"{len(damaged)} damaged; training would leave out what cannot be read of them")
+    system.check_fields()
+    out.print("data: nothing is damaged")
 
 
 @app.command()
@@ -96,21 +137,9 @@ def train(
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
 ) -> None:
     """Train every untrained part of a system, in order. Run the same command again to resume."""
-    from lightning.pytorch.utilities import rank_zero_only
+    from .training_runs import train as train_run
 
-    from .system import System
-    from .training import train as train_system
-
-    plan = System.checked(recipe, overrides or []).plan
-    run = output or Path("runs") / Path(recipe).stem
-    system = train_system(plan, run, say=rank_zero_only(out.print))
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return
-    if report:
-        from .report import write_report
-
-        out.print(f"report: {write_report(system, run, title=Path(recipe).stem)}")
-    out.print(f"trained: {run}")
+    train_run(recipe, output, overrides or [], report=report)
 
 
 @app.command()
@@ -154,6 +183,7 @@ def evaluate(
     """Generate from the captions of test pieces, score, and write a page. Run the same command again to go on."""
     from .evaluate import RESULTS, Evaluation
     from .evaluate import evaluate as evaluate_system
+    from .score_texts import clips_text
 
     options = Evaluation(
         clips=clips,
@@ -178,11 +208,16 @@ def evaluate(
         )
     numbers = ("generated", "95 %", "real clips", "coded", "chance")
     table = columns("metric", *numbers, "better", "clips", right=(*numbers, "clips"))
+    before = None
     for name, row in results["metrics"].items():
-        name += f", R² {row['r2']:.2f}" if "r2" in row else ""
+        if before not in (None, row["of"]):  # those of the codec are apart from those of what is generated
+            table.add_section()
+            table.add_row(f"of the {row['of']}:")
+        before = row["of"]
         interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
         beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
-        table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], str(row["clips"]))
+        beside[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
+        table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], clips_text(row))
     out.print(table)
     out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")
 
@@ -248,7 +283,17 @@ def pull(
     out.print(f"pulled: {pull_system(repo_id, output, revision)}")
 
 
-PATHS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC}
+PATHS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.ENAMETOOLONG,
+}
 """What the file system says to a path that cannot be used."""
 
 

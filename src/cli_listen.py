@@ -56,12 +56,11 @@ def listening_results(
     test: Annotated[Path, typer.Argument(help="Folder of the test.", show_default=False)],
     answers: Annotated[list[Path], typer.Argument(help="Files that listeners saved.", show_default=False)],
     allowed: Annotated[int, typer.Option(help="Catch trials that a listener may fail.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """From listeners' answers, wins, strengths with intervals and p-values: a page, Markdown and CSV in TEST."""
     from .listen_results import evaluate
 
-    results = evaluate(test, answers, allowed=allowed, seed=seed)
+    results = evaluate(test, answers, allowed=allowed)
     for name, reason in results.rejected:
         out.print(f"not counted: {name}, who {reason}")
     out.print((test / "results.md").read_text(encoding="utf-8"))

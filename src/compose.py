@@ -8,20 +8,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import PartitaError, Problem
-from .recipe_files import find_preset, find_recipe, packaged, presets, read_yaml, words
-from .registry import UnknownName, did_you_mean, lookup, names
-from .untrusted import check_references
+from .expansion import check_references
+from .files import kind
+from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
+from .registry import OWN, UnknownName, did_you_mean, lookup, names
 
 COMMAND_LINE = "command line"
 SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
 """Recipe keys whose values are mappings of slots, and the family of the parts in them."""
+
+LISTS = ("data",)
+"""Recipe keys that hold a slot, or a list of them. While a recipe is put together, a list is a mapping from numbers, so
+that each of its slots has a key of its own: ``data.0``."""
 
 KeyPath = tuple[str, ...]
 """A dotted key, taken apart."""
@@ -80,12 +85,14 @@ class Tree:
         for key, value in values.items():
             path = (*at, key)
             old = node.get(key)
+            # what a stage is given is replaced whole, so that a recipe can give less than its base; and so are lists
+            whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
+            if isinstance(value, list) and ".".join(path) in LISTS:
+                value, whole = {str(number): slot for number, slot in enumerate(value)}, True
             if isinstance(value, dict):
-                if isinstance(old, str) and may_be_slot(path) and not _names_part(value):
+                if isinstance(old, str) and may_be_slot(path) and not (whole or _names_part(value)):
                     old = node[key] = {"preset": old}
                     self._origins[*path, "preset"] = self._origins[path]
-                # what a stage is given is replaced whole, so that a recipe can give less than its base
-                whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
                 if isinstance(old, dict) and not whole and not (may_be_slot(path) and _names_part(value)):
                     self._merge(old, value, file, path)
                     continue
@@ -123,8 +130,16 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     if isinstance(stages := tree.values.get("stages"), dict):
         for name in [name for name, stage in stages.items() if stage is None]:  # taken out
             del stages[name]
+    if not tree.later(("description",), ("data",)):
+        tree.values.pop("description", None)  # it is of other data
+    for key in LISTS:
+        _check_numbers(tree, key)
     for slot in list(slots(tree.values)):
         _expand(tree, slot, str(family_of(slot)), folder)
+    for key in LISTS:
+        value = tree.values.get(key)
+        if _numbered(value):
+            tree.values[key] = list(value.values())
     _interpolate(tree)
     return tree
 
@@ -138,8 +153,14 @@ def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
         for name, stage in values["stages"].items():
             if isinstance(stage, dict) and "generator" in stage:
                 yield ("stages", name, "generator")
-    if "data" in values:
-        yield ("data",)
+    for key in LISTS:
+        several = values.get(key)
+        if isinstance(several, list):
+            yield from ((key, str(number)) for number in range(len(several)))
+        elif _numbered(several):
+            yield from ((key, number) for number in several)
+        elif key in values:
+            yield (key,)
 
 
 def family_of(path: KeyPath) -> str | None:
@@ -149,7 +170,7 @@ def family_of(path: KeyPath) -> str | None:
             return SLOTS[group]
         case ("stages", _, "generator"):
             return "generator"
-        case ("data",):
+        case ("data",) | ("data", _) if len(path) == 1 or path[1].isdecimal():
             return "data"
     return None
 
@@ -176,6 +197,35 @@ def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
     return {name: inner for name, inner in takes.items() if name in values}
 
 
+def at(values: Any, path: Sequence[str]) -> Any:
+    """What is at a path, in mappings and lists; none where nothing is."""
+    for step in path:
+        if isinstance(values, list) and step.isdecimal() and int(step) < len(values):
+            values = values[int(step)]
+        elif isinstance(values, dict) and step in values:
+            values = values[step]
+        else:
+            return None
+    return values
+
+
+def _numbered(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it is a list of slots on its way."""
+    return isinstance(value, dict) and any(key.isdecimal() for key in value) and not _names_part(value)
+
+
+def _check_numbers(tree: Tree, key: str) -> None:
+    """See that what was set in a list of slots on its way is one of them, and take out what is not."""
+    value = tree.values.get(key)
+    if not _numbered(value):
+        return
+    count = next(number for number in range(len(value) + 1) if str(number) not in value)
+    for other in [other for other in value if not other.isdecimal() or int(other) >= count]:
+        hint = "" if other.isdecimal() else f": set {key}.0.{other}"
+        tree.complain(f"{key}.{other}", f"{key} is a list of {count}, {key}.0 to {key}.{count - 1}", hint)
+        del value[other]
+
+
 def _names_part(value: dict[str, Any]) -> bool:
     return "preset" in value or "name" in value
 
@@ -194,7 +244,7 @@ def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
     if isinstance(base, str):
         beside = path.parent / base
         try:
-            found = beside if beside.is_file() else find_recipe(base)
+            found = beside if kind(beside) == "file" else find_recipe(base)
             _lay(tree, found, [*below, path.resolve()])
         except PartitaError as error:
             tree.complain("base", str(error), file=str(path))
@@ -209,14 +259,13 @@ def _override(tree: Tree, override: str) -> None:
         tree.complain(override, "expected key=value, such as tokenizers.acoustic=soundstream-tiny", file=COMMAND_LINE)
         return
     try:
-        # through OmegaConf, so that 1e-3 is a number here as it is in a file
-        value = words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
-        tree.complain(key, f"{text!r} is not a YAML value: {' '.join(str(error).split())}", file=COMMAND_LINE)
+        value = read_value(text)
+    except (PartitaError, ValueError) as error:
+        tree.complain(key, str(error), file=COMMAND_LINE)
         return
     path = key.split(".")
     for depth in range(1, len(path)):
-        parent = _at(tree.values, path[:depth])
+        parent = at(tree.values, path[:depth])
         scalar = parent is not None and not isinstance(parent, dict)
         if scalar and not (isinstance(parent, str) and may_be_slot(tuple(path[:depth]))):
             tree.complain(
@@ -226,14 +275,6 @@ def _override(tree: Tree, override: str) -> None:
     for step in reversed(path):
         value = {step: value}
     tree.merge(value, COMMAND_LINE)
-
-
-def _at(values: Any, path: Sequence[str]) -> Any:
-    for step in path:
-        if not isinstance(values, dict) or step not in values:
-            return None
-        values = values[step]
-    return values
 
 
 def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[str, ...] = ()) -> None:
@@ -247,7 +288,7 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
         around: Files of the presets that the parts around it are made from.
     """
     key = ".".join(path)
-    parent = _at(tree.values, path[:-1])
+    parent = at(tree.values, path[:-1])
     value = parent[path[-1]]
     if value is None:
         del parent[path[-1]]
@@ -320,7 +361,7 @@ def _layers(
         elif isinstance(preset, str) and preset in names(family):
             layers.append(({"name": preset}, None))
         else:
-            raise PartitaError(f"no {family} is called {preset!r}{did_you_mean(preset, _choices(family, folder))}")
+            raise PartitaError(f"no {family} is called {preset!r}{did_you_mean(preset, _choices(family, folder))}{OWN}")
     return layers
 
 

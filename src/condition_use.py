@@ -17,11 +17,11 @@ import torch
 from .contracts import Condition, StageBatch
 from .data.base import Source, Split
 from .data.examples import Collate, Examples
+from .fit_data import VALIDATION_SEED, FitData
 from .generators.base import Generator
-from .metrics.bootstrap import bootstrap_mean
+from .metrics.clips import mean_over_pieces
 from .seeds import derive_seed
 from .system import System
-from .training import VALIDATION_SEED, FitData
 
 OTHERS = 2
 """Clips whose conditions each clip is told in the place of its own, one after the other."""
@@ -207,9 +207,10 @@ class _Measured:
                 changed = [self.loss(clip.told(name, offer), i, draw) for draw, offer in enumerate(offers)]
                 rises.setdefault(clip.piece, []).append((sum(changed) - sum(own)) / len(offers))
                 losses.append(sum(own) / len(offers))
-        found = bootstrap_mean(
+        found = mean_over_pieces(
             torch.tensor([sum(of) for of in rises.values()], dtype=torch.float64),
             torch.tensor([len(of) for of in rises.values()]),
+            torch.arange(len(rises)),
         )
         several = len(rises) > 1
         return ConditionUse(

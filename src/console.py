@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import io
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.segment import Segment
 from rich.table import Table
 
-from .errors import PartitaError
-
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, which terminals obey, and those that turn the direction of what follows."""
+from .errors import PartitaError, printable
 
 
 class PlainConsole(Console):
@@ -36,18 +33,18 @@ class PlainConsole(Console):
             yield Segment(text if control else printable(text), style, control)
 
 
-# Tables that go to a file or a pipe are not squeezed into 80 columns.
-out = PlainConsole(width=None if sys.stdout.isatty() else 160)
+WIDTH = 160
+"""Columns of tables that go to a file or a pipe: they are not squeezed into 80."""
+
+out = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
 err = PlainConsole(stderr=True)
 
 
-def printable(text: str) -> str:
-    r"""A text with its control characters spelled out.
-
-    >>> printable("a\x1b[31mred\ta")
-    'a\\x1b[31mred\ta'
-    """
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+def written(thing: RenderableType) -> str:
+    """What :data:`out` would print to a file, as text."""
+    stream = io.StringIO()
+    PlainConsole(file=stream, width=WIDTH, color_system=None).print(thing)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def columns(*names: str, right: Iterable[str] = ()) -> Table:

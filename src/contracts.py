@@ -181,9 +181,11 @@ class Example:
             ``downbeats``, ``chords``, ``melody``, ``stems`` (name → ``[C, T]``), ``seconds_start``, ``seconds_total``,
             ``id``. Times are in seconds from the start of the clip.
         seed: In training, what whatever else is random about it is drawn from.
+        damaged: Pieces that should have been in its place and cannot be read, and why.
     """
 
     audio: Tensor
     num_samples: int
     fields: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    damaged: dict[str, str] = field(default_factory=dict)

@@ -6,24 +6,21 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
-from .compose import compose, spoken
+from .compose import spoken
 from .conditioners.base import JointConditioner
 from .data.library import default_cache_dir
-from .errors import PartitaError, RecipeError
+from .errors import PartitaError
 from .layers.resample import convert
 from .metrics.frechet import FrechetDistance
 from .metrics.gaussian import Gaussian
+from .metrics.kernel import Sample
 from .part import Part
-from .recipe import plan as check_recipe
-from .recipe_files import presets
-from .registry import did_you_mean, names
-from .system import System
+from .ready_parts import part_of
 from .tokenizers.base import Latents, Tokenizer
 
 AT_ONCE = 16
@@ -136,79 +133,54 @@ def read_embedder(text: str) -> Embedder:
         slot = yaml.safe_load(text)
     except yaml.YAMLError:
         raise PartitaError(f"{text!r} is neither the name of a tokenizer or conditioner nor a recipe slot") from None
-    group = "tokenizers" if _family(slot) == "tokenizer" else "conditioners"
-    recipe: dict[str, Any] = {"tokenizers": {}, "data": "corpus"} | {group: {"embedding": slot}}
-    try:
-        system = System(check_recipe(compose(recipe)))
-    except RecipeError as error:
-        if not all(problem.key.endswith(".weights") for problem in error.problems):
-            raise
-        raise _without_weights(slot) from None
-    part, weights = system.parts[f"{group}/embedding"], system.part_plan(f"{group}/embedding").weights
-    if weights is not None:
-        part.load_weights(weights)
-    elif not part.weightless:
-        raise _without_weights(slot)
+    part, weights = part_of(slot)
     return Embedder(spoken(slot), part, weights)
 
 
-def _without_weights(slot: Any) -> PartitaError:
-    name = slot.get("preset", slot.get("name")) if isinstance(slot, dict) else slot
-    return PartitaError(
-        f"{name} has no weights: write '{{preset: {name}, weights: PATH}}' (where to get some: `partita list "
-        f"{_family(slot)}/{name}`)"
-    )
-
-
-def _family(slot: Any) -> str:
-    """Whether a slot names a tokenizer or a conditioner."""
-    name = slot.get("preset", slot.get("name")) if isinstance(slot, dict) else slot
-    if not isinstance(name, str):
-        return "tokenizer"  # which is then what is expected
-    known = {family: {**presets(family), **names(family)} for family in ("tokenizer", "conditioner")}
-    for family, there_are in known.items():
-        if name in there_are:
-            return family
-    hint = did_you_mean(name, sorted(set().union(*known.values())))
-    raise PartitaError(f"no tokenizer and no conditioner is called {name!r}{hint}")
-
-
-def reference_statistics(
+def read_reference(
     embedder: Embedder, clips: Sequence[Tensor], rate: int, say: Callable[[str], None] = lambda line: None
-) -> Gaussian:
-    """What the Fréchet distance knows of reference clips ``[C, T]``; kept in the user's cache for the next evaluation.
+) -> tuple[Gaussian, Sample]:
+    """What distances know of reference clips ``[C, T]``; kept in the user's cache for the next evaluation.
 
-    The file is found by the clips' samples and the embedder's fingerprint, so other clips, of another length, number or
-    piece, or other weights have another file; what is in it says so once more.
+    The files are found by the clips' samples and the embedder's fingerprint, so other clips, of another length, number
+    or piece, or other weights have other files; what is in them says so once more.
 
     Args:
         embedder: What embeds them.
         clips: All of one shape.
         rate: Theirs, in Hz.
         say: Gets a line where the cache was used, or could not be.
+
+    Returns:
+        What the Fréchet distance knows of them, and what the kernel distance does.
     """
     digest = hashlib.blake2b(f"{rate} {[list(clip.shape) for clip in clips]}".encode(), digest_size=16)
     for clip in clips:
         digest.update(clip.contiguous().numpy().tobytes())
     source, embedding = digest.hexdigest(), f"{embedder.label} {embedder.fingerprint}"
     key = hashlib.blake2b(f"{embedding} {source}".encode(), digest_size=12).hexdigest()
-    path = default_cache_dir() / "references" / f"reference-{key}.safetensors"
-    if path.is_file():
+    folder = default_cache_dir() / "references"
+    paths = {Gaussian: folder / f"reference-{key}.safetensors", Sample: folder / f"frames-{key}.safetensors"}
+    if all(path.is_file() for path in paths.values()):
         try:
-            found = Gaussian.load(path, embedding=embedding, source=source)
+            gaussian = Gaussian.load(paths[Gaussian], embedding=embedding, source=source)
+            sample = Sample.load(paths[Sample], embedding=embedding, source=source)
             say(f"the real clips in {embedder.name} are known from before")
-            return found
+            return gaussian, sample
         except PartitaError as error:
             say(f"{error}; it is computed again")
-    metric = FrechetDistance(embedder.dim)
+    metric, samples = FrechetDistance(embedder.dim), []
     for batch in batches(clips):
-        metric.update(embedder(batch, rate).flatten(0, 1), reference=True)
-    statistics = metric.reference_statistics
+        frames = embedder(batch, rate)
+        metric.update(frames.flatten(0, 1), reference=True)
+        samples.append(Sample.of(frames.flatten(0, 1), torch.full((len(frames),), frames.shape[1])))
+    gaussian, sample = metric.reference_statistics, Sample.joined(samples)
     try:
-        statistics.save(path, embedding=embedding, source=source)
+        gaussian.save(paths[Gaussian], embedding=embedding, source=source)
+        sample.save(paths[Sample], embedding=embedding, source=source)
     except OSError as error:
-        say(f"cannot keep the statistics of the real clips in {path} ({error}); set PARTITA_CACHE")
-    return statistics
+        say(f"cannot keep what is known of the real clips in {folder} ({error}); set PARTITA_CACHE")
+    return gaussian, sample
 
 
 def batches(clips: Sequence[Tensor] | Tensor, size: int = AT_ONCE) -> Iterator[Tensor]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which terminals obey, and those that turn the direction of what follows."""
 
 
 class PartitaError(Exception):
@@ -44,9 +48,9 @@ class RecipeError(PartitaError):
 
 
 def printable(text: object) -> str:
-    r"""A text that any terminal and any UTF-8 file can take: what is neither is written out.
+    r"""A text that any terminal and any UTF-8 file can take: what neither can is spelled out.
 
-    >>> print(printable("caf\udce9 \x1b[31m.wav"))
-    caf\udce9 \x1b[31m.wav
+    >>> printable("a\x1b[31mred\ta")
+    'a\\x1b[31mred\ta'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))

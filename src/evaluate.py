@@ -24,6 +24,7 @@ from .files import replacing_file
 from .memorized import training_clip
 from .page import clip_media, write_page
 from .recipe import plan as check_recipe
+from .score_texts import DISTANCES
 from .scores import Compared, again, check_asked, read_embedders, score
 from .seeds import derive_seed
 from .system import INDEX, System, load
@@ -269,6 +270,6 @@ def _page(
         clips.append(clip_media(clip, facts.sample_rate, f"{made}: {caption}"))
         clips.append(clip_media(piece.audio, facts.sample_rate, "the piece itself"))
     memory = next((row for row in results["metrics"].values() if row["of"] == "memory"), None)
-    values = {"model": model, "parts": system.summary(), "clips": clips, "memory": memory}
+    values = {"model": model, "parts": system.summary(), "clips": clips, "memory": memory, "distances": DISTANCES}
     values["continued"] = [] if memory is None else list(_continued(folder / "memorization", memory))
     write_page(folder / "evaluation.html", "evaluation.html", **values, **results)

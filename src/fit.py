@@ -10,14 +10,22 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from .precision import Precision
+
 
 @dataclass
 class Fit:
     """Training options of one part.
 
+    A step is one update of the weights, as ``max_steps`` and ``global_step`` of Lightning count it, whatever
+    :attr:`accumulate` is. Whatever is counted in steps here and in parts counts these: the schedule, validations,
+    checkpoints, when an adversary enters, and the steps that progress and curves show.
+
     Args:
-        steps: Training steps (batches).
-        batch_size: Examples per step and process.
+        steps: Training steps (updates of the weights).
+        batch_size: Examples per batch and process.
+        accumulate: Batches whose gradients are averaged for one step: a step sees ``batch_size · accumulate`` examples
+            per process, and takes the memory of ``batch_size``.
         crop: Seconds of audio per example; a stage takes its window.
         lr: Peak learning rate.
         optimizer: ``adamw`` or ``adam``.
@@ -30,17 +38,20 @@ class Fit:
         gradient_clip: Largest gradient norm; none for no clipping.
         ema: Decay of the averaged weights that are validated, saved and used; none for no averaging.
         ema_every: Steps between two updates of the average.
-        precision: As ``L.Trainer`` takes it; single on a CPU where half would be slow, unless ``trainer`` says so.
+        precision: Of what layers compute, as ``L.Trainer`` takes it; single on a CPU where half would be slow, unless
+            ``trainer`` says so. Weights, spectra and codebooks are in single precision always.
         num_workers: Processes that read data.
         validate_every: Steps between validations; none for one at the end.
-        validation_examples: Clips per validation.
-        checkpoint_every: Most steps between the checkpoints that a killed run continues from.
+        validation_examples: Clips per validation, of all processes together; at least one for each process.
+        checkpoint_every: Most steps between the checkpoints that a killed run continues from; they are written between
+            steps.
         checkpoint_seconds: Most seconds between them, where there is one process.
-        trainer: Anything else ``L.Trainer`` takes.
+        trainer: Other options of ``L.Trainer``.
     """
 
     steps: int = 1000
     batch_size: int = 16
+    accumulate: int = 1
     crop: float = 1.0
     lr: float = 3e-4
     optimizer: Literal["adamw", "adam"] = "adamw"
@@ -53,7 +64,7 @@ class Fit:
     gradient_clip: float | None = 1.0
     ema: float | None = None
     ema_every: int = 1
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     num_workers: int = 0
     validate_every: int | None = None
     validation_examples: int = 32
@@ -62,12 +73,31 @@ class Fit:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "ema_every", "validation_examples", "checkpoint_every"):
+        for name in ("steps", "batch_size", "accumulate", "ema_every", "validation_examples", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("crop", "lr"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("eps", "weight_decay", "warmup_steps", "num_workers", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        for name, values in (("betas", self.betas), ("final_lr", [self.final_lr]), ("ema", [self.ema or 0.0])):
+            if not all(0 <= value <= 1 for value in values) or (name == "betas" and 1 in values):
+                raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        for name in ("gradient_clip", "validate_every"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, or null for none, not {value}")
+
+    @property
+    def batches(self) -> int:
+        """Batches that a process trains on."""
+        return self.steps * self.accumulate
+
+    @property
+    def examples(self) -> int:
+        """Examples that a process sees in one step."""
+        return self.batch_size * self.accumulate
 
     def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over ``parameters``."""

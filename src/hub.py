@@ -13,7 +13,8 @@ import yaml
 
 from .errors import PartitaError
 from .files import replacing_folder
-from .untrusted import LARGEST_CONFIG, LARGEST_VOCABULARY, check_name
+from .limits import LARGEST_CONFIG, LARGEST_VOCABULARY, MOST_FETCHED, MOST_LISTED, TooMuch, beyond
+from .untrusted import check_name
 
 SHOWN = ("README.md", "samples/*.flac", "samples/*.png")
 """What of a system's repository is only there to be looked at."""
@@ -21,8 +22,6 @@ SHOWN = ("README.md", "samples/*.flac", "samples/*.png")
 OURS = ("tokenizers/", "conditioners/", "stages/", "samples/", "recipe.yaml", "evaluation.json")
 """What a push replaces: of these, files that are not pushed again are deleted."""
 
-MOST_LISTED = 10_000
-MOST_FETCHED = 1_000
 _LARGEST = {".yaml": LARGEST_CONFIG, ".json": LARGEST_VOCABULARY, ".model": LARGEST_VOCABULARY, ".md": LARGEST_CONFIG}
 
 
@@ -199,19 +198,19 @@ def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) 
     commit = str(api.model_info(repo_id, revision=revision, expand=["sha"]).sha)
     sizes = {}
     for number, entry in enumerate(api.list_repo_tree(repo_id, recursive=True, revision=commit)):
-        if number >= MOST_LISTED:
-            raise PartitaError(f"{repo_id} holds more than {MOST_LISTED:,} files, far more than a system has: refused")
+        if beyond(number + 1, MOST_LISTED):
+            raise TooMuch(f"{repo_id} holds more than {MOST_LISTED:,} files, far more than a system has: refused")
         check_name(entry.path, repo_id)
         if hasattr(entry, "size"):
             sizes[entry.path] = entry.size
     wanted = _matching(list(sizes), patterns)
     if not wanted:
         raise PartitaError(f"{repo_id} holds nothing for Partita: none of its files is {' or '.join(patterns)}")
-    if len(wanted) > MOST_FETCHED:
-        raise PartitaError(f"{repo_id} holds {len(wanted):,} files to download, far more than a system has: refused")
+    if beyond(len(wanted), MOST_FETCHED):
+        raise TooMuch(f"{repo_id} holds {len(wanted):,} files to download, far more than a system has: refused")
     for name in wanted:
-        if sizes[name] > _LARGEST.get(Path(name).suffix, sizes[name]):
-            raise PartitaError(f"{repo_id}: {name} has {sizes[name]:,} bytes, more than such a file can have: refused")
+        if beyond(sizes[name], _LARGEST.get(Path(name).suffix, sizes[name])):
+            raise TooMuch(f"{repo_id}: {name} has {sizes[name]:,} bytes, more than such a file can have: refused")
     place = next(p for p in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).absolute().parents) if p.exists())
     total, free = sum(sizes[name] for name in wanted), shutil.disk_usage(place).free
     if total > free:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from .errors import PartitaError, Stopped
+from .imports import import_files, imported
 from .registry import did_you_mean
 from .tasks import Task, perform
 
@@ -193,7 +194,8 @@ class Processes:
 
 class _Process:
     def __init__(self, root: Path, task: Task, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", f"{__package__}.cli", "task", str(root), task.key]
+        parts = [word for file in imported() for word in ("--import", file)]
+        command = [sys.executable, "-m", f"{__package__}.cli", *parts, "task", str(root), task.key]
         with task.log(root).open("ab") as log:
             # it reads nothing, but sees the end of its input when this process dies
             self._process = subprocess.Popen(
@@ -255,8 +257,12 @@ class Cluster:
 class Restartable:
     """What a cluster's job calls: :func:`~partita.tasks.perform`, and itself again after an interruption."""
 
+    def __init__(self) -> None:
+        self.imports = imported()
+
     def __call__(self, root: str, key: str) -> None:
         """Do the task."""
+        import_files(self.imports)
         try:
             perform(root, key)
         except Stopped as stop:

@@ -15,11 +15,14 @@ import numpy as np
 from .errors import PartitaError
 from .listen import KEY
 from .page import write_page
-from .significance import holm, p_text, sign_test
+from .significance import holm, jackknife, p_text, rate_interval, sign_flip_test
 from .tables import markdown, write_csv, write_text
 
 SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
 """Of the clip on the left."""
+
+LISTENERS_TO_DIFFER = 6
+"""The fewest who show a difference at the 5 % level where all agree: ``2 / 2**6 < 0.05``."""
 
 _FORMAT = 1
 
@@ -49,13 +52,14 @@ class Listener:
 
 
 class PairResult(NamedTuple):
-    """Two systems compared: wins of the first, ties, wins of the second, and the p-values of the difference."""
+    """Two systems compared: wins of the first, ties, wins of the second, who judged, and p-values (nan for one)."""
 
     first: str
     second: str
     wins: int
     ties: int
     losses: int
+    listeners: int
     p: float
     corrected: float
 
@@ -88,14 +92,13 @@ class Results:
     rejected: Sequence[tuple[str, str]]
 
 
-def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0, seed: int = 0) -> Results:
+def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0) -> Results:
     """Read answers and write ``results.html``, ``results.md``, ``systems.csv`` and ``pairs.csv`` into a test's folder.
 
     Args:
         folder: Of the test, with its key.
         answers: Files that listeners saved.
         allowed: Catch trials that a listener may fail.
-        seed: Of the bootstrap.
 
     Raises:
         PartitaError: A file is not of this test, or nobody is left; every bad file is named.
@@ -111,49 +114,61 @@ def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0, seed: i
     if not any(listener.answers for listener in listeners):
         said = "; ".join(f"{name}: {reason}" for name, reason in rejected)
         raise PartitaError("no listener is left to count" + (f": {said}" if said else ": there are no answers yet"))
-    results = analyse(listeners, key["systems"], seed=seed, rejected=rejected)
+    results = analyse(listeners, key["systems"], rejected=rejected)
     _write(folder, key, results)
     return results
 
 
 def analyse(
-    listeners: Sequence[Listener],
-    systems: Sequence[str],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    rejected: Sequence[tuple[str, str]] = (),
+    listeners: Sequence[Listener], systems: Sequence[str], *, rejected: Sequence[tuple[str, str]] = ()
 ) -> Results:
-    """Bradley-Terry strengths with bootstrap intervals over listeners, and a sign test for each pair of systems.
+    """Bradley-Terry strengths with 95 % intervals, and a test for each pair of systems.
 
-    The sign test takes trials as independent, and leaves ties out; its p-values are corrected after Holm.
+    The answers of one listener resemble each other, so listeners are what both count: the intervals leave out one
+    listener at a time, and the test flips the signs of whole listeners' differences, ties left out. Both say what other
+    listeners would answer about the same clips; a single listener says nothing of others. The p-values are corrected
+    after Holm.
     """
-    tables = np.stack([win_table(listener.answers, len(systems)) for listener in listeners])
+    heard = [listener for listener in listeners if listener.answers]
+    tables = np.stack([win_table(listener.answers, len(systems)) for listener in heard])
     total = tables.sum(0)
     strengths = bradley_terry(total)
     low, high = [None] * len(systems), [None] * len(systems)
-    if len(listeners) > 1:
-        draw = np.random.default_rng(seed)
-        # How often each listener is drawn, [resample, listener].
-        counts = draw.multinomial(len(listeners), np.full(len(listeners), 1 / len(listeners)), size=resamples)
-        drawn = bradley_terry(np.einsum("rl,lij->rij", counts, tables))
-        low, high = (np.percentile(drawn, at, axis=0).tolist() for at in (2.5, 97.5))
+    if len(heard) > 1:
+        _, error = jackknife(strengths, bradley_terry(total - tables, tolerance=1e-6))
+        error = np.fmax(error, _least_error(total, strengths))
+        low, high = (bound.tolist() for bound in rate_interval(strengths, error, len(heard)))
     rows = []
     for i, system in enumerate(systems):
         trials = total[i].sum() + total[:, i].sum()
         score = float(total[i].sum() / trials) if trials else math.nan
         rows.append(SystemResult(system, float(strengths[i]), low[i], high[i], score, round(trials)))
     rows.sort(key=lambda row: (row.strength, row.score), reverse=True)
-    every = [answer for listener in listeners for answer in listener.answers]
     found = []
     for a, b in combinations([systems.index(row.system) for row in rows], 2):
-        scores = [x.score if x.first == a else 1 - x.score for x in every if {x.first, x.second} == {a, b}]
-        if scores:
-            wins, ties, losses = (scores.count(value) for value in (1.0, 0.5, 0.0))
-            found.append((systems[a], systems[b], wins, ties, losses, sign_test(wins, losses)))
-    corrected = holm([row[-1] for row in found])
-    pairs = [PairResult(*row, p) for row, p in zip(found, corrected, strict=True)]
+        judged = [scores for one in heard if (scores := _scores(one, a, b))]
+        if judged:
+            wins, ties, losses = (sum(scores.count(value) for scores in judged) for value in (1.0, 0.5, 0.0))
+            p = sign_flip_test([x.count(1.0) - x.count(0.0) for x in judged]) if len(judged) > 1 else math.nan
+            found.append((systems[a], systems[b], wins, ties, losses, len(judged), p))
+    known = [i for i, row in enumerate(found) if not math.isnan(row[-1])]
+    corrected = dict(zip(known, holm([found[i][-1] for i in known]), strict=True))
+    pairs = [PairResult(*row, corrected.get(i, math.nan)) for i, row in enumerate(found)]
     return Results(rows, pairs, listeners, rejected)
+
+
+def _least_error(wins: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+    """Standard errors of strengths, were the answers of a listener independent: what a few who agree by chance have."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds = strengths[:, None] / (strengths[:, None] + strengths)
+        information = np.nansum((wins + wins.T) * odds * (1 - odds), axis=1)  # of the logarithms of the strengths
+        return strengths * (1 - strengths) / np.sqrt(information)
+
+
+def _scores(listener: Listener, first: int, second: int) -> list[float]:
+    """Of the first system in a listener's trials of the two."""
+    trials = (answer for answer in listener.answers if {answer.first, answer.second} == {first, second})
+    return [answer.score if answer.first == first else 1 - answer.score for answer in trials]
 
 
 def win_table(answers: Sequence[Answer], systems: int) -> np.ndarray:
@@ -285,22 +300,23 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
         for row in results.systems
     ]
     pairs = [
-        [row.first, row.second, str(row.wins), str(row.ties), str(row.losses), p_text(row.p), p_text(row.corrected)]
-        for row in results.pairs
+        [row.first, row.second, *map(str, row[2:6]), p_text(row.p), p_text(row.corrected)] for row in results.pairs
     ]
+    count = sum(bool(listener.answers) for listener in results.listeners)
     facts = {
         "question": key["question"],
         "notes": [
-            f"listeners: {len(results.listeners)}; answers: {sum(len(one.answers) for one in results.listeners)}",
+            f"listeners: {count}; answers: {sum(len(one.answers) for one in results.listeners)}",
+            *_caution(count),
             *(f"not counted: {name}, who {reason}" for name, reason in results.rejected),
         ],
         "system_columns": ["system", "strength", "95 % interval", "won (ties half)", "trials"],
         "systems": systems,
-        "pair_columns": ["system", "against", "won", "ties", "lost", "p", "p (Holm)"],
+        "pair_columns": ["system", "against", "won", "ties", "lost", "listeners", "p", "p (Holm)"],
         "pairs": pairs,
-        "method": "Strength: share in a Bradley-Terry model, ties as half wins; intervals by bootstrap over listeners. "
-        "p: two-sided exact sign test, ties left out, trials taken as independent; p (Holm): corrected for the number "
-        "of pairs.",
+        "method": "Strength: share in a Bradley-Terry model, ties as half wins; its interval leaves out one listener "
+        "at a time. p: two-sided randomization test over listeners, each with all their answers, ties left out; "
+        "p (Holm): corrected for the number of pairs. Both are about other listeners and the same clips.",
     }
     lines = [
         f"# {facts['question']}",
@@ -314,6 +330,18 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
     write_text(folder / "results.md", text)
     write_csv(folder / "systems.csv", SystemResult._fields, results.systems)
     write_csv(folder / "pairs.csv", PairResult._fields, results.pairs)
+
+
+def _caution(listeners: int) -> list[str]:
+    """What so few listeners cannot say."""
+    if listeners == 1:
+        return ["one listener: nothing can be said about what other listeners prefer"]
+    if listeners < LISTENERS_TO_DIFFER:
+        return [
+            f"{listeners} listeners cannot show a difference at the 5 % level, even where all agree (p is at least "
+            f"{p_text(2 / 2**listeners)}): it takes {LISTENERS_TO_DIFFER}"
+        ]
+    return []
 
 
 def _interval(row: SystemResult) -> str:

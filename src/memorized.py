@@ -203,7 +203,7 @@ class Continuations:
         found, metrics = [], []
         for followed in (target, target[others]):
             metric = Memorization(centres, threshold)
-            metric.update(generated, followed)
+            metric.update(generated, followed, pieces)
             found.append(metric.compute())
             metrics.append(metric)
         rows = metrics[0].rows("sums")

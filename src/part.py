@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from .contracts import finite
 from .errors import PartitaError
-from .files import replacing_folder, there
+from .files import kind, replacing_folder
 from .fit import Fit
 from .registry import lookup
 from .schema import build, plain
@@ -98,15 +99,24 @@ class Part(L.LightningModule):
         """
         own = self.exported_state()
         missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        both = sorted(own.keys() & state.keys())
+        other = [
+            f"{k} {state[k].dtype} instead of {own[k].dtype}" for k in both if _numbers(own[k]) != _numbers(state[k])
+        ]
         wrong = [
             f"{k} {list(state[k].shape)} instead of {list(own[k].shape)}"
-            for k in sorted(own.keys() & state.keys())
+            for k in both
             if own[k].shape != state[k].shape
         ]
-        if missing or surplus or wrong:
+        if missing or surplus or wrong or other:
             lines = [
-                f"{len(found)} {kind}: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}"
-                for kind, found in (("missing", missing), ("not of this part", surplus), ("of another shape", wrong))
+                f"{len(found)} {what}: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}"
+                for what, found in (
+                    ("missing", missing),
+                    ("not of this part", surplus),
+                    ("of another shape", wrong),
+                    ("of another type", other),
+                )
                 if found
             ]
             raise PartitaError(
@@ -145,7 +155,7 @@ class Part(L.LightningModule):
         A hub id is believed, by the parts that take one: only the Hub knows.
         """
         path, foreign = Path(source), cls.load_weights is not Part.load_weights
-        if there(path) or (foreign and re.fullmatch(r"\w[\w.-]*(/[\w.-]+){1,2}", source)):
+        if kind(path) or (foreign and re.fullmatch(r"\w[\w.-]*(/[\w.-]+){1,2}", source)):
             return None
         return f"there is no file or folder {path.absolute()}" + (", and this is no hub id" if foreign else "")
 
@@ -167,4 +177,22 @@ class Part(L.LightningModule):
         if options.ema is None:
             return []
         # buffers (codebooks, counters) follow the weights in training rather than being averaged
-        return [EMAWeightAveraging(decay=options.ema, update_every_n_steps=options.ema_every, use_buffers=False)]
+        return [
+            EMAWeightAveraging(
+                device=self.trainer.strategy.root_device,  # the part itself gets there later
+                decay=options.ema,
+                update_every_n_steps=options.ema_every,
+                use_buffers=False,
+            )
+        ]
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """As in Lightning; figures of a validation are those of all processes."""
+        super().log(name, value, *args, **{"sync_dist": name.startswith("val/")} | options)
+
+
+def _numbers(tensor: Tensor) -> str:
+    """What kind of numbers a tensor holds: they are converted to another precision, but not to another kind."""
+    if tensor.is_complex() or tensor.is_floating_point():
+        return "complex" if tensor.is_complex() else "floating point"
+    return "truth" if tensor.dtype == torch.bool else "whole"

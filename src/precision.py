@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""What the layers of a part compute in; weights, spectra and codebooks are in single precision always."""
 
 
 def feasible(precision: str, accelerator: str = "auto") -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import PartitaError
+from .files import kind
 from .hub import fetch
 from .untrusted import read_header, read_json, read_tensors
 
@@ -30,7 +31,7 @@ def checkpoint_folder(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> 
         PartitaError: There is no such folder, and the Hub has no such repository or cannot be reached.
     """
     path = Path(source)
-    if path.is_dir():
+    if kind(path) == "folder":
         return path
     if path.is_absolute() or str(source).startswith("."):
         raise PartitaError(f"no weights at {source}: there is no such file or folder")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
 from torch.nn import ModuleDict
 
-from .compose import SLOTS, Tree, compose, family_of, slots, slots_inside
-from .errors import Problem, RecipeError
+from .compose import SLOTS, Tree, at, compose, family_of, slots, slots_inside
+from .errors import PartitaError, Problem, RecipeError
 from .fit import Fit
-from .loggers import check_loggers
+from .limits import LONGEST_WINDOW, TooMuch, beyond
 from .reference import Reference
 from .registry import UnknownName, did_you_mean, lookup
 from .schema import FACTS, Mistake, check
+from .trainer_options import check_trainer
 
 PART_KEYS = ("name", "weights", "fit")
 """What a slot holds beside the arguments of its part."""
@@ -32,11 +32,11 @@ class RecipeKeys:
         tokenizers: By name, what turns audio into a representation.
         conditioners: By name, what turns a person's input into a condition.
         stages: By name and in order, what generates.
-        data: Where examples come from.
+        data: Where examples come from: a source, or a list of several. In a list each can have a ``weight``, how often
+            clips are drawn of it relative to the others, whatever their sizes; 1 unless given.
         seed: Of everything random in training.
-        trainer: What ``L.Trainer`` takes, for every part; a part's ``fit.trainer`` counts over it. ``logger`` is a
-            name, a list of names, or a mapping from names to options, the names being ``csv``, ``tensorboard``,
-            ``wandb``, ``mlflow`` and ``trackio``.
+        trainer: Options of ``L.Trainer`` for every part, those of :class:`~partita.trainer_options.TrainerOptions`; a
+            part's ``fit.trainer`` counts over them.
         description: A line on what it is.
     """
 
@@ -82,6 +82,7 @@ class PartPlan:
         weights: A hub id or path to load instead of training.
         fit: The ``fit:`` block.
         parts: Plans of the parts that it is built from, by argument.
+        weight: How often clips are drawn of a source of data, relative to others.
         sound: Whether its arguments are of the right types, so that it can be built.
     """
 
@@ -91,6 +92,7 @@ class PartPlan:
     weights: str | None = None
     fit: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, PartPlan] = field(default_factory=dict)
+    weight: float = 1.0
     sound: bool = True
 
 
@@ -129,12 +131,21 @@ class Plan:
     tokenizers: dict[str, PartPlan]
     conditioners: dict[str, PartPlan]
     stages: dict[str, StagePlan]
-    data: PartPlan
+    data: list[PartPlan]
     seed: int
     trainer: dict[str, Any]
     origin: Callable[[str], str]
     blame: Callable[[str], str]
     problems: list[Problem] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """The table of `partita check`, or why there is none."""
+        from .system import System
+
+        try:
+            return repr(System.outline(self))
+        except PartitaError as error:
+            return str(error)
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -172,7 +183,7 @@ def draft(tree: Tree) -> Plan:
         tokenizers=groups["tokenizers"],
         conditioners=groups["conditioners"],
         stages=stages,
-        data=parts.get(("data",), PartPlan("data", None, {}, sound=False)),
+        data=[part for path, part in parts.items() if path[0] == "data"],
         seed=0 if tree.problems else int(tree.values.get("seed", 0)),
         trainer={} if tree.problems else dict(tree.values.get("trainer") or {}),
         origin=tree.origin,
@@ -206,9 +217,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         loaded: Whether its weights come with those of the part around it.
     """
     key, family = ".".join(path), inside or str(family_of(path))
-    value: Any = tree.values
-    for step in path:
-        value = value[step]
+    value = at(tree.values, path)
     if not isinstance(value, dict) or "name" not in value:
         if not any(f"{problem.key}.".startswith(f"{key}.") for problem in tree.problems):
             tree.complain(key, f"expected the name of a {family} or a mapping, got {value!r}")
@@ -221,7 +230,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     except ImportError as error:
         tree.complain(f"{key}.name", f"{value['name']} needs a package that is not installed: {error}")
         return None
-    own = PART_KEYS if family != "data" else ("name",)
+    own = PART_KEYS if family != "data" else ("name", "weight") if len(path) > 1 else ("name",)
     arguments = {k: v for k, v in value.items() if k not in own}
     mistakes = check(cls, arguments, skip=FACTS if family == "generator" else (), key=key, leave_parts=True)
     _note(tree, mistakes)
@@ -240,12 +249,16 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         elif fit:
             wrong = check(Fit, fit, key=f"{key}.fit")
             _note(tree, wrong)
-            _trainer(tree, fit.get("trainer"), f"{key}.fit.trainer")
+            _note(tree, check_trainer(fit.get("trainer"), f"{key}.fit.trainer"))
         if not (loaded or cls.weightless or (cls.trainable and not inside)):
             where = "not trained inside another part" if cls.trainable else "never trained here"
             tree.complain(
                 f"{key}.weights", f"{value['name']} is {where} and has no weights", ": add a hub id or a path"
             )
+    weight = value.get("weight", 1.0) if "weight" in own else 1.0
+    if type(weight) not in (int, float) or not 0 < weight < math.inf:
+        tree.complain(f"{key}.weight", f"expected a number above 0, got {weight!r}")
+        weight = 1.0
     inner = {name: part for name, part in parts.items() if part is not None}
     return PartPlan(
         key,
@@ -254,35 +267,13 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         weights if isinstance(weights, str) else None,
         fit if isinstance(fit, dict) and not wrong else {},
         inner,
+        float(weight),
         sound=not mistakes and len(inner) == len(parts),
     )
 
 
-def _trainer(tree: Tree, values: Any, key: str) -> None:
-    known = list(inspect.signature(Trainer.__init__).parameters)[1:]
-    for name in values if isinstance(values, dict) else ():
-        if name not in known:
-            tree.complain(f"{key}.{name}", "L.Trainer takes no such argument", did_you_mean(name, known))
-        elif name in _OURS:
-            tree.complain(f"{key}.{name}", f"the fit block decides this: set {_OURS[name]}")
-        elif name == "logger":
-            for message in check_loggers(values[name]):
-                tree.complain(f"{key}.{name}", message)
-
-
-_OURS = {
-    "max_steps": "fit.steps",
-    "max_epochs": "fit.steps",
-    "limit_train_batches": "fit.steps",
-    "limit_val_batches": "fit.validation_examples",
-    "val_check_interval": "fit.validate_every",
-    "default_root_dir": "the run folder (-o)",
-    "gradient_clip_val": "fit.gradient_clip",
-}
-
-
 def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, StagePlan]:
-    _trainer(tree, tree.values.get("trainer"), "trainer")
+    _note(tree, check_trainer(tree.values.get("trainer"), "trainer"))
     groups = (tree.values.get(group) for group in SLOTS)
     tokenizers, conditioners = (group if isinstance(group, dict) else {} for group in groups)
     stages = tree.values.get("stages")
@@ -309,9 +300,13 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
         target = _reference(tree, str(stage["target"]), f"{key}.target", tokenizers)
         window = float(stage.get("window", StageKeys.window))
         overlap = float(window / 2 if stage.get("overlap") is None else stage["overlap"])
-        if window <= 0:
+        if not window > 0:
             tree.complain(f"{key}.window", f"must be positive, not {window}")
             window = StageKeys.window  # so that nothing else is said of it
+        elif beyond(window, LONGEST_WINDOW):
+            too_much = TooMuch(f"{window:g} s at once, and no stage sees more than {LONGEST_WINDOW:g} s: refused")
+            tree.complain(f"{key}.window", str(too_much))
+            window = StageKeys.window
         elif not 0 <= overlap < window:
             tree.complain(
                 f"{key}.overlap", f"must be 0 or more, and shorter than the window of {window:g} s, not {overlap:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from io import StringIO
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import PartitaError
+from .expansion import check_yaml
+from .files import kind
+from .limits import LARGEST_RECIPE
 from .registry import did_you_mean
-from .untrusted import check_yaml
-
-LARGEST_FILE = 1_000_000
+from .untrusted import read_text
 
 
 def find_recipe(name: str) -> Path:
@@ -26,16 +28,17 @@ def find_recipe(name: str) -> Path:
         PartitaError: There is none.
     """
     path = Path(name)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
+    if kind(path / "recipe.yaml") == "file":
         return path / "recipe.yaml"
-    if path.is_file():
+    if kind(path) == "file":
         return path
-    ours = packaged() / f"{name.removesuffix('.yaml')}.yaml"
-    if re.fullmatch(r"[\w.-]+", name) and ours.is_file():
-        return ours
+    if name.removesuffix(".yaml") in recipes():
+        return packaged() / f"{name.removesuffix('.yaml')}.yaml"
+    if kind(path) == "other":
+        raise PartitaError(f"{name} is not a regular file: refused")
     if "/" in name or path.suffix in (".yaml", ".yml"):
-        raise PartitaError(f"there is no file {name}")
-    raise PartitaError(f"no recipe {name!r}{did_you_mean(name, recipes())}")
+        raise PartitaError(f"there is no file {name:.200}")
+    raise PartitaError(f"no recipe {name[:200]!r}{did_you_mean(name[:200], recipes())}")
 
 
 def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
@@ -43,7 +46,7 @@ def find_preset(family: str, name: str, folder: Path | None = None) -> Path | No
     if not re.fullmatch(r"[\w.-]+", name):
         return None
     for place in ([folder / family] if folder else []) + [packaged() / family]:
-        if (place / f"{name}.yaml").is_file():
+        if kind(place / f"{name}.yaml") == "file":
             return place / f"{name}.yaml"
     return None
 
@@ -70,25 +73,48 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         PartitaError: It is not one; the message says why and where.
     """
+    text = read_text(path, LARGEST_RECIPE)
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise PartitaError(f"{path} is larger than a recipe can be ({LARGEST_FILE:,} bytes)")
-        check_yaml(path.read_text(encoding="utf-8"), path)
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PartitaError(f"{path} cannot be read: {error}") from None
+        check_yaml(text, path)
+        values = words(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
-        raise PartitaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise PartitaError(f"{path} is not valid YAML: {reason(error)}") from None
     if not isinstance(values, dict):
         raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
-    return words(values)
+    return values
+
+
+def read_value(text: str) -> Any:
+    """A YAML value from the command line, as it would be in a recipe: ``1e-3`` is a number, and there are no tags.
+
+    Raises:
+        ValueError: It is none; the message says why.
+    """
+    try:
+        check_yaml(f"value: {text}", Path("the value"))
+        return words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{text[:200]!r} is not a YAML value: {reason(error)}") from None
 
 
 def words(value: Any) -> Any:
-    """Keys as text: YAML also allows numbers, dates and nothing at all."""
+    """Keys as text: YAML also allows numbers, dates and nothing at all.
+
+    Raises:
+        ValueError: A whole number does not fit into 64 bits, and so not into anything that is built here.
+    """
     if isinstance(value, dict):
-        return {str(k): words(v) for k, v in value.items()}
+        return {str(words(k)): words(v) for k, v in value.items()}
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError(f"a whole number of {value.bit_length()} bits is more than anything can be")
     return [words(v) for v in value] if isinstance(value, list) else value
+
+
+def reason(error: Exception) -> str:
+    """What a reader of YAML says is wrong, on one line."""
+    if "integer string conversion" in str(error):
+        return "a whole number has thousands of digits"
+    return " ".join(str(error).split())[:500]
 
 
 def packaged() -> Path:

@@ -18,6 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 FAMILIES = {"tokenizer": "tokenizers", "conditioner": "conditioners", "generator": "generators", "data": "data"}
 """Each family and the folder that holds it."""
 
+OWN = " (a part in a file of your own: partita --import FILE.py …; in Python, import it first)"
+"""What messages about unknown parts end with."""
+
 T = TypeVar("T", bound=type)
 _classes: dict[tuple[str, str], type] = {}
 
@@ -69,7 +72,7 @@ def lookup(family: str, name: str) -> Any:
         elif name in _entry_points(family):
             register(family, name)(_entry_points(family)[name].load())
         else:
-            raise UnknownName(f"no {family} is called {name!r}{did_you_mean(name, names(family))}")
+            raise UnknownName(f"no {family} is called {name!r}{did_you_mean(name, names(family))}{OWN}")
     return _classes[family, name]
 
 

@@ -16,12 +16,13 @@ from .condition_use import condition_use
 from .contracts import Representation
 from .data.base import NAMES, Split
 from .data.examples import Examples
-from .generation import Story
+from .data.overview import gaps, overview
 from .layers.resample import convert
 from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from .page import clip_media, data_uri, write_page
 from .plots import curves_figure, png
 from .reference import Reference
+from .request import Story
 from .system import System, index_text
 from .tokenizers.base import Latents, Tokenizer
 
@@ -50,6 +51,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         "report.html",
         title=title,
         subtitle=system.plan.values.get("description", ""),
+        data=overview(system.source),
         parts=[(summary, _last_validation(run, summary.folder)) for summary in system.summary()],
         generated=generated,
         followed=followed,
@@ -57,7 +59,10 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         conditions=[use.as_row() for use in condition_use(system, clips=measured)],
         watched=NAMES[system.source.stand_in("validation")],
         pieces=NAMES[system.source.stand_in("test")],
-        shortages=[s for split in SPLITS if (s := system.source.shortage(split)) is not None],
+        warnings=[
+            *(s for split in SPLITS if (s := system.source.shortage(split)) is not None),
+            *gaps(system.source, system.reads),
+        ],
         curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
         notes=system.source.report,
         recipe=index_text(system.plan),

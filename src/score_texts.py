@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 NAMES = {
     "key_exact": "right key",
     "key": "right or related key",
@@ -14,6 +17,15 @@ NAMES = {
     "chroma_cosine": "melody kept",
 }
 """What people call what metrics find."""
+
+DISTANCES = (
+    "Intervals are over pieces, as clips of one piece resemble each other. Few clips make a Fréchet distance (FAD) "
+    "larger: compare it only with that of as many clips, for which its interval is, too. FAD∞ is without that, as far "
+    "as leaving out clips tells, and is given only where half as many clips tell the same within its interval; what a "
+    "finite reference adds is in all these figures, those of real clips too. A kernel distance (KAD) has no such bias: "
+    "where both sides are alike, it is zero on average, and as often below as above."
+)
+"""How to read distances between sets of clips."""
 
 _ABOUT = {
     "right key": "Fraction of the clips whose key, estimated from the audio, is that of the piece.",
@@ -34,12 +46,22 @@ _ABOUT = {
     "memorized approximately": "Fraction of continued training clips whose codes are those of the clip, or the same "
     "ones nearly as often.",
     "FAD": "Fréchet audio distance: how far the clips as a whole are from other real clips, in this embedding.",
-    "FAD∞": "What the Fréchet audio distance tends to with more clips.",
+    "FAD∞": "What the Fréchet audio distance tends to with more clips of these pieces; the reference stays as it is.",
     "KAD": "Kernel audio distance: how far the clips as a whole are from other real clips, whatever their number.",
     "KLD": "How far what a classifier hears in a clip is from what it hears in the piece of the same caption "
     "(Kullback–Leibler divergence).",
     "text–audio consistency": "How near clips are to their captions in the space of a model of both (cosine).",
 }
+
+
+def clips_text(row: Mapping[str, Any]) -> str:
+    """How many clips a score was measured on, and of how many pieces where several are of one.
+
+    >>> clips_text({"clips": 64, "pieces": 26}), clips_text({"clips": 5, "pieces": 5})
+    ('64 of 26 pieces', '5')
+    """
+    clips, pieces = row["clips"], row.get("pieces", row["clips"])
+    return f"{clips}" if clips == pieces else f"{clips} of {pieces} pieces"
 
 
 def about(name: str) -> str:

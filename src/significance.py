@@ -1,4 +1,7 @@
-"""Which differences are more than chance."""
+"""Which differences are more than chance, and how sure a figure is.
+
+Everything here counts independent units: pieces rather than their clips, listeners rather than their answers.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,89 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """The two-sided exact p-value that either side of so many trials wins with equal odds.
+def sign_flip_test(differences: Sequence[int]) -> float:
+    """The two-sided exact p-value that independent units favor neither side, as one of Fisher's randomization tests.
 
-    >>> sign_test(5, 0)
-    0.0625
+    Were both sides alike, each unit's difference would be as likely with the opposite sign. The p-value is the fraction
+    of all choices of signs whose sum is at least as far from zero as the sum that was observed; so it is never below
+    ``2 / 2**units``. Where every difference is 1 or −1, this is the sign test.
+
+    Args:
+        differences: Per unit, such as wins less losses of a listener.
+
+    Example:
+        >>> sign_flip_test([3, 5, 2, 4])
+        0.125
     """
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    chances = np.ones(1)  # of every sum, from the lowest to the highest
+    for size in (abs(difference) for difference in differences if difference):
+        either = np.zeros(2 * size + 1)
+        either[[0, -1]] += 0.5
+        chances = np.convolve(chances, either)
+    most = len(chances) // 2
+    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= abs(sum(differences))].sum()))
+
+
+def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """A statistic without its bias of first order, and its standard error (Quenouille 1956, Tukey 1958).
+
+    Args:
+        whole: The statistic of all independent units, ``[...]``.
+        without: The statistic without each of them in turn, ``[units, ...]``.
+
+    Returns:
+        Both ``[...]``; not numbers for fewer than two units, which do not say how much units differ.
+
+    Example:
+        >>> values = np.array([1.0, 2.0, 6.0])
+        >>> corrected, error = jackknife(values.var(), [np.delete(values, i).var() for i in range(3)])
+        >>> round(float(corrected), 3) == round(values.var(ddof=1), 3)
+        True
+    """
+    whole, without = np.asarray(whole, float), np.asarray(without, float)
+    units = len(without)
+    if units < 2:
+        return np.full_like(whole, np.nan), np.full_like(whole, np.nan)
+    mean = without.mean(0)
+    return units * whole - (units - 1) * mean, np.sqrt((units - 1) / units * np.square(without - mean).sum(0))
+
+
+def mean_interval(
+    mean: ArrayLike, error: ArrayLike, units: int, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Student's interval of a statistic with this standard error, from so many independent units."""
+    half = _student(units, confidence) * np.asarray(error, float)
+    middle = np.asarray(mean, float)
+    return middle - half, middle + half
+
+
+def rate_interval(
+    rate: ArrayLike, error: ArrayLike, units: int, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval (1927) of a rate in [0, 1] with this standard error, from so many independent units.
+
+    The error stands for the number of independent answers that would scatter as much, as in Korn and Graubard (1998),
+    and Student's quantile for the normal one. A rate of 0 or 1 counts one answer for each unit: none of a few is not
+    none of all.
+
+    >>> [round(float(bound), 3) for bound in rate_interval(0.0, 0.0, 6)]
+    [0.0, 0.524]
+    """
+    rate, error = np.asarray(rate, float), np.asarray(error, float)
+    variance = rate * (1 - rate)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        answers = np.where(variance > 1e-12, variance / error**2, units)
+    share = _student(units, confidence) ** 2 / answers
+    middle, half = rate + share / 2, np.sqrt(variance * share + share**2 / 4)
+    return np.maximum((middle - half) / (1 + share), 0), np.minimum((middle + half) / (1 + share), 1)
+
+
+def _student(units: int, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, units - 1))
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from omegaconf import OmegaConf
@@ -14,24 +15,32 @@ from torch import Tensor
 
 from .compose import compose
 from .conditioners.base import Conditioner
+from .console import bars
 from .contracts import ALIGNED_ENTRIES, Given, Representation, finite
 from .data.base import Source
+from .data.mixture import Mixture
+from .data.overview import not_supplied
 from .errors import PartitaError, Problem, RecipeError
-from .files import replacing_file
+from .excerpt import spliced
+from .files import kind, replacing_file
 from .fit import Fit
-from .generation import Guidance, Prompts, generate, not_finite
+from .frugal import outlining
+from .generation import Progress, generate, heard_frames, not_finite
 from .generators.base import Generator
 from .hub import fetch
+from .limits import TooMuch
 from .part import Part
-from .rates import exact
+from .prompts import doubts
+from .rates import at_least, exact
 from .recipe import PartPlan, Plan, StagePlan, draft, load_recipe
 from .recipe_files import recipes
 from .reference import Reference
 from .registry import did_you_mean
+from .request import Continued, Guidance, Prompts, Request
 from .schema import build
 from .seeds import derive_seed
+from .summary import PartSummary, described, summary
 from .tokenizers.base import Latents, Tokenizer
-from .untrusted import checked_plan
 
 INDEX = "recipe.yaml"
 """The file that makes a folder a system: its resolved recipe."""
@@ -41,16 +50,6 @@ FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
 
 
 Note = Callable[..., None]
-
-
-class PartSummary(NamedTuple):
-    """A line on a part: where it is, what it is, how large, its facts, and how it is trained."""
-
-    folder: str
-    name: str
-    parameters: int
-    facts: str
-    training: str
 
 
 class System:
@@ -84,6 +83,8 @@ class System:
                     if None in inner.values():
                         return None
                     built = build(part.cls, {**part.arguments, **inner, **(facts or {})})
+            except TooMuch as error:  # of all parts together: there is no room to look further
+                raise RecipeError([*problems, Problem(plan.blame(part.key), part.key, str(error))]) from None
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:
                 problems.append(Problem(plan.blame(part.key), part.key, str(error).split("\n")[0]))
                 return None
@@ -91,7 +92,11 @@ class System:
                 built.fit_options = build(Fit, part.fit)
             return built
 
-        self.source: Source = make(plan.data)
+        sources: list[Any] = [make(part) for part in plan.data]
+        source: Any = sources[0] if len(sources) == 1 else None
+        if len(sources) > 1 and None not in sources:
+            source = Mixture(sources, [part.weight for part in plan.data])
+        self.source: Source = source
         self.tokenizers: dict[str, Tokenizer] = {name: make(part) for name, part in plan.tokenizers.items()}
         self.conditioners: dict[str, Conditioner] = {name: make(part) for name, part in plan.conditioners.items()}
         self.stages: dict[str, Generator] = {}
@@ -117,7 +122,7 @@ class System:
         return cls(load_recipe(recipe, overrides))
 
     @classmethod
-    def checked(cls, recipe: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def checked(cls, recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
         """The outline of a recipe, once everything has been looked for that can be wrong with it, files included.
 
         Raises:
@@ -125,13 +130,13 @@ class System:
             PartitaError: There is no such recipe.
         """
         plan = draft(compose(recipe, overrides))
-        with torch.device("meta"):
+        with outlining():
             return cls(plan, files=True)
 
     @classmethod
     def outline(cls, plan: Plan) -> Self:
         """The same without allocating any weight: facts, shapes and parameter counts are all there."""
-        with torch.device("meta"):
+        with outlining():
             return cls(plan)
 
     @property
@@ -147,21 +152,10 @@ class System:
 
     def summary(self) -> list[PartSummary]:
         """A line on every part."""
-        facts = {f"tokenizers/{name}": str(part.representation) for name, part in self.tokenizers.items()}
-        facts |= {f"conditioners/{name}": f"{part.input} → {part.spec}" for name, part in self.conditioners.items()}
-        for name, stage in self.plan.stages.items():
-            given = ", ".join(f"{n} ({g.entry})" for n, g in self.stages[name].given.items())
-            facts[f"stages/{name}"] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"
-        lines = []
-        for folder, part in self.parts.items():
-            weights, fit = self.part_plan(folder).weights, part.fit_options
-            training = f"{fit.steps:,} steps of {fit.batch_size}" if weights is None else f"none: {weights}"
-            if part.weightless:
-                training = "nothing to learn"
-            elif weights is None and getattr(part, "with_stage", False):
-                training = "with its stage"
-            lines.append(PartSummary(folder, part.registered_name, part.num_parameters, facts[folder], training))
-        return lines
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     @property
     def output(self) -> Tokenizer | Latents:
@@ -197,9 +191,10 @@ class System:
         guidance: Guidance | Mapping[str, Guidance] = None,
         sampling: Mapping[str, Any] | None = None,
         negative: Prompts = None,
-        continuation: Tensor | str | Path | None = None,
+        continuation: Continued = None,
         transition: float | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        splice: bool = True,
+        progress: Progress | bool | None = True,
     ) -> Tensor:
         """Audio ``[B, C, T]`` in [-1, 1] at the sample rate of :attr:`output`.
 
@@ -215,17 +210,21 @@ class System:
             sampling: Changes to how stages draw, such as ``{"temperature": 0.8, "steps": 50}``: each for the stages
                 that know it, or for one alone, ``{"semantic": {"temperature": 0.8}}``.
             negative: What guidance leads away from in the place of nothing: prompts as above, without stories.
-            continuation: Audio ``[B, C, T]`` or ``[1, C, T]`` that the result starts with, or the path of a file;
-                shorter than ``duration``.
+            continuation: What the result starts with, shorter than ``duration``: the path of a file, audio
+                ``[B, C, T]`` at the rate of the output, or a :class:`partita.Excerpt` of either, at any rate.
             transition: Seconds of what came before from which a story's next prompt goes on: 0 to begin anew; as much
                 as between windows where none are given.
-            progress: Called with (stage, steps done, steps in all).
+            splice: Whether the result starts with the very samples of ``continuation``, which a codec changes: they go
+                over into its version within the last tenth of a second. Without it, all is as the codec has it.
+            progress: Called with (stage, steps done, steps in all). Unless given, a bar on a terminal or in a notebook;
+                ``None`` or ``False`` for none.
 
         Raises:
             PartitaError: A prompt for an input that nothing reads, or another argument that cannot be; the message says
                 what can.
         """
-        made = self.generate_representations(
+        request = Request.of(
+            self,
             prompts,
             duration=duration,
             seed=seed,
@@ -234,14 +233,32 @@ class System:
             negative=negative,
             continuation=continuation,
             transition=transition,
-            progress=progress,
         )
-        return self.decode(made)
+        for doubt in doubts(self, request.inputs):
+            warnings.warn(doubt, stacklevel=2)
+        return self.fulfil(request, splice=splice, progress=progress)
+
+    def fulfil(self, request: Request, *, splice: bool = True, progress: Progress | bool | None = True) -> Tensor:
+        """Audio ``[B, C, T]`` for a checked request; see :meth:`generate`."""
+        audio = self.decode(self._represented(request, progress))
+        if request.heard is None or not splice:
+            return audio
+        facts, known = self.output.representation, request.heard.shape[-1]
+        frames = heard_frames(known, facts.sample_rate, facts)
+        return spliced(
+            audio, request.heard, round(frames * exact(facts.sample_rate) / exact(facts.frame_rate)), facts.sample_rate
+        )
+
+    def generate_representations(
+        self, *args: Any, progress: Progress | bool | None = True, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """What every stage generates, by representation; takes the arguments of :meth:`generate`, but no ``splice``."""
+        return self._represented(Request.of(self, *args, **kwargs), progress)
 
     @torch.inference_mode()
-    def generate_representations(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """What every stage generates, by representation; takes the arguments of :meth:`generate`."""
-        return generate(self, *args, **kwargs)
+    def _represented(self, request: Request, progress: Progress | bool | None) -> dict[str, Tensor]:
+        with bars(progress is True) as bar:
+            return generate(self, request, bar if progress is True else progress or None)
 
     @torch.inference_mode()
     def decode(self, representations: Mapping[str, Tensor]) -> Tensor:
@@ -264,6 +281,11 @@ class System:
         inputs = dict.fromkeys(conditioner.input for conditioner in self.conditioners.values())
         return {name: [fields.get(name) for fields in pieces] for name in inputs} or None
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """By conditioner (``conditioners.text``), the field of the data that it reads."""
+        return {f"conditioners.{name}": conditioner.input for name, conditioner in self.conditioners.items()}
+
     def check_fields(self) -> None:
         """See that the data supplies what the conditioners read; it may know better once it is set up.
 
@@ -276,16 +298,19 @@ class System:
     def _missing_fields(self) -> list[Problem]:
         if self.source is None:
             return []
-        return [
-            Problem(
-                self.plan.origin(f"conditioners.{name}"),
-                f"conditioners.{name}",
-                f"reads {conditioner.input!r}, which the data ({self.source.registered_name}) does not supply",
-                did_you_mean(conditioner.input, sorted(self.source.fields)),
-            )
-            for name, conditioner in self.conditioners.items()
-            if conditioner is not None and conditioner.input not in self.source.fields
-        ]
+        problems = []
+        for name, conditioner in self.conditioners.items():
+            if conditioner is None or conditioner.input in self.source.fields:
+                continue
+            without = [f"conditioners.{name}=null"]
+            for stage, plan in self.plan.stages.items():
+                if name in plan.given:
+                    left = ",".join(given for given in plan.given if given != name)
+                    without.append(f"stages.{stage}.given=[{left}]")
+            message, suggestion = not_supplied(self.source, conditioner.input, f"conditioners.{name}")
+            suggestion += f"; to train without it, set {' '.join(without)}" if self.source.fields_known else ""
+            problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
+        return problems
 
     def _missing_files(self) -> list[Problem]:
         """Weights and data that are not where the recipe says."""
@@ -353,7 +378,7 @@ class System:
             return None
         if any(self.conditioners.get(given) is None for given in conditioners):
             return None
-        target = self._target(stage, made, partial(note, f"{key}.target"))
+        target = self._target(stage, made, partial(note, f"{key}.target"), partial(note, f"{key}.overlap"))
         specs = {given: self.conditioners[given].spec for given in conditioners}
         for given, reference in stage.references.items():
             try:
@@ -385,7 +410,7 @@ class System:
                 givens[given] = Given(specs[given], entry)
         return {"target": target, "given": givens} if len(givens) == len(stage.given) else None
 
-    def _target(self, stage: StagePlan, made: dict[str, int], note: Callable[..., None]) -> Representation | None:
+    def _target(self, stage: StagePlan, made: dict[str, int], note: Note, overlaps: Note) -> Representation | None:
         """The facts of what a stage generates, which must follow what is generated already."""
         generator, reference = stage.part.cls, stage.target
         try:
@@ -401,6 +426,14 @@ class System:
             return None
         if exact(stage.window) * exact(facts.frame_rate) < 1:
             note(f"a frame of {reference} is longer than the window of {stage.window:g} s")
+            return None
+        window = facts.frames(stage.window)
+        if window > 1 and at_least(stage.overlap, facts.frame_rate) >= window:
+            longest = (window - 1) / facts.frame_rate
+            message = (
+                f"{stage.overlap:g} s are the {window} frames of the whole window, so that nothing new would follow"
+            )
+            overlaps(message, f": at most {longest:g} s")
             return None
         codebooks = reference.codebooks(whole)
         if reference.source in made and (not codebooks or codebooks[0] < made[reference.source]):
@@ -430,20 +463,24 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
         PartitaError: There is no such thing, or it is not complete; the message says what to do.
     """
     path = Path(source)
-    if revision is not None and (path.exists() or str(source) in recipes()):
+    if revision is not None and (kind(path) or str(source) in recipes()):
         raise PartitaError(f"{source} is not on the hub, so it has no revision {revision!r}")
-    if path.is_dir():
-        if not (path / INDEX).is_file():
+    if kind(path) == "folder":
+        if kind(path / INDEX) != "file":
             raise PartitaError(f"{path} holds no system: there is no {INDEX} in it")
+        from .saved import checked_plan
+
         return System(checked_plan(path)).load_parts(path).to(device)
-    if not path.is_file() and str(source) not in recipes():
+    if kind(path) != "file" and str(source) not in recipes():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
             raise PartitaError(
-                f"{source} is neither a folder with a system, nor a hub id (user/name), nor a recipe"
+                f"{source!s:.200} is neither a folder with a system, nor a hub id (user/name), nor a recipe"
                 f"{did_you_mean(source, recipes())}"
             )
         return load(fetch(str(source), FILES, revision), device=device)
-    system = System(load_recipe(source))
+    plan = load_recipe(source)
+    System.outline(plan)  # which takes no memory
+    system = System(plan)
     for name, part in system.parts.items():
         weights = system.part_plan(name).weights
         if weights is None:

@@ -110,7 +110,7 @@ def test_bad_overrides_name_key_and_reason(folder, override, key, word):
         ("- 1", "mapping"),
         ("\x00", "YAML"),
         ("a: 1\na: 2", "duplicate"),
-        ("x" * 2_000_000, "larger"),
+        ("x" * 2_000_000, "more than such a file can have"),
     ],
 )
 def test_files_that_are_no_recipe_are_refused_with_their_name(tmp_path, text, word):

@@ -19,7 +19,7 @@ from partita.conditioners.base import JointConditioner
 from partita.contracts import Condition, ConditionSpec, Example, Representation
 from partita.data.examples import Examples
 from partita.data.library import default_cache_dir
-from partita.embedders import read_embedder, reference_statistics
+from partita.embedders import read_embedder, read_reference
 from partita.errors import PartitaError
 from partita.evaluate import SEED, Evaluation, evaluate
 from partita.layers.guidance import classifier_free
@@ -261,12 +261,27 @@ def test_real_clips_score_better_than_what_random_weights_make(run):
     assert "log-mel-16khz" in page
 
 
-def test_the_limit_comes_with_its_interval_and_fit(run):
-    row = evaluate(run, options=replace(LOG_MEL, duration=3.0))["metrics"]["FAD∞ (log-mel-16khz)"]
-    assert 0 <= row["low"] < row["high"]
-    assert 0 <= row["r2"] <= 1
-    page = (run / "evaluation" / "evaluation.html").read_text()
-    assert f"FAD∞ (log-mel-16khz), R² {row['r2']:.2f}" in page
+def test_the_limit_is_only_shown_where_clips_can_tell_it(run):
+    lines = []
+    options = replace(LOG_MEL, clips=16, reference_clips=16)
+    rows = evaluate(run, options=options)["metrics"]
+    few = evaluate(run, options=LOG_MEL, say=lines.append)["metrics"]
+    assert (
+        rows["FAD∞ (log-mel-16khz)"]["low"]
+        < rows["FAD∞ (log-mel-16khz)"]["value"]
+        < rows["FAD (log-mel-16khz)"]["value"]
+    )
+    assert "FAD∞ (log-mel-16khz)" not in few
+    assert any(line.startswith("no FAD∞ (log-mel-16khz): a limit takes 8 clips") for line in lines)
+
+
+def test_kernel_distances_stand_beside_those_of_frechet(run):
+    row = evaluate(run, options=LOG_MEL)["metrics"]["KAD (log-mel-16khz)"]
+    assert abs(row["real"]) < 0.2 * row["value"]
+    assert row["real"] < row["codec"] < row["value"]
+    assert row["low"] < row["value"] < row["high"]
+    assert (row["clips"], row["pieces"], row["reference_clips"]) == (5, 5, 6)
+    assert "A kernel distance (KAD) has no such bias" in (run / "evaluation" / "evaluation.html").read_text()
 
 
 def test_every_row_says_what_measured_it_and_on_how_many(run, joint):
@@ -346,7 +361,11 @@ def test_the_reference_is_embedded_once_for_all_systems(run, other):
 
 
 def kept():
-    return set((default_cache_dir() / "references").glob("*.safetensors"))
+    return set((default_cache_dir() / "references").glob("reference-*.safetensors"))
+
+
+def frames_of(path):
+    return path.with_name(path.name.replace("reference", "frames"))
 
 
 def test_statistics_of_other_clips_or_weights_are_never_taken(tmp_path):
@@ -374,23 +393,26 @@ def test_statistics_of_other_clips_or_weights_are_never_taken(tmp_path):
     before, found, files = kept(), [], []
     for text, audio in cases:
         there = kept()
-        found.append(reference_statistics(read_embedder(text), audio, 4000))
+        found.append(read_reference(read_embedder(text), audio, 4000))
         (new,) = kept() - there
         files.append(new)
     assert len(kept() - before) == len(cases)
     # the same at another rate are other clips, too
-    reference_statistics(read_embedder("toy-listener"), clips(), 8000)
+    read_reference(read_embedder("toy-listener"), clips(), 8000)
     assert len(kept() - before) == len(cases) + 1
     lines = []
-    again = reference_statistics(read_embedder(cases[0][0]), cases[0][1], 4000, lines.append)
-    assert torch.equal(again.moment, found[0].moment)
+    again = read_reference(read_embedder(cases[0][0]), cases[0][1], 4000, lines.append)
+    assert torch.equal(again[0].moment, found[0][0].moment)
+    assert torch.equal(again[1].frames, found[0][1].frames)
     assert lines == ["the real clips in toy-joint weights=1.0 are known from before"]
-    for wrong in (files[3].read_bytes(), b"not a file", files[0].read_bytes()[:-100]):
-        files[0].write_bytes(wrong)
-        lines.clear()
-        again = reference_statistics(read_embedder(cases[0][0]), cases[0][1], 4000, lines.append)
-        assert torch.equal(again.moment, found[0].moment)
-        assert "computed again" in lines[0]
+    for first, other in ((files[0], files[3]), (frames_of(files[0]), frames_of(files[3]))):
+        for wrong in (other.read_bytes(), b"not a file", first.read_bytes()[:-100]):
+            first.write_bytes(wrong)
+            lines.clear()
+            again = read_reference(read_embedder(cases[0][0]), cases[0][1], 4000, lines.append)
+            assert torch.equal(again[0].moment, found[0][0].moment)
+            assert torch.equal(again[1].frames, found[0][1].frames)
+            assert "computed again" in lines[0]
 
 
 def test_the_same_name_with_other_weights_is_another_embedder(tmp_path):
@@ -407,7 +429,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(run, monkeypatch, tmp_pat
     (tmp_path / "file").touch()
     monkeypatch.setenv("PARTITA_CACHE", str(tmp_path / "file" / "cache"))
     lines = []
-    reference_statistics(read_embedder("toy-listener"), [torch.randn(1, 4000) for _ in range(3)], 4000, lines.append)
+    read_reference(read_embedder("toy-listener"), [torch.randn(1, 4000) for _ in range(3)], 4000, lines.append)
     assert "PARTITA_CACHE" in lines[0]
 
 

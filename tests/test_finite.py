@@ -67,7 +67,7 @@ def test_a_result_that_is_no_number_is_refused_and_its_maker_named(system, folde
 def test_audio_to_continue_that_is_no_number_is_refused(system, value):
     audio = torch.zeros(1, 1, 1000)
     audio[..., 500] = value
-    with pytest.raises(partita.PartitaError, match="audio to continue holds samples that are not finite"):
+    with pytest.raises(partita.PartitaError, match="the audio holds samples that are not finite"):
         system.generate(["flute"], continuation=audio)
 
 

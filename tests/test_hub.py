@@ -249,6 +249,7 @@ def test_paths_of_ones_own_machine_are_not_published(trained, tmp_path):
     index = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
     index["data"] = {"name": "folder", "path": "/home/somebody/private-music"}
     index["tokenizers"]["acoustic"]["weights"] = "/home/somebody/codec.safetensors"
+    index["tokenizers"]["acoustic"]["fit"] = {}
     (tmp_path / "run/recipe.yaml").write_text(yaml.safe_dump(index))
     write_out(collect(tmp_path / "run", "alice/toy"), tmp_path / "out")
     for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):

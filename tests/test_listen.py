@@ -9,6 +9,7 @@ import numpy as np
 import pyloudnorm
 import pytest
 import soundfile
+from scipy.stats import binomtest, permutation_test
 from test_cli import run
 
 from partita.data.audio_file import write_audio
@@ -16,7 +17,7 @@ from partita.errors import PartitaError
 from partita.listen import KEY, PAGE, Clip, Material, degraded, gather, make_orders, write_test
 from partita.listen_results import Answer, Listener, analyse, bradley_terry, evaluate, win_table
 from partita.recipe import load_recipe
-from partita.significance import holm, sign_test
+from partita.significance import holm, sign_flip_test
 from partita.system import System
 
 RATE = 8000
@@ -292,23 +293,61 @@ def test_equal_systems_do_not_differ():
     assert all(row.low < 1 / 3 < row.high for row in results.systems)
 
 
-def test_ties_are_half_a_win_and_not_in_the_sign_test():
+def test_ties_are_half_a_win_and_not_in_the_test():
     answers = [Answer(0, 1, 1.0)] * 5 + [Answer(1, 0, 0.5)] * 4
     np.testing.assert_array_equal(win_table(answers, 2), [[0, 7], [2, 0]])
-    results = analyse([Listener("x", answers)], ["a", "b"])
+    results = analyse([Listener(str(i), [answer]) for i, answer in enumerate(answers)], ["a", "b"])
     (pair,) = results.pairs
-    assert (pair.wins, pair.ties, pair.losses) == (5, 4, 0)
+    assert (pair.wins, pair.ties, pair.losses, pair.listeners) == (5, 4, 0, 9)
     assert pair.p == pair.corrected == 0.0625
     assert results.systems[0].strength == pytest.approx(7 / 9)
+
+
+def test_one_listener_says_nothing_of_others():
+    results = analyse([Listener("x", [Answer(0, 1, 1.0)] * 30), Listener("y", [])], ["a", "b"])
     assert results.systems[0].low is None
+    assert np.isnan([results.pairs[0].p, results.pairs[0].corrected]).all()
+
+
+def opinionated(draw, count, trials, spread):
+    """Listeners who each prefer one of two systems that are equal among all, by so much."""
+    odds = 1 / (1 + np.exp(-spread * draw.standard_normal(count)))
+    answers = [[Answer(0, 1, float(draw.random() < p)) for _ in range(trials)] for p in odds]
+    return [Listener(str(i), own) for i, own in enumerate(answers)]
+
+
+def test_systems_that_are_equal_among_listeners_differ_as_rarely_as_the_level_says():
+    """At 5 %, of 200 tests at most 12; over trials it would be 63."""
+    draw = np.random.default_rng(0)
+    ps = [analyse(opinionated(draw, 10, 20, 1.0), ["a", "b"]).pairs[0].p for _ in range(200)]
+    assert np.mean(np.array(ps) < 0.05) <= 0.06
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_intervals_of_strengths_hold_what_all_listeners_prefer(count):
+    """Of 95 % in 150, 134 or fewer by chance in one of 300."""
+    draw, held = np.random.default_rng(1), 0
+    for _ in range(150):
+        row = analyse(opinionated(draw, count, 10, 1.0), ["a", "b"]).systems[0]
+        held += row.low <= 0.5 <= row.high
+    assert held > 134
+
+
+def test_listeners_who_agree_by_chance_leave_some_doubt():
+    agreeing = [Listener(str(i), [Answer(0, 1, 1.0)] * 7 + [Answer(0, 1, 0.0)] * 3) for i in range(3)]
+    row = analyse(agreeing, ["a", "b"]).systems[0]
+    assert row.low < 0.5 < 0.7 < row.high
 
 
 def test_p_values_are_those_of_scipy():
-    from scipy.stats import binomtest
-
-    for wins, losses in ((0, 0), (1, 0), (3, 3), (9, 2), (2, 30), (150, 110)):
-        expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-        assert sign_test(wins, losses) == pytest.approx(expected)
+    draw = np.random.default_rng(0)
+    for number in (2, 4, 9):
+        differences = draw.integers(-6, 7, number)
+        expected = permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=2**number)
+        assert sign_flip_test(differences) == pytest.approx(expected.pvalue)
+    for wins, losses in ((1, 0), (3, 3), (9, 2), (2, 30), (150, 110)):
+        assert sign_flip_test([1] * wins + [-1] * losses) == pytest.approx(binomtest(wins, wins + losses).pvalue)
+    assert sign_flip_test([]) == sign_flip_test([0, 0]) == 1
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -332,14 +371,17 @@ def test_from_clips_to_results(partita, tmp_path):
     with (folder / "pairs.csv").open() as file:
         pairs = {(row["first"], row["second"]): row for row in csv.DictReader(file)}
     assert pairs["good", "fair"]["wins"] == pairs["good", "poor"]["wins"] == "9"
-    assert float(pairs["good", "poor"]["p"]) == 2 / 2**9
-    assert float(pairs["good", "poor"]["corrected"]) == 6 / 2**9
+    assert float(pairs["good", "poor"]["p"]) == 2 / 2**3  # three listeners, however many answers
+    assert float(pairs["good", "poor"]["corrected"]) == 6 / 2**3
     with (folder / "systems.csv").open() as file:
         assert [row["system"] for row in csv.DictReader(file)] == rank
-    assert "| good | fair | 9 | 0 | 0 | 0.0039 | 0.0117 |" in (folder / "results.md").read_text()
+    assert "| good | fair | 9 | 0 | 0 | 3 | 0.2500 | 0.7500 |" in (folder / "results.md").read_text()
     assert "<td>good</td>" in (folder / "results.html").read_text()
     status, text = partita("listen", "results", folder, *files, "--allowed", "2")
     assert "listeners: 4; answers: 36" in text
+    assert "4 listeners cannot show a difference at the 5 % level" in text
+    status, text = partita("listen", "results", folder, files[0])
+    assert "one listener: nothing can be said about what other listeners prefer" in " ".join(text.split())
 
 
 def test_answers_that_cannot_count_are_named(partita, tmp_path):

@@ -188,3 +188,58 @@ def test_a_hub_id_is_believed_where_the_part_takes_one(toy_recipe):
 def test_a_mistake_elsewhere_does_not_turn_references_into_mistakes(toy_recipe):
     overrides = ["tokenizers.acoustic.hopp=3", "tokenizers.acoustic.hop=${seed}", "seed=10"]
     assert list(everything_wrong(toy_recipe, *overrides)) == ["tokenizers.acoustic.hopp"]
+
+
+def test_several_sources_are_a_list_of_slots(toy_recipe, tmp_path):
+    recipe = yaml.safe_load(toy_recipe.read_text()) | {"data": ["toy-sines", {"name": "toy-silent", "weight": 2}]}
+    toy_recipe.write_text(yaml.safe_dump(recipe))
+    (toy_recipe.parent / "data").mkdir()
+    (toy_recipe.parent / "data" / "few.yaml").write_text("name: toy-sines\npieces: 3\n")
+    given = ["data.1.weight=5", "data.0=few", "data.0.pieces=4", "data.2={name: toy-sines, pieces: '${data.0.pieces}'}"]
+    plan = load_recipe(toy_recipe, given)
+    assert [(part.cls.registered_name, part.arguments, part.weight) for part in plan.data] == [
+        ("toy-sines", {"pieces": 4}, 1),
+        ("toy-silent", {}, 5),
+        ("toy-sines", {"pieces": 4}, 1),
+    ]
+    system = System.outline(plan)
+    assert [member.label for member in system.source.members] == ["toy-sines 1", "toy-silent", "toy-sines 2"]
+    system.save_index(tmp_path)  # and back
+    again = load_recipe(tmp_path / "recipe.yaml", ["data.0=null"])
+    assert [(part.key, part.weight) for part in again.data] == [("data.0", 5), ("data.1", 1)]
+    assert len(load_recipe(toy_recipe, ["data=toy-sines"]).data) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "word"),
+    [
+        ("data.7.pieces=3", "data.7", "a list of 2, data.0 to data.1"),
+        ("data.pieces=3", "data.pieces", "set data.0.pieces"),
+        ("data.1.piece=3", "data.1.piece", "did you mean 'pieces'"),
+        ("data.1=toy-sine", "data.1", "did you mean 'toy-sines'"),
+        ("data.0.weight=0", "data.0.weight", "a number above 0"),
+        ("data.0.weight=much", "data.0.weight", "a number above 0"),
+        ("data.1={name: folder, path: /no/music}", "data.1.path", "/no/music is not there"),
+        ("data={name: toy-sines, weight: 2}", "data.weight", "no such key"),
+        ("data=[]", "data", "names no part"),
+    ],
+)
+def test_mistakes_in_a_list_of_sources(toy_recipe, override, key, word):
+    recipe = yaml.safe_load(toy_recipe.read_text()) | {"data": [{"name": "toy-sines"}, {"name": "toy-sines"}]}
+    toy_recipe.write_text(yaml.safe_dump(recipe))
+    assert word in everything_wrong(toy_recipe, override)[key]
+
+
+def test_a_description_is_not_claimed_of_other_data(toy_recipe):
+    toy_recipe.write_text(toy_recipe.read_text() + "description: Sines of eight pitches\n")
+    child = toy_recipe.with_name("child.yaml")
+
+    def described(text, *overrides):
+        child.write_text(f"base: {toy_recipe}\n{text}")
+        return load_recipe(child, overrides).values.get("description")
+
+    assert described("seed: 1") == "Sines of eight pitches"
+    assert described("data: {name: toy-sines, pieces: 3}") is None
+    assert described("data: {name: toy-sines, pieces: 3}\ndescription: Three") == "Three"
+    assert described("description: Others") == "Others"
+    assert described("seed: 1", "data.pieces=3") is None

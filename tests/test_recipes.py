@@ -1,4 +1,4 @@
-"""Every packaged recipe, shrunk, trains two steps and generates; so do its one-word variants."""
+"""Every packaged recipe on the corpus, shrunk, trains two steps and generates; so do its one-word variants."""
 
 import pytest
 import torch
@@ -19,11 +19,12 @@ def shrunk(recipe, *overrides):
         stage["window"] = 0.6
         fits.append(stage["generator"])
     for slot in fits:
-        slot["fit"] = {**slot.get("fit", {}), "steps": 2, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
+        if slot.get("weights") is None:
+            slot["fit"] = {**slot.get("fit", {}), "steps": 2, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
     return plan(tree)
 
 
-@pytest.mark.parametrize("recipe", recipes())
+@pytest.mark.parametrize("recipe", [name for name in recipes() if name.startswith("chorales")])
 def test_recipe(recipe, tmp_path):
     system = train(shrunk(recipe), tmp_path / "run")
     loaded = partita.load(tmp_path / "run")

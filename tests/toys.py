@@ -102,6 +102,8 @@ class ToyLetters(Conditioner):
         return ConditionSpec(dim=self.embedding.embedding_dim)
 
     def prepare(self, inputs, seeds=None):
+        if not all(text is None or isinstance(text, str) for text in inputs):
+            raise TypeError("a prompt is text")
         letters = torch.zeros(len(inputs), 16, dtype=torch.long)
         for row, text in zip(letters, inputs, strict=True):
             encoded = (text or "").encode()[:16]
@@ -186,6 +188,11 @@ class ToySilent(ToySines):
     """The same without captions."""
 
     fields = frozenset({"id"})
+
+    def read(self, *args, **kwargs):
+        example = super().read(*args, **kwargs)
+        example.fields.pop("text", None)
+        return example
 
 
 @register("generator", "toy-dice")

@@ -45,6 +45,10 @@ class Conditioner(Part):
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         """The tensors of :meth:`prepare`, on the device, to a condition."""
 
+    def knows(self, value: Any) -> bool:
+        """Whether an input means anything to it. Of one that does not, people are warned; most take whatever it is."""
+        return True
+
     def null(self, condition: Condition) -> Condition:
         """The condition that says nothing, of the same shape: all zeros, all masked, unless a part knows better."""
         return Condition(torch.zeros_like(condition.values), torch.zeros_like(condition.mask))

@@ -15,6 +15,7 @@ from ..errors import PartitaError
 from ..files import replacing_folder
 from ..pretrained import read_config
 from ..registry import register
+from ..text_tokenizer import tokenized
 from . import clap_checkpoint as checkpoint
 from .base import JointConditioner
 from .words import texts_of
@@ -247,7 +248,7 @@ class CLAP(JointConditioner):
             raise PartitaError(
                 "clap has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
             )
-        encoded = self.tokenizer(texts, padding="longest", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        encoded = tokenized(self.tokenizer, texts, MAX_LENGTH, self.text.config.vocab_size)
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import PartitaError
 from ..pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors, read_weights
+from ..text_tokenizer import read_text_tokenizer
 from ..untrusted import read_json
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -141,18 +142,14 @@ def read_tokenizer(folder: Path) -> Any:
     Raises:
         PartitaError: There is none, or it cannot be read.
     """
-    from transformers import AutoTokenizer, RobertaTokenizerFast
+    from transformers import RobertaTokenizerFast
 
     # Without these files transformers makes up an empty tokenizer, and every text would be unknown words.
     if not _has_tokenizer(folder):
         raise PartitaError(
             f"{folder} holds no text tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt, in it"
         )
-    kind: Any = AutoTokenizer if (folder / TOKENIZER[0]).is_file() else RobertaTokenizerFast
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise PartitaError(f"the text tokenizer in {folder} cannot be read: {error}") from None
+    return read_text_tokenizer(folder, None if (folder / TOKENIZER[0]).is_file() else RobertaTokenizerFast)
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -21,7 +21,8 @@ class Lookup(Conditioner):
     """Word embeddings that learn together with the stage; needs no download.
 
     Words are lower-cased, freed of punctuation and hashed into a fixed number of embeddings, so there is no vocabulary
-    to build or to keep: any word has an embedding, and rare ones may share theirs. The order of words is not seen.
+    to build or to keep: any word has an embedding, and rare ones may share theirs. The order of words is not seen. It
+    keeps which embeddings it met in training: those of other words are random, which :meth:`knows` tells.
 
     Args:
         dim: Width of an embedding.
@@ -35,6 +36,7 @@ class Lookup(Conditioner):
 
     input: ClassVar[str] = "text"
     with_stage: ClassVar[bool] = True
+    met: Tensor
 
     def __init__(
         self, *, dim: int = 256, num_embeddings: int = 4096, max_words: int = 64, word_dropout: float = 0.0
@@ -46,6 +48,8 @@ class Lookup(Conditioner):
         self.max_words = max_words
         self.word_dropout = word_dropout
         self.embeddings = nn.Embedding(num_embeddings, dim)
+        # which of them words were trained in; the last is for padding
+        self.register_buffer("met", torch.zeros(num_embeddings + 1, dtype=torch.uint8))
 
     @property
     def spec(self) -> ConditionSpec:
@@ -68,8 +72,16 @@ class Lookup(Conditioner):
 
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         """Embeddings ``[B, L, dim]``, zero where masked."""
-        mask = prepared["mask"]
-        return Condition(self.embeddings(prepared["words"]) * mask[..., None], mask)
+        words, mask = prepared["words"], prepared["mask"]
+        if self.training:
+            self.met[torch.where(mask, words, len(self.met) - 1)] = 1
+        return Condition(self.embeddings(words) * mask[..., None], mask)
+
+    def knows(self, value: Any) -> bool:
+        """Whether any word of a text was met in training, or has the embedding of one that was."""
+        words = self._hash(value) if isinstance(value, str) else []
+        met = self.met[:-1]
+        return not words or not bool(met.any()) or bool(met[words].any())
 
     def _hash(self, text: str) -> list[int]:
         words = re.findall(r"\w+", text.lower())[: self.max_words]

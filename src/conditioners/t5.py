@@ -14,6 +14,7 @@ from ..errors import PartitaError
 from ..files import replacing_folder
 from ..pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
 from ..registry import register
+from ..text_tokenizer import read_text_tokenizer, tokenized
 from .base import Conditioner
 from .words import check_word_dropout, texts_of
 
@@ -129,13 +130,8 @@ class T5(Conditioner):
             raise PartitaError(
                 "t5 has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
             )
-        encoded = self.tokenizer(
-            [text or "" for text in texts],
-            padding="longest",
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
+        known = self.encoder.embed_tokens.num_embeddings
+        encoded = tokenized(self.tokenizer, [text or "" for text in texts], self.max_length, known)
         said = torch.tensor([text is not None for text in texts])
         return {"tokens": encoded["input_ids"], "mask": encoded["attention_mask"].bool() & said[:, None]}
 
@@ -187,12 +183,7 @@ def _encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
     # Without these files transformers makes up an empty tokenizer, and every text would be unknown words.
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise PartitaError(f"{folder} holds no text tokenizer: there is no tokenizer.json or spiece.model in it")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise PartitaError(f"the text tokenizer in {folder} cannot be read: {error}") from None
+    return read_text_tokenizer(folder)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from ..errors import PartitaError
+from ..errors import PartitaError, printable
 from .base import Split
 
 FILE_KEYS = ("file", "path", "audio")
@@ -25,6 +25,9 @@ _SPLITS: dict[str, Split] = {
 }
 _ALIASES = {"caption": "text"}
 
+LARGEST_SIDECAR = 10_000_000
+"""Bytes of a file beside a piece; the beats, chords and melody of an hour have 0.5 million."""
+
 
 def read_manifest(path: Path) -> Iterator[tuple[int, dict[str, Any] | PartitaError]]:
     """Line number and content of each row, or what is wrong with it.
@@ -36,47 +39,52 @@ def read_manifest(path: Path) -> Iterator[tuple[int, dict[str, Any] | PartitaErr
     if suffix not in (".jsonl", ".csv", ".tsv"):
         raise PartitaError(f"{path}: a manifest is a .jsonl, .csv or .tsv file")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open("rb") as start:
+            encoding = "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        newline = None if suffix == ".jsonl" else ""
+        # What is not UTF-8 spoils its own row, or is the name of a file that is called so.
+        with path.open(encoding=encoding, errors="surrogateescape", newline=newline) as file:
             if suffix == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         yield number, _json_object(line)
             else:
-                rows = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
-                if not set(FILE_KEYS) & set(rows.fieldnames or ()):
-                    raise PartitaError(f"{path}: none of its columns is called {' or '.join(FILE_KEYS)}")
-                for row in rows:
-                    cells = {key: value for key, value in row.items() if key is not None and value not in ("", None)}
-                    yield rows.line_num, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                yield from _table(file, suffix, path)
+    except (OSError, UnicodeError) as error:
         raise PartitaError(f"cannot read the manifest {path}: {error}") from None
 
 
 def read_sidecar(audio: Path) -> dict[str, Any]:
-    """What ``song.json`` or else ``song.txt`` says of ``song.wav``; nothing where there is neither.
+    """What ``song.json`` and ``song.txt`` say of ``song.wav``; nothing where there is neither.
 
     Raises:
-        PartitaError: The file is damaged; the message does not name the audio.
+        PartitaError: One of them is damaged; the message does not name the audio.
     """
-    for suffix in (".json", ".txt"):
+    found: dict[str, Any] = {}
+    for suffix in (".txt", ".json"):
         path = audio.with_suffix(suffix)
         if not path.is_file():
             continue
         try:
-            content = path.read_text(encoding="utf-8-sig")
+            with path.open("rb") as file:
+                content = file.read(LARGEST_SIDECAR + 1)
+            text = content.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise PartitaError(f"{path.name} beside it cannot be read: {error}") from None
-        found = _json_object(content) if suffix == ".json" else {"text": content}
-        if isinstance(found, PartitaError):
-            raise PartitaError(f"{path.name} beside it: {found}")
-        return found
-    return {}
+            raise PartitaError(f"{printable(path.name)} beside it cannot be read: {error}") from None
+        if len(content) > LARGEST_SIDECAR:
+            raise PartitaError(f"{printable(path.name)} beside it is larger than {LARGEST_SIDECAR:,} bytes")
+        said = _json_object(text) if suffix == ".json" else {"text": text}
+        if isinstance(said, PartitaError):
+            raise PartitaError(f"{printable(path.name)} beside it: {said}")
+        captioned = any(_ALIASES.get(key, key) == "text" for key in said)
+        found = said if captioned else found | said  # a caption in song.json counts over song.txt
+    return found
 
 
 def known_fields(raw: dict[str, Any]) -> tuple[dict[str, Any], Split | None]:
     """The fields of an example out of a row, in their types, and the split it names; keys of no meaning are left out.
 
-    In a CSV, ``instruments`` are separated by commas or semicolons, and ``beats``, ``chords`` … are JSON.
+    In a table, ``instruments`` are separated by commas or semicolons, and ``beats``, ``chords`` … are JSON.
 
     Raises:
         PartitaError: A value is not what its key says.
@@ -91,23 +99,74 @@ def known_fields(raw: dict[str, Any]) -> tuple[dict[str, Any], Split | None]:
             if name == "split":
                 split = _SPLITS[str(value).strip().lower()]
             elif (parsed := _PARSERS[name](value)) not in ("", []):
+                if name in fields:
+                    raise PartitaError(f"it has two values for {name}: keep one")
                 fields[name] = parsed
-        except (KeyError, TypeError, ValueError):
-            raise PartitaError(f"{key} cannot be {str(value)[:60]!r}") from None
+        except UnicodeEncodeError:
+            raise PartitaError(f"{key} is not UTF-8 text") from None
+        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
+            said = repr(value[:60]) if isinstance(value, str) else "that"
+            raise PartitaError(f"{key} cannot be {said}") from None
     return fields, split
 
 
+def _table(file: TextIO, suffix: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | PartitaError]]:
+    """The rows of a table with a line of names, which spreadsheets separate by semicolons in half of the world."""
+    head = file.readline()
+    file.seek(0)
+    separator = "\t" if suffix == ".tsv" else max(",;", key=head.count)
+    rows = csv.reader(file, delimiter=separator)
+    names: list[str] | None = None
+    while True:
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield rows.line_num, PartitaError(f"not a row of a table: {error}")
+            continue
+        if names is None:
+            names = [name.strip().lower() for name in cells]
+            _check_columns(names, path)
+        elif len(cells) > len(names):
+            yield rows.line_num, PartitaError("more cells than columns: put text with commas in quotes")
+        elif cells:
+            yield rows.line_num, {name: cell for name, cell in zip(names, cells, strict=False) if name and cell}
+
+
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    """See that a table says which file each row is about, and nothing twice.
+
+    Raises:
+        PartitaError: It does not.
+    """
+    if not set(FILE_KEYS) & set(names):
+        there = ", ".join(printable(name) for name in names[:10])
+        raise PartitaError(f"{path}: none of its columns is called {' or '.join(FILE_KEYS)}; they are called {there}")
+    meant = [_ALIASES.get(name, name) for name in names if name]
+    if twice := sorted({name for name in meant if meant.count(name) > 1}):
+        raise PartitaError(f"{path}: several of its columns are called {printable(twice[0])}: keep one")
+
+
 def _json_object(text: str) -> dict[str, Any] | PartitaError:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key stands there twice")
+        return dict(pairs)
+
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
-        return PartitaError(f"not valid JSON: {error}")
+        return PartitaError(f"not valid JSON: {str(error)[:200]}")
+    except RecursionError:
+        return PartitaError("not valid JSON: it is nested far too deep")
     return found if isinstance(found, dict) else PartitaError("not a JSON object")
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
+    value.encode()  # half a character that JSON can spell fits into no file
     return " ".join(value.split())
 
 

@@ -1,4 +1,4 @@
-"""The embedded default: real scores, orchestrated at random and rendered on the fly, with exact labels."""
+"""The embedded default: real scores, orchestrated at random and rendered on the fly."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ PEAK = 0.95
 
 @register("data", "corpus")
 class Corpus(Source):
-    """Real scores (music21's corpus) rendered on the fly: exact captions, keys, beats, chords, melodies and stems.
+    """Real scores (music21's corpus) rendered on the fly, with notes, melodies, beats and stems that are exact.
 
     The scores are parsed at the first :meth:`setup` and kept in one file. Every reading draws an arrangement from its
-    seed: instruments, tempo, transposition, dynamics, wording. A piece is in one split, whatever its arrangement.
+    seed: instruments, tempo, transposition, dynamics, wording. Pieces with a tune in common
+    are in one split, whatever their arrangement, so that no tune that was learned by heart is tested.
+
+    Notes, melody, beats, tempo, instruments and stems are exact; key and chords are estimated from the score, and the
+    key is that of the whole piece, also where a clip is of a part in another one.
 
     Args:
         collections: What to play: ``bach`` (410 chorales), ``palestrina`` (masses), ``monteverdi`` (madrigals),
@@ -46,8 +50,8 @@ class Corpus(Source):
         mixed: Probability that each part of a piece gets an instrument of its own; otherwise all play the same.
         tempo: Slowest and fastest, in beats per minute.
         transposition: Lowest and highest, in semitones.
-        validation: Fraction of the pieces for validation.
-        test: Fraction of the pieces for the test.
+        validation: Fraction of the tunes for validation.
+        test: Fraction of the tunes for the test.
         limit: Number of score files to use (some hold many tunes), drawn evenly from all; all where none is given.
         stems: Whether examples carry ``stems``, the audio of each instrument; they sum to the mix.
         cache_dir: Folder for the parsed scores; where none is given ``$PARTITA_CACHE``, or ``partita`` in
@@ -124,7 +128,9 @@ class Corpus(Source):
         folder = Path(self.cache_dir).expanduser() if self.cache_dir else None
         pieces, self._skipped = load_pieces(self.collections, self.limit, folder)
         self._pieces = {piece.id: piece for piece in pieces}
-        self._splits = split_names(list(self._pieces), self.validation, self.test)
+        tunes = split_names(list(dict.fromkeys(piece.tune for piece in pieces)), self.validation, self.test)
+        split = {tune: name for name, found in tunes.items() for tune in found}
+        self._splits = {name: [piece.id for piece in pieces if split[piece.tune] == name] for name in tunes}
 
     def size(self, split: Split) -> int:
         """Number of pieces in a split."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..contracts import Example, Representation
-from .base import Source, Split
+from ..errors import PartitaError
+from .base import Damaged, Source, Split
+
+MOST_ATTEMPTS = 50
+"""Clips in a row that cannot be read before it is taken for certain that hardly any can. Of pieces of which a half is
+damaged, so many are as good as never drawn; of those of which nine tenths are, every 200th example."""
 
 
 class Examples(Dataset):
     """Clips from a source; example ``i`` is the same however often, and by whichever process, it is read.
 
-    Pieces come in a new random order each time round, every one once, with a new crop each time.
+    Which piece it is a clip of, the source decides (:meth:`~partita.data.base.Source.draw`). What cannot be read is
+    left out, the same clips each time, and noted in the source's report.
 
     Args:
         source: Set up.
@@ -39,7 +45,6 @@ class Examples(Dataset):
         self.sample_rate = sample_rate
         self.channels = channels
         self.seed = seed
-        self._round: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
 
     @classmethod
     def at(cls, facts: Representation, source: Source, split: Split, length: int, seconds: float, seed: int) -> Self:
@@ -58,21 +63,35 @@ class Examples(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        round_, position = divmod(index, self.source.size(self.pieces))
-        if self._round[0] != round_:
-            order = np.random.default_rng((self.seed, round_)).permutation(self.source.size(self.pieces))
-            self._round = (round_, order)
-        seed = int(np.random.default_rng((self.seed, round_, position)).integers(2**31))
-        example = self.source.read(
-            self.pieces,
-            int(self._round[1][position]),
-            seed=seed,
-            seconds=self.seconds,
-            sample_rate=self.sample_rate,
-            channels=self.channels,
+        """Example ``index``; the next piece that can be read, in the place of one that cannot.
+
+        Raises:
+            PartitaError: Nearly nothing can be read.
+        """
+        damaged: dict[str, str] = {}
+        for attempt in range(MOST_ATTEMPTS):
+            piece, seed = self.source.draw(self.pieces, index, self.seed, attempt)
+            try:
+                example = self.source.read(
+                    self.pieces,
+                    piece,
+                    seed=seed,
+                    seconds=self.seconds,
+                    sample_rate=self.sample_rate,
+                    channels=self.channels,
+                )
+            except Damaged as error:
+                damaged.setdefault(error.piece, error.reason)
+                self.source.note(error.piece, error.reason)  # in a worker nobody sees that: the example tells, too
+                continue
+            example.seed = seed if self.split == "train" else None
+            example.damaged = damaged
+            return example
+        piece_name, reason = next(iter(damaged.items()))
+        raise PartitaError(
+            f"{MOST_ATTEMPTS} clips in a row cannot be read, such as {piece_name}: {reason}; "
+            "`partita check RECIPE --data` reads everything once and says what is damaged"
         )
-        example.seed = seed if self.split == "train" else None
-        return example
 
 
 class Span(Sampler[int]):
@@ -101,6 +120,8 @@ class Span(Sampler[int]):
 class Collate:
     """Examples to a batch: ``audio`` ``[B, C, T]``, ``num_samples`` ``[B]``, and per conditioner its prepared tensors.
 
+    ``text`` has their captions, and ``damaged`` pairs (piece, reason) of what was left out for them.
+
     Args:
         conditioners: By name; each one's ``prepare`` runs here, in the data workers.
     """
@@ -120,4 +141,36 @@ class Collate:
             "num_samples": torch.tensor([example.num_samples for example in examples]),
             "prepared": prepared,
             "text": [example.fields.get("text") for example in examples],
+            "damaged": [reason for example in examples for reason in example.damaged.items()],
         }
+
+
+class Loader(DataLoader):
+    """Batches of examples. What had to be left out is told once, and errors of its workers are as they were raised.
+
+    Args:
+        examples: What is read.
+        tell: Gets a line on each piece that cannot be read, or not all of it.
+        options: As ``DataLoader`` takes them; ``collate_fn`` is a :class:`Collate`.
+    """
+
+    def __init__(self, examples: Examples, tell: Callable[[str], None], **options: Any) -> None:
+        super().__init__(examples, **options)
+        self.examples, self.tell = examples, tell
+        self.told: set[str] = set()
+
+    def __iter__(self) -> Any:
+        try:
+            for batch in super().__iter__():
+                for piece, reason in batch["damaged"]:
+                    if piece not in self.told:
+                        self.told.add(piece)
+                        self.examples.source.note(piece, reason)
+                        self.tell(f"left out: {piece}: {reason}")
+                yield batch
+        except PartitaError as error:
+            # A worker's error comes with its traceback, as text.
+            _, *said = re.split(r"^partita\.[\w.]+: ", str(error), flags=re.MULTILINE)
+            if not said or not str(error).startswith("Caught "):
+                raise
+            raise PartitaError(said[-1].strip()) from None

@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,21 @@ import numpy as np
 import torch
 
 from ..contracts import Example
-from ..errors import PartitaError
+from ..errors import PartitaError, printable
 from ..registry import register
 from .annotations import FILE_KEYS, known_fields, read_manifest, read_sidecar
-from .audio_file import SUFFIXES, inspect_audio, read_clip
-from .base import Source, Split
+from .audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
+from .base import Damaged, Source, Split, Summary
 from .labels import clip_spans, clip_times
 from .splits import check_fractions, split_names
 
 
 @dataclass
 class _Entry:
+    """An example: ``id`` is the name of its ``file``, numbered where it has several captions."""
+
     id: str
+    file: str
     path: Path
     fields: dict[str, Any]
     split: Split | None = None
@@ -41,8 +44,9 @@ class Folder(Source):
     Without a manifest, every audio file below the folder is used; ``song.txt`` (a caption) or ``song.json`` (an object
     with ``text``, ``instruments``, ``key``, ``tempo``, ``beats``, ``downbeats``, ``chords``, ``melody``) beside
     ``song.wav`` says what is known of it. A manifest has a row for each file: its ``file`` (or ``path``, ``audio``),
-    relative to the manifest or absolute, the same keys, and if wanted its ``split``. Times are in seconds from the
-    start of the file. What cannot be read is skipped and named in :attr:`report`.
+    relative to the manifest, to the folder or to where the command runs, or absolute; the same keys; and if wanted its
+    ``split``. Times are in seconds from the start of the file. What cannot be read is skipped and named in
+    :attr:`report`, when the folder is scanned as well as later.
 
     A file is in one split by the hash of its name, unless the manifest names splits (rows without one are then for
     training). Of three files or more each split gets at least one.
@@ -58,6 +62,7 @@ class Folder(Source):
         {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody"}
         | {"id", "seconds_start", "seconds_total"}
     )
+    fields_known = False
 
     def __init__(self, path: str, manifest: str | None = None, validation: float = 0.05, test: float = 0.05) -> None:
         if not path:
@@ -68,7 +73,6 @@ class Folder(Source):
         self.validation = validation
         self.test = test
         self._splits: dict[Split, list[_Entry]] | None = None
-        self._skipped: list[str] = []
 
     def setup(self) -> None:
         """Look at every file once. Afterwards :attr:`fields` holds what is known of at least one.
@@ -78,33 +82,75 @@ class Folder(Source):
         """
         if self._splits is not None:
             return
-        root = Path(self.path).expanduser()
-        if not root.is_dir():
-            raise PartitaError(f"no folder {root.absolute()}: set data.path to the folder of the audio files")
-        self._skipped = []
+        if wrong := [line for _, line in self.missing()]:
+            raise PartitaError("\n".join(wrong))
+        root = _place(self.path)
         found = list(self._from_manifest(root) if self.manifest else self._from_sidecars(root))
-        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        with ThreadPoolExecutor(_threads()) as pool:
             entries = [entry for entry in pool.map(self._inspected, found) if entry is not None]
-        self._skipped.sort()
+        skipped = self.report
         if not entries:
             raise PartitaError(self._nothing_usable(root))
-        if self._skipped:
+        if skipped:
             warnings.warn(
-                f"{root}: {len(self._skipped)} skipped, {len(entries)} used\n  " + "\n  ".join(self._skipped[:10]),
+                f"{root}: {len(skipped)} skipped, {len(entries)} used\n  " + "\n  ".join(skipped[:10]),
                 stacklevel=2,
             )
         self._splits = self._divided(entries)
         known = {name for entry in entries for name in entry.fields}
         self.fields = frozenset(known | {"id", "seconds_start", "seconds_total"})
+        self.fields_known = True
 
     def size(self, split: Split) -> int:
         """Number of files in a split."""
         return len(self._entries(split))
 
     @property
-    def report(self) -> list[str]:
-        """What was skipped, and why."""
-        return list(self._skipped)
+    def summary(self) -> Summary:
+        """How many files there are, how long they are together, and what is known of how many."""
+        splits: dict[Split, dict[str, float]] = {
+            split: {entry.file: entry.seconds for entry in self._entries(split)}
+            for split in ("train", "validation", "test")
+        }
+        known = {(entry.file, name) for split in splits for entry in self._entries(split) for name in entry.fields}
+        return Summary(
+            "file",
+            {split: len(files) for split, files in splits.items()},
+            Counter(name for _, name in known),
+            sum(sum(files.values()) for files in splits.values()),
+        )
+
+    @property
+    def label(self) -> str:
+        """Name of the folder."""
+        return printable(_place(self.path).absolute().name) or self.registered_name
+
+    def advice(self, field: str) -> str:
+        """Where what is missing can be written."""
+        if field not in Folder.fields:
+            return ""
+        what = "each caption" if field == "text" else f"the {field} of each file"
+        if self.manifest:
+            return f"write {what} into `{field}` of {self.manifest}"
+        beside = "beside it, in song.txt for song.wav" if field == "text" else "into song.json beside song.wav"
+        return f"write {what} {beside}, or into `{field}` of a manifest"
+
+    def missing(self) -> list[tuple[str, str]]:
+        """The folder and the manifest, if they are not there."""
+        root, missing = _place(self.path), []
+        if not _is(Path.is_dir, root):
+            there = "is a file; give a folder" if _is(Path.exists, root) else "is not there"
+            missing.append(("path", f"no folder of audio files: {root.absolute()} {there}"))
+        if self.manifest and not any(_is(Path.is_file, place) for place in _places(self.manifest, root)):
+            tried = ", ".join(str(place.absolute()) for place in _places(self.manifest, root))
+            missing.append(("manifest", f"no manifest {self.manifest}: tried {tried}"))
+        return missing
+
+    def verify(self) -> Iterator[tuple[str, str | None]]:
+        """Decode every file once."""
+        files = {entry.file: entry.path for split in ("train", "validation", "test") for entry in self._entries(split)}
+        with ThreadPoolExecutor(_threads()) as pool:
+            yield from zip(files, pool.map(_damage, files.values()), strict=True)
 
     def read(
         self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
@@ -112,7 +158,7 @@ class Folder(Source):
         """A clip from anywhere in a file; see :class:`~partita.data.base.Source`.
 
         Raises:
-            PartitaError: The file went bad since :meth:`setup`; the message names it.
+            Damaged: The file cannot be decoded there, or went bad since :meth:`setup`.
         """
         entry = self._entries(split)[index]
         start = 0.0
@@ -120,7 +166,10 @@ class Folder(Source):
             digest = hashlib.sha256(f"{entry.id}/{seed}".encode()).digest()
             fraction = np.random.default_rng(int.from_bytes(digest)).random()
             start = round(fraction * max(0.0, entry.seconds - seconds) * sample_rate) / sample_rate
-        audio, num_samples = read_clip(entry.path, start, seconds, sample_rate, channels)
+        try:
+            audio, num_samples = read_clip(entry.path, start, seconds, sample_rate, channels)
+        except PartitaError as error:
+            raise Damaged(entry.file, str(error).removeprefix(f"{printable(entry.path)}: ")) from None
         fields = dict(entry.fields)
         for name in ("beats", "downbeats"):
             if name in fields:
@@ -137,47 +186,48 @@ class Folder(Source):
         return self._splits[split]
 
     def _from_sidecars(self, root: Path) -> Iterator[_Entry]:
-        for path in sorted(root.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-            if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
-            name = path.relative_to(root).as_posix()
+        for path in sorted(_audio_files(root, self.note)):
+            name = printable(path.relative_to(root).as_posix())
             try:
-                yield _Entry(name, path, known_fields(read_sidecar(path))[0])
+                yield _Entry(name, name, path, known_fields(read_sidecar(path))[0])
             except PartitaError as error:
-                self._skipped.append(f"{name}: {error}")
+                self.note(name, str(error))
 
     def _from_manifest(self, root: Path) -> Iterator[_Entry]:
-        given = Path(self.manifest or "").expanduser()
-        manifest = root / given if (root / given).is_file() else given
-        if not manifest.is_file():
-            raise PartitaError(f"no manifest {given}, neither in {root.absolute()} nor in {Path.cwd()}")
+        manifest = next(place for place in _places(str(self.manifest), root) if _is(Path.is_file, place))
         seen: Counter[str] = Counter()
         for number, row in read_manifest(manifest):
             where = f"{manifest.name} line {number}"
             if isinstance(row, PartitaError):
-                self._skipped.append(f"{where}: {row}")
+                self.note(where, str(row))
                 continue
-            file = next((row[key] for key in FILE_KEYS if isinstance(row.get(key), str) and row[key]), None)
+            file = next((row[key] for key in FILE_KEYS if isinstance(row.get(key), str) and row[key].strip()), None)
             if file is None:
-                self._skipped.append(f"{where}: no {' or '.join(FILE_KEYS)}")
+                self.note(where, f"no {' or '.join(FILE_KEYS)}")
                 continue
-            name = Path(file).as_posix()
+            tried = [place.absolute() for place in _places(file, manifest.parent, root)]
+            path = next((place for place in tried if _is(Path.exists, place)), None)
+            if path is None:
+                places = ", ".join(printable(place) for place in tried)
+                self.note(printable(file), f"there is no such file: {where}, tried {places}")
+                continue
+            inside = path.is_relative_to(root.absolute())
+            name = printable((path.relative_to(root.absolute()) if inside else Path(file)).as_posix())
             seen[name] += 1
             try:
                 fields, split = known_fields(row)
             except PartitaError as error:
-                self._skipped.append(f"{where} ({name}): {error}")
+                self.note(f"{where} ({name})", str(error))
                 continue
             # A file may have several captions: several examples, which stay in one split.
             repeated = f"#{seen[name]}" if seen[name] > 1 else ""
-            yield _Entry(name + repeated, manifest.parent / Path(file).expanduser(), fields, split)
+            yield _Entry(name + repeated, name, path, fields, split)
 
     def _inspected(self, entry: _Entry) -> _Entry | None:
         try:
             entry.seconds = inspect_audio(entry.path).seconds
         except PartitaError as error:
-            self._skipped.append(f"{entry.id}: {error}")
+            self.note(entry.file, str(error))
             return None
         return entry
 
@@ -186,19 +236,80 @@ class Folder(Source):
         if any(entry.split for entry in entries):
             place = {entry.id: entry.split or "train" for entry in entries}
         else:
-            of_file = {entry.id: entry.id.split("#")[0] for entry in entries}
-            names = split_names(list(dict.fromkeys(of_file.values())), self.validation, self.test)
+            names = split_names(list(dict.fromkeys(entry.file for entry in entries)), self.validation, self.test)
             split_of = {name: split for split, members in names.items() for name in members}
-            place = {entry.id: split_of[of_file[entry.id]] for entry in entries}
+            place = {entry.id: split_of[entry.file] for entry in entries}
         for entry in entries:
             divided[place[entry.id]].append(entry)
         return divided
 
     def _nothing_usable(self, root: Path) -> str:
-        if self._skipped:
-            return f"no usable audio in {root.absolute()}:\n  " + "\n  ".join(self._skipped[:10])
+        if skipped := self.report:
+            return f"no usable audio in {root.absolute()}:\n  " + "\n  ".join(skipped[:10])
         if self.manifest:
             return f"the manifest {self.manifest} names no files"
-        suffixes = Counter(path.suffix or "none" for path in root.rglob("*") if path.is_file())
+        suffixes = Counter(printable(path.suffix) or "none" for path in root.rglob("*") if path.is_file())
         there = ", ".join(f"{count} × {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing"
         return f"no audio files (.wav, .flac, .ogg, .mp3 …) in {root.absolute()}: found {there}"
+
+
+def _audio_files(root: Path, note: Callable[[str, str], Any]) -> Iterator[Path]:
+    """Everything below a folder that is called like audio, hidden things left out and links to folders followed once.
+
+    Args:
+        root: The folder.
+        note: Gets a folder that cannot be read, and why.
+    """
+
+    def unreadable(error: OSError) -> None:
+        note(printable(os.path.relpath(error.filename, root)), f"this folder cannot be read: {error.strerror}")
+
+    seen = set()
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=unreadable):
+        try:
+            status = Path(folder).stat()
+        except OSError as error:  # gone since
+            unreadable(error)
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            inner.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for path in (Path(folder, name) for name in files):
+            if not path.name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                yield path
+
+
+def _place(path: str) -> Path:
+    """A path as people write it, ``~`` for their home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody is called so
+        return Path(path)
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether something of a kind, such as ``Path.is_file``, is there; a path that cannot be leads nowhere."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _places(path: str, *folders: Path) -> list[Path]:
+    """Where a path can lead that is relative to one of these folders, or to where the command runs."""
+    return list(dict.fromkeys(folder / _place(path) for folder in (*folders, Path())))
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file; none if nothing."""
+    try:
+        check_audio(path)
+    except PartitaError as error:
+        return str(error)
+    return None
+
+
+def _threads() -> int:
+    return min(16, 2 * (os.cpu_count() or 1))

@@ -29,8 +29,9 @@ import numpy as np
 from ..errors import PartitaError
 from ..files import replacing_file
 from .scores import Piece, read_pieces
+from .tunes import tune_families
 
-FORMAT = 1
+FORMAT = 2
 """Of the file; to be raised when what is in it changes."""
 
 GENRES = {
@@ -88,9 +89,13 @@ def load_pieces(collections: Sequence[str], limit: int | None, cache_dir: Path |
     file = folder / f"scores-v{FORMAT}-{selection}.npz"
     stored = _load(file)
     if stored is None:
-        stored = _parse([(name, paths[name]) for name in names])
-        if not stored[0]:
-            raise PartitaError("no score of the music21 corpus could be read:\n  " + "\n  ".join(stored[1][:5]))
+        pieces, skipped = _parse([(name, paths[name]) for name in names])
+        if not pieces:
+            raise PartitaError("no score of the music21 corpus could be read:\n  " + "\n  ".join(skipped[:5]))
+        # In the order of the draw, so that a family goes by the same name under any limit that leaves some of it.
+        for piece, tune in zip(pieces, tune_families(pieces), strict=True):
+            piece.tune = tune
+        stored = sorted(pieces, key=lambda piece: piece.id.partition("#")[0]), skipped
         try:
             with replacing_file(file) as new, new.open("wb") as stream:
                 np.savez_compressed(stream, allow_pickle=False, **_pack(*stored))
@@ -143,7 +148,7 @@ def _parse(scores: list[tuple[str, Path]]) -> tuple[list[Piece], list[str]]:
         finally:
             while not todo.empty():  # interrupted: leave the workers nothing to go on with
                 todo.get()
-    return [piece for name in sorted(pieces) for piece in pieces[name]], sorted(skipped)
+    return [piece for name, _ in scores for piece in pieces.get(name, ())], sorted(skipped)
 
 
 def _next(answers: SimpleQueue[tuple[str, dict]], jobs: list) -> tuple[str, dict]:

@@ -32,6 +32,7 @@ class Piece:
         chords: Start, end, root and quality (see :func:`~partita.data.harmony.find_chords`) of each chord.
         melody: Start, end and pitch of each note of the melody.
         melody_part: The part that has it.
+        tune: The name of a piece: the same for all that have a tune in common (see :mod:`~partita.data.tunes`).
     """
 
     id: str
@@ -46,6 +47,7 @@ class Piece:
     chords: list[tuple[float, float, int, int]]
     melody: list[tuple[float, float, int]]
     melody_part: int
+    tune: str
 
     @property
     def length(self) -> float:
@@ -104,6 +106,7 @@ def _piece(
         chords=find_chords(onset, duration, pitch, np.unique([0.0, *beats[beats < end], end])),
         melody=find_melody(onset[top], duration[top], pitch[top]),
         melody_part=melody_part,
+        tune=name,
     )
 
 

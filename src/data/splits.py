@@ -26,11 +26,11 @@ def split_names(names: Sequence[str], validation: float, test: float) -> dict[Sp
     if len(names) < 3:
         split = dict.fromkeys(names, "train")
     else:
-        # From the end of the line of hashes, where training names are.
+        # From both ends of the line of training names: where one of the borrowed goes, the other stays what it is.
         spare = sorted((name for name in names if split[name] == "train"), key=lambda name: place[name])
-        for wanted, fraction in (("validation", validation), ("test", test)):
+        for wanted, fraction, end in (("validation", validation, 0), ("test", test, -1)):
             if fraction and wanted not in split.values() and len(spare) > 1:
-                split[spare.pop(0)] = wanted  # type: ignore[assignment]
+                split[spare.pop(end)] = wanted  # type: ignore[assignment]
         if "train" not in split.values():
             split[max(names, key=lambda name: place[name])] = "train"
     found: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}

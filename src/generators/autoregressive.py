@@ -31,7 +31,8 @@ class Autoregressive(Generator):
 
     At every step the embeddings of all codebooks are summed, and one linear head per codebook predicts the next
     step. Conditions are attended to (``cross``), come before the sequence (``prepend``), or are added to the step
-    that predicts their frame (``add``). The defaults are MusicGen-small's (arXiv 2306.05284, audiocraft ``lm.py``).
+    that predicts their frame (``add``). The defaults are MusicGen-small's (arXiv 2306.05284, audiocraft ``lm.py``), but
+    for ``tail`` and the probability of losing all conditions, which is 0.3 there.
 
     Args:
         target: The representation it generates; must be discrete.
@@ -49,6 +50,8 @@ class Autoregressive(Generator):
         pattern: Order of the codebooks: ``delay``, ``parallel``, ``flatten``, ``partial_flatten``, ``coarse_first`` or
             ``musiclm``.
         delays: Frames by which each codebook is late; none for the pattern's own.
+        tail: Whether codes that only their delay puts past the end of a clip count in the loss. MusicGen's do not
+            (audiocraft keeps the valid steps only), and so it never learns how the late codebooks of a clip end.
         interpolation: How aligned conditions that are added come to the target's frame rate: ``linear`` or ``nearest``.
         sampling: How codes are drawn where a caller does not say.
         checkpointing: Whether to recompute every block in the backward pass, which saves memory.
@@ -79,6 +82,7 @@ class Autoregressive(Generator):
         attention_dropout: float = 0.0,
         pattern: PatternName = "delay",
         delays: tuple[int, ...] | None = None,
+        tail: bool = True,
         interpolation: Interpolation = "linear",
         sampling: Sampling = DEFAULT_SAMPLING,
         checkpointing: bool = False,
@@ -92,6 +96,7 @@ class Autoregressive(Generator):
         self.cardinality = target.cardinality
         self.special = target.cardinality
         self.pattern = Pattern.named(pattern, target.num_codebooks, None if delays is None else tuple(delays))
+        self.tail = tail
         self.sampling = sampling
 
         self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation)
@@ -130,15 +135,18 @@ class Autoregressive(Generator):
         hidden = layout.predicted(_Steps(self, layout, context).all(sequence[:, :, :-1]))
         weight = self.heads.weight.view(self.num_codebooks, self.cardinality, -1)
         logits = torch.einsum("bktd,kcd->bktc", hidden, weight)
+        counts = torch.ones_like(layout.timely) if self.tail else layout.timely
         present = codes.new_ones(codes.shape[0], codes.shape[2], dtype=torch.bool) if mask is None else mask
-        return logits, present[:, None].expand(-1, self.num_codebooks, -1)
+        return logits, present[:, None] & counts
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
-        """Cross-entropy in nats: ``ce_k`` of each codebook over the frames that count, and their mean, ``loss``."""
+        """Cross-entropy in nats: ``ce_k`` of each codebook over the codes that count, and their mean, ``loss``."""
         logits, valid = self.logits(target, conditions, mask)
         entropy = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view_as(target) * valid
-        per_codebook = entropy.sum(dim=(0, 2)) / valid.sum(dim=(0, 2)).clamp(min=1)
-        return {"loss": per_codebook.mean(), **{f"ce_{k}": ce for k, ce in enumerate(per_codebook.unbind())}}
+        counts = valid.sum(dim=(0, 2))
+        per_codebook = entropy.sum(dim=(0, 2)) / counts.clamp(min=1)
+        loss = per_codebook.sum() / counts.count_nonzero().clamp(min=1)
+        return {"loss": loss, **{f"ce_{k}": ce for k, ce in enumerate(per_codebook.unbind())}}
 
     @classmethod
     def default_entry(cls, spec: ConditionSpec) -> str:

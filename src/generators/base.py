@@ -174,7 +174,7 @@ class Generator(Part):
         """The losses under all conditions; what is random about them is the same every time."""
         conditions = {name: condition for name, (condition, _) in self.resolve(batch).items()}
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(batch_idx)
+            torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)  # dealt in turn
             losses = self.loss(batch.target, batch.mask, conditions)
         self._log("val", losses, len(batch.target))
 

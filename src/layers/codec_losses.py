@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from .mel import MelSpectrum, log_magnitude
@@ -17,18 +19,22 @@ Judgement = tuple[Tensor, list[Tensor]]
 
 @dataclass(frozen=True)
 class SpectralDistance:
-    """A distance between mel spectra, summed over window lengths.
+    """A distance between mel spectra at several window lengths.
 
-    The default is SoundStream's (2107.03312 §III-E), as means over bands and frames rather than sums.
+    The default is SoundStream's (2107.03312 §III-E), norms over the bands of a frame, summed over window lengths, but
+    for one thing: where the paper writes a sum over frames, this is their mean, as the paper's adversarial and feature
+    losses are means over time. A sum grows with the length of the crop: at one second of 24 kHz its gradient is about
+    160 times as strong, at the same weights of the adversary.
 
     Args:
         windows: Lengths of the windows in samples; frames are a quarter of one apart.
         bands: Mel bands; a short window has fewer, five for each 32 samples, so that none is empty.
         f_min: Where the lowest band begins, in Hz.
-        magnitude: Weight of the mean absolute difference of magnitudes.
+        magnitude: Weight of the absolute difference of magnitudes.
         log: Weight of the distance between logarithms.
-        log_power: 1 for the mean absolute difference of logarithms, 2 for their root mean square in each frame.
+        log_power: Of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of squares.
         scaled: Whether the logarithms of a window of ``s`` samples count ``sqrt(s / 2)`` times.
+        reduction: ``sum`` over bands and window lengths, or their ``mean``, which is hundreds of times smaller.
     """
 
     windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
@@ -38,12 +44,15 @@ class SpectralDistance:
     log: float = 1.0
     log_power: int = 2
     scaled: bool = True
+    reduction: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 32:
             raise ValueError(f"windows must be one or more lengths of at least 32, not {list(self.windows)}")
         if self.log_power not in (1, 2):
             raise ValueError(f"log_power must be 1 or 2, not {self.log_power}")
+        if self.reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be sum or mean, not {self.reduction!r}")
 
 
 class MultiScaleSpectralLoss(nn.Module):
@@ -64,18 +73,19 @@ class MultiScaleSpectralLoss(nn.Module):
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` twice to a scalar."""
-        total = estimate.new_zeros(())
+        total, mean = estimate.new_zeros(()), self.config.reduction == "mean"
         for window, spectrum in zip(self.config.windows, self.spectra, strict=True):
             a, b = spectrum(estimate), spectrum(target)
             difference = log_magnitude(a) - log_magnitude(b)
             if self.config.log_power == 2:
                 # the root has no slope at zero
-                log_distance = (difference.square().mean(-1) + 1e-12).sqrt().mean()
+                log_distance = (difference.square().sum(-1) + 1e-12).sqrt()
             else:
-                log_distance = difference.abs().mean()
-            factor = math.sqrt(window / 2 / a.shape[-1]) if self.config.scaled else 1.0
-            total = total + self.config.magnitude * (a - b).abs().mean() + self.config.log * factor * log_distance
-        return total / len(self.config.windows)
+                log_distance = difference.abs().sum(-1)
+            factor = math.sqrt(window / 2) if self.config.scaled else 1.0
+            frames = self.config.magnitude * (a - b).abs().sum(-1) + self.config.log * factor * log_distance
+            total = total + (frames / a.shape[-1] if mean else frames).mean()
+        return total / len(self.config.windows) if mean else total
 
 
 def discriminator_hinge(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
@@ -108,9 +118,11 @@ def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement], *, re
 class Balancer(nn.Module):
     """Makes a loss's weight its share of the gradient, whatever the loss's own scale (EnCodec, 2210.13438 §3.4).
 
+    Processes that train together agree on the norms, as if one had seen the examples of all.
+
     Args:
         weights: Share of each loss, by name.
-        decay: Of the moving average of gradient norms.
+        decay: Of the moving average of gradient norms over batches.
     """
 
     norms: Tensor
@@ -133,9 +145,12 @@ class Balancer(nn.Module):
         present = [i for i, name in enumerate(self.weights) if name in losses]
         names = list(self.weights)
         whole = sum(self.weights[names[i]] for i in present)
-        for i in present:
-            (gradient,) = torch.autograd.grad(losses[names[i]], output, retain_graph=True)
-            norm = gradient.flatten(1).norm(dim=1).mean()
+        gradients = [torch.autograd.grad(losses[names[i]], output, retain_graph=True)[0] for i in present]
+        norms = torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(norms)
+            norms /= torch.distributed.get_world_size()
+        for i, gradient, norm in zip(present, gradients, norms, strict=True):
             self.norms[i] = self.decay * self.norms[i] + norm
             self.total[i] = self.decay * self.total[i] + 1
             combined += self.weights[names[i]] / whole * gradient * self.total[i] / self.norms[i].clamp(min=1e-12)

@@ -100,30 +100,39 @@ class WaveDiscriminator(_Discriminator):
     def forward(self, audio: Tensor) -> Judgement:
         """Audio ``[B, 1, T]`` to scores ``[B, 1, T']`` and features."""
         for _ in range(self.halvings):
-            audio = F.avg_pool1d(audio, 4, 2, padding=1)
+            audio = F.avg_pool1d(audio, 4, 2, padding=1, count_include_pad=False)
         return self.judge(audio)
 
 
 class _STFTDiscriminator(_Discriminator):
-    """A discriminator of the real and imaginary part, ``[B, 2, frames, frequencies]``."""
+    """A discriminator of the real and imaginary part, ``[B, 2, frames, frequencies]``, under a window of unit energy.
+
+    Args:
+        window: Samples per frame; frames are a quarter of that apart.
+        center: Whether frames are centered on multiples of the hop, with silence around the audio, or lie inside of it.
+        layers: What the parts pass through.
+        score: What makes scores of it.
+    """
 
     window: Tensor
 
-    def __init__(self, window: int, layers: list[nn.Module], score: nn.Module) -> None:
+    def __init__(self, window: int, center: bool, layers: list[nn.Module], score: nn.Module) -> None:
         super().__init__(layers, score)
-        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.center = center
+        hann = torch.hann_window(window)
+        self.register_buffer("window", hann / hann.square().sum().sqrt(), persistent=False)
 
     def forward(self, audio: Tensor) -> Judgement:
         """Audio ``[B, 1, T]`` to scores ``[B, 1, frames', frequencies']`` and features."""
         length = len(self.window)
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(
-                audio.float().flatten(0, 1),
+                F.pad(audio.float().flatten(0, 1), (0, max(0, length - audio.shape[-1]))),
                 length,
                 length // 4,
                 window=self.window,
+                center=self.center,
                 pad_mode="constant",
-                normalized=True,
                 return_complex=True,
             )
             parts = torch.view_as_real(spectrum).permute(0, 3, 2, 1)
@@ -131,7 +140,9 @@ class _STFTDiscriminator(_Discriminator):
 
 
 class DilatedSTFTDiscriminator(_STFTDiscriminator):
-    """One resolution of EnCodec's multi-scale STFT discriminator (2210.13438 §3.4).
+    """One resolution of EnCodec's multi-scale STFT discriminator (2210.13438 §3.4, and its published code).
+
+    Frames begin with the audio and end with it, so that no frame holds padding unless the audio is shorter than one.
 
     Args:
         window: Samples per frame; frames are a quarter of that apart.
@@ -147,14 +158,15 @@ class DilatedSTFTDiscriminator(_STFTDiscriminator):
                 )
             )
         layers.append(weight_norm(nn.Conv2d(width, width, 3, padding=1)))
-        super().__init__(window, layers, weight_norm(nn.Conv2d(width, 1, 3, padding=1)))
+        super().__init__(window, False, layers, weight_norm(nn.Conv2d(width, 1, 3, padding=1)))
 
 
 class ResidualSTFTDiscriminator(_STFTDiscriminator):
-    """SoundStream's discriminator of the complex STFT (2107.03312 §III-D).
+    """SoundStream's discriminator of the complex STFT (2107.03312 §III-D and figure 4).
 
-    Six residual blocks stride by (1, 2) and (2, 2) in turn; the last layer spans what is left of the frequencies. The
-    channels double where both axes stride.
+    Six residual blocks stride by (1, 2) and (2, 2) in turn, and leave 2, 4, 4, 8, 8 and 16 times the channels of the
+    first layer; the last layer spans what is left of the frequencies. Frames are centered, one for each hop, as many as
+    the paper counts.
 
     Args:
         window: Samples per frame, at least 128; frames are a quarter of that apart.
@@ -167,11 +179,10 @@ class ResidualSTFTDiscriminator(_STFTDiscriminator):
                 f"a residual STFT discriminator halves frequencies six times; a window of {window} is too short"
             )
         layers: list[nn.Module] = [weight_norm(nn.Conv2d(2, width, 7, padding=3))]
-        for i in range(6):
-            wide = width * (1 + i % 2)
-            layers.append(_ResidualBlock(width, wide, (1 + i % 2, 2)))
-            width = wide
-        super().__init__(window, layers, weight_norm(nn.Conv2d(width, 1, (1, window // 128))))
+        for i, factor in enumerate((2, 2, 1, 2, 1, 2)):
+            layers.append(_ResidualBlock(width, factor * width, (1 + i % 2, 2)))
+            width = factor * width
+        super().__init__(window, True, layers, weight_norm(nn.Conv2d(width, 1, (1, window // 128))))
 
 
 class _ResidualBlock(nn.Module):

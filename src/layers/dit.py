@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,8 @@ LEVEL_FEATURES = 256
 class LevelEmbedding(nn.Module):
     """A noise level in [0, 1] as a vector: sinusoidal features of 1000 levels, as networks see diffusion's time steps.
 
+    Features and initial weights are DiT's (arXiv 2212.09748).
+
     Args:
         width: Of the vector.
     """
@@ -28,19 +31,21 @@ class LevelEmbedding(nn.Module):
         super().__init__()
         self.expand = nn.Linear(LEVEL_FEATURES, width)
         self.contract = nn.Linear(width, width)
+        _small_normal_(self.expand)
+        _small_normal_(self.contract)
 
     def forward(self, level: Tensor) -> Tensor:
         """Levels ``[B]`` to ``[B, width]``."""
-        features = sinusoidal(level * 1000, LEVEL_FEATURES).to(self.expand.weight.dtype)
+        features = sinusoidal(level * 1000, LEVEL_FEATURES, inclusive=False).to(self.expand.weight.dtype)
         return self.contract(F.silu(self.expand(features)))
 
 
 class DiffusionBlock(nn.Module):
     """Self-attention, cross-attention (where there is something to attend to) and feed-forward, each on a residual.
 
-    Scale, shift and gate of self-attention and feed-forward are those that all blocks share plus the block's own table
-    (adaLN-single, PixArt-α, arXiv 2310.00426 §2.3). Gates start at zero, and so does what cross-attention, which has no
-    gate, gives out: at first a block is the identity (adaLN-zero, DiT, arXiv 2212.09748 §3.2).
+    Scale, shift and gate of self-attention and feed-forward are those that all blocks share plus the block's own table,
+    whose entries start at a deviation of ``1 / sqrt(width)``; what cross-attention, which has no gate, gives out starts
+    at zero (adaLN-single, PixArt-α, arXiv 2310.00426 §2.3, and its published code).
     """
 
     def __init__(
@@ -58,13 +63,13 @@ class DiffusionBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.table = nn.Parameter(torch.zeros(6, width))
-        self.self_norm = make_norm(norm, width)
+        self.table = nn.Parameter(torch.randn(6, width) / math.sqrt(width))
+        self.self_norm = make_norm(norm, width, affine=False)
         self.self_attention = SelfAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
         if cross:
             self.cross_norm = make_norm(norm, width)
             self.cross_attention = CrossAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
-        self.feed_forward_norm = make_norm(norm, width)
+        self.feed_forward_norm = make_norm(norm, width, affine=False)
         self.feed_forward = FeedForward(width, hidden, activation)
 
     def forward(
@@ -93,6 +98,10 @@ class DiffusionBlock(nn.Module):
 
 class DiffusionTransformer(nn.Module):
     """A transformer over a noisy sequence that knows the level of noise. Positions are rotary; every place sees all.
+
+    The level enters as in PixArt-α (arXiv 2310.00426), the last layer is DiT's (arXiv 2212.09748), and so is how both
+    are initialized: the output starts at zero. Otherwise than there, positions are rotary, cross-attention has a norm
+    before it, and the linear layers of the blocks have no biases and start at a deviation of ``1 / sqrt(inputs)``.
 
     Args:
         width: Of the sequence.
@@ -149,7 +158,7 @@ class DiffusionTransformer(nn.Module):
             )
             for _ in range(depth)
         )
-        self.norm = make_norm(norm, width)
+        self.norm = make_norm(norm, width, affine=False)
         self.last_modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, output)
         for block in self.blocks:
@@ -158,7 +167,8 @@ class DiffusionTransformer(nn.Module):
                     scaled_normal_(layer.weight, layer.in_features)
             if cross:
                 nn.init.zeros_(block.cross_attention.output.weight)
-        for layer in (self.modulation, self.last_modulation, self.output):
+        _small_normal_(self.modulation)
+        for layer in (self.last_modulation, self.output):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -203,6 +213,11 @@ class DiffusionTransformer(nn.Module):
                 x = block(*inputs)
         shift, scale = self.last_modulation(embedding).unflatten(1, (2, 1, -1)).unbind(1)
         return self.output(modulate(self.norm(x), shift, scale))
+
+
+def _small_normal_(layer: nn.Linear) -> None:
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -31,12 +31,14 @@ class Layout(NamedTuple):
         frames: ``[K, S]`` int64, the frame whose code stands at each step; 0 where none does.
         valid: ``[K, S]`` bool, whether a code stands there at all.
         newest: ``[S]`` int64, the newest frame that a step holds; 0 for empty steps.
+        timely: ``[K, T]`` bool, false on codes that only their delay puts past the step of the last frame.
     """
 
     steps: Tensor
     frames: Tensor
     valid: Tensor
     newest: Tensor
+    timely: Tensor
 
     @property
     def length(self) -> int:
@@ -162,4 +164,5 @@ def _layout(pattern: Pattern, frames: int, device: torch.device) -> Layout:
         1, steps, time.expand_as(steps)
     )
     valid = torch.zeros(at.shape, dtype=torch.bool, device="cpu").scatter_(1, steps, True)
-    return Layout(*(t.to(device) for t in (steps, at, valid, at.amax(0))))
+    timely = steps < start - max(pattern.delays)
+    return Layout(*(t.to(device) for t in (steps, at, valid, at.amax(0), timely)))

@@ -41,13 +41,19 @@ def position_ids(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def sinusoidal(ids: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+def sinusoidal(ids: Tensor, width: int, max_period: float = 10_000.0, *, inclusive: bool = True) -> Tensor:
     """Sinusoidal embeddings of position ids ``[..., N]``: cosines, then sines, ``[..., N, width]`` float32.
 
-    The exponent is ``i / (width / 2 - 1)``, as in MusicGen (audiocraft) and tensor2tensor.
+    Args:
+        ids: Positions, or levels of noise.
+        width: Of an embedding.
+        max_period: The longest period over 2π.
+        inclusive: Whether the last frequency has it: the exponent is ``i / (width / 2 - 1)``, as in MusicGen and
+            tensor2tensor. Otherwise it is ``i / (width / 2)``, as in DiT and the diffusion models before it.
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half, device=ids.device) * (-math.log(max_period) / max(1, half - 1)))
+    steps = max(1, half - 1) if inclusive else half
+    frequencies = torch.exp(torch.arange(half, device=ids.device) * (-math.log(max_period) / steps))
     angles = ids[..., None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

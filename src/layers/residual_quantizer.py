@@ -20,10 +20,13 @@ class Quantizer:
         cardinality: Entries per codebook.
         decay: Of the moving averages that codebook entries are.
         dropout: Probability that an example is quantized with a random number of codebooks in training, so that fewer
-            can be used later. SoundStream's is 1, DAC's 0.5, MusicGen's EnCodec's 0.
-        revive_below: An entry used less than this fraction of its fair share (frames per step over cardinality), on
-            average, is replaced by a random frame. The literature gives a count, 2, which fits one batch size alone;
-            EnCodec's comes to about 0.4.
+            can be used later. SoundStream's is 1, DAC's 0.5, MusicGen's EnCodec's 0. A codebook learns nothing from an
+            example that does without it.
+        revive_below: An entry used less than this fraction of its fair share, on average, is replaced by a random
+            frame. The share is the frames per step that use the codebook, over its entries. SoundStream and EnCodec
+            give a count, 2, which fits one size of batch alone, and a codebook that dropout leaves few frames not at
+            all: with EnCodec's batches (64 × 75 frames over 1,024 entries) it is 0.43; SoundStream's are not
+            published.
         kmeans_iterations: Of the clustering that the codebooks start from.
         warmup_steps: Training steps in which latents pass as they are. Codebooks that are fitted to the latents of an
             untrained encoder collapse.
@@ -53,7 +56,8 @@ class Quantized(NamedTuple):
     Args:
         latents: ``[B, D, S]``; the gradient passes to the input unchanged.
         codes: ``[B, K, S]`` int64.
-        commitment: Mean squared distance of the residuals to their codebook entries, averaged over codebooks.
+        commitment: Mean squared distance of the residuals to their codebook entries, averaged over the codebooks that
+            each example uses, and over examples.
     """
 
     latents: Tensor
@@ -102,14 +106,21 @@ class ResidualQuantizer(nn.Module):
         """Latents ``[B, D, S]`` to codes and what they stand for; in training the codebooks follow."""
         with torch.autocast(latents.device.type, enabled=False):
             frames = latents.float().mT
+            keep = self._in_use(len(frames), frames.device)
             if self.training:
-                self._prepare(frames.detach())
-            # The library's own output passes the gradient once per codebook; the sum below passes it once.
-            codebooks = self.codebooks
-            _, codes, losses = self.layers(frames)
-            codes = codes.mT
-            quantized = _look_up(codebooks, codes, self._in_use(codes))
-            return Quantized(latents + (quantized - latents).detach(), codes, losses.mean())
+                self._prepare(frames.detach(), keep)
+            dropping = self.training and self.config.dropout > 0
+            residual, total, codes, distances = frames, torch.zeros_like(frames), [], []
+            for layer, used in zip(self.layers.layers, keep.unbind(1), strict=True):
+                learns_from = used[:, None].expand(frames.shape[:2]) if dropping else None
+                entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from)
+                codes.append(indices)
+                distances.append((residual - entries).square().mean((1, 2)) * used)
+                residual = residual - entries
+                total = total + entries * used[:, None, None]
+            commitment = (torch.stack(distances, 1).sum(1) / keep.sum(1)).mean()
+            # straight through, once for all codebooks
+            return Quantized(latents + (total.mT - latents).detach(), torch.stack(codes, 1), commitment)
 
     def encode(self, latents: Tensor, num_codebooks: int) -> Tensor:
         """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``; nothing is learnt."""
@@ -122,27 +133,33 @@ class ResidualQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes ``[B, K, S]``, of all codebooks or the first few, to latents ``[B, D, S]``."""
-        return _look_up(self.codebooks, codes, torch.ones_like(codes[:, :, :1], dtype=torch.bool))
+        codebooks = self.codebooks
+        return torch.stack([F.embedding(codes[:, k], codebooks[k]) for k in range(codes.shape[1])]).sum(0).mT
 
-    def _in_use(self, codes: Tensor) -> Tensor:
-        """``[B, K, 1]`` bool: the codebooks each example keeps."""
-        batch, num_codebooks, _ = codes.shape
-        keep = torch.full((batch,), num_codebooks, device=codes.device)
+    def _in_use(self, batch: int, device: torch.device) -> Tensor:
+        """``[B, K]`` bool: the codebooks each example keeps."""
+        total = self.config.num_codebooks
+        keep = torch.full((batch,), total, device=device)
         if self.training and self.config.dropout:
-            fewer = torch.randint(1, num_codebooks + 1, (batch,), device=codes.device)
-            keep = torch.where(torch.rand(batch, device=codes.device) < self.config.dropout, fewer, keep)
-        return (torch.arange(num_codebooks, device=codes.device) < keep[:, None])[:, :, None]
+            fewer = torch.randint(1, total + 1, (batch,), device=device)
+            keep = torch.where(torch.rand(batch, device=device) < self.config.dropout, fewer, keep)
+        return torch.arange(total, device=device) < keep[:, None]
 
-    def _prepare(self, frames: Tensor) -> None:
+    def _prepare(self, frames: Tensor, keep: Tensor) -> None:
         """Share statistics between processes, scale the threshold to the batch, and start on the first one."""
         processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        share = processes * frames.shape[0] * frames.shape[1] / self.config.cardinality
-        for layer in self.layers.layers:
+        fewest = keep.sum(0)  # examples that use each codebook, in the process that has fewest of them
+        if processes > 1:
+            torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
+        for k, (layer, examples) in enumerate(zip(self.layers.layers, fewest.tolist(), strict=True)):
             codebook = layer._codebook
             if processes > 1:
                 _synchronize(codebook)
+            used = 1 - self.config.dropout * k / self.config.num_codebooks  # of all frames, on average
+            share = processes * frames.shape[0] * frames.shape[1] * used / self.config.cardinality
             codebook.threshold_ema_dead_code = self.config.revive_below * share
-            codebook.has_dead_code_replacement = self.config.revive_below > 0
+            # all processes give frames to replace entries by, or none
+            codebook.has_dead_code_replacement = self.config.revive_below > 0 and examples > 0
             codebook.reset_cluster_size = share
         if not self.started:
             for layer in self.layers.layers:
@@ -150,12 +167,6 @@ class ResidualQuantizer(nn.Module):
             with torch.no_grad():
                 self.layers(frames, freeze_codebook=True)
             self.started.fill_(True)
-
-
-def _look_up(codebooks: Tensor, codes: Tensor, keep: Tensor) -> Tensor:
-    """The sum ``[B, D, S]`` of the entries that ``codes`` ``[B, K, S]`` name, where ``keep`` says so."""
-    entries = [F.embedding(codes[:, k], codebooks[k]) * keep[:, k, :, None] for k in range(codes.shape[1])]
-    return torch.stack(entries).sum(0).mT
 
 
 def _synchronize(codebook: Any) -> None:

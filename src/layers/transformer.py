@@ -19,9 +19,11 @@ Activation = Literal["gelu", "swiglu"]
 Norm = Literal["layer", "rms"]
 
 
-def make_norm(kind: Norm, width: int) -> nn.Module:
-    """Layer normalisation, or its root-mean-square form (arXiv 1910.07467)."""
-    return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, eps=1e-6)
+def make_norm(kind: Norm, width: int, *, affine: bool = True) -> nn.Module:
+    """Layer normalization, or its root-mean-square form (arXiv 1910.07467); with weights of its own, or without."""
+    if kind == "rms":
+        return nn.RMSNorm(width, eps=1e-6, elementwise_affine=affine)
+    return nn.LayerNorm(width) if affine else nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
 class FeedForward(nn.Module):

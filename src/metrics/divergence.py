@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from .bootstrap import ClipMeans, sums_per_clip
+from .clips import ClipMeans, Pieces, sums_per_clip
 
 
 def divergence(predicted: Tensor, target: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -29,12 +29,10 @@ class KLDivergence(ClipMeans):
             takes each for itself, and sums its ``t·log(t / p)`` alone (``kl_sigmoid`` of audioldm_eval): without the
             terms of the labels' absence it is no divergence and can be negative.
         epsilon: Added to the probabilities under the logarithm that divides.
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
 
     Example:
-        >>> metric = KLDivergence(resamples=0)
+        >>> metric = KLDivergence()
         >>> metric.update(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]))
         >>> round(metric.compute()["kld"].item(), 4)  # log 2
         0.6931
@@ -48,24 +46,23 @@ class KLDivergence(ClipMeans):
         form: Literal["softmax", "sigmoid"] = "softmax",
         *,
         epsilon: float = 1e-6,
-        resamples: int = 1000,
         confidence: float = 0.95,
-        seed: int = 0,
     ) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        super().__init__(confidence=confidence)
         if form not in ("softmax", "sigmoid"):
             raise ValueError(f"form must be softmax or sigmoid, not {form!r}")
         if not 0 < epsilon < 1:
             raise ValueError(f"epsilon must be between 0 and 1, not {epsilon}")
         self.form, self.epsilon = form, epsilon
 
-    def update(self, predicted: Tensor, target: Tensor, sizes: Tensor | None = None) -> None:
+    def update(self, predicted: Tensor, target: Tensor, sizes: Tensor | None = None, pieces: Pieces = None) -> None:
         """Compare the labels of generated audio with those of its reference.
 
         Args:
             predicted: Logits ``[N, C]`` of the segments of generated clips.
             target: Logits of the same segments of the references.
             sizes: How many segments each clip has, in order, ``[clips]`` int64; one each where absent.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: The shapes differ, something is not finite, or the sizes do not fit.
@@ -83,11 +80,11 @@ class KLDivergence(ClipMeans):
         forward = divergence(predicted, target, self.epsilon)
         reverse = divergence(target, predicted, self.epsilon)
         sizes = torch.ones(len(predicted), dtype=torch.int64) if sizes is None else sizes
-        self.record(sums_per_clip(torch.stack([forward, reverse, forward + reverse], 1), sizes), sizes)
+        self.record(sums_per_clip(torch.stack([forward, reverse, forward + reverse], 1), sizes), sizes, pieces)
 
     def compute(self) -> dict[str, Tensor]:
         """``kld`` from target to predicted, ``kld_reverse``, and ``kld_both``, their sum; in nepers, over segments.
 
-        Each with its bounds ``…_low`` and ``…_high``, and ``clips``, their number.
+        Each with its bounds ``…_low`` and ``…_high``; and the numbers of ``clips`` and ``pieces``.
         """
         return super().compute()

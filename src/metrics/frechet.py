@@ -5,19 +5,23 @@ Only values of one embedding, with the same activations, windows and reference, 
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import torch
-from scipy.stats import linregress
 from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import PartitaError
-from .bootstrap import Gathered, canonical_order, check_resampling, counts_of, percentiles, resampled
+from ..significance import jackknife, mean_interval
+from .clips import Gathered, Pieces, check_confidence, membership, piece_numbers
 from .gaussian import Gaussian, Side, frechet_distance, packed, pooled
 
 AT_ONCE = 2**23
-"""Numbers that the covariances of a batch of resamples may hold."""
+"""Numbers that the covariances of a batch of sets of clips may hold."""
+
+LEFT_OUT = 64
+"""Sets of clips, or of pieces, that are left out in turn; several at once where there are more than that."""
+
+FEWEST = 8
+"""Clips that a limit takes, so that quarters of them have a covariance."""
 
 
 class FrechetDistance(Metric):
@@ -92,216 +96,148 @@ class FrechetDistance(Metric):
 
 
 class FrechetInfinity(FrechetDistance, Gathered):
-    """The Fréchet distance with what it tends to, and its interval; all embeddings that are evaluated are kept.
+    """The Fréchet distance, its limit for more and more clips (FAD∞), and how sure both are. It keeps all embeddings.
 
-    The distance falls as the number ``n`` of embeddings grows, by about ``slope / n``, so that unequal sets do not
-    compare; ``limit`` is what :func:`frechet_limit` extrapolates to. Both intervals are for the distance of the
-    population that the clips are of: the limit's is that of the distance, moved to it and widened by the error of the
-    fit.
+    The distance of ``n`` clips is too large by about ``slope / n``. How much that is shows where whole clips are left
+    out. Single frames do not show it: those of one clip resemble each other, so that many frames of few clips are few.
+    (FAD∞ as arXiv 2311.01616 and fadtk have it draws frames, and hardly differs from the distance itself.)
+
+    The reference stays as it is. That its clips are finitely many adds to limits, too, and equally for all that is
+    compared with it: real clips, measured in the same way, tell how much.
 
     Args:
         dim: Width of the embeddings.
         reference: Statistics of the reference, known beforehand; without them :meth:`update` takes its embeddings.
-        smallest: The least number of embeddings that the limit is fitted to.
-        sizes: How many numbers from there to all.
-        replacement: Whether embeddings are drawn with replacement for the limit, as fadtk does.
-        resamples: Of the clips, for the interval; 0 for none.
-        confidence: Of the interval.
-        seed: Of all that is drawn.
+        confidence: Of the intervals.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        reference: Gaussian | None = None,
-        smallest: int = 500,
-        sizes: int = 25,
-        replacement: bool = True,
-        resamples: int = 1000,
-        confidence: float = 0.95,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, dim: int, *, reference: Gaussian | None = None, confidence: float = 0.95) -> None:
         super().__init__(dim, reference=reference)
-        check_resampling(resamples, confidence)
-        check_limit(smallest, sizes)
-        self.smallest, self.sizes, self.replacement = smallest, sizes, replacement
-        self.resamples, self.confidence, self.seed = resamples, confidence, seed
+        check_confidence(confidence)
+        self.confidence = confidence
         self.add_rows("frames", dim, dtype=torch.float32)
-        self.add_rows("clips", dtype=torch.int64)
+        self.add_rows("sizes", dtype=torch.int64)
+        self.add_rows("pieces", dtype=torch.int64)
 
-    def update(self, embeddings: Tensor, reference: bool = False, sizes: Tensor | None = None) -> None:
+    def update(
+        self, embeddings: Tensor, reference: bool = False, sizes: Tensor | None = None, pieces: Pieces = None
+    ) -> None:
         """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
 
         Args:
             embeddings: One per frame, the frames of a clip together. They are kept in float32.
             reference: Which side they are of.
-            sizes: How many of them each clip has, in order, ``[clips]`` int64; the interval cannot do without.
+            sizes: How many of them each clip has, in order, ``[clips]`` int64; needed for what is evaluated.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: As for :class:`FrechetDistance`, or the sizes are missing or do not fit.
         """
-        if not reference and self.resamples:
-            if sizes is None:
-                raise PartitaError("sizes are missing: the frames of each clip, for an interval (or set resamples=0)")
-            if (sizes < 1).any() or int(sizes.sum()) != len(embeddings):
-                raise PartitaError(f"sizes must be at least 1 and add up to {len(embeddings)}, not {sizes.tolist()}")
-        super().update(embeddings, reference)
-        if not reference:
-            self.frames.append(embeddings.detach().float())  # type: ignore[operator, union-attr]
-            if sizes is not None:
-                self.clips.append(sizes.to(embeddings.device))  # type: ignore[operator, union-attr]
+        if reference:
+            super().update(embeddings, reference)
+            return
+        if sizes is None:
+            raise PartitaError("sizes are missing: how many frames each clip has")
+        if (sizes < 1).any() or int(sizes.sum()) != len(embeddings):
+            raise PartitaError(f"sizes must be at least 1 and add up to {len(embeddings)}, not {sizes.tolist()}")
+        numbers = piece_numbers(pieces, len(sizes))
+        super().update(embeddings)
+        self.frames.append(embeddings.detach().float())  # type: ignore[operator, union-attr]
+        self.sizes.append(sizes.to(embeddings.device))  # type: ignore[operator, union-attr]
+        self.pieces.append(numbers.to(embeddings.device))  # type: ignore[operator, union-attr]
 
     def compute(self) -> dict[str, Tensor]:
         """What :class:`FrechetDistance` returns, and more.
 
         Returns:
-            Also what :func:`frechet_limit` returns, unless there are not more embeddings than ``smallest``;
-            ``frechet_corrected``, ``frechet_low`` and ``frechet_high`` of :func:`bootstrap_frechet`, unless
-            ``resamples`` is 0; ``limit_low`` and ``limit_high`` unless either.
+            Also ``frechet_low`` and ``frechet_high``, which hold the mean distance of as many clips as there are;
+            ``limit``, ``limit_low`` and ``limit_high``, which hold the distance of all clips there could be; and
+            ``drift``, the limit less the one that half as many clips show, over half the width of that interval:
+            beyond ±1 the clips are too few to tell a limit. The numbers of ``clips`` and ``pieces``. Intervals are not
+            numbers for clips of one piece, nor limits for fewer than 8 clips.
 
         Raises:
             PartitaError: One side has fewer than two embeddings.
         """
-        results, reference, frames = super().compute(), self.reference_statistics, self.rows("frames")
-        if len(frames) > self.smallest:
-            results |= frechet_limit(
-                frames,
-                reference,
-                smallest=self.smallest,
-                sizes=self.sizes,
-                replacement=self.replacement,
-                seed=self.seed,
-            )
-        if self.resamples:
-            found = bootstrap_frechet(
-                frames,
-                self.rows("clips"),
-                reference,
-                resamples=self.resamples,
-                confidence=self.confidence,
-                seed=self.seed,
-            )
-            results |= {f"frechet_{name}": found[name] for name in ("corrected", "low", "high")}
-            if "limit" in results:
-                # a fit to draws without replacement has left out what the number of embeddings adds, as found has not
-                added = 0 if self.replacement else results["slope"] / len(frames)
-                centre = found["corrected"] - found["value"] + results["limit"] + added
-                noise = NormalDist().inv_cdf((1 + self.confidence) / 2) * results["limit_error"]
-                low, high = (torch.hypot(found["corrected"] - found[end], noise) for end in ("low", "high"))
-                results |= {"limit_low": (centre - low).clamp(min=0), "limit_high": centre + high}
+        results = super().compute()
+        member = membership(self.rows("pieces").cpu())
+        pieces, clips = member.shape
+        nan = results["frechet"].new_tensor(torch.nan)
+        results |= {"clips": torch.tensor(clips), "pieces": torch.tensor(pieces)}
+        results |= dict.fromkeys(("frechet_low", "frechet_high", "limit", "limit_low", "limit_high", "drift"), nan)
+        if clips < 2:
+            return results
+        sets = ClipSets(self.rows("frames"), self.rows("sizes"), self.reference_statistics)
+        half = nan
+        if pieces > 1:
+            parts = split(member[(member @ sets.order.argsort().double()).argsort()], LEFT_OUT)
+            value, without = results["frechet"].cpu().numpy(), sets.distances(1 - parts).cpu().numpy()
+            _, error = jackknife(value, without)
+            low, high = (nan.new_tensor(bound) for bound in mean_interval(value, error, len(parts), self.confidence))
+            results |= {"frechet_low": low, "frechet_high": high}
+            half = (high - low) / 2
+        if clips >= FEWEST:
+            alone = torch.eye(clips, dtype=torch.float64)[sets.order]
+            limit = sets.limit(results["frechet"], 1 - split(alone, LEFT_OUT))
+            halves, quarters = split(alone, 2), split(alone, 4)
+            earlier = sets.limit(sets.distances(halves).mean(), quarters, clips / 2)
+            results |= {"limit": limit, "limit_low": limit - half, "limit_high": limit + half}
+            results["drift"] = (limit - earlier) / half
         return results
 
 
-def frechet_limit(
-    embeddings: Tensor,
-    reference: Gaussian,
-    *,
-    smallest: int = 500,
-    sizes: int = 25,
-    replacement: bool = True,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """FAD∞ (2311.01616; ``score_inf`` of fadtk): fit ``limit + slope / n`` to the distances of ``n`` embeddings.
-
-    Drawn with replacement, as published, the fit tends to the distance of the set that was drawn from, which itself is
-    above that of its population by about ``slope / N``. Drawn without, it tends to the latter.
+class ClipSets:
+    """The distances of subsets of clips to a reference.
 
     Args:
-        embeddings: What is evaluated, ``[N, D]``. Their order has no influence.
-        reference: Statistics of the reference, which stays whole.
-        smallest: The least ``n``.
-        sizes: How many ``n``, equally spaced from there to ``N``.
-        replacement: Whether the embeddings are drawn with replacement.
-        seed: Of the draws.
-
-    Returns:
-        ``limit``, ``slope``, ``r2``, the share of the distances' variance that the fit explains, and ``limit_error``,
-        the standard error of the fitted limit, float64; the last two are nan where the distances do not vary. The error
-        is of the draws; how much the limit varies with what it is drawn from is not in it.
-
-    Raises:
-        PartitaError: There are not more embeddings than ``smallest``.
-    """
-    check_limit(smallest, sizes)
-    number = len(embeddings)
-    if number <= smallest:
-        raise PartitaError(f"a limit needs more than {smallest} embeddings, not {number}: give more, or lower smallest")
-    embeddings = embeddings[canonical_order(embeddings)].double()
-    generator, side = torch.Generator().manual_seed(seed), Side(reference)
-    counts = [int(n) for n in torch.linspace(smallest, number, sizes, dtype=torch.float64)]
-    distances = []
-    for n in counts:
-        if replacement:
-            drawn = torch.randint(number, (n,), generator=generator)
-        else:
-            drawn = torch.randperm(number, generator=generator)[:n]
-        statistics = Gaussian.of(embeddings[drawn.to(embeddings.device)])
-        distances.append(side.distance(statistics.mean, statistics.covariance))
-    fit = linregress([1 / n for n in counts], torch.stack(distances).tolist())
-    found = {"limit": fit.intercept, "slope": fit.slope, "r2": fit.rvalue**2, "limit_error": fit.intercept_stderr}
-    return {name: side.mean.new_tensor(value) for name, value in found.items()}
-
-
-def check_limit(smallest: int, sizes: int) -> None:
-    """Refuse, with a ValueError, what no limit can be fitted to."""
-    if smallest < 2 or sizes < 2:
-        raise ValueError(f"a limit needs at least two sizes, from at least 2 on: not {sizes} from {smallest} on")
-
-
-def bootstrap_frechet(
-    embeddings: Tensor,
-    sizes: Tensor,
-    reference: Gaussian,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """The Fréchet distance and its interval over clips; only sums of each clip are resampled, not its frames.
-
-    A set of clips lies above its population, by more the fewer they are, and a resample above its set by as much again.
-    So plain percentiles would mostly miss both. The interval here is that of the resampled errors, taken from the value
-    (the basic bootstrap, Davison and Hinkley 1997, §2.4): it holds the population's distance, and may leave out the
-    value itself, which is then mostly bias; ``corrected`` is the value without it.
-
-    Args:
-        embeddings: What is evaluated, ``[N, D]``, the frames of a clip together.
+        embeddings: Of all clips, ``[N, D]``, the frames of a clip together.
         sizes: How many of them each clip has, in order, ``[C]`` int64.
-        reference: Statistics of the reference, which stays as it is.
-        resamples: As for :func:`~partita.metrics.bootstrap.bootstrap`.
-        confidence: As for :func:`~partita.metrics.bootstrap.bootstrap`.
-        seed: As for :func:`~partita.metrics.bootstrap.bootstrap`.
-
-    Returns:
-        ``value``, ``corrected``, ``low`` and ``high``, float64; for one clip all but the value are nan.
+        reference: Statistics of the reference.
     """
-    side, whole = Side(reference), Gaussian.of(embeddings)
-    value = side.distance(whole.mean, whole.covariance)
-    if len(sizes) < 2:
-        return {"value": value} | dict.fromkeys(("corrected", "low", "high"), value * torch.nan)
-    clips = (embeddings.double() - whole.mean).split(sizes.tolist())  # centred, so that sums do not cancel
-    sums = torch.stack([clip.sum(0) for clip in clips])
-    order = canonical_order(torch.cat([sums, sizes.to(sums)[:, None]], 1)).tolist()
-    clips, sums, sizes = [clips[c] for c in order], sums[order], sizes.to(sums)[order]
-    spread = torch.stack([clip.square().sum() for clip in clips])
-    seen = [clip @ side.factor for clip in clips]  # all that the root depends on
-    few = len(embeddings) < side.factor.shape[1]
-    roots = _roots_by_frames if few else _roots_by_moments
-    at_once, distances = max(1, AT_ONCE // min(len(embeddings), side.factor.shape[1]) ** 2), []
-    for drawn in resampled(len(clips), resamples, seed, at_once):
-        weights = counts_of(drawn).to(sums)
-        count, mean = weights @ sizes, weights @ sums
-        mean = mean / count[:, None]
-        trace = weights @ spread - count * mean.square().sum(1)
-        root = roots(seen, weights, count, mean @ side.factor)
-        apart = (mean + whole.mean - side.mean).square().sum(1)
-        distance = apart + side.trace + trace / (count - 1) - 2 * root / (count - 1).sqrt()
-        distances.append(distance.clamp(min=0))
-    found = torch.cat(distances)
-    low, high = percentiles(found, confidence)
-    low, high = (2 * value - high).clamp(min=0), 2 * value - low
-    return {"value": value, "corrected": 2 * value - found.mean(), "low": low, "high": high}
+
+    def __init__(self, embeddings: Tensor, sizes: Tensor, reference: Gaussian) -> None:
+        self.side, self.middle = Side(reference), embeddings.double().mean(0)
+        clips = (embeddings.double() - self.middle).split(sizes.tolist())  # centered, so that sums do not cancel
+        self.sizes, self.sums = sizes.double(), torch.stack([clip.sum(0) for clip in clips])
+        self.spread = torch.stack([clip.square().sum() for clip in clips])
+        self.seen = [clip @ self.side.factor for clip in clips]  # all that the root depends on
+        # an order by chance, which does not depend on the one that the clips are in
+        directions = torch.randn(self.sums.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        ordered = (self.sums @ directions.to(self.sums)).argsort(stable=True)
+        self.order = ordered.cpu()[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))]
+
+    def distances(self, chosen: Tensor) -> Tensor:
+        """The distances ``[R]`` of the clips that are chosen, ``[R, C]`` zeros and ones."""
+        frames, width = int(self.sizes.sum()), self.side.factor.shape[1]
+        roots, found = _roots_by_frames if frames < width else _roots_by_moments, []
+        at_once = max(1, AT_ONCE // min(frames, width) ** 2)
+        for weights in chosen.to(self.sums).split(at_once):
+            count = weights @ self.sizes
+            mean = weights @ self.sums / count[:, None]
+            trace = weights @ self.spread - count * mean.square().sum(1)
+            root = roots(self.seen, weights, count, mean @ self.side.factor)
+            apart = (mean + self.middle - self.side.mean).square().sum(1)
+            distance = apart + self.side.trace + trace / (count - 1) - 2 * root / (count - 1).sqrt()
+            found.append(distance.clamp(min=0))
+        return torch.cat(found)
+
+    def limit(self, whole: Tensor, subsets: Tensor, clips: float | None = None) -> Tensor:
+        """Where a straight line through distances against ``1 / clips`` ends: through one, and the mean of others.
+
+        Args:
+            whole: The distance of a set of clips.
+            subsets: Of that set, ``[R, C]`` zeros and ones.
+            clips: How many the set has; all where not given.
+        """
+        clips = subsets.shape[1] if clips is None else clips
+        inverse = (1 / subsets.sum(1)).mean() - 1 / clips
+        slope = (self.distances(subsets).mean() - whole) / inverse
+        return whole - slope / clips
+
+
+def split(rows: Tensor, most: int) -> Tensor:
+    """Zeros and ones ``[R, C]``, added up so that at most so many rows are left."""
+    return torch.stack([some.sum(0) for some in rows.tensor_split(min(most, len(rows)))])
 
 
 def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +55,8 @@ class Gaussian:
             embedding: Name of what embedded the audio, with all that changes its values: weights, layer, window.
             source: Hash of the audio, such as :func:`source_hash` of the names or hashes of its files.
         """
-        fingerprint = {"embedding": embedding, "samples": self.count, "source": source}
-        with replacing_file(Path(path)) as new:
-            tensors = {"mean": self.mean.cpu().contiguous(), "moment": self.moment.cpu().contiguous()}
-            save_file(tensors, new, metadata={"fingerprint": json.dumps(fingerprint, ensure_ascii=False)})
+        tensors = {"mean": self.mean, "moment": self.moment}
+        save_made_from(path, tensors, embedding=embedding, samples=self.count, source=source)
 
     @classmethod
     def load(cls, path: str | Path, *, embedding: str, source: str, samples: int | None = None) -> Gaussian:
@@ -73,26 +71,43 @@ class Gaussian:
         Raises:
             PartitaError: There is no such file, or it was made from something else.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                found = json.loads((file.metadata() or {})["fingerprint"])
-                mean, moment = file.get_tensor("mean"), file.get_tensor("moment")
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise PartitaError(f"{path} does not hold the statistics of a reference: {error}") from None
-        wanted = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
-        wrong = [
-            f"{name} {found.get(name)!r} instead of {value!r}"
-            for name, value in wanted.items()
-            if found.get(name) != value
-        ]
-        if wrong:
-            raise PartitaError(f"{path} was made from something else: {', '.join(wrong)}; compute it again")
-        return cls(found["samples"], mean, moment)
+        made_from = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
+        tensors, number = load_made_from(path, ("mean", "moment"), **made_from)
+        return cls(number, tensors["mean"], tensors["moment"])
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> Gaussian:
         """From what :func:`packed` returns."""
         return cls(int(packed[0, 0]), packed[1], packed[2:])
+
+
+def save_made_from(path: str | Path, tensors: Mapping[str, Tensor], **made_from: str | int) -> None:
+    """Write tensors into one safetensors file whose metadata say what they were made from."""
+    with replacing_file(Path(path)) as new:
+        cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(cpu, new, metadata={"fingerprint": json.dumps(made_from, ensure_ascii=False)})
+
+
+def load_made_from(path: str | Path, names: Iterable[str], **made_from: str | int) -> tuple[dict[str, Tensor], int]:
+    """The tensors of these names, and how many samples they were made from, out of what was saved.
+
+    Raises:
+        PartitaError: There is no such file, or it was made from something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {})["fingerprint"])
+            tensors, samples = {name: file.get_tensor(name) for name in names}, int(found["samples"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise PartitaError(f"{path} does not hold the statistics of a reference: {error}") from None
+    wrong = [
+        f"{name} {found.get(name)!r} instead of {value!r}"
+        for name, value in made_from.items()
+        if found.get(name) != value
+    ]
+    if wrong:
+        raise PartitaError(f"{path} was made from something else: {', '.join(wrong)}; compute it again")
+    return tensors, samples
 
 
 def source_hash(names: Iterable[str]) -> str:

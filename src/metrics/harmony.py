@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.harmony import NO_CHORD, QUALITIES, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
-from .bootstrap import LabelMeans
+from .clips import LabelMeans, Pieces
 
 # Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
 # D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook.
@@ -106,20 +106,22 @@ class KeyAgreement(LabelMeans):
 
     Args:
         sample_rate: Of the audio, in Hz.
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
     """
 
     higher_is_better = True
     names = rates = ("key", "key_exact")
 
-    def __init__(self, sample_rate: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+    def __init__(self, sample_rate: int, *, confidence: float = 0.95) -> None:
+        super().__init__(confidence=confidence)
         self.chroma = harmonic_chroma(sample_rate)
 
     def update(
-        self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
+        self,
+        audio: Tensor,
+        reference: Sequence[Mapping[str, Any]],
+        lengths: Sequence[int] | None = None,
+        pieces: Pieces = None,
     ) -> None:
         """Compare audio ``[B, C, T]`` with the field ``key`` of the examples, such as ``"F# minor"``.
 
@@ -127,13 +129,15 @@ class KeyAgreement(LabelMeans):
             audio: In [-1, 1].
             reference: The fields of each example; those without a key do not count.
             lengths: Of each clip, the number of samples that are not padding; all where none are given.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: A key is not written like that.
         """
         import mir_eval
 
-        for clip, fields, length in zip(audio, reference, lengths or [audio.shape[-1]] * len(audio), strict=True):
+        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
+        for clip, fields, length, piece in zip(audio, reference, lengths, pieces, strict=True):
             if not fields.get("key"):
                 continue
             key = estimate_key(_numpy(self.chroma, clip[:, :length]))
@@ -141,14 +145,14 @@ class KeyAgreement(LabelMeans):
                 score = mir_eval.key.weighted_score(fields["key"].lower(), key)
             except ValueError:
                 raise PartitaError(f"{fields['key']!r} is not a key: write it like 'F# minor'") from None
-            self.record_clip((score, score == 1), (1, 1))
+            self.record_clip((score, score == 1), (1, 1), piece)
 
     def compute(self) -> dict[str, Tensor]:
         """Of the clips with a key, both in [0, 1] and not a number where there were none.
 
         ``key``: the mean score of MIREX, 1 for the key, 0.5 for the one a fifth above, 0.3 for the relative and 0.2 for
         the parallel one; ``key_exact``: the fraction in the very key. Each with its bounds ``…_low`` and ``…_high``,
-        and ``…_clips``, how many have a key.
+        ``…_clips`` and ``…_pieces``, how many have a key.
         """
         return super().compute()
 
@@ -158,20 +162,22 @@ class ChordAgreement(LabelMeans):
 
     Args:
         sample_rate: Of the audio, in Hz.
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
     """
 
     higher_is_better = True
     names = rates = ("chord_root", "chord_majmin", "chord_segmentation")
 
-    def __init__(self, sample_rate: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+    def __init__(self, sample_rate: int, *, confidence: float = 0.95) -> None:
+        super().__init__(confidence=confidence)
         self.chroma = harmonic_chroma(sample_rate)
 
     def update(
-        self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
+        self,
+        audio: Tensor,
+        reference: Sequence[Mapping[str, Any]],
+        lengths: Sequence[int] | None = None,
+        pieces: Pieces = None,
     ) -> None:
         """Compare audio ``[B, C, T]`` with the field ``chords`` of the examples: start, end and name of each, in order.
 
@@ -179,19 +185,21 @@ class ChordAgreement(LabelMeans):
             audio: In [-1, 1].
             reference: The fields of each example; those without chords do not count.
             lengths: Of each clip, the number of samples that are not padding; all where none are given.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: A chord is not in the notation of Harte et al. (``"F#:min7"``).
         """
         import mir_eval
 
-        for clip, fields, length in zip(audio, reference, lengths or [audio.shape[-1]] * len(audio), strict=True):
+        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
+        for clip, fields, length, piece in zip(audio, reference, lengths, pieces, strict=True):
             if not fields.get("chords"):
                 continue
             chroma = _numpy(self.chroma, clip[:, :length])
             estimated = estimate_chords(chroma, self.chroma.frame_rate, length / self.chroma.sample_rate)
             try:
-                self.record_clip(*chord_agreement(fields["chords"], estimated))
+                self.record_clip(*chord_agreement(fields["chords"], estimated), piece)
             except mir_eval.chord.InvalidChordException as error:
                 raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
 
@@ -201,7 +209,7 @@ class ChordAgreement(LabelMeans):
         ``chord_root``: the fraction with the right root; ``chord_majmin``: with the right root and third, where the
         label is major, minor or no chord, sevenths left aside; ``chord_segmentation``: how far changes fall together,
         the worse of over- and undersegmentation (MIREX), 1 where they all do. Each with its bounds ``…_low`` and
-        ``…_high``, and ``…_clips``, how many have something to compare.
+        ``…_high``, ``…_clips`` and ``…_pieces``, how many have something to compare.
         """
         return super().compute()
 

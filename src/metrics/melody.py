@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import PartitaError
 from ..layers.chroma import Chroma
-from .bootstrap import ClipMeans
+from .clips import ClipMeans, Pieces
 
 
 class MelodySimilarity(ClipMeans):
@@ -23,9 +23,7 @@ class MelodySimilarity(ClipMeans):
     Args:
         sample_rate: Of the audio, in Hz.
         one_hot: Whether only the strongest pitch class of a frame counts.
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
     """
 
     higher_is_better = True
@@ -36,20 +34,21 @@ class MelodySimilarity(ClipMeans):
         sample_rate: int,
         one_hot: bool = True,
         *,
-        resamples: int = 1000,
         confidence: float = 0.95,
-        seed: int = 0,
     ) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        super().__init__(confidence=confidence)
         self.chroma = Chroma(sample_rate, one_hot=one_hot)
 
-    def update(self, audio: Tensor, reference: Tensor, lengths: Sequence[int] | None = None) -> None:
+    def update(
+        self, audio: Tensor, reference: Tensor, lengths: Sequence[int] | None = None, pieces: Pieces = None
+    ) -> None:
         """Compare audio ``[B, C, T]`` with the reference ``[B, C', T]``.
 
         Args:
             audio: In [-1, 1].
             reference: Likewise; the number of channels may differ.
             lengths: Of each clip, the number of samples that are not padding; all where none are given.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: They differ in number or length of clips.
@@ -64,10 +63,10 @@ class MelodySimilarity(ClipMeans):
         for frames, length in zip(similarity, lengths or [audio.shape[-1]] * len(audio), strict=True):
             counted = frames[: math.ceil(length / self.chroma.hop)]
             kept.append((counted.sum(), len(counted)))
-        self.record(torch.stack([s for s, _ in kept])[:, None], torch.tensor([n for _, n in kept]))
+        self.record(torch.stack([s for s, _ in kept])[:, None], torch.tensor([n for _, n in kept]), pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``chroma_cosine`` in [0, 1], its bounds ``chroma_cosine_low`` and ``chroma_cosine_high``, and ``clips``.
+        """``chroma_cosine`` in [0, 1], its bounds ``chroma_cosine_low`` and ``…_high``, and ``clips`` and ``pieces``.
 
         Raises:
             PartitaError: Nothing was compared.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from .bootstrap import ClipMeans
+from .clips import ClipMeans, Pieces
 
 PAIRS_AT_ONCE = 64
 """Pairs of sequences whose transport is computed together."""
@@ -171,12 +171,10 @@ class Memorization(ClipMeans):
         min_entropy: Pairs where either sequence has fewer bits than this are left out.
         regularisation: As for :func:`transport_cost`; the same as for the threshold.
         iterations: As for :func:`transport_cost`; the same as for the threshold.
-        resamples: Of the pairs, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
 
     Example:
-        >>> metric = Memorization(torch.eye(4), threshold=0.1, resamples=0)
+        >>> metric = Memorization(torch.eye(4), threshold=0.1)
         >>> metric.update(torch.tensor([[0, 1, 2], [0, 1, 2]]), torch.tensor([[0, 1, 2], [2, 1, 0]]))
         >>> found = metric.compute()
         >>> found["exact"].item(), found["approximate"].item()
@@ -196,11 +194,9 @@ class Memorization(ClipMeans):
         min_entropy: float = 0.0,
         regularisation: float = 0.01,
         iterations: int = 200,
-        resamples: int = 1000,
         confidence: float = 0.95,
-        seed: int = 0,
     ) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        super().__init__(confidence=confidence)
         if centres.ndim != 2 or len(centres) < 2:
             raise ValueError(f"centres must be [K, D] with at least two of them, not {list(centres.shape)}")
         if threshold <= 0:
@@ -211,8 +207,13 @@ class Memorization(ClipMeans):
         self.regularisation, self.iterations = regularisation, iterations
         self.register_buffer("centres", centres.detach().double(), persistent=False)
 
-    def update(self, generated: Tensor, target: Tensor) -> None:
+    def update(self, generated: Tensor, target: Tensor, pieces: Pieces = None) -> None:
         """Compare continuations ``[N, S]`` int64 with what followed the same prompts in training, as long.
+
+        Args:
+            generated: Tokens ``[N, S]``.
+            target: Tokens ``[N, S]``.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: The shapes differ, or a token has no centre.
@@ -230,7 +231,7 @@ class Memorization(ClipMeans):
         entropies = entropy(generated, cardinality), entropy(target, cardinality)
         exact = (generated == target).all(1)
         matches = (cost < self.threshold) | exact
-        self.record(torch.stack([exact.double(), matches.double(), cost, *entropies], 1))
+        self.record(torch.stack([exact.double(), matches.double(), cost, *entropies], 1), pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
         """How much was memorised, of the pairs that are not left out.
@@ -238,19 +239,18 @@ class Memorization(ClipMeans):
         Returns:
             Rates ``exact`` and ``approximate`` (which includes the exact ones), the mean ``cost``, the mean entropies
             ``generated_entropy`` and ``target_entropy`` in bits, each with bounds ``…_low`` and ``…_high``;
-            ``match_entropy``, that of the generated sequences that match (nan without any); ``clips``, the number of
-            pairs, and ``left_out``, the fraction of pairs that were.
+            ``match_entropy``, that of the generated sequences that match (nan without any); ``clips`` and
+            ``pieces``, the numbers of both, and ``left_out``, the fraction of pairs that were.
 
         Raises:
             PartitaError: No pair is left.
         """
-        rows, weights = self.rows("sums").cpu(), self.rows("weights").cpu()
+        rows = self.rows("sums").cpu()
         kept = rows[:, 3:].amin(1) >= self.min_entropy
         if len(rows) and not kept.any():
             raise PartitaError(f"all {len(rows)} pairs have fewer than {self.min_entropy:g} bits: lower min_entropy")
         left = rows[kept]
-        return self.means(left, weights[kept]) | {
+        return self.means(kept) | {
             "match_entropy": left[left[:, 1] > 0, 3].mean(),
-            "clips": torch.tensor(len(left)),
             "left_out": 1 - kept.double().mean(),
         }

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PartitaError
-from .bootstrap import ClipMeans
+from .clips import ClipMeans, Pieces
 
 
 class StyleNeighbours(ClipMeans):
@@ -30,9 +30,7 @@ class StyleNeighbours(ClipMeans):
         strict: Whether ``closer`` needs to be less, rather than at most.
         exclude_source: Whether the song that ``x_C`` was cut from counts as no neighbour, neither in ``common`` nor in
             ``closer``: otherwise it is among the nearest whatever the style.
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
     """
 
     names = rates = ("common", "overfit")
@@ -47,11 +45,9 @@ class StyleNeighbours(ClipMeans):
         overfit: Literal["closer", "source"] = "closer",
         strict: bool = True,
         exclude_source: bool = True,
-        resamples: int = 1000,
         confidence: float = 0.95,
-        seed: int = 0,
     ) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        super().__init__(confidence=confidence)
         if database.ndim != 2:
             raise ValueError(f"database must be embeddings [M, D], not {list(database.shape)}")
         if not 1 <= neighbours <= len(database) - exclude_source:
@@ -65,7 +61,7 @@ class StyleNeighbours(ClipMeans):
         self.strict, self.exclude_source = strict, exclude_source
         self.register_buffer("database", self._prepared(database), persistent=False)
 
-    def update(self, excerpt: Tensor, generated: Tensor, source: Tensor | None = None) -> None:
+    def update(self, excerpt: Tensor, generated: Tensor, source: Tensor | None = None, pieces: Pieces = None) -> None:
         """Compare generated clips with the excerpts they were conditioned on.
 
         Args:
@@ -73,6 +69,7 @@ class StyleNeighbours(ClipMeans):
             generated: Embeddings ``[B, D]``.
             source: Which song of the database each excerpt was cut from, ``[B]`` int64, −1 for none of them; none where
                 absent.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: The shapes do not fit, or ``overfit: source`` is told of no source.
@@ -102,10 +99,10 @@ class StyleNeighbours(ClipMeans):
         else:
             apart, least = (excerpt - generated).norm(dim=1), to_excerpt.amin(1)
             copied = apart < least if self.strict else apart <= least
-        self.record(torch.stack([common, copied.double()], 1))
+        self.record(torch.stack([common, copied.double()], 1), pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``common`` and ``overfit`` in [0, 1], with bounds ``…_low`` and ``…_high``; ``clips``, their number."""
+        """``common`` and ``overfit`` in [0, 1], their bounds ``…_low`` and ``…_high``, and ``clips`` and ``pieces``."""
         return super().compute()
 
     def _prepared(self, embeddings: Tensor) -> Tensor:

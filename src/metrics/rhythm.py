@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..layers.resample import convert
-from .bootstrap import LabelMeans
+from .clips import LabelMeans, Pieces
 
 _RATE = 22050
 _HOP = 256
@@ -60,9 +60,7 @@ class RhythmAgreement(LabelMeans):
         expected_tempo: Beats per minute that the estimator holds for likeliest. The corpus' are about 90 in the mean,
             those of popular music about 120.
         trim: Seconds at the start within which beats do not count. MIREX leaves out 5, which clips cannot spare.
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
     """
 
     higher_is_better = True
@@ -74,11 +72,9 @@ class RhythmAgreement(LabelMeans):
         expected_tempo: float = 90.0,
         trim: float = 0.0,
         *,
-        resamples: int = 1000,
         confidence: float = 0.95,
-        seed: int = 0,
     ) -> None:
-        super().__init__(resamples=resamples, confidence=confidence, seed=seed)
+        super().__init__(confidence=confidence)
         if expected_tempo <= 0:
             raise ValueError(f"expected_tempo must be above 0 beats per minute, not {expected_tempo}")
         if trim < 0:
@@ -86,7 +82,11 @@ class RhythmAgreement(LabelMeans):
         self.sample_rate, self.expected_tempo, self.trim = sample_rate, expected_tempo, trim
 
     def update(
-        self, audio: Tensor, reference: Sequence[Mapping[str, Any]], lengths: Sequence[int] | None = None
+        self,
+        audio: Tensor,
+        reference: Sequence[Mapping[str, Any]],
+        lengths: Sequence[int] | None = None,
+        pieces: Pieces = None,
     ) -> None:
         """Compare audio ``[B, C, T]`` with the fields ``tempo`` and ``beats`` of the examples.
 
@@ -94,10 +94,12 @@ class RhythmAgreement(LabelMeans):
             audio: In [-1, 1].
             reference: The fields of each example; those without tempo, or without beats after ``trim``, do not count.
             lengths: Of each clip, the number of samples that are not padding; all where none are given.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
         """
         from mir_eval.beat import f_measure, trim_beats
 
-        for clip, fields, length in zip(audio, reference, lengths or [audio.shape[-1]] * len(audio), strict=True):
+        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
+        for clip, fields, length, piece in zip(audio, reference, lengths, pieces, strict=True):
             expected = trim_beats(np.asarray(fields.get("beats", ()), np.float64), self.trim)
             target = fields.get("tempo")
             if not target and not len(expected):
@@ -110,14 +112,15 @@ class RhythmAgreement(LabelMeans):
             heard = trim_beats(beats, self.trim)
             if len(expected) and len(heard):
                 f = f_measure(expected, heard, f_measure_threshold=0.07)
-            self.record_clip((first, second, f), (bool(target), bool(target), len(expected) > 0))
+            self.record_clip((first, second, f), (bool(target), bool(target), len(expected) > 0), piece)
 
     def compute(self) -> dict[str, Tensor]:
         """Means over clips with the label, in [0, 1]; not a number where there was nothing to compare with.
 
         ``tempo_accuracy_1``: the fraction within 4 % of the tempo; ``tempo_accuracy_2``: of it, half or double
         (F. Gouyon et al., IEEE TASLP 14, 2006, where three times or a third count too); ``beat_f_measure``: of beats
-        within 70 ms. Each with its bounds ``…_low`` and ``…_high``, and ``…_clips``, how many have the label.
+        within 70 ms. Each with its bounds ``…_low`` and ``…_high``, and ``…_clips`` and ``…_pieces``, how many have the
+        label.
         """
         return super().compute()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PartitaError
-from .bootstrap import ClipMeans, sums_per_clip
+from .clips import ClipMeans, Pieces, sums_per_clip
 
 
 def clip_means(embeddings: Tensor, sizes: Tensor) -> Tensor:
@@ -22,12 +22,10 @@ class PairedCosine(ClipMeans):
     where a clip longer than MuLan's ten seconds is the average of its segments. Only values of one model compare.
 
     Args:
-        resamples: Of the clips, for the intervals; 0 for none.
         confidence: Of the intervals.
-        seed: Of the resamples.
 
     Example:
-        >>> metric = PairedCosine(resamples=0)
+        >>> metric = PairedCosine()
         >>> metric.update(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 3.0]]))
         >>> round(metric.compute()["cosine"].item(), 4)
         0.7071
@@ -42,6 +40,7 @@ class PairedCosine(ClipMeans):
         second: Tensor,
         first_sizes: Tensor | None = None,
         second_sizes: Tensor | None = None,
+        pieces: Pieces = None,
     ) -> None:
         """Compare embeddings ``[N, D]`` of segments, averaged over each clip first.
 
@@ -51,6 +50,7 @@ class PairedCosine(ClipMeans):
             first_sizes: How many segments of the first side each clip has, in order, ``[clips]`` int64; one each where
                 absent.
             second_sizes: The same of the second side.
+            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
             PartitaError: The sides are not of the same clips and the same width.
@@ -62,8 +62,8 @@ class PairedCosine(ClipMeans):
             raise PartitaError(f"first and second must be embeddings [N, D] of the same clips, not {shapes}")
         if not torch.isfinite(first.sum() + second.sum()):
             raise PartitaError("embeddings must be finite: look for silence or overflow in what was embedded")
-        self.record(F.cosine_similarity(first, second)[:, None])
+        self.record(F.cosine_similarity(first, second)[:, None], pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``cosine``, its bounds ``cosine_low`` and ``cosine_high``, and ``clips``, their number."""
+        """``cosine``, its bounds ``cosine_low`` and ``cosine_high``, and the numbers of ``clips`` and ``pieces``."""
         return super().compute()

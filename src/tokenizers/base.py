@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ..contracts import Representation
+from ..contracts import Representation, finite
+from ..errors import PartitaError
+from ..excerpt import Excerpt
+from ..layers.resample import convert
 from ..part import Part
 
 
@@ -20,6 +25,12 @@ class Tokenizer(Part):
 
     A codec whose codes stand for latents offers these, too: it sets :attr:`latent_dim` and implements
     :meth:`encode_latents` and :meth:`decode_latents`.
+
+    For people there are :meth:`encode_audio` and :meth:`decode_audio`, which take audio of any rate from anywhere::
+
+        codec = partita.load_part("encodec-24khz")
+        codes = codec.encode_audio("song.mp3")  # or an array, with its rate: codec.encode_audio(array, 44100)
+        audio = codec.decode_audio(codes, sample_rate=44100)  # [B, C, T]
 
     Attributes:
         latent_dim: Width of the latents before quantization; none where there are none.
@@ -49,6 +60,60 @@ class Tokenizer(Part):
             NotImplementedError: This tokenizer cannot.
         """
         raise NotImplementedError(f"{self.registered_name} cannot turn its representation back into audio")
+
+    @torch.inference_mode()
+    def encode_audio(self, audio: Any, sample_rate: int | None = None) -> Tensor:
+        """Audio of any rate and number of channels, from a file or an array, to what :meth:`encode` returns.
+
+        Args:
+            audio: The path of a file, samples ``[T]``, ``[C, T]`` or ``[B, C, T]`` as an array or tensor, or a
+                :class:`partita.Excerpt` of either.
+            sample_rate: Of the samples, in Hz; a file knows its own.
+
+        Raises:
+            PartitaError: There is no such audio, or its rate is not known.
+        """
+        excerpt = audio if isinstance(audio, Excerpt) else Excerpt(audio, sample_rate=sample_rate)
+        if excerpt.sample_rate is None and not isinstance(excerpt.audio, str | Path):
+            raise PartitaError("an array does not tell its sample rate: give it, sample_rate=44100")
+        facts = self.representation
+        return self.encode(excerpt.read(facts.sample_rate, facts.channels).to(self.device))
+
+    @torch.inference_mode()
+    def decode_audio(self, representation: Any, sample_rate: int | None = None, channels: int | None = None) -> Tensor:
+        """What :meth:`encode_audio` returns, back to audio ``[B, C, T]`` float32 in [-1, 1] on the CPU.
+
+        Args:
+            representation: Codes ``[B, K, S]`` or latents ``[B, D, S]``, or of one clip, without ``B``.
+            sample_rate: Of the audio, in Hz; the tokenizer's where none is given.
+            channels: Of the audio; the tokenizer's where none are given.
+
+        Raises:
+            PartitaError: These are not such codes or latents, or this tokenizer cannot go back.
+        """
+        facts = self.representation
+        rows, what = (facts.num_codebooks, "codes [B, K, S]") if facts.discrete else (facts.dim, "latents [B, D, S]")
+        try:
+            given = torch.as_tensor(representation, device=self.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise PartitaError(f"{what} are an array or a tensor, not {type(representation).__name__}") from None
+        given = given[None] if given.dim() == 2 else given
+        if given.dim() != 3 or given.shape[1] != rows or not given.numel():
+            kind = "K" if facts.discrete else "D"
+            raise PartitaError(
+                f"{what} of this {self.registered_name} have {kind} = {rows}, unlike {list(given.shape)}"
+            )
+        if given.is_floating_point() == facts.discrete or given.is_complex() or not finite(given):
+            raise PartitaError(f"{what} are {'whole' if facts.discrete else 'finite floating-point'} numbers here")
+        if facts.cardinality is not None and not 0 <= int(given.min()) <= int(given.max()) < facts.cardinality:
+            raise PartitaError(
+                f"{what} lie in [0, {facts.cardinality}), not in [{int(given.min())}, {int(given.max())}]"
+            )
+        try:
+            made = self.decode(given.long() if facts.discrete else given.float()).float().cpu().clamp(-1, 1)
+        except NotImplementedError as error:
+            raise PartitaError(str(error)) from None
+        return convert(made, facts.sample_rate, sample_rate or facts.sample_rate, channels or facts.channels)
 
     def encode_latents(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, S]`` as they are before quantization."""

@@ -27,7 +27,9 @@ from .base import Tokenizer
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of what a codec is trained to minimise. The defaults are SoundStream's (2107.03312 §III-E).
+    """Weights of what a codec is trained to minimize.
+
+    The defaults are SoundStream's (2107.03312 §III-E), which gives none for the commitment; EnCodec's is 1.
 
     Args:
         spectral: Of the spectral distance.
@@ -63,9 +65,10 @@ QUANTIZER, LOSSES, SPECTRAL, DISCRIMINATORS = Quantizer(), Losses(), SpectralDis
 class NeuralCodec(Tokenizer):
     """Base of codecs that are trained here. Subclasses build :attr:`encoder` and :attr:`decoder`.
 
-    Training alternates between codec and discriminators on each batch, once ``adversarial_start`` batches have passed.
-    One batch is one step: only the codec's updates count in the trainer's ``global_step``. With several processes the
-    trainer needs ``strategy: ddp_find_unused_parameters_true``, as neither update touches all parameters.
+    A step updates the codec and, once ``adversarial_start`` steps have passed, the discriminators, each with the mean
+    gradient of as many batches as ``fit.accumulate`` says; codebooks follow every batch. Only the codec's updates count
+    in the trainer's ``global_step``. With several processes an ``L.Trainer`` of your own needs the strategy
+    ``ddp_find_unused_parameters_true``, as neither update touches all parameters.
 
     Args:
         sample_rate: Of the audio, in Hz.
@@ -173,34 +176,32 @@ class NeuralCodec(Tokenizer):
         return self.decoder(latents)[..., : audio.shape[-1]].float(), commitment
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Update the codec, and the discriminators once they have entered, on ``batch["audio"]`` ``[B, C, T]``."""
-        audio = batch["audio"]
+        """Learn from ``batch["audio"]`` ``[B, C, T]``, and at the last batch of a step, update the weights."""
+        audio, accumulate = batch["audio"], self.fit_options.accumulate
+        ends_step = (batch_idx + 1) % accumulate == 0
         optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
         judge = self.discriminators if self.discriminators is not None and self.step >= self.adversarial_start else None
         # Neither update changes the other's weights, so one verdict on the recording serves both.
         real = judge(audio) if judge else []
-        self.toggle_optimizer(optimizers[0])
-        estimate, commitment = self(audio)
-        losses = {"spectral": self.spectral_loss(estimate, audio), "waveform": (estimate - audio).abs().mean()}
+        with optimizers[0].toggle_model(sync_grad=ends_step):
+            estimate, commitment = self(audio)
+            losses = {"spectral": self.spectral_loss(estimate, audio), "waveform": (estimate - audio).abs().mean()}
+            if judge:
+                fake = judge(estimate)
+                losses["adversarial"] = generator_hinge(fake)
+                losses["feature_matching"] = feature_matching(real, fake, relative=self.losses.relative_features)
+            total = self._weighted(losses, estimate) + self.losses.commitment * commitment
+            self.manual_backward(total / accumulate)
         if judge:
-            fake = judge(estimate)
-            losses["adversarial"] = generator_hinge(fake)
-            losses["feature_matching"] = feature_matching(real, fake, relative=self.losses.relative_features)
-        total = self._weighted(losses, estimate) + self.losses.commitment * commitment
-        self.manual_backward(total)
-        self._clip(optimizers[0])
-        optimizers[0].step()
-        optimizers[0].zero_grad()
-        schedulers[0].step()
-        self.untoggle_optimizer(optimizers[0])
-        if judge:
-            losses["discriminator"] = discriminator_hinge(real, judge(estimate.detach()))
-            self.manual_backward(losses["discriminator"])
-            self._clip(optimizers[1])
-            # through the strategy, so that the trainer does not count a second step
-            self.trainer.strategy.optimizer_step(optimizers[1].optimizer, lambda: None)
-            optimizers[1].zero_grad()
-            schedulers[1].step()
+            with optimizers[1].toggle_model(sync_grad=ends_step):
+                losses["discriminator"] = discriminator_hinge(real, judge(estimate.detach()))
+                self.manual_backward(losses["discriminator"] / accumulate)
+        if not ends_step:
+            return
+        self._update(optimizers[: 2 if judge else 1])
+        for optimizer, scheduler in zip(optimizers[: 2 if judge else 1], schedulers, strict=False):
+            optimizer.zero_grad()
+            scheduler.step()
         self.step += 1
         self.log("train/loss", total.detach(), prog_bar=True)
         self.log_dict(
@@ -240,10 +241,23 @@ class NeuralCodec(Tokenizer):
 
     def _weighted(self, losses: dict[str, Tensor], estimate: Tensor) -> Tensor:
         if self.balancer is not None:
-            return self.balancer(losses, estimate)
+            # A sum over examples, where what processes and batches of a step find is averaged.
+            return self.balancer(losses, estimate) * self.trainer.world_size * self.fit_options.accumulate
         return torch.stack([weight * losses[name] for name, weight in self.weights.items() if name in losses]).sum()
 
-    def _clip(self, optimizer: Any) -> None:
+    def _update(self, optimizers: list[Any]) -> None:
+        """One step of each; the trainer counts the first alone."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler else 1.0
+        optimizers[0].step()
+        for optimizer in optimizers[1:]:
+            if scaler and (changed := scaler.get_scale() / scale) != 1:  # after the first, which these do not know of
+                for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+                    parameter.grad *= changed
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradients, which in half precision have been scaled back by now."""
         self.clip_gradients(optimizer, gradient_clip_val=self.fit_options.gradient_clip, gradient_clip_algorithm="norm")
 
 

@@ -1,7 +1,9 @@
 """A person's own folder: any format, damaged files named, clips by random access."""
 
 import json
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import soundfile
 import torch
 
 from partita.data.audio_file import inspect_audio, read_clip
+from partita.data.base import Damaged
 from partita.data.folder import Folder
 from partita.errors import PartitaError
 
@@ -223,7 +226,7 @@ def test_a_file_that_goes_bad_later_is_named(songs):
     source = quiet(Folder(str(songs), validation=0.0, test=0.0))
     for path in songs.rglob("*.ogg"):
         path.unlink()
-    with pytest.raises(PartitaError, match=r"stereo0\.ogg"):
+    with pytest.raises(Damaged, match=r"stereo0\.ogg: there is no such file"):
         read(source, 0)
 
 
@@ -248,3 +251,159 @@ def test_a_wav_written_to_a_pipe_is_whole(tmp_path):
     data[4:8] = data[size : size + 4] = b"\xff" * 4
     path.write_bytes(data)
     assert inspect_audio(path).num_samples == 16000
+
+
+def report_of(folder, **arguments):
+    """The report of a folder, and the names of the pieces that are used."""
+    source = quiet(Folder(str(folder), validation=0.0, test=0.0, **arguments))
+    used = {read(source, i, seconds=0.1).fields["id"] for i in range(source.size("train"))}
+    return "\n".join(source.report), used
+
+
+def test_what_there_is(songs):
+    (songs / "stereo0.txt").write_text("a bright tone")
+    source = quiet(Folder(str(songs)))
+    assert str(source.summary) == "4 files, 10 s, 1 with captions; 2 train, 1 validation, 1 test"
+    rows = [{"file": "stereo0.ogg", "text": "one"}, {"file": "stereo0.ogg", "text": "two"}, {"file": "stereo1.ogg"}]
+    (songs / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = quiet(Folder(str(songs), manifest="list.jsonl"))
+    assert str(source.summary) == "2 files, 6 s, 1 with captions; 2 train, 0 validation, 0 test"
+    assert source.summary.known == {"text": 1}
+
+
+def test_manifest_paths_lead_from_three_places(songs, tmp_path_factory, monkeypatch):
+    elsewhere, here = tmp_path_factory.mktemp("lists"), tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    for name, folder in (("beside.wav", elsewhere), ("from here.wav", here)):
+        soundfile.write(folder / name, tone(440, 1, 16000), 16000)
+    files = ["sub/mono0.wav", "beside.wav", "from here.wav", str(songs / "stereo0.ogg"), "nowhere.wav"]
+    (elsewhere / "list.csv").write_text("file,text\n" + "".join(f"{file},a\n" for file in files))
+    report, used = report_of(songs, manifest=str(elsewhere / "list.csv"))
+    assert used == {"sub/mono0.wav", "beside.wav", "from here.wav", "stereo0.ogg"}
+    assert report.startswith("nowhere.wav: there is no such file: list.csv line 6, tried ")
+    for folder in (elsewhere, songs, here):
+        assert str(folder / "nowhere.wav") in report
+
+
+def test_the_manifest_itself_is_looked_for_in_two_places(songs):
+    ((argument, message),) = Folder(str(songs), manifest="lists/mine.csv").missing()
+    assert argument == "manifest"
+    assert str(songs / "lists" / "mine.csv") in message
+    assert str(Path.cwd() / "lists" / "mine.csv") in message
+    assert dict(Folder(str(songs / "none"), manifest="mine.csv").missing()).keys() == {"path", "manifest"}
+    assert "is a file" in dict(Folder(str(songs / "empty.wav")).missing())["path"]
+    assert not Folder(str(songs)).missing()
+
+
+TABLES = {
+    "spreadsheet": (b"\xef\xbb\xbfFile ; Caption\r\nstereo0.ogg;one, two\r\n\r\nstereo1.ogg;three\r\n", "", "one, two"),
+    "utf-16": ("file,text\nstereo0.ogg,one\nstereo1.ogg,two\n".encode("utf-16"), "", "one"),
+    "latin-1": (b"file,text\nstereo0.ogg,plain\nstereo1.ogg,caf\xe9\n", "text is not UTF-8", "plain"),
+    "comma": (b"file,text\nstereo0.ogg,plain\nstereo1.ogg,slow, sad\n", "more cells than columns", "plain"),
+    "nul": (b"file,text\nstereo0.ogg,plain\n\0.wav,x\n", "no such file", "plain"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_as_programs_write_them(songs, kind):
+    content, said, text = TABLES[kind]
+    (songs / "list.csv").write_bytes(content)
+    report, used = report_of(songs, manifest="list.csv")
+    assert said in report
+    assert used == ({"stereo0.ogg"} if said else {"stereo0.ogg", "stereo1.ogg"})
+    source = quiet(Folder(str(songs), manifest="list.csv"))
+    assert text in [read(source, i).fields["text"] for i in range(source.size("train"))]
+
+
+@pytest.mark.parametrize("head", ["file,text,Text", "file,caption,text", "file,file"])
+def test_columns_that_say_the_same(songs, head):
+    (songs / "list.csv").write_text(f"{head}\nstereo0.ogg,a,b\n")
+    with pytest.raises(PartitaError, match=r"several of its columns are called (text|file)"):
+        Folder(str(songs), manifest="list.csv").setup()
+
+
+SIDECARS = {
+    "nested": ("[" * 100_000, "nested far too deep"),
+    "infinite melody": ('{"melody": [[0, 1, Infinity]]}', "melody"),
+    "huge number": ('{"tempo": 1' + "0" * 400 + "}", "tempo"),
+    "thousands of digits": ('{"tempo": 1' + "0" * 9000 + "}", "not valid JSON"),
+    "nested value": ('{"text": ' + "[" * 900 + "]" * 900 + "}", "text cannot be"),
+    "half a character": ('{"text": "\\ud800"}', "text is not UTF-8"),
+    "twice": ('{"text": "a", "text": "b"}', "twice"),
+}
+
+
+@pytest.mark.parametrize("kind", SIDECARS)
+def test_a_damaged_sidecar_costs_its_own_file_only(songs, kind):
+    content, said = SIDECARS[kind]
+    (songs / "stereo0.json").write_text(content)
+    report, used = report_of(songs)
+    assert used == {"stereo1.ogg", "sub/mono0.wav", "sub/mono1.wav"}
+    assert any(line.startswith("stereo0.ogg: ") and said in line for line in report.splitlines())
+
+
+def test_a_caption_beside_an_object_without_one(songs):
+    (songs / "stereo0.json").write_text('{"tempo": 90}')
+    (songs / "stereo0.txt").write_text("from the text")
+    (songs / "stereo1.json").write_text('{"caption": "from the object"}')
+    (songs / "stereo1.txt").write_text("from the text")
+    source = quiet(Folder(str(songs), validation=0.0, test=0.0))
+    texts = {(f := read(source, i).fields)["id"]: f.get("text") for i in range(4)}
+    assert (texts["stereo0.ogg"], texts["stereo1.ogg"]) == ("from the text", "from the object")
+
+
+def test_names_that_are_not_utf8(songs):
+    odd = songs / os.fsdecode(b"caf\xe9 \x1b[31m.wav")
+    with odd.open("wb") as file:
+        soundfile.write(file, tone(440, 1, 16000), 16000, format="WAV")
+    (songs / os.fsdecode(b"bad\xe9.wav")).write_bytes(b"no audio")
+    report, used = report_of(songs)
+    assert len(used) == 5
+    for text in (report, *used):
+        text.encode()
+        assert "\x1b" not in text
+    assert any(name.startswith("caf") for name in used)
+    assert "bad" in report
+
+
+def test_odd_things_in_the_folder(songs):
+    (songs / "album.wav").mkdir()
+    soundfile.write(songs / "album.wav" / "inside.wav", tone(440, 1, 16000), 16000)
+    os.mkfifo(songs / "pipe.wav")
+    (songs / "dangling.wav").symlink_to(songs / "nothing")
+    (songs / "sub" / "loop").symlink_to(songs)
+    (songs / "self.wav").symlink_to(songs / "self.wav")
+    far = songs.parent / f"{songs.name} elsewhere"
+    far.mkdir()
+    (songs / "linked").symlink_to(far)
+    soundfile.write(far / "far.wav", tone(440, 1, 16000), 16000)
+    report, used = report_of(songs)
+    own = {"stereo0.ogg", "stereo1.ogg", "sub/mono0.wav", "sub/mono1.wav"}
+    assert used == own | {"album.wav/inside.wav", "linked/far.wav"}
+    assert "pipe.wav: it is not a regular file" in report
+    assert "dangling.wav: there is no such file" in report
+    assert "self.wav: " in report
+
+
+def test_a_folder_that_cannot_be_read_is_named(songs, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    report, used = report_of(songs)
+    assert "sub: this folder cannot be read: Permission denied" in report
+    assert used == {"stereo0.ogg", "stereo1.ogg"}
+
+
+def test_everything_is_decoded_once_on_request(songs):
+    music = tone(440, 2, 44100, 2)
+    music[44100, 0] = np.nan
+    soundfile.write(songs / "nan.wav", music, 44100, subtype="FLOAT")
+    found = dict(quiet(Folder(str(songs))).verify())
+    assert {name for name, wrong in found.items() if wrong} == {"nan.wav"}
+    assert len(found) == 5
+    assert "not a number at 1.00 s" in found["nan.wav"]

@@ -33,6 +33,17 @@ def test_of_three_every_split_gets_one():
     assert split_names(NAMES[:3], 0.01, 0.98)["train"]
 
 
+def test_a_name_that_goes_moves_no_other_without_need():
+    for start in range(200):
+        names = [f"take {start}-{i}.wav" for i in range(5 + start % 20)]
+        before = {name: split for split, members in split_names(names, 0.05, 0.05).items() for name in members}
+        for gone in names:
+            rest = split_names([name for name in names if name != gone], 0.05, 0.05)
+            moved = [before[name] for split, members in rest.items() for name in members if before[name] != split]
+            needed = list(before.values()).count(before[gone]) == 1 and before[gone] != "train"
+            assert moved == (["train"] if needed else [])
+
+
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1.2)])
 def test_fractions_that_leave_nothing(validation, test):
     with pytest.raises(ValueError, match="fractions"):

@@ -61,6 +61,25 @@ def sample(pairs, index):
     return {name: tuple(one(c, lengths[name]) for c in pair) for name, pair in pairs.items()}
 
 
+def test_the_tail_counts_only_where_it_is_asked_for():
+    """Three codebooks, delayed by 0, 1 and 2, of five frames: 5, 4 and 3 codes without the tail."""
+    conditions, codes = conditions_of(pairs_of(TEXT, 2)), torch.randint(16, (2, 3, 5))
+    whole = torch.ones(2, 5, dtype=torch.bool)
+    for tail, counted in ((True, [5, 5, 5]), (False, [5, 4, 3])):
+        model = make(tail=tail)
+        logits, valid = model.logits(codes, conditions)
+        assert valid.sum(2).tolist() == [counted] * 2
+        each = [
+            F.cross_entropy(logits[:, k, :n].flatten(0, 1), codes[:, k, :n].flatten()) for k, n in enumerate(counted)
+        ]
+        losses = model.loss(codes, whole, conditions)
+        torch.testing.assert_close(losses["loss"], torch.stack(each).mean())
+        torch.testing.assert_close(losses["ce_2"], each[2])
+    # a clip too short for its last codebook to be in time: the others alone make the loss
+    losses = make(tail=False).loss(codes[:, :, :2], whole[:, :2], conditions)
+    torch.testing.assert_close(losses["loss"], (losses["ce_0"] + losses["ce_1"]) / 2)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_no_code_sees_itself_or_what_follows(pattern):
     model = make(pattern=pattern)

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+import torchaudio
 
 from partita.layers.codec_losses import (
     Balancer,
@@ -68,6 +70,32 @@ def test_discriminators_learn_to_tell_noise_from_tones(kind):
     assert min(losses) < 0.8
 
 
+def test_soundstreams_stft_discriminator_has_the_papers_widths():
+    """Figure 4 of 2107.03312 with C = 32: blocks (C, 2), (2C, 2), (4C, 1), (4C, 2), (8C, 1), (8C, 2)."""
+    judge = DiscriminatorSet(Discriminators(wave_scales=()))
+    with torch.no_grad():
+        ((scores, features),) = judge(torch.randn(1, 1, 256 * 64))
+    assert [f.shape[1] for f in features] == [32, 64, 128, 128, 256, 256, 512]
+    # a frame per hop, halved three times; 1024 / 2 frequencies, halved six times, and then one
+    assert features[-1].shape[2:] == (8, 8)
+    assert scores.shape == (1, 1, 8, 1)
+
+
+def test_encodecs_stft_discriminator_sees_no_padding():
+    """1 + (T − window) / hop frames, of spectra under a window of unit energy (`center=False`, `normalized=True`)."""
+    judge = DiscriminatorSet(Discriminators(wave_scales=(), stft_windows=(512,), stft_width=4, stft_kind="dilated"))
+    (discriminator,) = judge.members
+    seen = []
+    discriminator.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    audio = torch.randn(1, 1, 512 + 128 * 9)
+    judge(audio)
+    transform = torchaudio.transforms.Spectrogram(512, 512, 128, center=False, power=None, normalized=True)
+    expected = transform(audio[:, 0]).mT
+    torch.testing.assert_close(seen[0], torch.stack([expected.real, expected.imag], 1), atol=1e-5, rtol=1e-4)
+    judge(torch.randn(1, 1, 100))  # less than a window
+    assert seen[1].shape == (1, 2, 1, 257)
+
+
 @pytest.mark.parametrize("wrong", [{"wave_scales": (3,)}, {"wave_scales": (), "stft_windows": ()}])
 def test_discriminators_refuse_nonsense(wrong):
     with pytest.raises(ValueError, match="wave_scales"):
@@ -86,11 +114,33 @@ def test_spectral_loss_is_zero_for_equal_signals_only(log_power):
 def test_spectral_loss_in_closed_form():
     """Twice the amplitude: magnitudes differ by themselves, logarithms by log 2."""
     audio = torch.randn(1, 1, 8000)
-    log_only = SpectralDistance(windows=(512,), bands=20, magnitude=0.0, log_power=1, scaled=False)
+    log_only = SpectralDistance(windows=(512,), bands=20, magnitude=0.0, log_power=1, scaled=False, reduction="mean")
     assert MultiScaleSpectralLoss(log_only, 16000)(2 * audio, audio) == pytest.approx(0.6931, abs=1e-3)
     scaled = SpectralDistance(windows=(512,), bands=20, magnitude=0.0, log_power=2, scaled=True)
-    expected = 0.6931 * (256 / 20) ** 0.5
+    expected = 0.6931 * (256 * 20) ** 0.5
     assert MultiScaleSpectralLoss(scaled, 16000)(2 * audio, audio) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_default_is_soundstreams_distance():
+    """Equations 4 and 5 of 2107.03312, over spectra of librosa: norms of each frame, summed over six windows."""
+    librosa = pytest.importorskip("librosa")
+    generator = np.random.default_rng(0)
+    audio, estimate = generator.standard_normal((2, 6000))
+    expected = 0.0
+    for window in (64, 128, 256, 512, 1024, 2048):
+        bands = min(64, window * 5 // 32)  # a short window has no 64
+        filters = librosa.filters.mel(sr=24000, n_fft=window, n_mels=bands, fmax=12000, htk=True, norm=None)
+        mels = []
+        for signal in (estimate, audio):
+            spectrum = librosa.stft(signal, n_fft=window, hop_length=window // 4, window="hann", pad_mode="constant")
+            hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+            mels.append(filters @ np.abs(spectrum) / np.sqrt((hann**2).sum()))
+        alpha = np.sqrt(window / 2)
+        linear = np.abs(mels[0] - mels[1]).sum(0)
+        logarithmic = np.sqrt(((np.log(mels[0]) - np.log(mels[1])) ** 2).sum(0))
+        expected += (linear + alpha * logarithmic).mean()
+    signals = [torch.tensor(signal, dtype=torch.float32)[None, None] for signal in (estimate, audio)]
+    assert MultiScaleSpectralLoss(SpectralDistance(), 24000)(*signals) == pytest.approx(expected, rel=1e-3)
 
 
 def test_spectral_loss_of_silence_has_a_finite_gradient():

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from partita.layers.dit import DiffusionTransformer
+from partita.layers.dit import DiffusionTransformer, LevelEmbedding
 
 
 def make(**options):
@@ -26,6 +28,32 @@ def shaken(model):
         if not weight.any():
             weight.data = 0.3 * torch.randn(weight.shape, generator=draw)
     return model
+
+
+def test_it_starts_as_its_sources_do():
+    """PixArt-α's tables and modulation, DiT's embedding of time and last layer, from their published code."""
+    torch.manual_seed(0)
+    model = DiffusionTransformer(256, 5, 4, 4)
+    tables = torch.stack([block.table for block in model.blocks])
+    assert tables.std().item() == pytest.approx(1 / 16, rel=0.05)
+    for layer in (model.level.expand, model.level.contract, model.modulation):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert not layer.bias.any()
+    for layer in (model.last_modulation, model.output):
+        assert not layer.weight.any()
+        assert not layer.bias.any()
+    assert not list(model.norm.parameters())
+
+
+def test_a_level_is_seen_as_dit_sees_a_time_step():
+    """Level 0.3 is step 300: 128 frequencies from 1 down to 10,000 to the power of −127 / 128, cosines first."""
+    level, seen = LevelEmbedding(8), []
+    level.expand.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0][0]))
+    level(torch.tensor([0.3]))
+    for i in (0, 1, 64, 127):
+        angle = 300 * 10_000 ** (-i / 128)
+        assert seen[0][i].item() == pytest.approx(math.cos(angle), abs=1e-3)
+        assert seen[0][128 + i].item() == pytest.approx(math.sin(angle), abs=1e-3)
 
 
 def test_it_starts_at_zero_whatever_it_sees():

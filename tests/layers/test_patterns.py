@@ -118,6 +118,16 @@ def test_padding_frames_look_like_the_end_of_the_clip():
     assert (padded[:, :, short.shape[2] :] == SPECIAL).all()
 
 
+def test_what_only_its_delay_puts_past_the_end():
+    """As in audiocraft's patterns, which keep the steps up to that of the last frame without delay."""
+    assert Pattern.named("delay", 4).layout(5).timely.sum(1).tolist() == [5, 4, 3, 2]
+    assert Pattern.named("delay", 4).layout(2).timely.sum(1).tolist() == [2, 1, 0, 0]
+    assert Pattern.named("delay", 4, (0, 0, 1, 1)).layout(3).timely.tolist() == [[1, 1, 1]] * 2 + [[1, 1, 0]] * 2
+    for name in ("parallel", "flatten", "partial_flatten", "coarse_first", "musiclm"):
+        assert Pattern.named(name, 4).layout(3).timely.all()
+    assert Pattern.named("coarse_first", 3, (0, 0, 1)).layout(4).timely.sum(1).tolist() == [4, 4, 3]
+
+
 def test_newest_frame_of_a_step():
     assert Pattern.named("delay", 3).layout(3).newest.tolist() == [0, 0, 1, 2, 2, 2]
     assert Pattern.named("flatten", 2).layout(2).newest.tolist() == [0, 0, 0, 1, 1]

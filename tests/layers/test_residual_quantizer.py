@@ -104,6 +104,51 @@ def test_dropout_draws_a_number_of_codebooks_per_example():
     assert all(60 < (used == k).sum() < 140 for k in range(3))
 
 
+def test_what_dropout_leaves_out_does_not_count():
+    """Commitment and moving averages, against sums over the examples that use a codebook, by hand."""
+    quantizer = trained(dropout=1.0, revive_below=0.0)
+    books = quantizer.codebooks.clone()
+    sizes = torch.stack([layer._codebook.cluster_size[0] for layer in quantizer.layers.layers])
+    latents = torch.randn(40, 4, 3)
+    result = quantizer(latents)
+    expected, counts = [], torch.zeros_like(sizes)
+    for example, codes, made in zip(latents.mT, result.codes, result.latents.mT, strict=True):
+        residual, distances, found = example, [], torch.zeros_like(example)
+        for book, indices, count in zip(books, codes, counts, strict=True):
+            entries = book[indices]
+            distances.append((residual - entries).square().mean())
+            count += torch.bincount(indices, minlength=16)
+            residual, found = residual - entries, found + entries
+            if torch.allclose(found, made, atol=1e-5):  # it uses no further one
+                break
+        expected.append(torch.stack(distances).mean())
+    torch.testing.assert_close(result.commitment, torch.stack(expected).mean())
+    assert counts.sum(1).unique().numel() == 3  # each codebook is used by fewer
+    after = torch.stack([layer._codebook.cluster_size[0] for layer in quantizer.layers.layers])
+    torch.testing.assert_close(after, 0.9 * sizes + 0.1 * counts)
+
+
+def test_late_codebooks_live_although_few_examples_use_them():
+    quantizer = trained(steps=150, num_codebooks=8, dropout=1.0).eval()
+    codes = quantizer.encode(torch.randn(8, 4, 500), 8)
+    assert all(codes[:, k].unique().numel() >= 13 for k in range(8))
+
+
+def test_a_codebook_that_no_example_uses_stays_finite():
+    quantizer = trained(dropout=1.0)
+    for _ in range(30):
+        result = quantizer(torch.randn(1, 4, 4))
+    assert result.latents.isfinite().all()
+    assert quantizer.codebooks.isfinite().all()
+
+
+def test_revival_as_a_count_of_two():
+    """SoundStream's count at 64 examples of 50 frames and 1,024 entries: 0.64 of the 3.125 uses of each."""
+    quantizer = ResidualQuantizer(Quantizer(num_codebooks=2, revive_below=0.64, dropout=0.0, kmeans_iterations=1), 2)
+    quantizer(torch.randn(64, 2, 50))
+    assert [layer._codebook.threshold_ema_dead_code for layer in quantizer.layers.layers] == [2.0, 2.0]
+
+
 def test_no_dropout_in_evaluation():
     quantizer = trained(dropout=1.0).eval()
     latents = torch.randn(50, 4, 2)

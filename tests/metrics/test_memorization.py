@@ -97,7 +97,7 @@ def test_planted_copies_are_found_and_others_are_not():
         "a tenth other": with_other_tokens(target[150:200], 0.1),
     }
     for (kind, generated), followed in zip(copies.items(), target[:200].split(50), strict=True):
-        metric = Memorization(centres, threshold, resamples=0)
+        metric = Memorization(centres, threshold)
         metric.update(generated, followed)
         found = metric.compute()
         assert found["approximate"] >= 0.95, kind

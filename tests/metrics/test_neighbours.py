@@ -12,12 +12,12 @@ def test_on_a_line():
     songs = torch.arange(10.0)[:, None]
     excerpt, source = torch.tensor([[2.2], [2.2], [2.2]]), torch.tensor([2, 2, 2])
     generated = torch.tensor([[2.6], [4.4], [8.6]])  # neighbours 3, 4, 1; 4, 5, 3; 9, 8, 7
-    metric = StyleNeighbours(songs, neighbours=3, distance="euclidean", resamples=0)
+    metric = StyleNeighbours(songs, neighbours=3, distance="euclidean")
     metric.update(excerpt, generated, source)
     found = metric.compute()
     assert found["common"].item() == pytest.approx((3 + 2 + 0) / 9)
     assert found["overfit"].item() == pytest.approx(1 / 3)
-    with_source = StyleNeighbours(songs, neighbours=3, distance="euclidean", exclude_source=False, resamples=0)
+    with_source = StyleNeighbours(songs, neighbours=3, distance="euclidean", exclude_source=False)
     with_source.update(excerpt, generated, source)
     found = with_source.compute()  # 2, 3, 1; against 3, 2, 4; 4, 5, 3; 9, 8, 7. Song 2 is 0.2 away
     assert found["common"].item() == pytest.approx((2 + 1 + 0) / 9)
@@ -46,7 +46,7 @@ def test_neighbours_are_scipys(distance):
 def test_inequality_and_criterion():
     songs = torch.tensor([[0.0, 0.0], [4.0, 0.0], [9.0, 0.0]])
     excerpt, generated, source = torch.tensor([[2.0, 0.0]]), torch.tensor([[2.0, 2.0]]), torch.tensor([1])
-    settings = {"neighbours": 1, "distance": "euclidean", "resamples": 0}
+    settings = {"neighbours": 1, "distance": "euclidean"}
     for options, expected in [
         ({}, 0),  # 2 away, as song 0 is
         ({"strict": False}, 1),
@@ -72,7 +72,7 @@ def test_a_copy_overfits_and_the_same_style_does_not():
         "style": styles.repeat_interleave(30, 0) + torch.randn(180, 12),
         "unrelated": songs.roll(90, 0),
     }.items():
-        metric = StyleNeighbours(songs, neighbours=10, distance="euclidean", resamples=0)
+        metric = StyleNeighbours(songs, neighbours=10, distance="euclidean")
         metric.update(excerpt, generated, source)
         results[name] = metric.compute()
     assert [results[name]["overfit"].item() for name in results] == [1, pytest.approx(0.1, abs=0.1), 0]

@@ -1,7 +1,10 @@
+from contextlib import nullcontext
+
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from partita.data.examples import Span
@@ -76,8 +79,9 @@ def train(codec, data, *callbacks, fit=FIT, start=0, checkpoint=None, **options)
         callbacks=[Reseed(), *callbacks],
         **{"limit_val_batches": 0} | options,
     )
-    loader = DataLoader(data, batch_size=2, sampler=Span(len(data) // 2, 2, start=start))
-    trainer.fit(codec, loader, DataLoader(data, batch_size=2), ckpt_path=checkpoint)
+    size = fit.batch_size
+    loader = DataLoader(data, batch_size=size, sampler=Span(len(data) // size, size, start=start))
+    trainer.fit(codec, loader, DataLoader(data, batch_size=size), ckpt_path=checkpoint)
     return trainer
 
 
@@ -155,13 +159,57 @@ def test_a_killed_run_goes_on_bit_for_bit(build, step, tmp_path):
 
 
 @BUILDERS
+@pytest.mark.parametrize("balanced", [False, True])
+def test_accumulated_batches_make_the_step_of_one_large_batch(build, balanced):
+    """With an adversary; latents pass as they are, because codebooks follow every batch."""
+    quantizer = Quantizer(num_codebooks=3, cardinality=16, warmup_steps=100)
+    large, small = (build(quantizer=quantizer, losses=Losses(balanced=balanced), adversarial_start=1) for _ in range(2))
+    small.load_state_dict(large.state_dict())
+    options = {"lr": 1e-3, "eps": 1e-2, "gradient_clip": 0.5}  # such an eps keeps tiny gradients from counting in full
+    steps = 1 if balanced else 4  # norms are averaged over batches, which is the same for the first alone
+    data = [clip for clip in clips(8 * steps) if balanced is False] or clips(2) * 4
+    one = train(large, data, fit=Fit(steps=steps, batch_size=8, **options))
+    four = train(small, data, fit=Fit(steps=steps, batch_size=2, accumulate=4, **options))
+    assert one.global_step == four.global_step == small.step == steps
+    for name, tensor in large.state_dict().items():
+        if not name.startswith("balancer"):
+            torch.testing.assert_close(
+                small.state_dict()[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+class Scaled(MixedPrecision):
+    """Half precision's scaling of gradients without half precision."""
+
+    def __init__(self, interval):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=interval))
+
+    def forward_context(self):
+        return nullcontext()
+
+
+@BUILDERS
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("interval", [1000, 1])
+def test_scaled_gradients_train_like_others(build, accumulate, interval):
+    """Powers of two change nothing in floating point: neither what is clipped, nor what the adversary does."""
+    plain, scaled = build(), build()
+    scaled.load_state_dict(plain.state_dict())
+    fit = Fit(steps=6, batch_size=2, accumulate=accumulate, lr=1e-3, gradient_clip=0.01)
+    train(plain, clips(12 * accumulate), fit=fit)
+    train(scaled, clips(12 * accumulate), fit=fit, plugins=[Scaled(interval)])
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, scaled.state_dict()[name]), name
+
+
+@BUILDERS
 def test_learns_a_reconstruction(build):
     data = clips(80, samples=1600)
     options = {
         "losses": Losses(adversarial=0.0),
         "quantizer": Quantizer(num_codebooks=3, cardinality=16, warmup_steps=20),
     }
-    fit = Fit(steps=200, lr=3e-3, schedule="constant")
+    fit = Fit(steps=200, batch_size=2, lr=3e-3, schedule="constant")
     codec = build(**options)
     before = float(train(codec, data[:2], fit=fit, limit_val_batches=1.0).callback_metrics["val/mel_distance"])
     for _ in range(3):

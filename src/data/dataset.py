@@ -1,0 +1,180 @@
+"""A torch ``Dataset`` of one's own as a source, for trainings that a Python program starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..contracts import Example
+from ..errors import PartitaError
+from ..excerpt import Excerpt, samples_of
+from ..registry import register
+from .base import Source, Split
+from .labels import clip_spans, clip_times
+from .splits import check_fractions, split_names
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+_given: Any = None
+
+
+@contextmanager
+def supplying(data: Any) -> Iterator[None]:
+    """While this lasts, the sources that are built read from ``data``."""
+    global _given
+    before, _given = _given, data
+    try:
+        yield
+    finally:
+        _given = before
+
+
+def fields_of(data: Any) -> list[str]:
+    """What the first example of some data carries beside audio.
+
+    Raises:
+        PartitaError: These are no data that can be trained on; the message says what can.
+    """
+    datasets = _by_split(data)
+    _, _, fields = _taken(datasets["train"], 0)
+    return sorted(fields)
+
+
+@register("data", "dataset")
+class DatasetSource(Source):
+    """A torch ``Dataset``: any object with a length whose items are pieces of music.
+
+    An item is a mapping with ``audio`` (``[T]`` or ``[C, T]``, an array or tensor), ``sample_rate`` in Hz and whatever
+    is known, such as ``text``; or a tuple (audio, sample rate) or (audio, sample rate, text), as torchaudio has it. A
+    run keeps its weights and its recipe, but not its data: these come with ``partita.train(…, data=…)`` each time::
+
+        import partita
+
+        music = MyDataset()  # items such as {"audio": array, "sample_rate": 44100, "text": "slow flute"}
+        partita.train("chorales-tiny", "runs/mine", data=music)
+        audio = partita.load("runs/mine").generate(["slow flute"])
+
+    Args:
+        fields: What an item carries beside audio.
+        validation: Fraction of the items for validation, where one data set has them all.
+        test: Fraction of the items for the test.
+    """
+
+    def __init__(self, *, fields: tuple[str, ...] = ("text",), validation: float = 0.05, test: float = 0.05) -> None:
+        check_fractions(validation, test)
+        self.fields = frozenset({*fields, "id", "seconds_start", "seconds_total"})
+        self.validation, self.test = validation, test
+        self._data = _given
+        self._pieces: dict[Split, list[tuple[Any, int]]] | None = None
+
+    def setup(self) -> None:
+        """Divide the items, unless they come divided.
+
+        Raises:
+            PartitaError: There are none here.
+        """
+        if self._pieces is not None:
+            return
+        if self._data is None:
+            raise PartitaError(
+                "this system was trained on a torch Dataset, which only the program that has it can supply: "
+                "partita.train(…, data=…)"
+            )
+        datasets = _by_split(self._data)
+        if isinstance(self._data, Mapping):
+            self._pieces = {split: [(datasets[split], i) for i in range(_length(datasets, split))] for split in SPLITS}
+            return
+        names = split_names([str(i) for i in range(_length(datasets, "train"))], self.validation, self.test)
+        self._pieces = {split: [(datasets["train"], int(name)) for name in names[split]] for split in SPLITS}
+
+    def size(self, split: Split) -> int:
+        """Number of items in a split."""
+        return len(self._of(split))
+
+    def read(
+        self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
+    ) -> Example:
+        """A clip from anywhere in an item; see :class:`~partita.data.base.Source`.
+
+        Raises:
+            PartitaError: The item is not what it should be.
+        """
+        dataset, i = (self._of(split) or self._of(self.stand_in(split)))[index]
+        audio, rate, fields = _taken(dataset, i)
+        whole, start = audio.shape[-1] / rate, 0.0
+        if seconds is not None:
+            digest = hashlib.sha256(f"{i}/{seed}".encode()).digest()
+            fraction = np.random.default_rng(int.from_bytes(digest)).random()
+            start = round(fraction * max(0.0, whole - seconds) * rate) / rate
+        clip = Excerpt(audio, sample_rate=rate, start=start, seconds=seconds).read(sample_rate, channels)[0]
+        length = clip.shape[-1] if seconds is None else round(seconds * sample_rate)
+        num_samples = min(length, clip.shape[-1])
+        for name, cut in (
+            ("beats", clip_times),
+            ("downbeats", clip_times),
+            ("chords", clip_spans),
+            ("melody", clip_spans),
+        ):
+            if name in fields:
+                fields[name] = cut(fields[name], start, num_samples / sample_rate)
+        fields |= {"id": str(fields.get("id", i)), "seconds_start": start, "seconds_total": whole}
+        return Example(F.pad(clip[:, :length], (0, length - num_samples)), num_samples, fields)
+
+    def _of(self, split: Split) -> list[tuple[Any, int]]:
+        self.setup()
+        assert self._pieces is not None
+        return self._pieces[split]
+
+
+def _by_split(data: Any) -> dict[Split, Any]:
+    """Data sets by split; what comes in one is all under ``train``."""
+    found: dict[Split, Any] = {}
+    for name, dataset in (data if isinstance(data, Mapping) else {"train": data}).items():
+        if name not in SPLITS:
+            raise PartitaError(
+                f"data is one data set, or a mapping from {', '.join(SPLITS)} to one, and has no {name!r}"
+            )
+        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+            raise PartitaError(
+                f"data is a torch Dataset with a length and numbered items, not {type(dataset).__name__}"
+            )
+        found[name] = dataset
+    if not len(found.get("train", ())):
+        raise PartitaError("the data has no item to train on")
+    return found
+
+
+def _length(datasets: Mapping[Split, Any], split: Split) -> int:
+    return len(datasets.get(split, ()))
+
+
+def _taken(dataset: Any, index: int) -> tuple[Tensor, int, dict[str, Any]]:
+    """The audio ``[1, C, T]`` of an item, its rate, and what is known of it."""
+    item = dataset[index]
+    if isinstance(item, Mapping):
+        fields = dict(item)
+        audio, rate = fields.pop("audio", None), fields.pop("sample_rate", None)
+    elif isinstance(item, Sequence) and len(item) >= 2 and not isinstance(item, str | bytes):
+        audio, rate = item[:2]
+        fields = {"text": item[2]} if len(item) > 2 and isinstance(item[2], str) else {}
+    else:
+        audio, rate, fields = None, None, {}
+    if audio is None or isinstance(rate, bool) or not isinstance(rate, int | np.integer) or rate < 1:
+        raise PartitaError(
+            f"item {index} of the data is neither a mapping with audio and sample_rate nor a tuple of them: "
+            f"{type(item).__name__}{f' with {sorted(map(str, item))}' if isinstance(item, Mapping) else ''}"
+        )
+    try:
+        samples = samples_of(audio)
+    except PartitaError as error:
+        raise PartitaError(f"item {index} of the data: {error}") from None
+    if len(samples) > 1:
+        raise PartitaError(f"item {index} of the data: audio is [T] or [C, T], not {list(samples.shape)}")
+    return torch.as_tensor(samples), int(rate), fields

@@ -1,0 +1,83 @@
+"""What people are told of the data: what there is, and what is missing for what they want to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..registry import did_you_mean
+from .base import Source
+
+
+def overview(source: Source) -> list[str]:
+    """After its setup: a line on what there is, or one on each of several sources."""
+    members = source.members
+    if len(members) == 1:
+        return [str(source.summary)]
+    return [f"{m.label}, {m.share:.0%} of the clips: {m.source.summary}" for m in members]
+
+
+def supplies(source: Source) -> list[str]:
+    """Before its setup: a line on what examples can carry, of each of its sources."""
+    return [
+        f"{m.label}{f', {m.share:.0%} of the clips' if m.share < 1 else ''}: "
+        f"{'supplies' if m.source.fields_known else 'may supply'} {', '.join(sorted(m.source.fields))}"
+        for m in source.members
+    ]
+
+
+def gaps(source: Source, reads: Mapping[str, str]) -> list[str]:
+    """After its setup: a line for each reader that gets nothing of some pieces.
+
+    Args:
+        source: The data.
+        reads: By reader, such as ``conditioners.text``, the field.
+    """
+    lines = []
+    for reader, field in reads.items():
+        for label, share, member in source.members:
+            summary = member.summary
+            lacking = summary.pieces - summary.known.get(field, 0)
+            if not lacking:
+                continue
+            advice = f": {advice}" if (advice := member.advice(field)) else ""
+            lines.append(
+                f"{lacking:,} of {summary.counted(summary.pieces)}{f' in {label}' if share < 1 else ''} "
+                f"{'has' if lacking == 1 else 'have'} no {_spoken(field)}, and {reader} learns nothing from "
+                f"{'it' if lacking == 1 else 'them'}{advice}"
+            )
+    return lines
+
+
+def not_supplied(source: Source, field: str, reader: str) -> tuple[str, str]:
+    """What is wrong where a reader is not going to get its field of any piece, and what can be done.
+
+    Args:
+        source: The data.
+        field: That none of its examples carries.
+        reader: Such as ``conditioners.text``.
+    """
+    if advice := source.advice(field):
+        counted = source.summary.counted(source.summary.pieces)
+        return f"none of {counted} in {source.label} has a {_spoken(field)}, which {reader} reads", f": {advice}"
+    message = f"{source.label} does not supply {field!r}, which {reader} reads"
+    return message, did_you_mean(field, sorted(source.fields))
+
+
+def damage(source: Source, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """After its setup: a line on everything that cannot be read, or not all of it; decodes everything once.
+
+    Args:
+        source: The data.
+        progress: Called with (pieces read, pieces in all).
+    """
+    lines, pieces = source.report, source.summary.pieces
+    for done, (piece, wrong) in enumerate(source.verify(), 1):
+        progress(done, pieces)
+        if wrong is not None:
+            lines.append(f"{piece}: {wrong}")
+    return lines
+
+
+def _spoken(field: str) -> str:
+    """What people call a field."""
+    return "caption" if field == "text" else field

@@ -1,0 +1,230 @@
+"""Metrics that keep a row for each clip, and means of such rows, with intervals over the pieces that clips are from.
+
+Frames of one clip resemble each other, and so do clips of one piece: what is independent are pieces. A figure's
+standard error comes from leaving out one piece at a time (:func:`~partita.significance.jackknife`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..errors import PartitaError
+from ..significance import jackknife, mean_interval, rate_interval
+
+Pieces = Sequence[str | None] | None
+"""Names of the pieces that clips are from, one for each clip; a clip without one is a piece of its own."""
+
+
+def piece_numbers(pieces: Pieces, clips: int) -> Tensor:
+    """Numbers ``[clips]`` int64 of pieces, the same in every process, at least 0; −1 for a piece of its own.
+
+    Raises:
+        PartitaError: There is not one name for each clip.
+    """
+    if pieces is None:
+        return torch.full((clips,), -1, dtype=torch.int64)
+    if len(pieces) != clips:
+        raise PartitaError(f"pieces must name the pieces of {clips} clips, not of {len(pieces)}")
+    hashes = [None if name is None else hashlib.blake2b(name.encode(), digest_size=8).digest() for name in pieces]
+    numbers = [-1 if digest is None else int.from_bytes(digest) >> 1 for digest in hashes]
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def membership(numbers: Tensor) -> Tensor:
+    """Which clips are of which piece, ``[pieces, clips]`` float64 zeros and ones, from numbers ``[clips]``."""
+    own = numbers < 0
+    # hashes of names are at least 0, so whatever is below is free
+    distinct = torch.where(own, -1 - torch.arange(len(numbers), device=numbers.device), numbers)
+    found, piece = distinct.unique(return_inverse=True)
+    return torch.nn.functional.one_hot(piece, len(found)).T.double()
+
+
+def mean_over_pieces(
+    sums: Tensor, weights: Tensor, numbers: Tensor, *, confidence: float = 0.95, rate: bool = False
+) -> dict[str, Tensor]:
+    """A mean over clips, and its interval over the pieces that they are from.
+
+    Args:
+        sums: Per clip the sum of the values of its segments, ``[N]``.
+        weights: Per clip the number of its segments, ``[N]``.
+        numbers: Of the pieces, as :func:`piece_numbers` gives them, ``[N]``.
+        confidence: Of the interval.
+        rate: Whether the values are between 0 and 1, and so are the bounds.
+
+    Returns:
+        ``value``, ``low`` and ``high``, float64, and ``pieces``, their number, int64. The bounds are not numbers where
+        there are fewer than two pieces.
+
+    Raises:
+        PartitaError: There are no clips.
+    """
+    if not len(sums):
+        raise PartitaError("there are no clips to take a mean of: call update first")
+    rows = torch.stack([sums, weights], 1).double().cpu()
+    pieces = (membership(numbers.cpu()) @ rows).numpy()
+    total = pieces.sum(0)
+    value, left = total[0] / total[1], total - pieces
+    _, error = jackknife(value, left[:, 0] / left[:, 1] if len(pieces) > 1 else left[:, 0])
+    if rate:
+        if ((sums == 0) | (sums == weights)).all():  # right or wrong clips scatter at least as if each were of its own
+            error = np.fmax(error, np.sqrt(value * (1 - value) / len(sums))) if len(pieces) > 1 else error
+        low, high = rate_interval(value, error, len(pieces), confidence)
+    else:
+        low, high = mean_interval(value, error, len(pieces), confidence)
+    found = {"value": value, "low": low, "high": high}
+    return {name: torch.tensor(float(figure), dtype=torch.float64) for name, figure in found.items()} | {
+        "pieces": torch.tensor(len(pieces))
+    }
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse, with a ValueError, what no interval can have."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
+
+
+class Gathered(Metric):
+    """A metric with rows of its own per clip, gathered from all processes, also from those that had none."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._without_rows: dict[str, Tensor] = {}
+
+    def add_rows(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        """Add a state that is a list of tensors ``[N, *shape]``."""
+        self.add_state(name, [], dist_reduce_fx="cat")
+        self._without_rows[name] = torch.zeros((0, *shape), dtype=dtype)
+
+    def rows(self, name: str) -> Tensor:
+        """All rows ``[N, *shape]`` of a state."""
+        value = getattr(self, name)  # a tensor once gathered, a list before
+        value = value if isinstance(value, list) else [value]
+        return torch.cat([self._without_rows[name].to(self.device), *value])
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather from all processes; one without rows takes part with none, of the right shape and type."""
+        for name, none in self._without_rows.items():
+            if isinstance(getattr(self, name), list):
+                getattr(self, name).append(none.to(self.device))
+        super().sync(*args, **kwargs)
+
+
+class ClipMeans(Gathered):
+    """Means of what a subclass measures on each clip, with intervals over pieces.
+
+    Attributes:
+        names: Of the means.
+        rates: Those of them that are between 0 and 1, and whose bounds therefore are.
+
+    Args:
+        confidence: Of the intervals.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    rates: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *, confidence: float = 0.95) -> None:
+        super().__init__()
+        check_confidence(confidence)
+        self.confidence = confidence
+        self.add_rows("sums", len(self.names))
+        self.add_rows("weights")
+        self.add_rows("pieces", dtype=torch.int64)
+
+    def record(self, sums: Tensor, weights: Tensor | None = None, pieces: Pieces = None) -> None:
+        """Keep, per clip, sums ``[C, F]`` over its segments, their number ``[C]`` (one where absent) and its piece."""
+        weights = sums.new_ones(len(sums)) if weights is None else weights
+        numbers = piece_numbers(pieces, len(sums))
+        self.sums.append(sums.detach().double())  # type: ignore[operator, union-attr]
+        self.weights.append(weights.to(sums.device).double())  # type: ignore[operator, union-attr]
+        self.pieces.append(numbers.to(sums.device))  # type: ignore[operator, union-attr]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Per name the mean, float64, and its bounds ``…_low`` and ``…_high``, nan for one piece.
+
+        Also ``clips`` and ``pieces``, the numbers of both, int64.
+
+        Raises:
+            PartitaError: Nothing was measured.
+        """
+        return self.means(torch.ones(len(self.rows("sums")), dtype=torch.bool))
+
+    def means(self, kept: Tensor) -> dict[str, Tensor]:
+        """What :meth:`compute` returns, of the clips ``[N]`` bool that are kept."""
+        sums, weights, numbers = (self.rows(name).cpu()[kept.cpu()] for name in ("sums", "weights", "pieces"))
+        if not len(sums):
+            raise PartitaError(f"{type(self).__name__} has measured nothing yet: call update first")
+        results: dict[str, Tensor] = {"clips": torch.tensor(len(sums))}
+        for i, name in enumerate(self.names):
+            found = self.mean(name, sums[:, i], weights, numbers)
+            results |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            results["pieces"] = found["pieces"]
+        return results
+
+    def mean(self, name: str, sums: Tensor, weights: Tensor, numbers: Tensor) -> dict[str, Tensor]:
+        """One mean, as :func:`mean_over_pieces` has it, from sums, weights and numbers of pieces ``[C]``."""
+        return mean_over_pieces(sums, weights, numbers, confidence=self.confidence, rate=name in self.rates)
+
+
+class LabelMeans(ClipMeans):
+    """Means of how far clips have the labels they should have, with intervals over pieces.
+
+    Each figure has a weight of its own in each clip, such as the seconds that have a label of its kind. Clips where it
+    is 0 do not count in the figure, neither in its mean nor in its interval.
+
+    Args:
+        confidence: Of the intervals.
+    """
+
+    def __init__(self, *, confidence: float = 0.95) -> None:
+        super().__init__(confidence=confidence)
+        self.add_rows("weights", len(self.names))  # in the place of one for all figures
+
+    def record_clip(
+        self, sums: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, piece: str | None = None
+    ) -> None:
+        """Keep, of one clip, per figure the weighted sum of what was measured and its weight, both ``[F]``."""
+        first, second = (torch.tensor(np.asarray(x, np.float64), device=self.device)[None] for x in (sums, weights))
+        self.record(first, second, [piece])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Per name the mean, float64, and its bounds ``…_low`` and ``…_high``.
+
+        Also ``…_clips`` and ``…_pieces``, how many have the label. The mean is not a number where no clip has it, the
+        bounds where clips of fewer than two pieces have it.
+        """
+        sums, weights, numbers = (self.rows(name).cpu() for name in ("sums", "weights", "pieces"))
+        results: dict[str, Tensor] = {}
+        for i, name in enumerate(self.names):
+            labelled = weights[:, i] > 0
+            results[f"{name}_clips"] = labelled.sum()
+            if not labelled.any():
+                nothing = dict.fromkeys((name, f"{name}_low", f"{name}_high"), sums.new_tensor(torch.nan))
+                results |= nothing | {f"{name}_pieces": torch.tensor(0)}
+                continue
+            found = self.mean(name, sums[labelled, i], weights[labelled, i], numbers[labelled])
+            results |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            results[f"{name}_pieces"] = found["pieces"]
+        return results
+
+
+def sums_per_clip(values: Tensor, sizes: Tensor) -> Tensor:
+    """Sums ``[C, ...]`` of values ``[N, ...]`` of segments over the ``sizes`` ``[C]`` int64 of the clips, in order.
+
+    Raises:
+        PartitaError: The sizes are not positive or do not add up to ``N``.
+    """
+    sizes = sizes.to(values.device)
+    if (sizes < 1).any() or int(sizes.sum()) != len(values):
+        raise PartitaError(f"sizes must be at least 1 and add up to {len(values)} segments, not {sizes.tolist()}")
+    clip = torch.repeat_interleave(torch.arange(len(sizes), device=values.device), sizes)
+    return values.new_zeros(len(sizes), *values.shape[1:]).index_add_(0, clip, values)

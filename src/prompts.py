@@ -1,0 +1,242 @@
+"""Many prompts: read from a file, generated some at a time, and what is probably not meant by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .console import bars
+from .errors import PartitaError
+from .files import replacing_file
+from .request import Continued, Request, parts_of
+
+if TYPE_CHECKING:
+    from .system import System
+
+LARGEST_FILE = 20_000_000
+"""Bytes of a file of prompts."""
+
+MOST_AT_ONCE = 8
+"""Clips that are generated together unless somebody says otherwise."""
+
+LONGEST_AT_ONCE = 240.0
+"""Seconds of all clips that are generated together; one may be longer."""
+
+MOST_SHOWN = 12
+"""Mistakes in a file that a message lists."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip to generate.
+
+    Args:
+        inputs: By input of the system (``text``, ``melody`` …), the prompt.
+        seed: Of the clip; as its place among the rows has it where none is given.
+        duration: In seconds; that of all rows where none is given.
+        where: Where it stands, for messages.
+    """
+
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    duration: float | None = None
+    where: str = ""
+
+
+def read_prompts(path: str | Path, system: System) -> list[Row]:
+    """The rows of a file of prompts, all of them checked.
+
+    A ``.jsonl`` file has an object on each line: the inputs of the system (``text`` …), and if wanted ``seed`` and
+    ``duration``. The key ``file`` of a manifest is passed over. Any other file has a text on each line. Blank lines do
+    not count.
+
+    Raises:
+        PartitaError: With every mistake, each naming file and line.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # neither a folder nor a pipe, which may never end
+            raise PartitaError(
+                f"{path} is no file of prompts: {'not a regular file' if path.exists() else 'not there'}"
+            )
+        if path.stat().st_size > LARGEST_FILE:
+            raise PartitaError(f"{path} is larger than a file of prompts can be ({LARGEST_FILE:,} bytes)")
+        content = path.read_bytes()
+    except OSError as error:
+        raise PartitaError(f"{path} cannot be read: {error.strerror}") from None
+    objects, rows, mistakes = path.suffix.lower() in (".jsonl", ".ndjson"), [], []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            row = _row(line.decode().strip(), where, objects)
+            Request.of(system, {name: [value] for name, value in row.inputs.items()} or None, duration=row.duration)
+            rows.append(row)
+        except UnicodeDecodeError:
+            mistakes.append(f"{where}: this is not UTF-8")
+        except PartitaError as error:
+            mistakes.append(f"{where}: {error}")
+    if mistakes:
+        more = f"\n  and {len(mistakes) - MOST_SHOWN} more" if len(mistakes) > MOST_SHOWN else ""
+        raise PartitaError(f"{len(mistakes)} mistakes in the prompts\n  " + "\n  ".join(mistakes[:MOST_SHOWN]) + more)
+    if not rows:
+        raise PartitaError(f"{path} holds no prompts")
+    return rows
+
+
+def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what was made, an object on each line; as a file of prompts it asks for the same once more."""
+    with replacing_file(path) as new:
+        new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def generate_each(
+    system: System,
+    rows: Sequence[Row],
+    *,
+    duration: float | None = None,
+    seed: int = 0,
+    negative: str | None = None,
+    continuation: Continued = None,
+    at_once: int = MOST_AT_ONCE,
+    splice: bool = True,
+    progress: bool = True,
+    **options: Any,
+) -> Iterator[tuple[int, Tensor]]:
+    """The clips of some rows, each as soon as it is there: its place among the rows and its audio ``[C, T]``.
+
+    Rows of equal duration are generated together, as many as the memory of eight clips, or of four minutes, allows. A
+    clip is the same whatever is generated with it, up to rounding.
+
+    Args:
+        system: That generates.
+        rows: From :func:`read_prompts`, or made.
+        duration: In seconds, of rows that have none.
+        seed: Of the first row; those of the next count up, unless a row has its own.
+        negative: What guidance leads all clips away from.
+        continuation: What every clip starts with; see ``System.generate``.
+        at_once: Most clips that are generated together.
+        splice: As of ``System.generate``.
+        progress: Whether a terminal shows how much is done.
+        options: The other arguments of ``System.generate``.
+
+    Raises:
+        PartitaError: What is asked cannot be, before anything is generated.
+    """
+    if at_once < 1:
+        raise PartitaError(f"at least 1 clip is generated at once, not {at_once}")
+
+    def request(members: Sequence[int], heard: Continued = None) -> Request:
+        names = dict.fromkeys(name for i in members for name in rows[i].inputs)
+        inputs = {name: [rows[i].inputs.get(name) for i in members] for name in names}
+        return Request.of(
+            system,
+            inputs or None,
+            duration=duration if rows[members[0]].duration is None else rows[members[0]].duration,
+            seed=[seed + i if (own := rows[i].seed) is None else own for i in members],
+            negative=None if negative is None else [negative] * len(members),
+            continuation=heard,
+            **options,
+        )
+
+    groups: dict[float, list[int]] = {}
+    for i in range(len(rows)):
+        groups.setdefault(request([i]).seconds, []).append(i)
+    requests = []
+    for seconds, members in groups.items():
+        several = max(1, min(at_once, int(LONGEST_AT_ONCE / seconds)))
+        requests += [members[i : i + several] for i in range(0, len(members), several)]
+    requests.sort(key=lambda members: members[0])
+    heard = None
+    if continuation is not None:  # read once, and refused where the shortest clip is not longer
+        heard = request(groups[min(groups)][:1], continuation).heard
+    with bars(progress) as bar:
+        done = 0
+        for members in requests:
+            if len(requests) > 1:
+                bar("clips", done, len(rows))
+            audio = system.fulfil(request(members, heard), splice=splice, progress=bar)
+            yield from zip(members, audio.cpu(), strict=True)
+            done += len(members)
+
+
+def doubts(system: System, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What is probably not meant by some prompts, a sentence each.
+
+    Args:
+        system: That is going to read them.
+        inputs: By input, the prompts.
+    """
+    found = []
+    for text in dict.fromkeys(_said(inputs.get("text", ()))):
+        if _is_file(text):
+            found.append(
+                f"the prompt {text!r} is the name of a file, and is read as words: prompts are read from a file by "
+                "--prompts, and audio is continued by --continue"
+            )
+    for name, conditioner in system.conditioners.items():
+        said = dict.fromkeys(_said(inputs.get(conditioner.input, ())))
+        unknown = [value for value in said if not conditioner.knows(value)]
+        if unknown:
+            more = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            found.append(
+                f"{name} ({conditioner.registered_name}) met no word of {unknown[0]!r}{more} in training: it can only "
+                "guess what is meant"
+            )
+    return found
+
+
+def silent(system: System, inputs: Mapping[str, Sequence[Any]], clips: int) -> str:
+    """A sentence on clips that have no prompt although the system reads text; empty where all have one."""
+    if not any(conditioner.input == "text" for conditioner in system.conditioners.values()):
+        return ""
+    told = [any(_told(values[i]) for values in inputs.values()) for i in range(clips)]
+    if all(told):
+        return ""
+    which = "there is no prompt" if not any(told) else f"{told.count(False)} of {clips} clips have no prompt"
+    return f"{which}, and this system reads text: what it generates then is up to chance"
+
+
+def _row(line: str, where: str, objects: bool) -> Row:
+    if not objects:
+        return Row({"text": line}, where=where)
+    try:
+        values = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise PartitaError(f"this is not JSON: {str(error)[:120]}") from None
+    if not isinstance(values, dict):
+        raise PartitaError('a line is an object, such as {"text": "flute", "seed": 1, "duration": 10}')
+    values.pop("file", None)
+    seed, duration = values.pop("seed", None), values.pop("duration", None)
+    if seed is not None and type(seed) is not int:
+        raise PartitaError(f"seed is a whole number, not {seed!r:.80}")
+    if duration is not None and type(duration) not in (int, float):
+        raise PartitaError(f"duration is a number of seconds, not {duration!r:.80}")
+    return Row(values, seed, duration, where)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _said(values: Sequence[Any]) -> Iterator[str]:
+    """The texts among prompts and those of stories, which say something."""
+    parts = (part for value in values for part in parts_of(value))
+    return (part for part in parts if isinstance(part, str) and part.strip())
+
+
+def _told(value: Any) -> bool:
+    return any(bool(part.strip()) if isinstance(part, str) else part is not None for part in parts_of(value))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a character that none has
+        return False

@@ -1,0 +1,56 @@
+"""What a system consists of, for people: the table that `partita check` prints, and that a system shows as its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Group
+from rich.text import Text
+
+from .console import columns, written
+from .data.overview import supplies
+
+if TYPE_CHECKING:
+    from .system import System
+
+
+class PartSummary(NamedTuple):
+    """A line on a part: where it is, what it is, how large, its facts, and how it is trained."""
+
+    folder: str
+    name: str
+    parameters: int
+    facts: str
+    training: str
+
+
+def summary(system: System) -> list[PartSummary]:
+    """A line on every part."""
+    facts = {f"tokenizers/{name}": str(part.representation) for name, part in system.tokenizers.items()}
+    facts |= {f"conditioners/{name}": f"{part.input} → {part.spec}" for name, part in system.conditioners.items()}
+    for name, stage in system.plan.stages.items():
+        given = ", ".join(f"{n} ({g.entry})" for n, g in system.stages[name].given.items())
+        facts[f"stages/{name}"] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"
+    lines = []
+    for folder, part in system.parts.items():
+        weights, fit = system.part_plan(folder).weights, part.fit_options
+        training = f"{fit.steps:,} steps of {fit.examples}" if weights is None else f"none: {weights}"
+        if part.weightless:
+            training = "nothing to learn"
+        elif weights is None and getattr(part, "with_stage", False):
+            training = "with its stage"
+        lines.append(PartSummary(folder, part.registered_name, part.num_parameters, facts[folder], training))
+    return lines
+
+
+def overview(system: System) -> Group:
+    """All parts in a table, and the data."""
+    table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
+    for row in summary(system):
+        table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
+    return Group(table, *(Text(f"data: {line}") for line in supplies(system.source)))
+
+
+def described(system: System) -> str:
+    """The same as text."""
+    return written(overview(system))

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import torch
 
 from partita.callbacks import Lines
+from partita.fit import Fit
 from partita.recipe import load_recipe
 from partita.training import train
 
@@ -11,11 +12,12 @@ def test_lines_say_speed_and_the_time_that_is_left(monkeypatch):
     now, said = [100.0], []
     monkeypatch.setattr("partita.callbacks.time.monotonic", lambda: now[0])
     trainer = SimpleNamespace(is_global_zero=True, callback_metrics={"train/loss": torch.tensor(0.5)})
+    part = SimpleNamespace(fit_options=Fit())
     lines = Lines(10_000, said.append)
     for step in range(2001):  # ten steps a second
-        lines.on_train_batch_end(trainer, None, None, None, step)
+        lines.on_train_batch_end(trainer, part, None, None, step)
         now[0] += 0.1
-    assert said[0] == "  step 151 of 10,000, loss 0.500, 10.00 steps/s, 16 min 25 s left"
+    assert said[0] == "  step 152 of 10,000, loss 0.500, 10.00 steps/s, 16 min 25 s left"
     assert len(said) == 13  # one each 15 seconds of 200
 
 

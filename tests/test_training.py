@@ -341,7 +341,7 @@ torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first() else 1}}.pt")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
-    for folder, names in (("tokenizers/acoustic", ["mel_distance", "spectral"]), ("stages/main", ["loss"])):
+    for folder, names in (("tokenizers/acoustic", ["mel_distance"]),):
         curves = [read_curves(tmp_path / run, folder) for run in ("one", "two")]
         for name in names:
             assert curves[1][f"val/{name}"][1] == pytest.approx(curves[0][f"val/{name}"][1], rel=1e-3)
@@ -403,7 +403,7 @@ def test_a_run_goes_on_when_only_keys_without_effect_on_its_weights_have_changed
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("change", ["tokenizers.acoustic.fit.lr=0.5", "seed=4", "trainer.precision=64-true"])
+@pytest.mark.parametrize("change", ["tokenizers.acoustic.fit.lr=0.5", "seed=4", "trainer.precision=bf16-mixed"])
 def test_a_run_does_not_go_on_as_another_one(toy_recipe, tmp_path, monkeypatch, change):
     interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
     with pytest.raises(PartitaError, match=rf"(?s)holds a run of another recipe.*{change.split('=')[0]}"):

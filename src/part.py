@@ -187,8 +187,12 @@ class Part(L.LightningModule):
         ]
 
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
-        """As in Lightning; figures of a validation are those of all processes."""
-        super().log(name, value, *args, **{"sync_dist": name.startswith("val/")} | options)
+        """Log a figure as Lightning does; figures of a validation are those of all processes."""
+        if name.startswith("val/"):
+            options = {"sync_dist": True} | options
+            if options.get("batch_size"):  # Lightning averages counts of examples over processes in whole numbers
+                options["batch_size"] *= self.trainer.world_size
+        super().log(name, value, *args, **options)
 
 
 def _numbers(tensor: Tensor) -> str:

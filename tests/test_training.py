@@ -341,7 +341,7 @@ torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first() else 1}}.pt")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
-    for folder, names in (("tokenizers/acoustic", ["mel_distance"]),):
+    for folder, names in (("tokenizers/acoustic", ["mel_distance", "spectral"]), ("stages/main", ["loss"])):
         curves = [read_curves(tmp_path / run, folder) for run in ("one", "two")]
         for name in names:
             assert curves[1][f"val/{name}"][1] == pytest.approx(curves[0][f"val/{name}"][1], rel=1e-3)

@@ -16,7 +16,7 @@ import torch
 
 from .contracts import Condition, StageBatch
 from .data.base import Source, Split
-from .data.examples import Collate, Examples
+from .data.examples import Collate
 from .fit_data import VALIDATION_SEED, FitData
 from .generators.base import Generator
 from .metrics.clips import mean_over_pieces
@@ -230,15 +230,7 @@ class _Measured:
 def _clips(system: System, name: str, source: Source, split: Split, count: int, seed: int) -> Iterator[_Clip]:
     """Clips as a stage sees them in validation; of what is known of them, what captions are made of."""
     data, stage = FitData(system, f"stages/{name}"), system.stages[name]
-    examples = Examples(
-        source,
-        split,
-        length=count,
-        seconds=data.seconds,
-        sample_rate=data.sample_rate,
-        channels=data.channels,
-        seed=seed,
-    )
+    examples = data.examples(split, count, seed, source)
     collate = Collate(data.conditioners)
     inputs = {conditioner.input for conditioner in data.conditioners.values()}
     kept = {"id", "text", *inputs, *source.attributes} - {"stems"}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .contracts import Condition, StageBatch
-from .data.base import Split
+from .data.base import Source, Split
 from .data.examples import Collate, Examples, Loader, Span
 from .layers.resample import convert
 from .reference import Reference
@@ -59,7 +59,7 @@ class FitData(L.LightningDataModule):
             world_size=trainer.world_size,
         )
         seed = derive_seed(self.system.plan.seed, self.folder, "data")
-        return self._loader(self._examples("train", len(span) * trainer.world_size, seed), span, fit.batch_size)
+        return self._loader(self.examples("train", len(span) * trainer.world_size, seed), span, fit.batch_size)
 
     def val_dataloader(self) -> DataLoader:
         """Fixed clips of held-out pieces, dealt to the processes batch by batch, at least one for each."""
@@ -72,7 +72,7 @@ class FitData(L.LightningDataModule):
 
     def validation_examples(self, at_least: int = 1) -> Examples:
         """The fixed clips."""
-        return self._examples("validation", max(at_least, self.fit.validation_examples), VALIDATION_SEED)
+        return self.examples("validation", max(at_least, self.fit.validation_examples), VALIDATION_SEED)
 
     def originals(self, count: int = 2) -> Tensor:
         """The first fixed clips ``[B, C, T]``."""
@@ -145,9 +145,10 @@ class FitData(L.LightningDataModule):
                 encoded[reference.source] = tokenizer.encode(converted)
         return encoded
 
-    def _examples(self, split: Split, length: int, seed: int) -> Examples:
+    def examples(self, split: Split, length: int, seed: int, source: Source | None = None) -> Examples:
+        """Clips as this part sees them, from the system's source unless another one is given, set up."""
         return Examples(
-            self.system.source,
+            source or self.system.source,
             split,
             length=length,
             seconds=self.seconds,

@@ -24,6 +24,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files | xargs $(BIN)/codespell
 
 types: $(INSTALLED)
 	$(BIN)/mypy

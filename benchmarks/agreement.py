@@ -105,7 +105,7 @@ def likeness(made: torch.Tensor, target: torch.Tensor) -> str:
     if not made.is_floating_point():
         return f"{(made == target).float().mean():.2%} of the codes"
     signal = target - target.mean((0, 2), keepdim=True)
-    # as standardised, so that no channel counts for more
+    # as standardized, so that no channel counts for more
     ratio = (signal / signal.std((0, 2), keepdim=True)).square().sum((1, 2)) / (
         (made - target) / signal.std((0, 2), keepdim=True)
     ).square().sum((1, 2))

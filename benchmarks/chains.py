@@ -49,7 +49,7 @@ def main() -> None:
     follow(system, made, audio, options.seconds)
 
     judge = Judge(system, facts)
-    print(f"instrument recognised in test clips: {judge.accuracy('test'):.0%}")
+    print(f"instrument recognized in test clips: {judge.accuracy('test'):.0%}")
     half, pairs = (
         options.seconds / 2,
         [(a, b) for a in INSTRUMENTS for b in INSTRUMENTS if a != b][:: 30 // options.clips],
@@ -134,8 +134,8 @@ class Judge:
         self.system, self.facts = system, facts
         self.spectrum = log_mel_spectrum(facts.sample_rate)
         features, names = self.clips("train", clips)
-        self.centre, self.scale = features.mean(0), features.std(0)
-        features = (features - self.centre) / self.scale
+        self.center, self.scale = features.mean(0), features.std(0)
+        features = (features - self.center) / self.scale
         self.means = torch.stack([features[[n == name for n in names]].mean(0) for name in INSTRUMENTS])
 
     def clips(self, split, count):
@@ -156,14 +156,14 @@ class Judge:
         return torch.cat([mean - mean.mean(), bands.std(0)])
 
     def distances(self, audio):
-        return ((self.features(audio) - self.centre) / self.scale - self.means).square().sum(1)
+        return ((self.features(audio) - self.center) / self.scale - self.means).square().sum(1)
 
     def __call__(self, audio):
         return INSTRUMENTS[int(self.distances(audio).argmin())]
 
     def accuracy(self, split, count=60):
         features, names = self.clips(split, count)
-        found = torch.cdist((features - self.centre) / self.scale, self.means).argmin(1)
+        found = torch.cdist((features - self.center) / self.scale, self.means).argmin(1)
         return sum(INSTRUMENTS[f] == n for f, n in zip(found, names, strict=True)) / count
 
     def change(self, audio, first, second, step=0.25, size=1.0):

@@ -27,7 +27,7 @@ from partita.metrics.harmony import ChordAgreement, KeyAgreement
 from partita.metrics.kernel import KernelDistance, Sample
 from partita.metrics.melody import MelodySimilarity
 from partita.metrics.memorization import Memorization, threshold_for, unrelated_costs
-from partita.metrics.neighbours import StyleNeighbours
+from partita.metrics.neighbors import StyleNeighbors
 from partita.metrics.rhythm import RhythmAgreement
 from partita.metrics.similarity import PairedCosine
 from partita.system import load
@@ -70,7 +70,7 @@ EXPECTED = {
     "KernelDistance": {"kad": Expected("up", 1.0, codec="unranked")},
     "KLDivergence": {name: Expected("up", 0.02) for name in ("kld", "kld_reverse", "kld_both")},
     "PairedCosine": {"cosine": Expected("down", 0.03)},
-    "StyleNeighbours": {"common": Expected("down", 0.1), "overfit": Expected("down", 0.05)},
+    "StyleNeighbors": {"common": Expected("down", 0.1), "overfit": Expected("down", 0.05)},
     # histograms of tokens leave tempo out, but a faster clip holds music that the other has not come to
     "Memorization": {
         "exact": Expected("down", 0.0, "at once", "at once", "at once", "at once"),
@@ -168,7 +168,7 @@ def faster(source: Corpus, codec: Tokenizer, index: int, clip: Example, times: f
 class Judge:
     """All metrics, with what they must know: statistics, a classifier, tokens, a database, all from training clips.
 
-    What is embedded are log-mel frames; a clip's embedding is their mean and deviation, standardised. The classifier
+    What is embedded are log-mel frames; a clip's embedding is their mean and deviation, standardized. The classifier
     tells instruments apart by logistic regression of that.
 
     Args:
@@ -191,12 +191,12 @@ class Judge:
         names = [clip.fields["instruments"][0] for clip in training]
         self.classifier = LogisticRegression(C=0.01, max_iter=1000).fit(self.database.numpy(), names)
         frames = known.flatten(0, 1)
-        self.centre, self.scale = frames.mean(0), frames.std(0)
+        self.center, self.scale = frames.mean(0), frames.std(0)
         torch.manual_seed(0)
-        some = (frames[torch.randperm(len(frames))[:4096]] - self.centre) / self.scale
-        self.centres = lloyd(some, plus_plus(some, 64), 10)
+        some = (frames[torch.randperm(len(frames))[:4096]] - self.center) / self.scale
+        self.centers = lloyd(some, plus_plus(some, 64), 10)
         tokens = self.tokens(known)
-        self.threshold = threshold_for(unrelated_costs(tokens, tokens, self.centres, pairs=500, iterations=50), 0.002)
+        self.threshold = threshold_for(unrelated_costs(tokens, tokens, self.centers, pairs=500, iterations=50), 0.002)
         self.constant = ConstantSpectrum(self.facts.sample_rate)
         self.constant.fit(stacked(training))
         self.constant.update(self.clean)
@@ -227,8 +227,8 @@ class Judge:
         return torch.from_numpy(self.classifier.decision_function(self.embedded(frames).numpy()))
 
     def tokens(self, frames: Tensor) -> Tensor:
-        """The nearest centres ``[N, S]``."""
-        return torch.cdist((frames - self.centre) / self.scale, self.centres).argmin(-1)
+        """The nearest centers ``[N, S]``."""
+        return torch.cdist((frames - self.center) / self.scale, self.centers).argmin(-1)
 
     def __call__(self, audio: Tensor, codes: Tensor) -> dict[str, dict[str, float]]:
         """What every metric says of audio ``[N, C, T]`` and its codes ``[N, K, S]``, by class and key."""
@@ -246,9 +246,9 @@ class Judge:
             ),
             "KLDivergence": (KLDivergence(), (self.logits(frames), self.logits(self.clean_frames))),
             "PairedCosine": (PairedCosine(), (embedded, clean)),
-            "StyleNeighbours": (StyleNeighbours(self.database), (clean, embedded)),
+            "StyleNeighbors": (StyleNeighbors(self.database), (clean, embedded)),
             "Memorization": (
-                Memorization(self.centres, self.threshold, iterations=50),
+                Memorization(self.centers, self.threshold, iterations=50),
                 (self.tokens(frames), self.tokens(self.clean_frames)),
             ),
             "MelodySimilarity": (MelodySimilarity(rate), (audio, self.clean)),

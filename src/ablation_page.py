@@ -129,7 +129,7 @@ def _trainings(wanted: Sequence[Run], places: Places, folder: str) -> dict[str, 
         if folder in places.get(run.folder, {}):
             sharing.setdefault(places[run.folder][folder], []).append(run)
     everybody = {run.variant.title for runs in sharing.values() for run in runs}
-    labelled: dict[str, list[str]] = {}
+    labeled: dict[str, list[str]] = {}
     shared_by: dict[str, frozenset[str]] = {}
     for place, runs in sharing.items():
         titles = frozenset(run.variant.title for run in runs)
@@ -139,5 +139,5 @@ def _trainings(wanted: Sequence[Run], places: Places, folder: str) -> dict[str, 
             label = "all variants"
         if not label or shared_by.setdefault(label, titles) != titles:
             label = ", ".join(sorted(titles))
-        labelled.setdefault(label, []).append(place)
-    return labelled
+        labeled.setdefault(label, []).append(place)
+    return labeled

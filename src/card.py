@@ -32,7 +32,7 @@ SEED = 2
 
 
 def collect(
-    run: str | Path, repo_id: str, *, licence: str | None = None, examples: int = 3, report: bool = False
+    run: str | Path, repo_id: str, *, license: str | None = None, examples: int = 3, report: bool = False
 ) -> dict[str, Path | bytes]:
     """Everything that is published of a finished system, by its path in the repository.
 
@@ -41,7 +41,7 @@ def collect(
     Args:
         run: A run folder, or one that ``system.save`` wrote.
         repo_id: ``user/name``, for the card.
-        licence: Identifier on the Hub.
+        license: Identifier on the Hub.
         examples: Clips to generate; only of a run of one's own, whose data is at hand.
         report: Whether ``report.html`` goes along.
 
@@ -70,7 +70,7 @@ def collect(
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
     captions = {i: clip["caption"].decode() for i, clip in media.items()}
     found["README.md"] = model_card(
-        system, repo_id, licence, metrics, captions, notes, _overview(system) if own else ()
+        system, repo_id, license, metrics, captions, notes, _overview(system) if own else ()
     ).encode()
     return found
 
@@ -78,7 +78,7 @@ def collect(
 def model_card(
     system: System,
     repo_id: str,
-    licence: str | None = None,
+    license: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     captions: Mapping[int, str] | None = None,
     notes: Sequence[str] = (),
@@ -89,7 +89,7 @@ def model_card(
     Args:
         system: With the recipe as it is published.
         repo_id: ``user/name``.
-        licence: Identifier on the Hub.
+        license: Identifier on the Hub.
         metrics: Those of ``evaluation.json``.
         captions: Of the examples in ``samples/``, by number.
         notes: Those of ``evaluation.json``.
@@ -99,7 +99,7 @@ def model_card(
     prompt = next(iter((captions or {}).values()), "a slow piece for flute")
     texts = "text" in [conditioner.input for conditioner in system.conditioners.values()]
     values = {
-        "metadata": yaml.safe_dump(_metadata(system, repo_id, licence, rows), sort_keys=False, allow_unicode=True),
+        "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
         "title": repo_id.split("/")[-1],
         "repo_id": repo_id,
         "description": _line(system.plan.values.get("description") or ""),
@@ -175,9 +175,9 @@ def diagram(system: System) -> str:
     return "\n".join(["flowchart LR", *nodes, *arrows])
 
 
-def _metadata(system: System, repo_id: str, licence: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = [part.registered_name for part in system.parts.values()]
-    metadata: dict[str, Any] = {} if licence is None else {"license": licence}
+    metadata: dict[str, Any] = {} if license is None else {"license": license}
     metadata |= {
         "library_name": "partita",
         "pipeline_tag": "text-to-audio" if system.stages else "audio-to-audio",

@@ -85,7 +85,7 @@ def list_(
     ] = None,
 ) -> None:
     """What there is: recipes, parts and presets; or the arguments of one part."""
-    from .catalogue import show
+    from .catalog import show
 
     show(what, out)
 
@@ -230,9 +230,7 @@ def push(
     branch: Annotated[str | None, typer.Option(help="To commit to; made if it is not there.")] = None,
     tag: Annotated[str | None, typer.Option("--revision-tag", help="Name to give this version, such as v1.")] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Of the commit.")] = None,
-    licence: Annotated[
-        str | None, typer.Option("--licence", "--license", help="Of the weights, such as apache-2.0.")
-    ] = None,
+    license: Annotated[str | None, typer.Option("--license", help="Of the weights, such as apache-2.0.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Clips to generate for the model card.")] = 3,
     report: Annotated[bool, typer.Option("--report", help="Upload report.html too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be uploaded to a folder.")] = False,
@@ -254,7 +252,7 @@ def push(
             branch=branch,
             tag=tag,
             message=message,
-            licence=licence,
+            license=license,
             examples=examples,
             report=report,
         )
@@ -264,7 +262,7 @@ def push(
 
     check_id(repo_id)
     folder = output or Path(f"{repo_id.split('/')[-1]}-dry-run")
-    files = collect(run, repo_id, licence=licence, examples=examples, report=report)
+    files = collect(run, repo_id, license=license, examples=examples, report=report)
     write_out(files, folder)
     for name in sorted(files):
         out.print(f"{(folder / name).stat().st_size:>15,}  {name}")

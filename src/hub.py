@@ -114,7 +114,7 @@ def push(
     branch: str | None = None,
     tag: str | None = None,
     message: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     examples: int = 3,
     report: bool = False,
 ) -> str:
@@ -127,7 +127,7 @@ def push(
         branch: To commit to; ``main`` where none is given, made from ``main`` where it is not there.
         tag: Name to give this version.
         message: Of the commit.
-        licence: Identifier on the Hub, such as ``apache-2.0`` or ``cc-by-nc-4.0``.
+        license: Identifier on the Hub, such as ``apache-2.0`` or ``cc-by-nc-4.0``.
         examples: Clips to generate for the card.
         report: Upload the run's ``report.html`` too.
 
@@ -148,12 +148,12 @@ def push(
             raise PartitaError(f"a branch or tag is made of letters, digits and . - _ /, such as v1.0, not {name!r}")
     with _translated(repo_id, branch):  # before the minutes that follow
         api.whoami()
-        if licence is not None:
-            ModelCard(f"---\n{yaml.safe_dump({'license': licence})}---\n").validate()
+        if license is not None:
+            ModelCard(f"---\n{yaml.safe_dump({'license': license})}---\n").validate()
         known = api.list_repo_refs(repo_id).tags if tag is not None and api.repo_exists(repo_id) else []
         if tag in [other.name for other in known]:
             raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
-    files = collect(run, repo_id, licence=licence, examples=examples, report=report)
+    files = collect(run, repo_id, license=license, examples=examples, report=report)
     with _translated(repo_id, branch):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         if branch is not None:

@@ -114,12 +114,12 @@ def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0) -> Resu
     if not any(listener.answers for listener in listeners):
         said = "; ".join(f"{name}: {reason}" for name, reason in rejected)
         raise PartitaError("no listener is left to count" + (f": {said}" if said else ": there are no answers yet"))
-    results = analyse(listeners, key["systems"], rejected=rejected)
+    results = analyze(listeners, key["systems"], rejected=rejected)
     _write(folder, key, results)
     return results
 
 
-def analyse(
+def analyze(
     listeners: Sequence[Listener], systems: Sequence[str], *, rejected: Sequence[tuple[str, str]] = ()
 ) -> Results:
     """Bradley-Terry strengths with 95 % intervals, and a test for each pair of systems.

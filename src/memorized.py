@@ -175,7 +175,7 @@ class Continuations:
     def measure(self, continued: Continued) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """What :class:`~partita.metrics.memorization.Memorization` finds, what it finds by chance, and how it was told.
 
-        Where the tokenizer's codes have centres, they are as far from each other as these; otherwise all as far. The
+        Where the tokenizer's codes have centers, they are as far from each other as these; otherwise all as far. The
         threshold leaves fewer than 1 % of pairs of clips from different training pieces below it. By chance is: the
         continuations against clips of other training pieces.
 
@@ -186,9 +186,9 @@ class Continuations:
         """
         generated, target = continued.generated, continued.target
         cardinality = int(self.tokenizer.representation.cardinality or 1)
-        centres = getattr(self.tokenizer, "centres", None)
+        centers = getattr(self.tokenizer, "centers", None)
         # the corners of a regular simplex with edges of one
-        centres = torch.eye(cardinality) / 2**0.5 if centres is None else centres.detach().cpu()
+        centers = torch.eye(cardinality) / 2**0.5 if centers is None else centers.detach().cpu()
         kept = entropy(target, cardinality) >= LEAST_ENTROPY
         numbers = kept.nonzero()[:, 0].tolist()
         generated, target, pieces = generated[kept], target[kept], [continued.pieces[i] for i in numbers]
@@ -198,11 +198,11 @@ class Continuations:
                 f"in {len(target)} of {len(kept)} training clips something follows ({LEAST_ENTROPY:g} bits of codes or "
                 "more), and it takes clips of two pieces"
             )
-        costs = unrelated_costs(target, target, centres, pieces=pieces)
+        costs = unrelated_costs(target, target, centers, pieces=pieces)
         threshold = max(threshold_for(costs, FALSE_POSITIVES), 1e-9)
         found, metrics = [], []
         for followed in (target, target[others]):
-            metric = Memorization(centres, threshold)
+            metric = Memorization(centers, threshold)
             metric.update(generated, followed, pieces)
             found.append(metric.compute())
             metrics.append(metric)

@@ -161,7 +161,7 @@ def generate_each(
         for members in requests:
             if len(requests) > 1:
                 bar("clips", done, len(rows))
-            audio = system.fulfil(request(members, heard), splice=splice, progress=bar)
+            audio = system.fulfill(request(members, heard), splice=splice, progress=bar)
             yield from zip(members, audio.cpu(), strict=True)
             done += len(members)
 

@@ -373,7 +373,7 @@ def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
 
 
 def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...], PartPlan]) -> None:
-    """A slot that nothing uses is most often a misspelt override."""
+    """A slot that nothing uses is most often a misspelled override."""
     if any(problem.key.split(".")[0] in ("", "stages") for problem in tree.problems):
         return
     used = {

@@ -1,7 +1,7 @@
 """Names for parts: a part is found by its family and registered name, never by an import path.
 
 The parts of this package are found by reading their source, and other packages' by their entry points (group
-``partita.<family>``), so that names can be listed, and a misspelt one answered, without importing torch.
+``partita.<family>``), so that names can be listed, and a misspelled one answered, without importing torch.
 """
 
 from __future__ import annotations

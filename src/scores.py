@@ -289,8 +289,8 @@ def agreement(compared: Compared) -> Rows:
         (RhythmAgreement, "onset strength", {"tempo": {"tempo", "beats", "text"}, "beat": {"beats"}}),
     ]
     rows, known = Rows(), {name for fields in compared.fields for name, value in fields.items() if value is not None}
-    for kind, features, labelled in wanted:
-        heard = tuple(stem for stem, fields in labelled.items() if compared.told & fields)
+    for kind, features, labeled in wanted:
+        heard = tuple(stem for stem, fields in labeled.items() if compared.told & fields)
         if not heard or not known & {"key", "chords", "tempo", "beats"}:
             continue
         if not (find_spec("mir_eval") and find_spec("librosa")):

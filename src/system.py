@@ -236,9 +236,9 @@ class System:
         )
         for doubt in doubts(self, request.inputs):
             warnings.warn(doubt, stacklevel=2)
-        return self.fulfil(request, splice=splice, progress=progress)
+        return self.fulfill(request, splice=splice, progress=progress)
 
-    def fulfil(self, request: Request, *, splice: bool = True, progress: Progress | bool | None = True) -> Tensor:
+    def fulfill(self, request: Request, *, splice: bool = True, progress: Progress | bool | None = True) -> Tensor:
         """Audio ``[B, C, T]`` for a checked request; see :meth:`generate`."""
         audio = self.decode(self._represented(request, progress))
         if request.heard is None or not splice:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".safetensors", ".flac", ".png", ".bin", ".pt", ".ckpt")
 PAGE = 1000
-LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "other")
+LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "other")
 
 
 @dataclass
@@ -188,10 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json({"url": url, "name": repo_id, "id": "0"})
 
     def validate(self, body: bytes) -> None:
-        licence = re.search(r"^license: (.*)$", json.loads(body)["content"].split("---")[1], re.MULTILINE)
-        if licence is None or licence[1] in LICENCES:
+        license = re.search(r"^license: (.*)$", json.loads(body)["content"].split("---")[1], re.MULTILINE)
+        if license is None or license[1] in LICENSES:
             return self._json({"errors": [], "warnings": []})
-        wrong = f'"license" must be one of [{", ".join(LICENCES)}]'
+        wrong = f'"license" must be one of [{", ".join(LICENSES)}]'
         return self._json({"error": wrong, "errors": [{"message": wrong}], "warnings": []}, 400)
 
     def preupload(self, body: bytes, repo_id: str, revision: str) -> None:

@@ -4,7 +4,7 @@ import sys
 import pytest
 import soundfile
 
-from partita import catalogue, cli
+from partita import catalog, cli
 
 
 def run(*arguments, monkeypatch, capfd):
@@ -57,7 +57,7 @@ def test_list_describes_the_arguments_of_a_part(partita):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["list", "tokeniser"], "'tokenizer'"),
+        (["list", "tokenizer"], "'tokenizer'"),
         (["list", "tokenizer/soundstraem"], "'soundstream'"),
         (["check", "chorale-tiny"], "'chorales-tiny'"),
         (["generate", "nowhere", "a prompt"], "neither a folder"),
@@ -114,7 +114,7 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
 
 
 def test_our_own_faults_are_status_1(partita, monkeypatch):
-    monkeypatch.setattr(catalogue, "recipes", lambda: 1 / 0)
+    monkeypatch.setattr(catalog, "recipes", lambda: 1 / 0)
     status, text = partita("list")
     assert status == 1
     assert "ZeroDivisionError" in text

@@ -21,16 +21,16 @@ tokenizers:
   acoustic: {name: toy-codec, hop: 1, cardinality: 256}
 conditioners:
   text: toy-letters
-  colour: toy-colour
+  color: toy-color
 stages:
-  main: {generator: {name: toy-oracle}, target: acoustic, given: [text, colour], window: 0.5}
+  main: {generator: {name: toy-oracle}, target: acoustic, given: [text, color], window: 0.5}
 data: {name: toy-tones}
 """
 
 
 @register("data", "toy-tones")
 class ToyTones(toys.ToySines):
-    """Sines whose pitch and colour the captions tell in one of two orders; some pieces have no caption.
+    """Sines whose pitch and color the captions tell in one of two orders; some pieces have no caption.
 
     Args:
         pieces: How many.
@@ -38,8 +38,8 @@ class ToyTones(toys.ToySines):
         held: Pieces for validation.
     """
 
-    fields = frozenset({"text", "id", "colour", "pitch"})
-    attributes = ("pitch", "colour")
+    fields = frozenset({"text", "id", "color", "pitch"})
+    attributes = ("pitch", "color")
 
     def __init__(self, *, pieces: int = 6, untold: int = 0, held: int = 6):
         super().__init__(pieces=pieces)
@@ -50,8 +50,8 @@ class ToyTones(toys.ToySines):
 
     def read(self, split, index, **how):
         example = super().read(split, index, **how)
-        known = {"pitch": f"p{index}", "colour": "ab"[index % 2], "id": f"{split}{index}"}
-        text = None if index < self.untold else f"{known['pitch']} {known['colour']}"
+        known = {"pitch": f"p{index}", "color": "ab"[index % 2], "id": f"{split}{index}"}
+        text = None if index < self.untold else f"{known['pitch']} {known['color']}"
         example.fields = {"text": text, **known}
         return example
 
@@ -61,15 +61,15 @@ class ToyTones(toys.ToySines):
         return fields["text"].replace(fields[attribute], other[attribute])
 
 
-@register("conditioner", "toy-colour")
-class ToyColour(toys.ToyLetters):
+@register("conditioner", "toy-color")
+class ToyColor(toys.ToyLetters):
     """Its letter.
 
     Args:
         dim: Width.
     """
 
-    input = "colour"
+    input = "color"
 
 
 @register("generator", "toy-oracle")
@@ -132,12 +132,12 @@ def rises(uses):
 def test_what_is_used_is_told_from_what_is_ignored(tmp_path):
     """Noise of the loss is far larger than nothing, and yet nothing is found where nothing is: it is shared."""
     found = rises(condition_use(system(tmp_path), clips=12))
-    assert set(found) == {"text", "text: pitch", "text: colour", "colour"}
+    assert set(found) == {"text", "text: pitch", "text: color", "color"}
     for name in ("text", "text: pitch"):
         use = found[name]
         assert (use.rise, use.low, use.high) == (pytest.approx(2, abs=1e-6),) * 3
         assert use.verdict == "listens to it"
-    for name in ("text: colour", "colour"):
+    for name in ("text: color", "color"):
         use = found[name]
         assert (use.rise, use.low, use.high) == (0, 0, 0)
         assert use.verdict == "no use of it found"
@@ -146,13 +146,13 @@ def test_what_is_used_is_told_from_what_is_ignored(tmp_path):
 
 def test_only_clips_that_have_a_condition_count(tmp_path):
     found = rises(condition_use(system(tmp_path, untold=2), clips=12))
-    assert [(found[name].clips, found[name].pieces) for name in ("text", "text: pitch", "colour")] == [
+    assert [(found[name].clips, found[name].pieces) for name in ("text", "text: pitch", "color")] == [
         (8, 4),
         (8, 4),
         (12, 6),
     ]
     lines = []
-    assert rises(condition_use(system(tmp_path, untold=6), clips=12, say=lines.append)).keys() == {"colour"}
+    assert rises(condition_use(system(tmp_path, untold=6), clips=12, say=lines.append)).keys() == {"color"}
     assert lines == ["what main makes of text is not measured: there are no two pieces that have it"]
 
 

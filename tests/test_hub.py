@@ -78,7 +78,7 @@ def changed(run, folder):
 
 
 def test_pushed_in_one_commit_and_the_same_when_it_comes_back(hub, cli, trained):
-    status, text = cli("push", trained, "alice/toy", "--revision-tag", "v1", "--licence", "apache-2.0", "-m", "first")
+    status, text = cli("push", trained, "alice/toy", "--revision-tag", "v1", "--license", "apache-2.0", "-m", "first")
     assert status == 0, text
     repository = hub.repositories["alice/toy"]
     commit = repository.commits[repository.refs["main"]]
@@ -90,7 +90,7 @@ def test_pushed_in_one_commit_and_the_same_when_it_comes_back(hub, cli, trained)
 
 
 def test_the_card_says_what_one_should_know(hub, trained):
-    push(trained, "alice/toy", licence="cc-by-4.0")
+    push(trained, "alice/toy", license="cc-by-4.0")
     card = hub.repositories["alice/toy"].commits[hub.repositories["alice/toy"].refs["main"]].files["README.md"].decode()
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert (metadata["library_name"], metadata["license"]) == ("partita", "cc-by-4.0")
@@ -160,7 +160,7 @@ def test_a_first_push_that_is_interrupted_leaves_no_model(hub, trained):
         (["push", "RUN", "a/b/c"], "hf_alice", "is not a hub id"),
         (["push", "RUN/logs", "alice/toy"], "hf_alice", "holds no system"),
         (["push", "RUN", "alice/there", "--revision-tag", "v1"], "hf_alice", "has a tag 'v1' already"),
-        (["push", "RUN", "alice/new", "--licence", "gpl3"], "hf_alice", '"license" must be one of [apache-2.0'),
+        (["push", "RUN", "alice/new", "--license", "gpl3"], "hf_alice", '"license" must be one of [apache-2.0'),
         (["push", "RUN", "alice/new", "--revision-tag", "first try"], "hf_alice", "letters, digits"),
         (["push", "RUN", "alice/new", "--branch", "../main"], "hf_alice", "letters, digits"),
         (["pull", "alice/nowhere"], "hf_alice", "no alice/nowhere on the hub"),

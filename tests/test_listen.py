@@ -15,7 +15,7 @@ from test_cli import run
 from partita.data.audio_file import write_audio
 from partita.errors import PartitaError
 from partita.listen import KEY, PAGE, Clip, Material, degraded, gather, make_orders, write_test
-from partita.listen_results import Answer, Listener, analyse, bradley_terry, evaluate, win_table
+from partita.listen_results import Answer, Listener, analyze, bradley_terry, evaluate, win_table
 from partita.recipe import load_recipe
 from partita.significance import holm, sign_flip_test
 from partita.system import System
@@ -277,7 +277,7 @@ def listeners(strengths, count, trials, seed=0):
 
 def test_known_strengths_are_found_again():
     truth = [0.5, 0.3, 0.15, 0.05]
-    results = analyse(listeners(truth, 60, 100), ["a", "b", "c", "d"])
+    results = analyze(listeners(truth, 60, 100), ["a", "b", "c", "d"])
     assert [row.system for row in results.systems] == ["a", "b", "c", "d"]
     for row, strength in zip(results.systems, truth, strict=True):
         assert row.strength == pytest.approx(strength, abs=0.03)
@@ -288,7 +288,7 @@ def test_known_strengths_are_found_again():
 
 
 def test_equal_systems_do_not_differ():
-    results = analyse(listeners([1, 1, 1], 20, 30), ["a", "b", "c"])
+    results = analyze(listeners([1, 1, 1], 20, 30), ["a", "b", "c"])
     assert all(row.corrected > 0.05 for row in results.pairs)
     assert all(row.low < 1 / 3 < row.high for row in results.systems)
 
@@ -296,7 +296,7 @@ def test_equal_systems_do_not_differ():
 def test_ties_are_half_a_win_and_not_in_the_test():
     answers = [Answer(0, 1, 1.0)] * 5 + [Answer(1, 0, 0.5)] * 4
     np.testing.assert_array_equal(win_table(answers, 2), [[0, 7], [2, 0]])
-    results = analyse([Listener(str(i), [answer]) for i, answer in enumerate(answers)], ["a", "b"])
+    results = analyze([Listener(str(i), [answer]) for i, answer in enumerate(answers)], ["a", "b"])
     (pair,) = results.pairs
     assert (pair.wins, pair.ties, pair.losses, pair.listeners) == (5, 4, 0, 9)
     assert pair.p == pair.corrected == 0.0625
@@ -304,7 +304,7 @@ def test_ties_are_half_a_win_and_not_in_the_test():
 
 
 def test_one_listener_says_nothing_of_others():
-    results = analyse([Listener("x", [Answer(0, 1, 1.0)] * 30), Listener("y", [])], ["a", "b"])
+    results = analyze([Listener("x", [Answer(0, 1, 1.0)] * 30), Listener("y", [])], ["a", "b"])
     assert results.systems[0].low is None
     assert np.isnan([results.pairs[0].p, results.pairs[0].corrected]).all()
 
@@ -319,7 +319,7 @@ def opinionated(draw, count, trials, spread):
 def test_systems_that_are_equal_among_listeners_differ_as_rarely_as_the_level_says():
     """At 5 %, of 200 tests at most 12; over trials it would be 63."""
     draw = np.random.default_rng(0)
-    ps = [analyse(opinionated(draw, 10, 20, 1.0), ["a", "b"]).pairs[0].p for _ in range(200)]
+    ps = [analyze(opinionated(draw, 10, 20, 1.0), ["a", "b"]).pairs[0].p for _ in range(200)]
     assert np.mean(np.array(ps) < 0.05) <= 0.06
 
 
@@ -328,14 +328,14 @@ def test_intervals_of_strengths_hold_what_all_listeners_prefer(count):
     """Of 95 % in 150, 134 or fewer by chance in one of 300."""
     draw, held = np.random.default_rng(1), 0
     for _ in range(150):
-        row = analyse(opinionated(draw, count, 10, 1.0), ["a", "b"]).systems[0]
+        row = analyze(opinionated(draw, count, 10, 1.0), ["a", "b"]).systems[0]
         held += row.low <= 0.5 <= row.high
     assert held > 134
 
 
 def test_listeners_who_agree_by_chance_leave_some_doubt():
     agreeing = [Listener(str(i), [Answer(0, 1, 1.0)] * 7 + [Answer(0, 1, 0.0)] * 3) for i in range(3)]
-    row = analyse(agreeing, ["a", "b"]).systems[0]
+    row = analyze(agreeing, ["a", "b"]).systems[0]
     assert row.low < 0.5 < 0.7 < row.high
 
 

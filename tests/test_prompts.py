@@ -86,13 +86,13 @@ def test_files_without_prompts_are_one_message(system, tmp_path, name, content):
 
 
 def test_rows_of_equal_duration_are_made_together_and_each_is_its_own(system, monkeypatch):
-    sizes, fulfil = [], partita.System.fulfil
+    sizes, fulfill = [], partita.System.fulfill
 
     def watched(self, request, **options):
         sizes.append((request.seconds, len(request.seeds)))
-        return fulfil(self, request, **options)
+        return fulfill(self, request, **options)
 
-    monkeypatch.setattr(partita.System, "fulfil", watched)
+    monkeypatch.setattr(partita.System, "fulfill", watched)
     durations = [0.5, 1.0, 0.5, None, 0.5, 0.5]
     rows = [Row({"text": f"tone {i}"} if i else {}, 40 + i, d) for i, d in enumerate(durations)]
     made = dict(generate_each(system, rows, duration=1.0, at_once=3))

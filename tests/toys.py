@@ -1,4 +1,4 @@
-"""The smallest parts that fulfil the contracts; recipes in tests name them like any other."""
+"""The smallest parts that fulfill the contracts; recipes in tests name them like any other."""
 
 from dataclasses import dataclass
 

@@ -63,7 +63,7 @@ class CLAP(JointConditioner):
         text_depth: Its number of blocks.
         text_heads: Its attention heads.
         vocabulary: Its number of text tokens.
-        epsilon: Of its normalisations: 1e-5 in RoBERTa and LAION's models; transformers' conversions have 1e-12.
+        epsilon: Of its normalizations: 1e-5 in RoBERTa and LAION's models; transformers' conversions have 1e-12.
 
     Raises:
         ValueError: A value is out of range.

@@ -70,7 +70,7 @@ def find_chords(
     """Chords between consecutive ``edges`` (beats): start, end, root and index in :data:`QUALITIES`; −1, −1 for none.
 
     What sounds in a segment, weighted by how long, is compared with each chord: tones of the chord count for it, other
-    tones and absent ones against it. Equal neighbours are merged.
+    tones and absent ones against it. Equal neighbors are merged.
     """
     templates = np.zeros((len(QUALITIES), 12))
     for row, intervals in zip(templates, QUALITIES.values(), strict=True):

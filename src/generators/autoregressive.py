@@ -44,7 +44,7 @@ class Autoregressive(Generator):
         activation: Between them: ``gelu``, or ``swiglu``, which has a gate and so half as many weights again.
         norm: ``layer``, or ``rms`` for its root-mean-square form.
         positions: ``sinusoidal``, added to the input, or ``rotary``, in every self-attention.
-        qk_norm: Whether to normalise queries and keys per head.
+        qk_norm: Whether to normalize queries and keys per head.
         residual_dropout: Dropout of the input and of every block's outputs, in training.
         attention_dropout: Dropout of the attention weights, in training.
         pattern: Order of the codebooks: ``delay``, ``parallel``, ``flatten``, ``partial_flatten``, ``coarse_first`` or

@@ -74,7 +74,7 @@ class Generator(Part):
 
     @abstractmethod
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
-        """Named losses; the one called ``loss`` is minimised.
+        """Named losses; the one called ``loss`` is minimized.
 
         Args:
             target: Codes ``[B, K, S]`` or latents ``[B, D, S]``.

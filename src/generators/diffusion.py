@@ -28,7 +28,7 @@ class Diffusion(Generator):
     """A transformer that turns noise into latents step by step: flow matching, or diffusion.
 
     Conditions are attended to (``cross``), are added to the input frame by frame (``concat``), or scale and shift what
-    every block sees (``modulate``). Latents are standardised per channel by statistics of the first training batches.
+    every block sees (``modulate``). Latents are standardized per channel by statistics of the first training batches.
 
     In training, now and then, the beginning of a clip is shown without noise: so the stage learns to continue what it
     is given.
@@ -42,7 +42,7 @@ class Diffusion(Generator):
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
         activation: Between them: ``gelu``, or ``swiglu``, which has a gate and so half as many weights again.
         norm: ``layer``, or ``rms`` for its root-mean-square form.
-        qk_norm: Whether to normalise queries and keys per head.
+        qk_norm: Whether to normalize queries and keys per head.
         residual_dropout: Dropout of the input and of every block's outputs, in training.
         attention_dropout: Dropout of the attention weights, in training.
         interpolation: How aligned conditions come to the target's frame rate: ``linear`` or ``nearest``.
@@ -134,7 +134,7 @@ class Diffusion(Generator):
         known: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """What the objective predicts, ``[B, D, S]`` float32, of standardised latents.
+        """What the objective predicts, ``[B, D, S]`` float32, of standardized latents.
 
         Args:
             noisy: ``[B, D, S]``.
@@ -160,7 +160,7 @@ class Diffusion(Generator):
         return prediction.mT.float()
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
-        """Mean squared error of standardised predictions over the frames that count and are not known."""
+        """Mean squared error of standardized predictions over the frames that count and are not known."""
         target = target.float()
         if self.training:
             self.standardize.observe(target, mask)

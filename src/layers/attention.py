@@ -81,7 +81,7 @@ def _kernel(queries: Tensor, keys: Tensor) -> AbstractContextManager:
 
 
 class _Attention(nn.Module):
-    """What both kinds share: heads, query-key normalisation, the kernel and the output projection."""
+    """What both kinds share: heads, query-key normalization, the kernel and the output projection."""
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool, dropout: float) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class SelfAttention(_Attention):
     Args:
         width: Of the sequence.
         heads: Must divide the width.
-        qk_norm: Whether to normalise queries and keys per head.
+        qk_norm: Whether to normalize queries and keys per head.
         dropout: Of the attention weights in training.
     """
 
@@ -139,7 +139,7 @@ class CrossAttention(_Attention):
     Args:
         width: Of both sequences.
         heads: Must divide the width.
-        qk_norm: Whether to normalise queries and keys per head.
+        qk_norm: Whether to normalize queries and keys per head.
         dropout: Of the attention weights in training.
     """
 

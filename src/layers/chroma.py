@@ -23,7 +23,7 @@ def chroma_filterbank(
     """How much each frequency of a spectrum counts for each pitch class, from C on, where A is 440 Hz.
 
     A frequency counts for the classes near it: by a Gaussian with a standard deviation of half a semitone, or of half
-    the distance to the next frequency where that is more, normalised to unit energy over the classes. This is the
+    the distance to the next frequency where that is more, normalized to unit energy over the classes. This is the
     definition of D. Ellis (Chroma Feature Analysis and Synthesis, 2007) that librosa and MusicGen use.
 
     Args:
@@ -63,7 +63,7 @@ def chroma_window(sample_rate: int) -> int:
 
 
 class Chroma(nn.Module):
-    """Strength of the pitch classes, C first, in frames centred on multiples of the hop, the ends reflected.
+    """Strength of the pitch classes, C first, in frames centered on multiples of the hop, the ends reflected.
 
     As it is built by default, it is the melody of MusicGen (J. Copet et al., arXiv 2306.05284, §2.3): power under a
     Hann window of unit energy, the strongest class of each frame 1. At 32 kHz that is 2^14 samples every 2^12, 7.8125

@@ -1,4 +1,4 @@
-"""What codecs are trained to minimise: spectral distances, the adversary's verdict, and the balance between them."""
+"""What codecs are trained to minimize: spectral distances, the adversary's verdict, and the balance between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .mel import MelSpectrum, log_magnitude
 
-Judgement = tuple[Tensor, list[Tensor]]
+Judgment = tuple[Tensor, list[Tensor]]
 """What a discriminator returns: its scores of any shape, and its hidden features."""
 
 
@@ -88,18 +88,18 @@ class MultiScaleSpectralLoss(nn.Module):
         return total / len(self.config.windows) if mean else total
 
 
-def discriminator_hinge(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+def discriminator_hinge(real: Sequence[Judgment], fake: Sequence[Judgment]) -> Tensor:
     """``mean(max(0, 1 − D(x))) + mean(max(0, 1 + D(x̂)))``, averaged over discriminators."""
     losses = [(1 - r).relu().mean() + (1 + f).relu().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()
 
 
-def generator_hinge(fake: Sequence[Judgement]) -> Tensor:
+def generator_hinge(fake: Sequence[Judgment]) -> Tensor:
     """``mean(max(0, 1 − D(x̂)))``, averaged over discriminators."""
     return torch.stack([(1 - f).relu().mean() for f, _ in fake]).mean()
 
 
-def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement], *, relative: bool = False) -> Tensor:
+def feature_matching(real: Sequence[Judgment], fake: Sequence[Judgment], *, relative: bool = False) -> Tensor:
     """Mean absolute difference of hidden features, averaged over layers and discriminators.
 
     Args:

@@ -137,7 +137,7 @@ class Conditioning(nn.Module):
         )
 
     def _frames(self, name: str, mask: Tensor) -> Tensor:
-        """The frame of the target at the centre of each place ``[L]``, -1 where the condition is not aligned."""
+        """The frame of the target at the center of each place ``[L]``, -1 where the condition is not aligned."""
         if name not in self.ratios:
             return mask.new_full((mask.shape[1],), -1.0, dtype=torch.float32)
         return (torch.arange(mask.shape[1], device=mask.device) + 0.5) / float(self.ratios[name]) - 0.5
@@ -169,19 +169,19 @@ def _mean(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
 def _interpolate(values: Tensor, mask: Tensor, ratio: Fraction, frames: int, nearest: bool) -> Tensor:
     """Values ``[B, L, width]`` at ``frames`` places, ``ratio`` of their frames apart: ``[B, frames, width]``.
 
-    A place takes the frame that its centre falls into, or between two centres a mixture of both frames. Masked
-    neighbours do not count, so that values do not fade out towards a border. Where the centre falls into a masked
+    A place takes the frame that its center falls into, or between two centers a mixture of both frames. Masked
+    neighbors do not count, so that values do not fade out towards a border. Where the center falls into a masked
     frame or past the end, the result is zero.
     """
-    centres = (2 * torch.arange(frames, device="cpu") + 1) * ratio.numerator
-    whole = 2 * ratio.denominator  # of what the centres count in
+    centers = (2 * torch.arange(frames, device="cpu") + 1) * ratio.numerator
+    whole = 2 * ratio.denominator  # of what the centers count in
     last = values.shape[1] - 1
-    at = (centres // whole).clamp(max=last).to(values.device)
-    inside = (centres <= (last + 1) * whole).to(values.device)
+    at = (centers // whole).clamp(max=last).to(values.device)
+    inside = (centers <= (last + 1) * whole).to(values.device)
     present = (mask[:, at] & inside)[..., None]
     if nearest:
         return values[:, at] * present
-    place = (centres.double() / whole - 0.5).clamp(0, last)
+    place = (centers.double() / whole - 0.5).clamp(0, last)
     low = place.long().to(values.device)
     high = (low + 1).clamp(max=last)
     fraction = place.frac().to(values.device, values.dtype)

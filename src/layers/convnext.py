@@ -15,7 +15,7 @@ class ConvNeXtBlock(nn.Module):
         width: Channels.
         expansion: Width of the feed-forward layer relative to the channels.
         kernel: Taps of the depthwise convolution, an odd number.
-        scale: Where the learnt scale of each channel's contribution starts.
+        scale: Where the learned scale of each channel's contribution starts.
     """
 
     def __init__(self, width: int, *, expansion: int = 3, kernel: int = 7, scale: float = 1.0) -> None:
@@ -34,7 +34,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A stack of blocks between two normalisations.
+    """A stack of blocks between two normalizations.
 
     Args:
         width: Channels.

@@ -19,7 +19,7 @@ class Conv1d(nn.Module):
     """Convolution of ``[B, C, T]`` to ``[B, C', T / stride]``, padded with zeros.
 
     Weights start so that the output has ``gain²`` times the variance of a white input, biases at zero. Under PyTorch's
-    own initialisation a deep stack loses its signal and puts out little but its biases.
+    own initialization a deep stack loses its signal and puts out little but its biases.
 
     Args:
         in_channels: Channels of the input.
@@ -28,7 +28,7 @@ class Conv1d(nn.Module):
         stride: Of the output; ``T`` must be a multiple of it.
         dilation: Distance between taps.
         causal: Pad on the left alone, so that no output depends on later input.
-        normalization: Re-parametrise the weight by length and direction, or leave it.
+        normalization: Re-parametrize the weight by length and direction, or leave it.
         gain: Standard deviation of the output relative to the input's, at the start.
     """
 
@@ -46,7 +46,7 @@ class Conv1d(nn.Module):
     ) -> None:
         super().__init__()
         convolution = nn.Conv1d(in_channels, out_channels, kernel, stride, dilation=dilation)
-        _initialise(convolution, gain / math.sqrt(in_channels * kernel))
+        _initialize(convolution, gain / math.sqrt(in_channels * kernel))
         self.convolution = weight_norm(convolution) if normalization == "weight_norm" else convolution
         total = (kernel - 1) * dilation + 1 - stride
         right = 0 if causal else total // 2
@@ -65,7 +65,7 @@ class ConvTranspose1d(nn.Module):
         out_channels: Channels of the output.
         stride: Outputs per input.
         causal: Trim on the right alone, so that no output depends on later input.
-        normalization: Re-parametrise the weight by length and direction, or leave it.
+        normalization: Re-parametrize the weight by length and direction, or leave it.
         gain: Standard deviation of the output relative to the input's, at the start.
     """
 
@@ -81,7 +81,7 @@ class ConvTranspose1d(nn.Module):
     ) -> None:
         super().__init__()
         convolution = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
-        _initialise(convolution, gain / math.sqrt(2 * in_channels))  # two taps reach each output
+        _initialize(convolution, gain / math.sqrt(2 * in_channels))  # two taps reach each output
         # dim=0 would norm over the outputs of each input channel, as the weight's axes are swapped here
         self.convolution = weight_norm(convolution, dim=1) if normalization == "weight_norm" else convolution
         right = stride if causal else stride // 2
@@ -93,7 +93,7 @@ class ConvTranspose1d(nn.Module):
         return y[..., self.trim[0] : y.shape[-1] - self.trim[1]]
 
 
-def _initialise(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None:
+def _initialize(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None:
     nn.init.normal_(convolution.weight, std=std)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from .codec_losses import Judgement
+from .codec_losses import Judgment
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class DiscriminatorSet(nn.Module):
             ]
         )
 
-    def forward(self, audio: Tensor) -> list[Judgement]:
-        """Audio ``[B, C, T]`` to one judgement per discriminator; a high score says that it is a recording."""
+    def forward(self, audio: Tensor) -> list[Judgment]:
+        """Audio ``[B, C, T]`` to one judgment per discriminator; a high score says that it is a recording."""
         mono = audio.flatten(0, 1)[:, None]
         return [member(mono) for member in self.members]
 
@@ -71,7 +71,7 @@ class _Discriminator(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.score = score
 
-    def judge(self, x: Tensor) -> Judgement:
+    def judge(self, x: Tensor) -> Judgment:
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
@@ -97,7 +97,7 @@ class WaveDiscriminator(_Discriminator):
         super().__init__(layers, weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1)))
         self.halvings = scale.bit_length() - 1
 
-    def forward(self, audio: Tensor) -> Judgement:
+    def forward(self, audio: Tensor) -> Judgment:
         """Audio ``[B, 1, T]`` to scores ``[B, 1, T']`` and features."""
         for _ in range(self.halvings):
             audio = F.avg_pool1d(audio, 4, 2, padding=1, count_include_pad=False)
@@ -122,7 +122,7 @@ class _STFTDiscriminator(_Discriminator):
         hann = torch.hann_window(window)
         self.register_buffer("window", hann / hann.square().sum().sqrt(), persistent=False)
 
-    def forward(self, audio: Tensor) -> Judgement:
+    def forward(self, audio: Tensor) -> Judgment:
         """Audio ``[B, 1, T]`` to scores ``[B, 1, frames', frequencies']`` and features."""
         length = len(self.window)
         with torch.autocast(audio.device.type, enabled=False):

@@ -111,7 +111,7 @@ class DiffusionTransformer(nn.Module):
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
         activation: ``gelu`` or ``swiglu``.
         norm: ``layer`` or ``rms``.
-        qk_norm: Whether to normalise queries and keys per head.
+        qk_norm: Whether to normalize queries and keys per head.
         dropout: Of the input and of what is added to the residual, in training.
         attention_dropout: Of the attention weights, in training.
         cross: Whether it attends to another sequence.

@@ -123,7 +123,7 @@ class ResidualQuantizer(nn.Module):
             return Quantized(latents + (total.mT - latents).detach(), torch.stack(codes, 1), commitment)
 
     def encode(self, latents: Tensor, num_codebooks: int) -> Tensor:
-        """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``; nothing is learnt."""
+        """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``; nothing is learned."""
         with torch.autocast(latents.device.type, enabled=False):
             residual, codes = latents.float().mT, []
             for codebook in self.codebooks[:num_codebooks]:

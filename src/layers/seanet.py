@@ -31,7 +31,7 @@ class SEANet:
         compress: Factor by which a residual unit narrows inside.
         lstm_layers: Recurrent layers at the frame rate, in the encoder and in the decoder.
         shortcut: How a residual unit passes its input on: as it is, or through a convolution with one tap.
-        normalization: Re-parametrisation of the convolutions.
+        normalization: Re-parametrization of the convolutions.
         causal: Whether no output depends on later input, in the encoder and in the decoder.
     """
 

@@ -60,7 +60,7 @@ class Standardize(nn.Module):
         return self.variance.sqrt().clamp(min=1e-4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, D, S]``, standardised."""
+        """``[B, D, S]``, standardized."""
         return (x - self.mean[:, None]) / self.deviation[:, None]
 
     def inverse(self, x: Tensor) -> Tensor:

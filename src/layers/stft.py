@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class STFT(nn.Module):
-    """Frames of ``overlap · hop`` samples under a Hann window, one per hop, each centred on its hop.
+    """Frames of ``overlap · hop`` samples under a Hann window, one per hop, each centered on its hop.
 
     ``T`` samples give ``T / hop`` frames and come back as ``T`` samples: :meth:`inverse` inverts :meth:`forward` to
     rounding, the ends included, which ``torch.istft`` does not without a frame more than there are hops.

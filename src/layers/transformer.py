@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         activation: ``gelu`` or ``swiglu``.
         norm: ``layer`` or ``rms``.
         positions: ``sinusoidal`` or ``rotary``.
-        qk_norm: Whether to normalise queries and keys per head.
+        qk_norm: Whether to normalize queries and keys per head.
         dropout: Of the input and of what is added to the residual, in training.
         attention_dropout: Of the attention weights, in training.
         cross: Whether it attends to another sequence.
@@ -190,7 +190,7 @@ class Transformer(nn.Module):
         """
         keys_values = [None if cross is None else b.cross_attention.keys_values(cross) for b in self.blocks]
         layers = [LayerCache(capacity, kv) for kv in keys_values]
-        # Without padding the kernels need no mask at all; finding out costs one synchronisation per generation.
+        # Without padding the kernels need no mask at all; finding out costs one synchronization per generation.
         mask, cross_mask = (None if m is None or bool(m.all()) else m for m in (mask, cross_mask))
         return KeyValueCache(layers, mask, cross_mask)
 
@@ -204,7 +204,7 @@ class Transformer(nn.Module):
         cross_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """The sequence after the last normalisation, ``[B, N, width]``.
+        """The sequence after the last normalization, ``[B, N, width]``.
 
         Args:
             x: ``[B, N, width]``; with a cache, only the places that follow those it holds.

@@ -37,7 +37,7 @@ _HOMES = {
     "Memorization": "memorization",
     "PairedCosine": "similarity",
     "RhythmAgreement": "rhythm",
-    "StyleNeighbours": "neighbours",
+    "StyleNeighbors": "neighbors",
 }
 __all__ = list(_HOMES)
 

@@ -205,13 +205,13 @@ class LabelMeans(ClipMeans):
         sums, weights, numbers = (self.rows(name).cpu() for name in ("sums", "weights", "pieces"))
         results: dict[str, Tensor] = {}
         for i, name in enumerate(self.names):
-            labelled = weights[:, i] > 0
-            results[f"{name}_clips"] = labelled.sum()
-            if not labelled.any():
+            labeled = weights[:, i] > 0
+            results[f"{name}_clips"] = labeled.sum()
+            if not labeled.any():
                 nothing = dict.fromkeys((name, f"{name}_low", f"{name}_high"), sums.new_tensor(torch.nan))
                 results |= nothing | {f"{name}_pieces": torch.tensor(0)}
                 continue
-            found = self.mean(name, sums[labelled, i], weights[labelled, i], numbers[labelled])
+            found = self.mean(name, sums[labeled, i], weights[labeled, i], numbers[labeled])
             results |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
             results[f"{name}_pieces"] = found["pieces"]
         return results

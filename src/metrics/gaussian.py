@@ -145,8 +145,8 @@ def packed(embeddings: Tensor) -> Tensor:
     """Count, mean and moment of embeddings ``[N, D]`` as one ``[D + 2, D]`` float64."""
     embeddings = embeddings.double()
     mean = embeddings.mean(0)
-    centred = embeddings - mean
-    return torch.cat([torch.full_like(mean, len(embeddings))[None], mean[None], centred.mT @ centred])
+    centered = embeddings - mean
+    return torch.cat([torch.full_like(mean, len(embeddings))[None], mean[None], centered.mT @ centered])
 
 
 def pooled(packed: Tensor) -> Tensor:

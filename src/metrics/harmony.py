@@ -63,14 +63,14 @@ def estimate_key(chroma: np.ndarray) -> str:
 
 
 def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> list[tuple[float, float, str]]:
-    """Major and minor triads, and ``N`` where there is none, as start, end and name: without gaps, of equal neighbours.
+    """Major and minor triads, and ``N`` where there is none, as start, end and name: without gaps, of equal neighbors.
 
     Each frame is correlated with each chord, whose tones sound with their third harmonics; of all sequences the one is
     taken that correlates most, less what its changes cost (as A. Sheh and D. Ellis, ISMIR 2003, with templates instead
     of trained models).
 
     Args:
-        chroma: ``[frames, 12]``; frame ``i`` is centred on ``i / frame_rate`` seconds.
+        chroma: ``[frames, 12]``; frame ``i`` is centered on ``i / frame_rate`` seconds.
         frame_rate: Frames per second.
         seconds: Where the last one ends.
 
@@ -223,9 +223,9 @@ def chord_agreement(
     """
     from mir_eval import chord, util
 
-    spans, names = _labelled(reference)
+    spans, names = _labeled(reference)
     estimated_spans, estimated_names = util.adjust_intervals(
-        *_labelled(estimated), spans.min(), spans.max(), NO_CHORD, NO_CHORD
+        *_labeled(estimated), spans.min(), spans.max(), NO_CHORD, NO_CHORD
     )
     common, expected, heard = util.merge_labeled_intervals(spans, names, estimated_spans, estimated_names)
     seconds = util.intervals_to_durations(common)
@@ -248,7 +248,7 @@ def _in_all_keys(tones: np.ndarray) -> np.ndarray:
     return np.stack([np.roll(row, root) for row in sounding for root in range(CLASSES)])
 
 
-def _labelled(chords: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, list[str]]:
+def _labeled(chords: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, list[str]]:
     """Spans ``[chords, 2]`` and names, as mir_eval takes them."""
     spans = np.array([(start, end) for start, end, _ in chords], np.float64).reshape(-1, 2)
     return spans, [name for _, _, name in chords]

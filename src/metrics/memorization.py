@@ -30,36 +30,36 @@ def histogram(tokens: Tensor, cardinality: int) -> Tensor:
 
 
 def transport_cost(
-    generated: Tensor, target: Tensor, centres: Tensor, *, regularisation: float = 0.01, iterations: int = 200
+    generated: Tensor, target: Tensor, centers: Tensor, *, regularization: float = 0.01, iterations: int = 200
 ) -> Tensor:
-    """What it costs to turn the histogram of one sequence into that of another, moving tokens between their centres.
+    """What it costs to turn the histogram of one sequence into that of another, moving tokens between their centers.
 
-    Sinkhorn's algorithm (Cuturi 2013) in log space, over the tokens that occur. The regularisation starts large and
+    Sinkhorn's algorithm (Cuturi 2013) in log space, over the tokens that occur. The regularization starts large and
     falls, which takes fewer iterations (Schmitzer 2019), and the plan is made one that moves exactly what there is
     (Altschuler et al. 2017, algorithm 2): the costs are never below those of the best plan.
 
     Args:
         generated: Tokens ``[N, S]`` int64.
         target: Tokens ``[N, S]`` int64.
-        centres: Of the tokens, ``[K, D]``; moving costs the Euclidean distance.
-        regularisation: Entropic, as a fraction of the mean distance between centres.
-        iterations: Of the algorithm, half of them while the regularisation falls.
+        centers: Of the tokens, ``[K, D]``; moving costs the Euclidean distance.
+        regularization: Entropic, as a fraction of the mean distance between centers.
+        iterations: Of the algorithm, half of them while the regularization falls.
 
     Returns:
-        Costs ``[N]`` float64, in the unit of the centres.
+        Costs ``[N]`` float64, in the unit of the centers.
     """
-    centres = centres.double()
-    between = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
-    least = regularisation * between.mean()
+    centers = centers.double()
+    between = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
+    least = regularization * between.mean()
     costs = [
-        _transport(histogram(first, len(centres)), histogram(second, len(centres)), between, least, iterations)
+        _transport(histogram(first, len(centers)), histogram(second, len(centers)), between, least, iterations)
         for first, second in zip(generated.split(PAIRS_AT_ONCE), target.split(PAIRS_AT_ONCE), strict=True)
     ]
     return torch.cat(costs) if costs else between.new_zeros(0)
 
 
 def _transport(first: Tensor, second: Tensor, between: Tensor, least: Tensor, iterations: int) -> Tensor:
-    """Costs ``[N]`` between histograms ``[N, K]``, regularised down to ``least``."""
+    """Costs ``[N]`` between histograms ``[N, K]``, regularized down to ``least``."""
     (mass, rows), (other, columns) = _occurring(first), _occurring(second)
     cost = between[rows[:, :, None], columns[:, None, :]]
     mass, other = mass[:, :, None], other[:, None, :]
@@ -90,13 +90,13 @@ def _occurring(share: Tensor) -> tuple[Tensor, Tensor]:
 def unrelated_costs(
     generated: Tensor,
     target: Tensor,
-    centres: Tensor,
+    centers: Tensor,
     *,
     pairs: int = 1000,
     pieces: Sequence[Hashable] | None = None,
     min_entropy: float = 0.0,
     seed: int = 0,
-    regularisation: float = 0.01,
+    regularization: float = 0.01,
     iterations: int = 200,
 ) -> Tensor:
     """The :func:`transport_cost` of continuations and targets of different examples, drawn at random.
@@ -104,12 +104,12 @@ def unrelated_costs(
     Args:
         generated: Tokens ``[N, S]`` int64 of the continuations; other training examples do as well.
         target: Tokens ``[N, S]`` int64 of what followed in training, the same examples in the same order.
-        centres: Of the tokens, ``[K, D]``.
+        centers: Of the tokens, ``[K, D]``.
         pairs: How many to draw.
         pieces: That the examples are from, one for each; none where each is from another. Two of a piece are related.
         min_entropy: Examples with fewer bits in either sequence are left out, as :class:`Memorization` leaves them.
         seed: Of the draws.
-        regularisation: As for :func:`transport_cost`.
+        regularization: As for :func:`transport_cost`.
         iterations: As for :func:`transport_cost`.
 
     Returns:
@@ -118,7 +118,7 @@ def unrelated_costs(
     Raises:
         PartitaError: Examples of fewer than two pieces are left.
     """
-    kept = torch.minimum(entropy(generated, len(centres)), entropy(target, len(centres))) >= min_entropy
+    kept = torch.minimum(entropy(generated, len(centers)), entropy(target, len(centers))) >= min_entropy
     generated, target = generated[kept], target[kept]
     number = len(generated)
     named = list(range(len(kept))) if pieces is None else list(pieces)
@@ -134,8 +134,8 @@ def unrelated_costs(
     return transport_cost(
         generated[first.to(generated.device)],
         target[second.to(target.device)],
-        centres,
-        regularisation=regularisation,
+        centers,
+        regularization=regularization,
         iterations=iterations,
     )
 
@@ -165,11 +165,11 @@ class Memorization(ClipMeans):
     Sequences with little in them, such as silence, match by chance and are left out.
 
     Args:
-        centres: Of the tokens, ``[K, D]``: the centres of the k-means that made them.
-        threshold: In the unit of the centres; :func:`threshold_for` the :func:`unrelated_costs`. MusicLM's 0.85 holds
-            for its own centres alone.
+        centers: Of the tokens, ``[K, D]``: the centers of the k-means that made them.
+        threshold: In the unit of the centers; :func:`threshold_for` the :func:`unrelated_costs`. MusicLM's 0.85 holds
+            for its own centers alone.
         min_entropy: Pairs where either sequence has fewer bits than this are left out.
-        regularisation: As for :func:`transport_cost`; the same as for the threshold.
+        regularization: As for :func:`transport_cost`; the same as for the threshold.
         iterations: As for :func:`transport_cost`; the same as for the threshold.
         confidence: Of the intervals.
 
@@ -184,28 +184,28 @@ class Memorization(ClipMeans):
     higher_is_better = False
     names = ("exact", "approximate", "cost", "generated_entropy", "target_entropy")
     rates = ("exact", "approximate")
-    centres: Tensor
+    centers: Tensor
 
     def __init__(
         self,
-        centres: Tensor,
+        centers: Tensor,
         threshold: float,
         *,
         min_entropy: float = 0.0,
-        regularisation: float = 0.01,
+        regularization: float = 0.01,
         iterations: int = 200,
         confidence: float = 0.95,
     ) -> None:
         super().__init__(confidence=confidence)
-        if centres.ndim != 2 or len(centres) < 2:
-            raise ValueError(f"centres must be [K, D] with at least two of them, not {list(centres.shape)}")
+        if centers.ndim != 2 or len(centers) < 2:
+            raise ValueError(f"centers must be [K, D] with at least two of them, not {list(centers.shape)}")
         if threshold <= 0:
             raise ValueError(f"threshold must be positive, not {threshold}")
-        if regularisation <= 0 or iterations < 1:
-            raise ValueError(f"regularisation and iterations must be positive, not {regularisation} and {iterations}")
+        if regularization <= 0 or iterations < 1:
+            raise ValueError(f"regularization and iterations must be positive, not {regularization} and {iterations}")
         self.threshold, self.min_entropy = threshold, min_entropy
-        self.regularisation, self.iterations = regularisation, iterations
-        self.register_buffer("centres", centres.detach().double(), persistent=False)
+        self.regularization, self.iterations = regularization, iterations
+        self.register_buffer("centers", centers.detach().double(), persistent=False)
 
     def update(self, generated: Tensor, target: Tensor, pieces: Pieces = None) -> None:
         """Compare continuations ``[N, S]`` int64 with what followed the same prompts in training, as long.
@@ -216,17 +216,17 @@ class Memorization(ClipMeans):
             pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
 
         Raises:
-            PartitaError: The shapes differ, or a token has no centre.
+            PartitaError: The shapes differ, or a token has no center.
         """
         if generated.shape != target.shape or generated.ndim != 2 or not generated.shape[1]:
             shapes = f"{list(generated.shape)} and {list(target.shape)}"
             raise PartitaError(f"generated and target must be tokens [N, S], as many of each, not {shapes}")
-        cardinality = len(self.centres)
+        cardinality = len(self.centers)
         tokens = torch.stack([generated, target])
         if ((tokens < 0) | (tokens >= cardinality)).any():
-            raise PartitaError(f"tokens must be in [0, {cardinality}), the numbers of the centres")
+            raise PartitaError(f"tokens must be in [0, {cardinality}), the numbers of the centers")
         cost = transport_cost(
-            generated, target, self.centres, regularisation=self.regularisation, iterations=self.iterations
+            generated, target, self.centers, regularization=self.regularization, iterations=self.iterations
         )
         entropies = entropy(generated, cardinality), entropy(target, cardinality)
         exact = (generated == target).all(1)
@@ -234,7 +234,7 @@ class Memorization(ClipMeans):
         self.record(torch.stack([exact.double(), matches.double(), cost, *entropies], 1), pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """How much was memorised, of the pairs that are not left out.
+        """How much was memorized, of the pairs that are not left out.
 
         Returns:
             Rates ``exact`` and ``approximate`` (which includes the exact ones), the mean ``cost``, the mean entropies

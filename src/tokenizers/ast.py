@@ -19,7 +19,7 @@ SHORTEST, HOP = 400, 160
 FRAMES, BANDS = 1024, 128
 """Of a spectrogram: 10.24 s."""
 MEAN, DEVIATION = -4.2677393, 4.5689974
-"""Of the log-mel values of AudioSet, which the spectrogram is normalised by: to deviation 0.5."""
+"""Of the log-mel values of AudioSet, which the spectrogram is normalized by: to deviation 0.5."""
 PATCH, STRIDE = 16, 10
 """Frames and bands of a patch, and between patches."""
 PATCHES = ((FRAMES - PATCH) // STRIDE + 1) * ((BANDS - PATCH) // STRIDE + 1)
@@ -46,7 +46,7 @@ class AudioSpectrogramTransformer(Frozen):
     nobody recorded, and all count alike when their classes are compared or averaged. Only a clip shorter than a window
     is filled up, as in training, with zeros in the spectrogram.
 
-    Kaldi's mel filterbank, from 20 Hz on, normalised by AudioSet's statistics, is cut in overlapping patches for a
+    Kaldi's mel filterbank, from 20 Hz on, normalized by AudioSet's statistics, is cut in overlapping patches for a
     transformer. Two of its outputs, which belong to no patch, are averaged: that is the embedding.
 
     Weights are those of transformers' ``ASTForAudioClassification``, from a hub id such as
@@ -111,7 +111,7 @@ class AudioSpectrogramTransformer(Frozen):
             return torch.stack([self._of(window) for window in cut(clips, length, shortest)], -1)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
-        """Audio ``[N, T]``, 400 to 163840 samples, to normalised log-mel frames ``[N, 1024, 128]``."""
+        """Audio ``[N, T]``, 400 to 163840 samples, to normalized log-mel frames ``[N, 1024, 128]``."""
         from torchaudio.compliance.kaldi import fbank
 
         options = {"sample_frequency": SAMPLE_RATE, "window_type": "hanning", "num_mel_bins": BANDS}

@@ -73,7 +73,7 @@ class EnCodec(Tokenizer):
         self.model = _MODELS[model]
         self.normalize = model == "48khz"
         self.level = level
-        # Normalised weights are folded when they are loaded: nothing here is trained.
+        # Normalized weights are folded when they are loaded: nothing here is trained.
         self.encoder = SEANetEncoder(channels=self.model.channels, **self.model.network)
         self.decoder = SEANetDecoder(channels=self.model.channels, **self.model.network)
         self.quantizer = ResidualVectorQuantizer(

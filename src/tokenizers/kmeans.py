@@ -23,10 +23,10 @@ class KMeans(Tokenizer):
     """Clusters of another tokenizer's latents: one code a frame, which keeps what is said and drops how it sounds.
 
     The first ``updates`` training batches give the mean and deviation of each channel, and a random sample of frames.
-    On that, k-means++ and Lloyd's algorithm find the clusters, which then follow the rest of the batches, each centre
+    On that, k-means++ and Lloyd's algorithm find the clusters, which then follow the rest of the batches, each center
     the mean of all frames it was given (mini-batch k-means, Sculley 2010). The features stay as they are.
 
-    MusicLM and AudioLM take standardised activations of w2v-BERT's layer 7 and 1024 clusters.
+    MusicLM and AudioLM take standardized activations of w2v-BERT's layer 7 and 1024 clusters.
 
     Args:
         features: A continuous tokenizer, not trained here.
@@ -39,7 +39,7 @@ class KMeans(Tokenizer):
     """
 
     training_only = ("reservoir", "priority", "count", "share")
-    centres: nn.Parameter
+    centers: nn.Parameter
     started: Tensor
     reservoir: Tensor
     priority: Tensor
@@ -73,7 +73,7 @@ class KMeans(Tokenizer):
         self.features, self.updates, self.iterations = features, updates, iterations
         self.revive_below = revive_below
         self.standardize = Standardize(facts.dim, updates)
-        self.centres = nn.Parameter(torch.randn(cardinality, facts.dim))
+        self.centers = nn.Parameter(torch.randn(cardinality, facts.dim))
         self.usage = CodebookUsage(1, cardinality)
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("reservoir", torch.zeros(reservoir, facts.dim))
@@ -85,24 +85,24 @@ class KMeans(Tokenizer):
     def representation(self) -> Representation:
         """One code a frame of the features."""
         facts = self.features.representation
-        return Representation(facts.sample_rate, facts.channels, facts.frame_rate, 1, len(self.centres))
+        return Representation(facts.sample_rate, facts.channels, facts.frame_rate, 1, len(self.centers))
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to the nearest clusters ``[B, 1, S]``."""
-        return _nearest(self._standardised(self._latents(audio)), self.centres)[1][:, None]
+        return _nearest(self._standardized(self._latents(audio)), self.centers)[1][:, None]
 
     @torch.no_grad()
     def decode(self, representation: Tensor) -> Tensor:
-        """Clusters ``[B, 1, S]`` to what the features make of their centres.
+        """Clusters ``[B, 1, S]`` to what the features make of their centers.
 
         Raises:
             NotImplementedError: They cannot make audio.
         """
-        return self.features.decode(self.standardize.inverse(self.centres[representation[:, 0]].mT))
+        return self.features.decode(self.standardize.inverse(self.centers[representation[:, 0]].mT))
 
     def setup(self, stage: str) -> None:
-        """Nothing but the centres is trained."""
+        """Nothing but the centers is trained."""
         self.features.requires_grad_(False)
 
     @torch.no_grad()
@@ -114,8 +114,8 @@ class KMeans(Tokenizer):
             self._collect(_of_all(latents.mT.flatten(0, 1)))
             if self.standardize.count >= self.updates:
                 self._start()
-        frames = self._standardised(latents).flatten(0, 1)
-        distances, codes = _nearest(frames, self.centres)
+        frames = self._standardized(latents).flatten(0, 1)
+        distances, codes = _nearest(frames, self.centers)
         self._follow(_of_all(frames), _of_all(distances), _of_all(codes))
         self.log("train/loss", distances.mean() / frames.shape[1], prog_bar=True)
 
@@ -127,8 +127,8 @@ class KMeans(Tokenizer):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log how far the frames of ``batch["audio"]`` ``[B, C, T]`` are from their clusters."""
-        frames = self._standardised(self._latents(batch["audio"]))
-        distances, codes = _nearest(frames, self.centres)
+        frames = self._standardized(self._latents(batch["audio"]))
+        distances, codes = _nearest(frames, self.centers)
         self.usage.update(codes[:, None])
         self.log("val/loss", distances.mean() / frames.shape[-1], prog_bar=True, batch_size=len(frames), sync_dist=True)
 
@@ -139,14 +139,14 @@ class KMeans(Tokenizer):
         self.usage.reset()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Mini-batch k-means is gradient descent on the squared distance, at a rate of its own for each centre."""
-        return torch.optim.SGD([self.centres], lr=1.0)
+        """Mini-batch k-means is gradient descent on the squared distance, at a rate of its own for each center."""
+        return torch.optim.SGD([self.centers], lr=1.0)
 
     def _latents(self, audio: Tensor) -> Tensor:
         """The features ``[B, D, S]`` of audio ``[B, C, T]``; training here is none of theirs."""
         return self.features.eval().encode(audio).float()
 
-    def _standardised(self, latents: Tensor) -> Tensor:
+    def _standardized(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to frames ``[B, S, D]``."""
         return self.standardize(latents).mT
 
@@ -164,20 +164,20 @@ class KMeans(Tokenizer):
         kept = self.reservoir[self.priority >= 0]
         frames = self.standardize(kept.mT[None])[0].mT
         with torch.autocast(frames.device.type, enabled=False):
-            centres = lloyd(frames, plus_plus(frames, len(self.centres)), self.iterations)
-        self.centres.copy_(centres)
-        self.count.copy_(torch.bincount(_nearest(frames, centres)[1], minlength=len(centres)))
+            centers = lloyd(frames, plus_plus(frames, len(self.centers)), self.iterations)
+        self.centers.copy_(centers)
+        self.count.copy_(torch.bincount(_nearest(frames, centers)[1], minlength=len(centers)))
         self.started.fill_(True)
-        _from_first(self.centres.data, self.count)
+        _from_first(self.centers.data, self.count)
 
     def _follow(self, frames: Tensor, distances: Tensor, codes: Tensor) -> None:
-        """Move each centre to the mean of all frames it was given, or, where those are too few, elsewhere."""
-        found = torch.bincount(codes, minlength=len(self.centres))
+        """Move each center to the mean of all frames it was given, or, where those are too few, elsewhere."""
+        found = torch.bincount(codes, minlength=len(self.centers))
         self.count += found * self.started
         optimizer: Any = self.optimizers()
         with torch.enable_grad():  # at a rate of one over its frames so far, until the start at none
             rates = self.started / self.count.clamp(min=1)
-            loss = (self.centres[codes] - frames).square().sum(1) * rates[codes] / 2
+            loss = (self.centers[codes] - frames).square().sum(1) * rates[codes] / 2
             self.manual_backward(loss.sum())
         optimizer.step()
         optimizer.zero_grad()
@@ -186,9 +186,9 @@ class KMeans(Tokenizer):
         self.share.lerp_(found * (len(found) / len(frames)), 1 - MEMORY)
         lost = (self.share < self.revive_below).nonzero()[:, 0][: len(frames)]
         if len(lost):
-            self.centres[lost] = frames[torch.multinomial(distances + 1e-12, len(lost))]
+            self.centers[lost] = frames[torch.multinomial(distances + 1e-12, len(lost))]
             self.count[lost], self.share[lost] = 0.0, 1.0
-            _from_first(self.centres.data)
+            _from_first(self.centers.data)
 
 
 def plus_plus(frames: Tensor, number: int) -> Tensor:
@@ -199,8 +199,8 @@ def plus_plus(frames: Tensor, number: int) -> Tensor:
     """
     norms = frames.square().sum(1)
 
-    def squared(centres: Tensor) -> Tensor:
-        return (norms + centres.square().sum(1)[:, None] - 2 * centres @ frames.T).clamp(min=0)
+    def squared(centers: Tensor) -> Tensor:
+        return (norms + centers.square().sum(1)[:, None] - 2 * centers @ frames.T).clamp(min=0)
 
     chosen = [frames[torch.randint(len(frames), (1,), device=frames.device)]]
     distances = squared(chosen[0])[0]
@@ -213,19 +213,19 @@ def plus_plus(frames: Tensor, number: int) -> Tensor:
     return torch.cat(chosen)
 
 
-def lloyd(frames: Tensor, centres: Tensor, iterations: int) -> Tensor:
-    """Move ``centres`` ``[K, D]`` to the mean of the frames ``[N, D]`` nearest to each, again and again."""
+def lloyd(frames: Tensor, centers: Tensor, iterations: int) -> Tensor:
+    """Move ``centers`` ``[K, D]`` to the mean of the frames ``[N, D]`` nearest to each, again and again."""
     for _ in range(iterations):
-        sums, found = _sums(frames, _nearest(frames, centres)[1], len(centres))
-        centres = torch.where(found[:, None] > 0, sums / found.clamp(min=1)[:, None], centres)
-    return centres
+        sums, found = _sums(frames, _nearest(frames, centers)[1], len(centers))
+        centers = torch.where(found[:, None] > 0, sums / found.clamp(min=1)[:, None], centers)
+    return centers
 
 
-def _nearest(frames: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance and number, each ``[..., N]``, of the nearest of ``centres`` ``[K, D]`` to each frame."""
+def _nearest(frames: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance and number, each ``[..., N]``, of the nearest of ``centers`` ``[K, D]`` to each frame."""
     with torch.autocast(frames.device.type, enabled=False):
-        products = frames @ centres.T
-        squared = frames.square().sum(-1, keepdim=True) + centres.square().sum(-1) - 2 * products
+        products = frames @ centers.T
+        squared = frames.square().sum(-1, keepdim=True) + centers.square().sum(-1) - 2 * products
     least = squared.clamp(min=0).min(-1)
     return least.values, least.indices
 

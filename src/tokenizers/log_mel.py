@@ -23,7 +23,7 @@ SPREADING = 100
 class LogMel(Tokenizer):
     """Natural logarithms of magnitudes in mel bands; decoding guesses the phases (fast Griffin-Lim).
 
-    A frame is centred on its hop, under a Hann window of unit energy. Logarithms are of at least 1e-5. The channels of
+    A frame is centered on its hop, under a Hann window of unit energy. Logarithms are of at least 1e-5. The channels of
     the audio follow each other in a frame: ``D = channels · bands``.
 
     Args:

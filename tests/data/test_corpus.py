@@ -119,7 +119,7 @@ def test_a_clip_is_what_the_whole_piece_has_there(corpus):
 
 
 def test_the_melody_is_heard_where_the_label_says(cache):
-    """One flute alone on a tune: its strongest low partial is the labelled pitch."""
+    """One flute alone on a tune: its strongest low partial is the labeled pitch."""
     source = Corpus(limit=6, instruments=("recorder",), mixed=0.0, tempo=(50.0, 60.0), cache_dir=cache)
     source.setup()
     piece = source._pieces[source._splits["train"][0]]
@@ -138,7 +138,7 @@ def test_the_melody_is_heard_where_the_label_says(cache):
 
 
 def test_the_key_agrees_with_what_sounds(corpus):
-    """The chroma of the audio fits the labelled key's scale better than that of the key a tritone away."""
+    """The chroma of the audio fits the labeled key's scale better than that of the key a tritone away."""
     for seed in range(4):
         example = read(corpus, seed, seed, seconds=None)
         tonic, mode = example.fields["key"].split()

@@ -72,7 +72,7 @@ def signal_to_noise(result, truth):
 
 @pytest.fixture(scope="module", params=["flow", "v"])
 def fitted(request):
-    """A stage that has learnt four clips, each with its condition or without, and the conditions."""
+    """A stage that has learned four clips, each with its condition or without, and the conditions."""
     stage = make(width=64, objective=request.param, norm="rms", qk_norm=True, dropout=0.25, continuation=0.5).train()
     pairs = pairs_of(TEXT, 4)
     copies = torch.arange(4).repeat(4)
@@ -145,7 +145,7 @@ def test_what_pads_changes_neither_loss_nor_gradient():
     assert nothing["loss"] == 0
 
 
-def test_a_prompt_is_kept_by_a_stage_that_never_learnt_to_continue():
+def test_a_prompt_is_kept_by_a_stage_that_never_learned_to_continue():
     stage = shaken(make(continuation=0.0))
     assert stage.input.in_features == 8
     prompt = clips()[:, :, :5]

@@ -14,19 +14,19 @@ from partita.layers.codec_losses import (
 from partita.layers.discriminators import Discriminators, DiscriminatorSet
 
 
-def judgement(scores, *features):
+def judgment(scores, *features):
     return torch.tensor(scores), [torch.tensor(f) for f in features]
 
 
 def test_hinge():
-    real = [judgement([2.0, 0.5]), judgement([-1.0])]
-    fake = [judgement([-3.0, 0.5]), judgement([1.0])]
+    real = [judgment([2.0, 0.5]), judgment([-1.0])]
+    fake = [judgment([-3.0, 0.5]), judgment([1.0])]
     assert discriminator_hinge(real, fake) == pytest.approx(((0.25 + 0.75) + (2.0 + 2.0)) / 2)
     assert generator_hinge(fake) == pytest.approx(((4.0 + 0.5) / 2 + 0.0) / 2)
 
 
 def test_feature_matching():
-    real, fake = [judgement([0.0], [1.0, -3.0], [2.0])], [judgement([0.0], [2.0, -3.0], [0.0])]
+    real, fake = [judgment([0.0], [1.0, -3.0], [2.0])], [judgment([0.0], [2.0, -3.0], [0.0])]
     assert feature_matching(real, fake) == pytest.approx((0.5 + 2.0) / 2)
     assert feature_matching(real, fake, relative=True) == pytest.approx((0.5 / 2 + 2.0 / 2) / 2)
 

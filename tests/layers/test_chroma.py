@@ -57,7 +57,7 @@ def test_channels_are_mixed_and_loudness_is_left_out():
     assert torch.allclose(chroma(audio), chroma(0.01 * audio), atol=1e-4)
 
 
-def test_unnormalised_magnitudes_keep_loudness():
+def test_unnormalized_magnitudes_keep_loudness():
     audio = torch.randn(1, 1, 32000)
     chroma = Chroma(16000, normalize=False, power=1.0)
     assert torch.allclose(chroma(3 * audio), 3 * chroma(audio), rtol=1e-4)

@@ -57,7 +57,7 @@ def test_added_codes_are_summed_per_frame_and_take_the_nearest():
 
 
 def ramp(length):
-    """A condition whose value at each frame is the time of that frame's centre, in its own frames."""
+    """A condition whose value at each frame is the time of that frame's center, in its own frames."""
     return (torch.arange(length) + 0.5)[None, :, None], torch.ones(1, length, dtype=torch.bool)
 
 
@@ -70,7 +70,7 @@ def test_interpolation_is_linear_in_time(ratio):
     torch.testing.assert_close(out, expected)
 
 
-def test_masked_neighbours_do_not_fade_a_condition_out():
+def test_masked_neighbors_do_not_fade_a_condition_out():
     values = torch.tensor([[[2.0], [2.0], [9.0], [9.0]]])
     values.requires_grad_()
     mask = torch.tensor([[True, True, False, False]])
@@ -128,7 +128,7 @@ def test_a_prefix_knows_the_frames_it_belongs_to():
         "coarse": Condition(torch.zeros(1, 2, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)),
     }
     context = Conditioning(given, 8, 50.0)(conditions, 4)
-    # the centre of a frame at 25 Hz lies between two frames at 50 Hz
+    # the center of a frame at 25 Hz lies between two frames at 50 Hz
     assert context.prefix_frames.tolist() == [-1, -1, -1, 0.5, 0.5, 2.5, 2.5]
 
 

@@ -55,7 +55,7 @@ def test_not_causal_output_does():
 
 @pytest.mark.parametrize("options", [{}, ENCODEC])
 def test_latents_are_alive_before_training(options):
-    """PyTorch's own initialisation makes latents that hardly vary in time: 6e-4."""
+    """PyTorch's own initialization makes latents that hardly vary in time: 6e-4."""
     with torch.no_grad():
         latents = SEANetEncoder(SEANet(**options), 1, 128)(tone(16000))
         varying = latents.std(-1).mean()

@@ -291,7 +291,7 @@ def computed(metrics):
     }
 
 
-def synchronised(rank, folder):
+def synchronized(rank, folder):
     """The results of one of two processes."""
     patience = timedelta(minutes=5)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=patience)
@@ -306,12 +306,12 @@ def synchronised(rank, folder):
 
 
 def second_process(_, folder):
-    torch.save(synchronised(1, folder), f"{folder}/results.pt")
+    torch.save(synchronized(1, folder), f"{folder}/results.pt")
 
 
 def test_two_processes_equal_one(tmp_path):
     other = mp.spawn(second_process, (str(tmp_path),), join=False)
-    synced = synchronised(0, tmp_path)
+    synced = synchronized(0, tmp_path)
     while not other.join():
         pass
     metrics = new_metrics()

@@ -10,8 +10,8 @@ from partita.metrics.memorization import Memorization, entropy, threshold_for, t
 GROUPS, MEMBERS, LENGTH = 32, 8, 125
 
 
-def clustered_centres():
-    """Centres in groups of near ones, 256 in all."""
+def clustered_centers():
+    """Centers in groups of near ones, 256 in all."""
     generator = torch.Generator().manual_seed(1)
     groups = torch.randn(GROUPS, 8, generator=generator)
     return (groups[:, None] + 0.2 * torch.randn(GROUPS, MEMBERS, 8, generator=generator)).flatten(0, 1)
@@ -37,11 +37,11 @@ def with_other_tokens(tokens, fraction):
     return torch.where(torch.rand(tokens.shape) < fraction, torch.randint(GROUPS * MEMBERS, tokens.shape), tokens)
 
 
-def exact_transport(first, second, centres):
-    """The linear programme over the tokens that occur."""
+def exact_transport(first, second, centers):
+    """The linear program over the tokens that occur."""
     a, mass = np.unique(first, return_counts=True)
     b, other = np.unique(second, return_counts=True)
-    cost = np.linalg.norm(centres[a][:, None] - centres[b][None], axis=2)
+    cost = np.linalg.norm(centers[a][:, None] - centers[b][None], axis=2)
     rows = np.kron(np.eye(len(a)), np.ones(len(b)))
     columns = np.kron(np.ones(len(a)), np.eye(len(b)))
     marginals = np.concatenate([mass / len(first), other / len(second)])
@@ -49,31 +49,31 @@ def exact_transport(first, second, centres):
 
 
 def test_transport_is_nearly_the_exact_one_and_never_less():
-    centres, first, second = clustered_centres(), songs(12), songs(12)
+    centers, first, second = clustered_centers(), songs(12), songs(12)
     second[:4] = with_near_tokens(first[:4], 0.2)
     exact = [
-        exact_transport(a, b, centres.double().numpy()) for a, b in zip(first.numpy(), second.numpy(), strict=True)
+        exact_transport(a, b, centers.double().numpy()) for a, b in zip(first.numpy(), second.numpy(), strict=True)
     ]
-    found = transport_cost(first, second, centres).numpy()
+    found = transport_cost(first, second, centers).numpy()
     assert (found > np.array(exact) - 1e-9).all()
     assert found == pytest.approx(exact, rel=0.02, abs=0.01)
-    closer = transport_cost(first, second, centres, regularisation=0.002, iterations=2000).numpy()
+    closer = transport_cost(first, second, centers, regularization=0.002, iterations=2000).numpy()
     assert closer == pytest.approx(exact, rel=2e-3, abs=1e-3)
 
 
 def test_transport_in_closed_form():
-    """All tokens move from one centre to another; half of them; none, in another order."""
-    centres = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 9.0]])
+    """All tokens move from one center to another; half of them; none, in another order."""
+    centers = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 9.0]])
     first = torch.tensor([[0, 0, 0, 0], [0, 0, 2, 2], [0, 1, 2, 2]])
     second = torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2], [2, 2, 0, 1]])
-    assert transport_cost(first, second, centres).tolist() == pytest.approx([5, 4.5, 0], abs=1e-6)
+    assert transport_cost(first, second, centers).tolist() == pytest.approx([5, 4.5, 0], abs=1e-6)
 
 
 def test_transport_of_a_pair_does_not_depend_on_the_others():
-    centres, first, second = clustered_centres(), songs(5), songs(5)
+    centers, first, second = clustered_centers(), songs(5), songs(5)
     first[0] = 0
-    alone = torch.cat([transport_cost(a[None], b[None], centres) for a, b in zip(first, second, strict=True)])
-    assert transport_cost(first, second, centres).tolist() == pytest.approx(alone.tolist(), rel=1e-9)
+    alone = torch.cat([transport_cost(a[None], b[None], centers) for a, b in zip(first, second, strict=True)])
+    assert transport_cost(first, second, centers).tolist() == pytest.approx(alone.tolist(), rel=1e-9)
 
 
 def test_entropy_is_scipys():
@@ -87,8 +87,8 @@ def test_planted_copies_are_found_and_others_are_not():
 
     Of each kind 95 % or more are found, and of 400 continuations that copy nothing at most 1 % are taken for copies.
     """
-    centres, training = clustered_centres(), songs(400)
-    threshold = threshold_for(unrelated_costs(training, training, centres, pairs=500), 0.002)
+    centers, training = clustered_centers(), songs(400)
+    threshold = threshold_for(unrelated_costs(training, training, centers, pairs=500), 0.002)
     target = songs(600)
     copies = {
         "exact": target[:50].clone(),
@@ -97,12 +97,12 @@ def test_planted_copies_are_found_and_others_are_not():
         "a tenth other": with_other_tokens(target[150:200], 0.1),
     }
     for (kind, generated), followed in zip(copies.items(), target[:200].split(50), strict=True):
-        metric = Memorization(centres, threshold)
+        metric = Memorization(centers, threshold)
         metric.update(generated, followed)
         found = metric.compute()
         assert found["approximate"] >= 0.95, kind
         assert found["exact"] == (kind == "exact"), kind
-    metric = Memorization(centres, threshold)
+    metric = Memorization(centers, threshold)
     metric.update(songs(200), target[400:])
     metric.update(target[200:400].roll(1, 0), target[200:400])  # what followed other prompts is no copy either
     found = metric.compute()
@@ -121,9 +121,9 @@ def test_threshold_leaves_fewer_false_positives_than_asked_for():
 
 
 def test_sequences_with_little_in_them_are_left_out():
-    centres, target = clustered_centres(), songs(10)
+    centers, target = clustered_centers(), songs(10)
     target[:4] = 7  # silence
-    metric = Memorization(centres, 0.1, min_entropy=1.0)
+    metric = Memorization(centers, 0.1, min_entropy=1.0)
     metric.update(target[:8].clone(), target[:8])
     metric.update(target[8:].flip(0), target[8:])
     found = metric.compute()
@@ -133,7 +133,7 @@ def test_sequences_with_little_in_them_are_left_out():
     assert found["match_entropy"] > 3
     assert found["target_entropy"].item() == pytest.approx(entropy(target[4:], 256).mean().item())
     with pytest.raises(PartitaError, match="at least two examples"):
-        unrelated_costs(target[:4], target[:4], centres, min_entropy=1.0)
+        unrelated_costs(target[:4], target[:4], centers, min_entropy=1.0)
     metric.reset()
     metric.update(target[:4], target[:4])
     with pytest.raises(PartitaError, match="all 4 pairs"):
@@ -141,8 +141,8 @@ def test_sequences_with_little_in_them_are_left_out():
 
 
 def test_merged_metrics_equal_one():
-    centres, generated, target = clustered_centres(), songs(9), songs(9)
-    one, other, whole = (Memorization(centres, 0.8) for _ in range(3))
+    centers, generated, target = clustered_centers(), songs(9), songs(9)
+    one, other, whole = (Memorization(centers, 0.8) for _ in range(3))
     one.update(generated[:2], target[:2])
     other.update(generated[2:], target[2:])
     whole.update(generated, target)

@@ -68,7 +68,7 @@ def test_agrees_with_transformers(reference):
         assert torch.allclose(ours.decode(codes), theirs._decode_frame(codes, scale), atol=1e-4)
 
 
-def test_both_namings_of_normalised_weights(reference, tmp_path):
+def test_both_namings_of_normalized_weights(reference, tmp_path):
     """Checkpoints on the Hub are older than PyTorch's present names."""
     name, _, folder = reference
     state = load_file(folder / "model.safetensors")

@@ -81,10 +81,10 @@ def train(part, clips, *callbacks, start=0, checkpoint=None, batch=8, **options)
 
 
 def blobs(clips=120, frames=25, dim=4, number=16):
-    """Clips ``[N, 1, frames · dim]`` of frames around centres that are far apart, on scales that differ by channel."""
+    """Clips ``[N, 1, frames · dim]`` of frames around centers that are far apart, on scales that differ by channel."""
     draw = torch.Generator().manual_seed(1)
-    centres = torch.randn(number, dim, generator=draw) * 3
-    chosen = centres[torch.randint(number, (clips, frames), generator=draw)]
+    centers = torch.randn(number, dim, generator=draw) * 3
+    chosen = centers[torch.randint(number, (clips, frames), generator=draw)]
     scale = torch.tensor([1.0, 10.0, 100.0, 0.1])
     frames = (chosen + 0.2 * torch.randn(chosen.shape, generator=draw)) * scale + 7
     return frames.flatten(1)[:, None]
@@ -104,20 +104,20 @@ def least_distance(frames, number, restarts=4):
     """The mean squared distance that Lloyd's algorithm reaches on all frames at once, from k-means++ starts."""
     draw, best = np.random.default_rng(0), np.inf
     for _ in range(restarts):
-        centres = frames[draw.integers(len(frames), size=1)]
-        distance = ((frames - centres[0]) ** 2).sum(1)
-        while len(centres) < number:
-            centres = np.concatenate([centres, frames[draw.choice(len(frames), 1, p=distance / distance.sum())]])
-            distance = np.minimum(distance, ((frames - centres[-1]) ** 2).sum(1))
+        centers = frames[draw.integers(len(frames), size=1)]
+        distance = ((frames - centers[0]) ** 2).sum(1)
+        while len(centers) < number:
+            centers = np.concatenate([centers, frames[draw.choice(len(frames), 1, p=distance / distance.sum())]])
+            distance = np.minimum(distance, ((frames - centers[-1]) ** 2).sum(1))
         before = np.inf
         for _ in range(200):
-            squared = (frames**2).sum(1)[:, None] + (centres**2).sum(1) - 2 * frames @ centres.T
+            squared = (frames**2).sum(1)[:, None] + (centers**2).sum(1) - 2 * frames @ centers.T
             codes, now = squared.argmin(1), squared.min(1).mean()
             if before - now < 1e-6 * now:
                 break
             before = now
-            filled = [frames[codes == k].mean(0) if (codes == k).any() else centres[k] for k in range(number)]
-            centres = np.stack(filled)
+            filled = [frames[codes == k].mean(0) if (codes == k).any() else centers[k] for k in range(number)]
+            centers = np.stack(filled)
         best = min(best, now)
     return best
 
@@ -136,18 +136,18 @@ def test_is_as_good_as_lloyd_on_everything_at_once(features, clips, number, opti
     frames = features.encode(clips).mT.flatten(0, 1).double().numpy()
     statistics = features.encode(clips[: 8 * options["updates"]]).mT.flatten(0, 1).double()
     mean, deviation = statistics.mean(0).numpy(), statistics.std(0, correction=0).numpy()
-    standardised = (frames - mean) / deviation
+    standardized = (frames - mean) / deviation
     codes = part.encode(clips).flatten()
-    centres = part.centres.detach().double().numpy()
-    distance = ((standardised - centres[codes]) ** 2).sum(1).mean()
-    assert distance < 1.03 * least_distance(standardised, number)
+    centers = part.centers.detach().double().numpy()
+    distance = ((standardized - centers[codes]) ** 2).sum(1).mean()
+    assert distance < 1.03 * least_distance(standardized, number)
     assert len(codes.unique()) == number
-    in_batch = (codes.reshape(len(clips), -1)[:8].flatten(), standardised.reshape(len(clips), -1, frames.shape[1])[:8])
-    expected = ((in_batch[1].reshape(-1, frames.shape[1]) - centres[in_batch[0]]) ** 2).mean()
+    in_batch = (codes.reshape(len(clips), -1)[:8].flatten(), standardized.reshape(len(clips), -1, frames.shape[1])[:8])
+    expected = ((in_batch[1].reshape(-1, frames.shape[1]) - centers[in_batch[0]]) ** 2).mean()
     assert trainer.callback_metrics["val/loss"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_codes_name_the_nearest_centre_and_decode_to_it():
+def test_codes_name_the_nearest_center_and_decode_to_it():
     features = LogMel(sample_rate=4000, frame_rate=25, bands=16)
     part = KMeans(features=features, cardinality=8, updates=2, reservoir=200)
     audio = chords(16)
@@ -158,10 +158,10 @@ def test_codes_name_the_nearest_centre_and_decode_to_it():
     assert codes.dtype == torch.int64
     latents = features.encode(audio[:3])
     frames = (latents - part.standardize.mean[:, None]) / part.standardize.deviation[:, None]
-    distances = torch.cdist(frames.mT, part.centres)
+    distances = torch.cdist(frames.mT, part.centers)
     assert torch.equal(codes[:, 0], distances.argmin(-1))
     # each frame becomes the mean of its cluster, which is closer than the mean of all
-    means = part.standardize.inverse(part.centres[codes[:, 0]].mT)
+    means = part.standardize.inverse(part.centers[codes[:, 0]].mT)
     assert torch.equal(part.decode(codes), features.decode(means))
     assert (means - latents).square().mean() < 0.7 * latents.var()
 
@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_bit_for_bit(step, tmp_path):
 def test_clusters_that_lose_their_frames_move():
     part = KMeans(features=ToyFrames(), cardinality=16, updates=1, reservoir=100)
     train(part, blobs(8))
-    part.centres.data[:8] = 1e3  # as after a change of the data
+    part.centers.data[:8] = 1e3  # as after a change of the data
     train(part, blobs(2000))
     assert len(part.encode(blobs()).unique()) == 16
 
@@ -237,7 +237,7 @@ def test_half_precision_takes_nothing_from_the_clusters():
     half.load_state_dict(full.state_dict())
     train(full, blobs())
     train(half, blobs(), precision="bf16-mixed")
-    assert torch.allclose(full.centres, half.centres, atol=1e-5)
+    assert torch.allclose(full.centers, half.centers, atol=1e-5)
 
 
 def test_features_that_cannot_make_audio_say_so():
@@ -263,4 +263,4 @@ def test_refuses_nonsense(option, word):
 
 def test_built_without_memory():
     with torch.device("meta"):
-        assert KMeans(features=LogMel(), cardinality=16).centres.is_meta
+        assert KMeans(features=LogMel(), cardinality=16).centers.is_meta

@@ -43,7 +43,7 @@ def test_is_the_logarithm_of_mel_magnitudes(samples):
         assert np.abs(found.numpy() - expected).max() < 1e-3
 
 
-def test_frames_are_centred_on_their_hops():
+def test_frames_are_centered_on_their_hops():
     audio = torch.zeros(1, 1, 1600)
     audio[0, 0, 5 * 160 + 80] = 1.0
     loudness = LogMel(**SMALL).encode(audio)[0].mean(0)

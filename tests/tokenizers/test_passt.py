@@ -93,10 +93,10 @@ def spectrogram_transformer(state, frames):
 def log_mel(clip):
     """Frame by frame in double precision, with Kaldi's bands."""
     bands, _ = torchaudio.compliance.kaldi.get_mel_banks(128, 1024, 32000, 0, 15000, 100.0, -500.0, 1.0)
-    emphasised = clip[1:] - 0.97 * clip[:-1]
-    padded = np.pad(emphasised, 512, mode="reflect")
+    emphasized = clip[1:] - 0.97 * clip[:-1]
+    padded = np.pad(emphasized, 512, mode="reflect")
     window = np.pad(np.hanning(800), 112)
-    frames = [padded[at : at + 1024] * window for at in range(0, len(emphasised) + 1, 320)]
+    frames = [padded[at : at + 1024] * window for at in range(0, len(emphasized) + 1, 320)]
     power = np.abs(np.fft.rfft(frames))[:, :-1] ** 2
     return (np.log(power @ bands.double().numpy().T + 1e-5) + 4.5) / 5
 

@@ -12,8 +12,8 @@ from ..errors import PartitaError
 from .clips import ClipMeans, Pieces
 
 
-class StyleNeighbours(ClipMeans):
-    """How far an excerpt and what was generated from it have the same neighbours, and how often they are too near.
+class StyleNeighbors(ClipMeans):
+    """How far an excerpt and what was generated from it have the same neighbors, and how often they are too near.
 
     ``common`` is ``|N_K(x_C) ∩ N_K(x_G)| / K``, with the ``K`` songs of a database that are nearest to the excerpt
     ``x_C`` and to the generated ``x_G``: high where the style is followed. ``overfit`` is the fraction of copies: high
@@ -22,13 +22,13 @@ class StyleNeighbours(ClipMeans):
     A clip's embedding is the average over its chunks (:func:`~partita.metrics.similarity.clip_means`).
 
     Args:
-        database: Embeddings ``[M, D]`` of the songs to look for neighbours among.
-        neighbours: ``K``.
+        database: Embeddings ``[M, D]`` of the songs to look for neighbors among.
+        neighbors: ``K``.
         distance: ``cosine`` or ``euclidean``.
         overfit: ``closer`` counts a copy where ``x_G`` is closer to ``x_C`` than any song of the database is,
             ``source`` where the song nearest to ``x_G`` is the one that ``x_C`` was cut from.
         strict: Whether ``closer`` needs to be less, rather than at most.
-        exclude_source: Whether the song that ``x_C`` was cut from counts as no neighbour, neither in ``common`` nor in
+        exclude_source: Whether the song that ``x_C`` was cut from counts as no neighbor, neither in ``common`` nor in
             ``closer``: otherwise it is among the nearest whatever the style.
         confidence: Of the intervals.
     """
@@ -40,7 +40,7 @@ class StyleNeighbours(ClipMeans):
         self,
         database: Tensor,
         *,
-        neighbours: int = 10,
+        neighbors: int = 10,
         distance: Literal["cosine", "euclidean"] = "cosine",
         overfit: Literal["closer", "source"] = "closer",
         strict: bool = True,
@@ -50,14 +50,14 @@ class StyleNeighbours(ClipMeans):
         super().__init__(confidence=confidence)
         if database.ndim != 2:
             raise ValueError(f"database must be embeddings [M, D], not {list(database.shape)}")
-        if not 1 <= neighbours <= len(database) - exclude_source:
+        if not 1 <= neighbors <= len(database) - exclude_source:
             songs = f"{len(database)} songs" + (", one of them excluded" if exclude_source else "")
-            raise ValueError(f"neighbours must be between 1 and what the database has ({songs}), not {neighbours}")
+            raise ValueError(f"neighbors must be between 1 and what the database has ({songs}), not {neighbors}")
         if distance not in ("cosine", "euclidean"):
             raise ValueError(f"distance must be cosine or euclidean, not {distance!r}")
         if overfit not in ("closer", "source"):
             raise ValueError(f"overfit must be closer or source, not {overfit!r}")
-        self.neighbours, self.distance, self.overfit = neighbours, distance, overfit
+        self.neighbors, self.distance, self.overfit = neighbors, distance, overfit
         self.strict, self.exclude_source = strict, exclude_source
         self.register_buffer("database", self._prepared(database), persistent=False)
 
@@ -92,7 +92,7 @@ class StyleNeighbours(ClipMeans):
         if self.exclude_source:
             is_source = torch.arange(len(self.database), device=source.device) == source[:, None]
             to_excerpt, to_generated = (d.masked_fill(is_source, torch.inf) for d in (to_excerpt, to_generated))
-        near = [d.topk(self.neighbours, largest=False).indices for d in (to_excerpt, to_generated)]
+        near = [d.topk(self.neighbors, largest=False).indices for d in (to_excerpt, to_generated)]
         common = (near[0][:, :, None] == near[1][:, None]).any(2).double().mean(1)
         if self.overfit == "source":
             copied = nearest == source

@@ -99,7 +99,7 @@ def _load(path):
 def test_damaged_checkpoints_are_named_and_never_believed(tmp_path):
     """Whatever bit is wrong: it is found, or changes nothing."""
     path, draw = tmp_path / "part.ckpt", random.Random(0)
-    values = {"weights": torch.randn(50, generator=torch.Generator().manual_seed(0)), "step": 7, "name": "x"}
+    values = {"weights": torch.randn(5000, generator=torch.Generator().manual_seed(0)), "step": 7, "name": "x"}
     AtomicCheckpoints().save_checkpoint(values, path)
     whole, found = path.read_bytes(), 0
     for damage in [b"", whole[:-1], whole[: len(whole) // 2], b"\0" * len(whole), *range(300)]:
@@ -116,4 +116,4 @@ def test_damaged_checkpoints_are_named_and_never_believed(tmp_path):
             continue
         assert torch.equal(loaded["weights"], values["weights"])
         assert (loaded["step"], loaded["name"]) == (7, "x")
-    assert found > 150  # the others hit padding
+    assert found > 280, found  # the others hit padding

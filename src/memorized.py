@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .data.audio_file import flac
@@ -28,7 +27,7 @@ from .recipe import StagePlan
 from .seeds import derive_seed
 from .system import System
 from .tokenizers.base import Tokenizer
-from .untrusted import read_tensors
+from .tensor_file import read_tensors, write_tensors
 
 LEAST_ENTROPY = 1.0
 """Bits below which what followed in training says too little, such as silence, to be told from anything else."""
@@ -165,7 +164,7 @@ class Continuations:
                     with replacing_file(path) as new:
                         new.write_bytes(flac(sound.numpy(), facts.sample_rate))
                 with replacing_file(paths[i]) as new:
-                    save_file({"codes": row.contiguous()}, new)
+                    write_tensors({"codes": row.contiguous()}, new)
             if progress is not None:
                 progress(first + len(batch), count)
         generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)

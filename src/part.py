@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Self
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .contracts import finite
@@ -21,7 +19,8 @@ from .files import kind, replacing_folder
 from .fit import Fit
 from .registry import lookup
 from .schema import build, plain
-from .untrusted import read_json, read_tensors
+from .tensor_file import read_tensors, write_tensors
+from .untrusted import read_json
 
 
 class Part(L.LightningModule):
@@ -134,10 +133,7 @@ class Part(L.LightningModule):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
         with replacing_folder(Path(folder)) as new:
             (new / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-            try:
-                save_file(self.exported_state(), new / "model.safetensors", metadata={"format": "pt"})
-            except SafetensorError as error:
-                raise PartitaError(f"{folder} cannot be written: {error}") from None
+            write_tensors(self.exported_state(), new / "model.safetensors")
 
     def load_weights(self, source: str | Path) -> None:
         """Load pretrained weights: here a folder :meth:`save` wrote; parts with foreign weights say what they take."""

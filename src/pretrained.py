@@ -14,7 +14,8 @@ from torch import Tensor
 from .errors import PartitaError
 from .files import kind
 from .hub import fetch
-from .untrusted import read_header, read_json, read_tensors
+from .tensor_file import read_tensors
+from .untrusted import read_header, read_json
 
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 """The files of a checkpoint, without those of a text tokenizer."""

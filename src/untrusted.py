@@ -170,22 +170,6 @@ def header_entries(path: Path) -> tuple[dict[str, Any], int]:
         return _mapping(file.read(length), path), size - 8 - length
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file, after :func:`read_header`.
-
-    Raises:
-        PartitaError: It is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    read_header(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise PartitaError(f"{path} is damaged or no safetensors file: {error}") from None
-
-
 def check_name(name: str, source: str) -> None:
     """See that a file name of a repository is harmless.
 

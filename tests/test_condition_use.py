@@ -102,14 +102,15 @@ class ToyOracle(Generator):
 
 @register("conditioner", "toy-pitch")
 class ToyPitch(toys.ToyLetters):
-    """The second letter of a caption "p3 a", as a number.
+    """The second letter of a caption "p3 a", as a number; zero without a caption.
 
     Args:
         dim: Width.
     """
 
     def forward(self, prepared):
-        values = F.pad(prepared["letters"][:, None, 1:2].float() - ord("0"), (1, 6))
+        letters = prepared["letters"][:, None, 1:2].float()
+        values = F.pad(torch.where(letters > 0, letters - ord("0"), 0), (1, 6))
         return Condition(values, torch.ones(len(values), 1, dtype=torch.bool))
 
 

@@ -79,7 +79,7 @@ class MultiScaleSpectralLoss(nn.Module):
             difference = log_magnitude(a) - log_magnitude(b)
             if self.config.log_power == 2:
                 # the root has no slope at zero
-                log_distance = (difference.square().sum(-1) + 1e-12).sqrt()
+                log_distance = (difference.square().sum(-1) + 1e-14).sqrt()
             else:
                 log_distance = difference.abs().sum(-1)
             factor = math.sqrt(window / 2) if self.config.scaled else 1.0

@@ -27,7 +27,7 @@ class MelodySimilarity(ClipMeans):
     """
 
     higher_is_better = True
-    names = ("chroma_cosine",)
+    names = rates = ("chroma_cosine",)
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ COMMON = {
     "dim": 8,
     "quantizer": Quantizer(num_codebooks=3, cardinality=16, warmup_steps=2, kmeans_iterations=5),
     "spectral": SpectralDistance(windows=(64, 256), bands=20),
-    "discriminators": Discriminators(wave_scales=(2,), wave_width=4, stft_windows=(128,), stft_width=4),
+    "discriminators": Discriminators(wave_scales=(2,), wave_width=4, stft_windows=(256,), stft_width=4),
     "adversarial_start": 3,
 }
 FIT = Fit(steps=8, batch_size=2, lr=1e-3, warmup_steps=2)

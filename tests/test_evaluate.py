@@ -522,7 +522,12 @@ def test_a_line_is_said_for_every_score(run, joint):
     lines = []
     options = replace(LOG_MEL, classifiers=("toy-listener",), joint=(joint,), memorization=True)
     evaluate(run, options=options, say=lines.append)
-    for line in ("FAD and KAD (log-mel-16khz)", "KLD (toy-listener)", f"text–audio consistency ({JOINT})", "memorization"):
+    for line in (
+        "FAD and KAD (log-mel-16khz)",
+        "KLD (toy-listener)",
+        f"text–audio consistency ({JOINT})",
+        "memorization",
+    ):
         assert line in lines
 
 

@@ -144,9 +144,9 @@ def test_clips_are_logged_from_the_weights_that_are_saved(toy_recipe, tmp_path, 
     fit = "tokenizers.acoustic.fit."
     train(
         load_recipe(toy_recipe, [fit + "ema=0.5", fit + "lr=0.1", "stages.main=null", "conditioners.text=null"]),
-        tmp_path,
+        tmp_path / "run",
     )
-    saved = float(load_file(tmp_path / "tokenizers" / "acoustic" / "model.safetensors")["gain"])
+    saved = float(load_file(tmp_path / "run" / "tokenizers" / "acoustic" / "model.safetensors")["gain"])
     assert rendered[-1] == validated[-1] == saved
 
 

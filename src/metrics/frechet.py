@@ -18,10 +18,10 @@ AT_ONCE = 2**23
 """Numbers that the covariances of a batch of sets of clips may hold."""
 
 LEFT_OUT = 64
-"""Sets of clips, or of pieces, that are left out in turn; several at once where there are more than that."""
+"""How many sets of clips, or of pieces, are left out in turn: several clips at once where there are more of them."""
 
 FEWEST = 8
-"""Clips that a limit takes, so that quarters of them have a covariance."""
+"""Clips that a limit takes, so that what is left of half of them has a covariance."""
 
 
 class FrechetDistance(Metric):
@@ -100,7 +100,9 @@ class FrechetInfinity(FrechetDistance, Gathered):
 
     The distance of ``n`` clips is too large by about ``slope / n``. How much that is shows where whole clips are left
     out. Single frames do not show it: those of one clip resemble each other, so that many frames of few clips are few.
-    (FAD∞ as arXiv 2311.01616 and fadtk have it draws frames, and hardly differs from the distance itself.)
+    (FAD∞ as arXiv 2311.01616 and fadtk have it draws frames, and hardly differs from the distance itself.) Where
+    pieces have several clips each, as in an evaluation that takes one piece after the other, clips scatter around their
+    pieces only: each stands for what the others of its piece could have been (the stratified jackknife; Jones 1974).
 
     The reference stays as it is. That its clips are finitely many adds to limits, too, and equally for all that is
     compared with it: real clips, measured in the same way, tell how much.
@@ -177,10 +179,11 @@ class FrechetInfinity(FrechetDistance, Gathered):
             results |= {"frechet_low": low, "frechet_high": high}
             half = (high - low) / 2
         if clips >= FEWEST:
-            alone = torch.eye(clips, dtype=torch.float64)[sets.order]
-            limit = sets.limit(results["frechet"], 1 - split(alone, LEFT_OUT))
-            halves, quarters = split(alone, 2), split(alone, 4)
-            earlier = sets.limit(sets.distances(halves).mean(), quarters, clips / 2)
+            ordered = member[:, sets.order]
+            dealt = [sets.order[row > 0] for row in ordered[ordered.argmax(1).argsort()]]
+            limit, every = sets.limit(dealt), torch.cat(dealt)
+            halves = [[some[torch.isin(some, every[side::2])] for some in dealt] for side in range(2)]
+            earlier = torch.stack([sets.limit(clips) for clips in halves]).mean()
             results |= {"limit": limit, "limit_low": limit - half, "limit_high": limit + half}
             results["drift"] = (limit - earlier) / half
         return results
@@ -207,7 +210,7 @@ class ClipSets:
         self.order = ordered.cpu()[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))]
 
     def distances(self, chosen: Tensor) -> Tensor:
-        """The distances ``[R]`` of the clips that are chosen, ``[R, C]`` zeros and ones."""
+        """The distances ``[R]`` of sets of clips, of which ``[R, C]`` says how much each clip counts."""
         frames, width = int(self.sizes.sum()), self.side.factor.shape[1]
         roots, found = _roots_by_frames if frames < width else _roots_by_moments, []
         at_once = max(1, AT_ONCE // min(frames, width) ** 2)
@@ -221,18 +224,28 @@ class ClipSets:
             found.append(distance.clamp(min=0))
         return torch.cat(found)
 
-    def limit(self, whole: Tensor, subsets: Tensor, clips: float | None = None) -> Tensor:
-        """Where a straight line through distances against ``1 / clips`` ends: through one, and the mean of others.
+    def limit(self, dealt: list[Tensor]) -> Tensor:
+        """The distance of some clips without its bias of first order.
 
         Args:
-            whole: The distance of a set of clips.
-            subsets: Of that set, ``[R, C]`` zeros and ones.
-            clips: How many the set has; all where not given.
+            dealt: The numbers of the clips of each piece, int64, in an order by chance. The single ones of pieces are
+                taken together, as if their pieces were chance.
         """
-        clips = subsets.shape[1] if clips is None else clips
-        inverse = (1 / subsets.sum(1)).mean() - 1 / clips
-        slope = (self.distances(subsets).mean() - whole) / inverse
-        return whole - slope / clips
+        strata = [clips for clips in dealt if len(clips) > 1]
+        strata.append(torch.cat([clips for clips in dealt if len(clips) == 1] or [torch.empty(0, dtype=torch.int64)]))
+        whole = torch.zeros(len(self.sizes), dtype=torch.float64)
+        whole[torch.cat(strata)] = 1
+        weights, factors = [whole], []
+        for clips in strata:
+            sets = min(len(clips), max(2, LEFT_OUT * len(clips) // int(whole.sum())))
+            for left in clips.tensor_split(sets) if sets > 1 else ():
+                rest = len(clips) - len(left)
+                row = whole.clone()
+                row[clips], row[left] = len(clips) / rest, 0  # a piece counts as much as before
+                weights.append(row)
+                factors.append(rest / len(clips))
+        distances = self.distances(torch.stack(weights))
+        return distances[0] - (distances[1:] - distances[0]) @ distances.new_tensor(factors)
 
 
 def split(rows: Tensor, most: int) -> Tensor:

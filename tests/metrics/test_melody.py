@@ -55,7 +55,8 @@ def test_mean_over_frames_of_all_updates():
     # of 47 + 16 frames, ceil(6 · 7.8125) and ceil(2 · 7.8125)
     found = metric.compute()
     assert found["chroma_cosine"].item() == pytest.approx(47 / 63)
-    assert (found["chroma_cosine_low"], found["chroma_cosine_high"], found["clips"]) == (0, 1, 2)
+    assert 0 <= found["chroma_cosine_low"] < 0.05 < 0.95 < found["chroma_cosine_high"] <= 1  # two clips say little
+    assert found["clips"] == 2
     metric.reset()
     with pytest.raises(PartitaError, match="measured nothing"):
         metric.compute()

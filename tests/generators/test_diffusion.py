@@ -75,8 +75,8 @@ def fitted(request):
     """A stage that has learned four clips, each with its condition or without, and the conditions."""
     stage = make(width=64, objective=request.param, norm="rms", qk_norm=True, dropout=0.25, continuation=0.5).train()
     pairs = pairs_of(TEXT, 4)
-    copies = torch.arange(4).repeat(4)
-    target, mask, repeated = clips()[copies], torch.ones(16, FRAMES).bool(), rows(pairs, copies)
+    copies = torch.arange(4).repeat(16)
+    target, mask, repeated = clips()[copies], torch.ones(64, FRAMES).bool(), rows(pairs, copies)
     steps = 600
     optimizer = torch.optim.AdamW(stage.parameters(), 4e-3, betas=(0.9, 0.98))
     for step in range(steps):

@@ -57,7 +57,7 @@ def test_list_describes_the_arguments_of_a_part(partita):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["list", "tokenizer"], "'tokenizer'"),
+        (["list", "tokenzier"], "'tokenizer'"),
         (["list", "tokenizer/soundstraem"], "'soundstream'"),
         (["check", "chorale-tiny"], "'chorales-tiny'"),
         (["generate", "nowhere", "a prompt"], "neither a folder"),

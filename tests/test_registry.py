@@ -32,7 +32,7 @@ def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="already"):
         register("tokenizer", "soundstream")(type("Mine", (), {}))
     with pytest.raises(ValueError, match="no family"):
-        register("tokenizer", "mine")
+        register("tokenzier", "mine")
 
 
 def test_another_package_adds_a_part_by_entry_point(tmp_path, monkeypatch):

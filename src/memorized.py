@@ -26,8 +26,8 @@ from .rates import nearest
 from .recipe import StagePlan
 from .seeds import derive_seed
 from .system import System
-from .tokenizers.base import Tokenizer
 from .tensor_file import read_tensors, write_tensors
+from .tokenizers.base import Tokenizer
 
 LEAST_ENTROPY = 1.0
 """Bits below which what followed in training says too little, such as silence, to be told from anything else."""

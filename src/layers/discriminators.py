@@ -176,8 +176,8 @@ class ResidualSTFTDiscriminator(_STFTDiscriminator):
     def __init__(self, window: int, width: int = 32) -> None:
         if window < 256:  # the last kernels, four frequencies wide, would reach beyond the two that are left
             raise ValueError(
-                f"a residual STFT discriminator halves frequencies six times: a window of {window} is too short, 256 is "
-                "the shortest"
+                f"a residual STFT discriminator halves frequencies six times: a window of {window} is too short, "
+                "256 is the shortest"
             )
         layers: list[nn.Module] = [weight_norm(nn.Conv2d(2, width, 7, padding=3))]
         for i, factor in enumerate((2, 2, 1, 2, 1, 2)):

@@ -119,6 +119,7 @@ def model_card(
                 *(f"{_line(line)}." for line in data),
             ]
         ),
+        "origins": [_line(f"{origin.what}: {origin.license}") for origin in system.source.origins],
         "metrics": rows,
         "distances": DISTANCES,
         "pieces": NAMES[system.source.stand_in("test")] if captions else "",

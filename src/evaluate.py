@@ -135,6 +135,7 @@ def evaluate(
         "duration": seconds,
         "seed": options.seed,
     }
+    request |= {"data_revision": source.revision} if source.revision else {}
     _claim(folder, request)
     pieces = _examples(source, facts, options.clips, seconds, SEED)
     audio = _generated(system, pieces, folder, options, seconds, say, progress)

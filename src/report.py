@@ -16,7 +16,7 @@ from .condition_use import condition_use
 from .contracts import Representation
 from .data.base import NAMES, Split
 from .data.examples import Examples
-from .data.overview import gaps, overview
+from .data.overview import gaps, overview, provenance
 from .layers.resample import convert
 from .metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from .page import clip_media, data_uri, write_page
@@ -51,7 +51,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         "report.html",
         title=title,
         subtitle=system.plan.values.get("description", ""),
-        data=overview(system.source),
+        data=[*overview(system.source), *provenance(system.source)],
         parts=[(summary, _last_validation(run, summary.folder)) for summary in system.summary()],
         generated=generated,
         followed=followed,

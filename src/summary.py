@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from .console import columns, written
-from .data.overview import supplies
+from .data.overview import provenance, supplies
 
 if TYPE_CHECKING:
     from .system import System
@@ -48,7 +48,7 @@ def overview(system: System) -> Group:
     table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
     for row in summary(system):
         table.add_row(row.folder, row.name, f"{row.parameters:,}", row.facts, row.training)
-    return Group(table, *(Text(f"data: {line}") for line in supplies(system.source)))
+    return Group(table, *(Text(f"data: {line}") for line in (*supplies(system.source), *provenance(system.source))))
 
 
 def described(system: System) -> str:

@@ -12,35 +12,46 @@ from .scores import Piece
 
 
 class Instrument(NamedTuple):
-    """A General MIDI program, from 0; its range in MIDI pitches; a gain that makes instruments equally loud."""
+    """How something is played and heard.
+
+    Args:
+        program: Of General MIDI, from 0.
+        lowest: MIDI pitch that the real instrument, or a family of it, has; the SoundFont has samples for all of them.
+        highest: Likewise.
+        gain: Makes instruments equally loud.
+        half: Seconds after the labeled onset of a note until it reaches half of the amplitude that it sustains.
+        full: Seconds until it reaches 90 %. Both are medians over the range, as ``benchmarks/attacks.py`` measures them.
+    """
 
     program: int
     lowest: int
     highest: int
     gain: float
+    half: float
+    full: float
 
 
 INSTRUMENTS = {
-    "church organ": Instrument(19, 36, 96, 0.92),
-    "piano": Instrument(0, 21, 108, 1.53),
-    "harpsichord": Instrument(6, 29, 89, 1.32),
-    "strings": Instrument(48, 28, 100, 1.36),
-    "choir": Instrument(52, 38, 84, 0.83),
-    "brass": Instrument(61, 34, 84, 1.31),
-    "trumpet": Instrument(56, 54, 86, 0.88),
-    "french horn": Instrument(60, 38, 77, 0.40),
-    "trombone": Instrument(57, 36, 74, 0.89),
-    "flute": Instrument(73, 59, 96, 0.64),
-    "recorder": Instrument(74, 55, 98, 0.57),
-    "clarinet": Instrument(71, 50, 91, 0.70),
-    "oboe": Instrument(68, 58, 91, 0.60),
-    "bassoon": Instrument(70, 34, 72, 0.77),
-    "violin": Instrument(40, 55, 98, 0.56),
-    "cello": Instrument(42, 36, 76, 0.46),
-    "guitar": Instrument(24, 40, 84, 0.80),
-    "harp": Instrument(46, 24, 103, 0.56),
-    "vibraphone": Instrument(11, 48, 89, 0.53),
-    "marimba": Instrument(12, 43, 96, 1.74),
+    "church organ": Instrument(19, 36, 96, 0.92, 0.03, 0.07),
+    "piano": Instrument(0, 21, 108, 1.53, 0.00, 0.00),
+    "harpsichord": Instrument(6, 29, 89, 1.32, 0.00, 0.00),
+    "strings": Instrument(48, 28, 100, 1.36, 0.05, 0.14),
+    "choir": Instrument(52, 38, 84, 0.83, 0.02, 0.16),
+    "brass": Instrument(61, 34, 84, 1.31, 0.02, 0.03),
+    "trumpet": Instrument(56, 54, 86, 0.88, 0.00, 0.02),
+    "french horn": Instrument(60, 38, 77, 0.40, 0.04, 0.08),
+    "trombone": Instrument(57, 36, 74, 0.89, 0.02, 0.05),
+    "flute": Instrument(73, 59, 96, 0.64, 0.03, 0.04),
+    "recorder": Instrument(74, 55, 98, 0.57, 0.04, 0.06),
+    "clarinet": Instrument(71, 50, 91, 0.70, 0.01, 0.02),
+    "oboe": Instrument(68, 58, 93, 0.60, 0.02, 0.07),
+    "bassoon": Instrument(70, 34, 72, 0.77, 0.01, 0.02),
+    "violin": Instrument(40, 55, 98, 0.56, 0.02, 0.04),
+    "cello": Instrument(42, 36, 76, 0.46, 0.02, 0.03),
+    "guitar": Instrument(24, 40, 84, 0.80, 0.00, 0.00),
+    "harp": Instrument(46, 24, 103, 0.56, 0.00, 0.00),
+    "vibraphone": Instrument(11, 53, 89, 0.53, 0.00, 0.00),
+    "marimba": Instrument(12, 43, 96, 1.74, 0.00, 0.00),
 }
 """The palette: instruments that sound clearly different."""
 
@@ -53,20 +64,30 @@ class Arrangement:
         parts: The instrument of each part that has notes.
         tempo: Beats per minute.
         transposition: Semitones, as far as it changes the key.
-        octaves: Semitones on top that bring the piece into the range of its instruments; a multiple of 12.
+        octaves: Of each part, semitones on top that bring it into the range of its instrument; a multiple of 12.
         velocity: Of each note, ``[N]`` int64.
     """
 
     parts: dict[int, str]
     tempo: float
     transposition: int
-    octaves: int
+    octaves: dict[int, int]
     velocity: np.ndarray
 
     @property
     def instruments(self) -> list[str]:
         """Each instrument once, in the order of the parts."""
         return list(dict.fromkeys(self.parts.values()))
+
+    def pitch(self, written: np.ndarray, part: int) -> np.ndarray:
+        """What is heard of MIDI pitches ``[N]`` in the score of a part: all of them on its instrument.
+
+        A note that is still beyond its range is played an octave higher or lower, or as many as it takes, as players do.
+        """
+        instrument = INSTRUMENTS[self.parts[part]]
+        pitch = written + self.transposition + self.octaves[part]
+        pitch = pitch + 12 * np.ceil((instrument.lowest - pitch).clip(0) / 12).astype(np.int64)
+        return pitch - 12 * np.ceil((pitch - instrument.highest).clip(0) / 12).astype(np.int64)
 
 
 def arrange(
@@ -92,21 +113,27 @@ def arrange(
     semitones = int(rng.integers(transposition[0], transposition[1], endpoint=True))
     pitch = piece.pitch + semitones
     numbers = sorted(set(piece.part.tolist()))
-    octaves = 0
     if rng.random() < mixed:
         parts: dict[int, str] = {}
+        octaves: dict[int, int] = {}
         for number in numbers:
             own = pitch[piece.part == number]
             misfit = np.array([_outside(own, name) for name in instruments])
             fitting = [name for name, m in zip(instruments, misfit, strict=True) if m <= max(0.05, misfit.min())]
             fresh = [name for name in fitting if name not in parts.values()]
             parts[number] = str(rng.choice(fresh or fitting))
+            octaves[number] = _octaves(own, parts[number])
     else:
         name = str(rng.choice(list(instruments)))
         parts = dict.fromkeys(numbers, name)
-        octaves = min((0, 12, -12, 24, -24), key=lambda shift: _outside(pitch + shift, name))
+        octaves = dict.fromkeys(numbers, _octaves(pitch, name))
     velocity = rng.integers(72, 108) + rng.integers(-6, 7, len(pitch)) + 8 * (piece.part == piece.melody_part)
     return Arrangement(parts, speed, semitones, octaves, np.clip(velocity, 1, 127))
+
+
+def _octaves(pitch: np.ndarray, name: str) -> int:
+    """The least shift by whole octaves that leaves the fewest notes outside the range of an instrument."""
+    return min((0, 12, -12, 24, -24), key=lambda shift: _outside(pitch + shift, name))
 
 
 def _outside(pitch: np.ndarray, name: str) -> float:

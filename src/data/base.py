@@ -41,12 +41,14 @@ class Summary:
         splits: How many of them are in each split.
         known: By field, how many of them have it.
         seconds: Length of all together; none where that is different at every reading.
+        left_out: What was not taken in on purpose, and how it would be; empty where nothing was left out.
     """
 
     unit: str
     splits: Mapping[Split, int]
     known: Mapping[str, int]
     seconds: float | None = None
+    left_out: str = ""
 
     @property
     def pieces(self) -> int:
@@ -66,7 +68,18 @@ class Summary:
         share = "all" if captions == self.pieces else f"{captions:,}" if captions else "none"
         length = [] if self.seconds is None else [_length(self.seconds)]
         splits = ", ".join(f"{count:,} {split}" for split, count in self.splits.items())
-        return f"{', '.join([self.counted(self.pieces), *length, f'{share} with captions'])}; {splits}"
+        what = ", ".join([self.counted(self.pieces), *length, f"{share} with captions"])
+        return "; ".join(filter(None, [what, splits, self.left_out]))
+
+
+class Origin(NamedTuple):
+    """Something that data is made of, and the terms under which it may be used, each as a phrase."""
+
+    what: str
+    license: str
+
+
+UNKNOWN_LICENSE = "license unknown, yours to state"
 
 
 class Source(ABC):
@@ -78,9 +91,12 @@ class Source(ABC):
         attributes: What its captions are made of, where it can tell: see :meth:`reworded`.
         fields: What its examples may carry beside audio (see :class:`~partita.contracts.Example`).
         fields_known: Whether every one of ``fields`` is there; otherwise only :meth:`setup` tells.
+        revision: Goes up when the same arguments begin to give other examples, with which an evaluation of the old ones
+            must not be continued.
     """
 
     attributes: ClassVar[tuple[str, ...]] = ()
+    revision: int = 0
     fields: frozenset[str]
     fields_known: bool = True
     family: ClassVar[str]
@@ -183,6 +199,11 @@ class Source(ABC):
     def label(self) -> str:
         """A word for it, where it is one of several."""
         return self.registered_name
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """Also before :meth:`setup`: what its examples are made of, and under which licenses."""
+        return [Origin(self.label, UNKNOWN_LICENSE)]
 
     @property
     def members(self) -> Sequence[Member]:

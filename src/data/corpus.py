@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from ..contracts import Example
 from ..registry import did_you_mean, register
 from .arrangement import INSTRUMENTS, Arrangement, arrange
-from .base import Source, Split
+from .base import Origin, Source, Split, Summary
 from .captions import caption, reworded
-from .harmony import chord_name, key_name
+from .harmony import chord_name, find_clip_key, key_name
 from .labels import clip_spans, clip_times
-from .library import GENRES, genre, load_pieces
+from .library import GENRES, count_restricted, genre, load_pieces
+from .licenses import RESTRICTED, corpus_origins
 from .scores import Piece
 from .soundfont import SoundFont
 from .splits import check_fractions, split_names
@@ -33,11 +35,14 @@ class Corpus(Source):
     """Real scores (music21's corpus) rendered on the fly, with notes, melodies, beats and stems that are exact.
 
     The scores are parsed at the first :meth:`setup` and kept in one file. Every reading draws an arrangement from its
-    seed: instruments, tempo, transposition, dynamics, wording. Pieces with a tune in common
-    are in one split, whatever their arrangement, so that no tune that was learned by heart is tested.
+    seed: instruments, tempo, transposition, dynamics, wording. Instruments play only what is in their range: parts, and
+    single notes, move by octaves. Pieces with a tune in common are in one split, whatever their arrangement, so that no
+    tune that was learned by heart is tested.
 
-    Notes, melody, beats, tempo, instruments and stems are exact; key and chords are estimated from the score, and the
-    key is that of the whole piece, also where a clip is of a part in another one.
+    Notes, melody, beats, tempo, instruments and stems are exact; key and chords are estimates from the score. The key
+    is that of the clip, which may be another one than that of the piece. Labels say when a key is pressed: most
+    instruments are at 90 % of their level within 0.08 s, strings and choir after 0.14 and 0.16 s, and strings on some
+    keys after 0.5 s (:data:`~partita.data.arrangement.INSTRUMENTS` has the time of each).
 
     Args:
         collections: What to play: ``bach`` (410 chorales), ``palestrina`` (masses), ``monteverdi`` (madrigals),
@@ -53,6 +58,8 @@ class Corpus(Source):
         validation: Fraction of the tunes for validation.
         test: Fraction of the tunes for the test.
         limit: Number of score files to use (some hold many tunes), drawn evenly from all; all where none is given.
+        restricted: Whether to play scores that are not free to use, too: ``essenFolksong`` (non-commercial use alone),
+            ``palestrina`` (rights reserved), two madrigals and ten pieces of ``trecento`` under copyright.
         stems: Whether examples carry ``stems``, the audio of each instrument; they sum to the mix.
         cache_dir: Folder for the parsed scores; where none is given ``$PARTITA_CACHE``, or ``partita`` in
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
@@ -64,6 +71,7 @@ class Corpus(Source):
     )
 
     attributes = ("instruments", "key", "tempo", "genre")
+    revision = 1
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class Corpus(Source):
         validation: float = 0.05,
         test: float = 0.05,
         limit: int | None = None,
+        restricted: bool = False,
         stems: bool = False,
         cache_dir: str | None = None,
     ) -> None:
@@ -87,6 +96,9 @@ class Corpus(Source):
             for name in chosen:
                 if name not in known:
                     raise ValueError(f"no {what} is called {name!r}{did_you_mean(name, known)}")
+        if not restricted and all(name in RESTRICTED for name in collections):
+            reasons = "; ".join(f"{name} {RESTRICTED[name]}" for name in collections)
+            raise ValueError(f"nothing is left of the collections: {reasons}; if you may use it, set restricted: true")
         if instruments is not None and not instruments:
             raise ValueError("instruments is empty: name at least one, or leave it out for all")
         if not 0 <= mixed <= 1:
@@ -108,6 +120,7 @@ class Corpus(Source):
         self.validation = validation
         self.test = test
         self.limit = limit
+        self.restricted = restricted
         self.stems = stems
         self.cache_dir = cache_dir
         if not stems:
@@ -126,7 +139,7 @@ class Corpus(Source):
         if self._pieces:
             return
         folder = Path(self.cache_dir).expanduser() if self.cache_dir else None
-        pieces, self._skipped = load_pieces(self.collections, self.limit, folder)
+        pieces, self._skipped = load_pieces(self.collections, self.limit, folder, self.restricted)
         self._pieces = {piece.id: piece for piece in pieces}
         tunes = split_names(list(dict.fromkeys(piece.tune for piece in pieces)), self.validation, self.test)
         split = {tune: name for name, found in tunes.items() for tune in found}
@@ -145,6 +158,19 @@ class Corpus(Source):
         )
         text = reworded(fields["text"], told, told | {attribute: instead[attribute]})
         return None if text == fields["text"] else text
+
+    @property
+    def summary(self) -> Summary:
+        """How many pieces there are, and how many scores were left out because they are restricted."""
+        self.setup()
+        count = 0 if self.restricted else count_restricted(self.collections)
+        left_out = f"{count:,} restricted scores left out (restricted: true takes them in)" if count else ""
+        return replace(super().summary, left_out=left_out)
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The scores and the samples."""
+        return corpus_origins(self.collections, self.restricted)
 
     @property
     def report(self) -> list[str]:
@@ -171,10 +197,6 @@ class Corpus(Source):
             tempo=self.tempo,
             transposition=self.transposition,
         )
-        key = key_name(piece.key[0] + arrangement.transposition, piece.key[1])
-        text = caption(
-            rng, genre=genre(piece.id), key=key, tempo=arrangement.tempo, instruments=arrangement.instruments
-        )
         quarter = 60 / (arrangement.tempo * piece.beat_length)
         music = piece.length * quarter
         total = music + LONGEST_RELEASE
@@ -184,6 +206,10 @@ class Corpus(Source):
         start = round(start * sample_rate) / sample_rate
         length = round((total if seconds is None else seconds) * sample_rate)
         num_samples = min(length, round((total - start) * sample_rate))
+        key = _key(piece, arrangement, start / quarter, (start + num_samples / sample_rate) / quarter)
+        text = caption(
+            rng, genre=genre(piece.id), key=key, tempo=arrangement.tempo, instruments=arrangement.instruments
+        )
         stems = self._render(piece, arrangement, quarter, start, num_samples, sample_rate, channels)
         stems = {name: np.pad(stem, ((0, 0), (0, length - num_samples))) for name, stem in stems.items()}
         fields: dict[str, Any] = {
@@ -212,21 +238,24 @@ class Corpus(Source):
     ) -> dict[str, np.ndarray]:
         """The stem ``[C, num_samples]`` of each instrument, at the level it has in the mix."""
         onset, duration = piece.onset * quarter - start, piece.duration * quarter
-        pitch = piece.pitch + arrangement.transposition + arrangement.octaves
+        pitch = np.empty_like(piece.pitch)
+        for part in arrangement.parts:
+            mine = piece.part == part
+            pitch[mine] = arrangement.pitch(piece.pitch[mine], part)
         heard = np.flatnonzero((onset < num_samples / sample_rate) & (onset + duration + LONGEST_RELEASE > 0))
         notes: dict[str, dict[tuple[float, int], Note]] = {name: {} for name in arrangement.instruments}
         for i in heard.tolist():
-            mine = notes[arrangement.parts[int(piece.part[i])]]
+            played = notes[arrangement.parts[int(piece.part[i])]]
             note = Note(float(onset[i]), float(duration[i]), int(pitch[i]), int(arrangement.velocity[i]))
             # Two voices in unison on one instrument are one key held down.
-            same = mine.get((note.onset, note.pitch))
+            same = played.get((note.onset, note.pitch))
             if same is None or same.duration < note.duration:
-                mine[note.onset, note.pitch] = note
+                played[note.onset, note.pitch] = note
         synthesizer = self._synthesizer(sample_rate, 2 if channels == 2 else 1)
         stems = {}
-        for name, played in notes.items():
+        for name, own in notes.items():
             instrument = INSTRUMENTS[name]
-            stem = synthesizer.render(list(played.values()), instrument.program, num_samples)
+            stem = synthesizer.render(list(own.values()), instrument.program, num_samples)
             stems[name] = stem * np.float32(instrument.gain)
         mix = sum(stems.values(), np.float32(0))
         level = max(np.sqrt(np.mean(mix**2)) / LOUDNESS, np.abs(mix).max() / PEAK, 1e-4)
@@ -251,16 +280,25 @@ def _crop(onset: np.ndarray, duration: np.ndarray, seconds: float, fraction: flo
     return start
 
 
+def _key(piece: Piece, arrangement: Arrangement, start: float, end: float) -> str:
+    """The key of what is heard between two moments, in quarter notes."""
+    tonic, mode = find_clip_key(piece.onset, piece.duration, piece.pitch, start, end, piece.key)
+    return key_name(tonic + arrangement.transposition, mode)
+
+
 def _timed_labels(
     piece: Piece, arrangement: Arrangement, quarter: float, start: float, seconds: float
 ) -> dict[str, Any]:
     """What happens when, in seconds from the start of the clip."""
-    shift = arrangement.transposition + arrangement.octaves
     chords = (
         (begin * quarter, end * quarter, chord_name(root, quality, arrangement.transposition))
         for begin, end, root, quality in piece.chords
     )
-    melody = ((begin * quarter, end * quarter, pitch + shift) for begin, end, pitch in piece.melody)
+    pitches = arrangement.pitch(np.array([pitch for *_, pitch in piece.melody]), piece.melody_part)
+    melody = (
+        (begin * quarter, end * quarter, pitch)
+        for (begin, end, _), pitch in zip(piece.melody, pitches.tolist(), strict=True)
+    )
     return {
         "beats": clip_times(piece.beats * quarter, start, seconds),
         "downbeats": clip_times(piece.downbeats * quarter, start, seconds),

@@ -20,7 +20,7 @@ from ..errors import PartitaError, printable
 from ..registry import register
 from .annotations import FILE_KEYS, known_fields, read_manifest, read_sidecar
 from .audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
-from .base import Damaged, Source, Split, Summary
+from .base import UNKNOWN_LICENSE, Damaged, Origin, Source, Split, Summary
 from .labels import clip_spans, clip_times
 from .splits import check_fractions, split_names
 
@@ -56,6 +56,7 @@ class Folder(Source):
         manifest: A ``.jsonl``, ``.csv`` or ``.tsv`` file, in the folder or anywhere; none to use side-car files.
         validation: Fraction of the files for validation.
         test: Fraction of the files for the test.
+        license: Under which the files may be used, as it is to stand in reports and model cards, such as ``CC BY 4.0``.
     """
 
     fields = frozenset(
@@ -64,7 +65,14 @@ class Folder(Source):
     )
     fields_known = False
 
-    def __init__(self, path: str, manifest: str | None = None, validation: float = 0.05, test: float = 0.05) -> None:
+    def __init__(
+        self,
+        path: str,
+        manifest: str | None = None,
+        validation: float = 0.05,
+        test: float = 0.05,
+        license: str | None = None,
+    ) -> None:
         if not path:
             raise ValueError("path is empty: give the folder of the audio files")
         check_fractions(validation, test)
@@ -72,6 +80,7 @@ class Folder(Source):
         self.manifest = manifest
         self.validation = validation
         self.test = test
+        self.license = license
         self._splits: dict[Split, list[_Entry]] | None = None
 
     def setup(self) -> None:
@@ -124,6 +133,11 @@ class Folder(Source):
     def label(self) -> str:
         """Name of the folder."""
         return printable(_place(self.path).absolute().name) or self.registered_name
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The files, under the license that their owner states."""
+        return [Origin(f"audio files in {self.label}", self.license or f"{UNKNOWN_LICENSE}: `license` of the data")]
 
     def advice(self, field: str) -> str:
         """Where what is missing can be written."""

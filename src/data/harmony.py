@@ -34,8 +34,19 @@ _PROFILES = np.array(
         [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17],
     ]
 )
-_FINAL_BASS = 0.25
-"""How much of a correlation it is worth that a piece ends on its tonic."""
+KEY_PROFILES = np.array(
+    [
+        [0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400],
+        [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
+    ]
+)
+"""Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
+D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook."""
+
+_ENDING = 0.25
+"""How much of a correlation the ending of a piece is worth."""
+_HOME = 0.1
+"""How much of a correlation it is worth that a clip is from a piece in that key."""
 
 
 def key_name(tonic: int, mode: int) -> str:
@@ -51,15 +62,63 @@ def find_key(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray) -> tupl
     """Tonic (pitch class) and mode (0 major, 1 minor) of a piece.
 
     The histogram of pitch classes is correlated with the profile of each key (C. Krumhansl, Cognitive Foundations of
-    Musical Pitch, 1990, ch. 4); the last bass note speaks for its own keys.
+    Musical Pitch, 1990, ch. 4), and the ending speaks for the key that it closes. The final bass note is taken for the
+    tonic, in the mode of the thirds before the last chord: a last major chord is a Picardy third where these are minor.
+    Where the tones before it are those of the minor key a fifth below, the last chord is the dominant of that key: a
+    Phrygian ending, or a half cadence.
     """
-    histogram = np.bincount(pitch % 12, weights=duration, minlength=12)
-    end = (onset + duration).max()
-    final = pitch[onset + duration > end - 1e-3].min() % 12
-    scores = np.array(
-        [[np.corrcoef(np.roll(profile, tonic), histogram)[0, 1] for tonic in range(12)] for profile in _PROFILES]
-    )
-    scores[:, final] += _FINAL_BASS
+    end, last = (onset + duration).max(), onset.max()
+    final = int(pitch[onset + duration > end - 1e-3].min() % 12)
+    scores = _fits(_PROFILES, _sounding(onset, duration, pitch, 0.0, end))
+    degrees = np.roll(_sounding(onset, duration, pitch, 0.0, last), -final)
+    minor_second, second, minor_third, third, minor_sixth, sixth = degrees[[1, 2, 3, 4, 8, 9]]
+    if minor_second > second or (third > minor_third and minor_sixth > sixth):
+        scores[1, (final + 5) % 12] += _ENDING
+    else:
+        scores[int(minor_third > third), final] += _ENDING
+    return _best(scores)
+
+
+def find_clip_key(
+    onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, start: float, end: float, home: tuple[int, int]
+) -> tuple[int, int]:
+    """Tonic and mode of what sounds between ``start`` and ``end`` of a piece, which may have left its key.
+
+    In a few bars, how often a tone occurs says more than how stable it is felt to be, so that the profiles are others
+    than those of a whole piece. Of 15 chorales, this is the key that an analyst heard in 79 % of all stretches of eight
+    quarter notes; the key of the piece is that in 60 %.
+
+    Args:
+        onset: Of each note of the piece, in quarter notes.
+        duration: Likewise.
+        pitch: MIDI.
+        start: Of the clip, in quarter notes.
+        end: Likewise.
+        home: Key of the piece, which decides where the clip leaves it open.
+    """
+    if start <= onset.min() and end >= (onset + duration).max():
+        return home
+    scores = _fits(KEY_PROFILES, _sounding(onset, duration, pitch, start, end))
+    scores[home[1], home[0]] += _HOME
+    return _best(scores)
+
+
+def _sounding(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, start: float, end: float) -> np.ndarray:
+    """How long each pitch class sounds between two moments: ``[12]``."""
+    overlap = np.minimum(onset + duration, end) - np.maximum(onset, start)
+    return np.bincount(pitch % 12, weights=overlap.clip(0), minlength=12)
+
+
+def _fits(profiles: np.ndarray, histogram: np.ndarray) -> np.ndarray:
+    """The correlation of a histogram ``[12]`` with each key ``[mode, tonic]``; zero where nothing tells them apart."""
+    keys = np.stack([np.roll(profiles, tonic, axis=1) for tonic in range(12)], axis=1)
+    keys = keys - keys.mean(-1, keepdims=True)
+    tones = histogram - histogram.mean()
+    norm = np.linalg.norm(keys, axis=-1) * np.linalg.norm(tones)
+    return keys @ tones / np.maximum(norm, 1e-9)
+
+
+def _best(scores: np.ndarray) -> tuple[int, int]:
     mode, tonic = np.unravel_index(scores.argmax(), scores.shape)
     return int(tonic), int(mode)
 

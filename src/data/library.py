@@ -28,10 +28,11 @@ import numpy as np
 
 from ..errors import PartitaError
 from ..files import replacing_file
+from .licenses import restriction
 from .scores import Piece, read_pieces
 from .tunes import tune_families
 
-FORMAT = 2
+FORMAT = 3
 """Of the file; to be raised when what is in it changes."""
 
 GENRES = {
@@ -70,18 +71,21 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partita"
 
 
-def load_pieces(collections: Sequence[str], limit: int | None, cache_dir: Path | None) -> tuple[list[Piece], list[str]]:
+def load_pieces(
+    collections: Sequence[str], limit: int | None, cache_dir: Path | None, restricted: bool = False
+) -> tuple[list[Piece], list[str]]:
     """The pieces of some collections and a line on each score that could not be read; parsed at the first call.
 
     Args:
         collections: Out of :data:`GENRES`.
         limit: Number of scores to read, drawn evenly from all; all where none is given.
         cache_dir: Where the parsed scores are kept; :func:`default_cache_dir` where none is given.
+        restricted: Whether to read those that are not free to use, too.
 
     Raises:
         PartitaError: music21 or its corpus is missing, or no score could be read.
     """
-    paths = score_files(collections)
+    paths = {name: path for name, path in score_files(collections).items() if restricted or not restriction(name)}
     # Another hash than that of the splits, or the first pieces would all be of one.
     names = sorted(paths, key=lambda name: hashlib.sha256(f"draw/{name}".encode()).digest())[:limit]
     folder = cache_dir or default_cache_dir()
@@ -102,6 +106,11 @@ def load_pieces(collections: Sequence[str], limit: int | None, cache_dir: Path |
         except OSError as error:
             warnings.warn(f"cannot keep the parsed scores in {file} ({error}); set PARTITA_CACHE", stacklevel=2)
     return stored
+
+
+def count_restricted(collections: Sequence[str]) -> int:
+    """How many scores of some collections are not free to use."""
+    return sum(restriction(name) is not None for name in score_files(collections))
 
 
 def score_files(collections: Sequence[str]) -> dict[str, Path]:

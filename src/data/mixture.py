@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ..contracts import Example
 from ..seeds import derive_seed
-from .base import Damaged, Member, Source, Split, Summary
+from .base import Damaged, Member, Origin, Source, Split, Summary
 
 
 class Mixture(Source):
@@ -63,6 +63,11 @@ class Mixture(Source):
         """Whether all of them know what they supply."""
         return all(source.fields_known for source in self.sources)
 
+    @property
+    def revision(self) -> int:  # type: ignore[override]
+        """Goes up with that of any of them."""
+        return sum(source.revision for source in self.sources)
+
     def setup(self) -> None:
         """Set each of them up."""
         for source in self.sources:
@@ -111,7 +116,13 @@ class Mixture(Source):
             splits,
             sum((Counter(summary.known) for summary in summaries), Counter()),
             None if None in seconds else math.fsum(filter(None, seconds)),
+            "; ".join(filter(None, (summary.left_out for summary in summaries))),
         )
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """What any of them is made of, each once."""
+        return list(dict.fromkeys(origin for source in self.sources for origin in source.origins))
 
     def advice(self, field: str) -> str:
         """That of each of them that has some."""

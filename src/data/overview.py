@@ -25,6 +25,11 @@ def supplies(source: Source) -> list[str]:
     ]
 
 
+def provenance(source: Source) -> list[str]:
+    """Also before its setup: a line on everything that it is made of, with the license."""
+    return [f"made of {origin.what}: {origin.license}" for origin in source.origins]
+
+
 def gaps(source: Source, reads: Mapping[str, str]) -> list[str]:
     """After its setup: a line for each reader that gets nothing of some pieces.
 

@@ -8,19 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data.harmony import NO_CHORD, QUALITIES, chord_name, key_name
+from ..data.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
 from .clips import LabelMeans, Pieces
 
-# Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
-# D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook.
-_KEYS = np.array(
-    [
-        [0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400],
-        [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
-    ]
-)
 _UNKNOWN_KEY = "X"
 _TRIADS = (0, 1)  # of the qualities, major and minor
 _THIRD_HARMONIC = 0.3
@@ -55,7 +47,7 @@ def estimate_key(chroma: np.ndarray) -> str:
     >>> estimate_key(np.array([[1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1.0], [1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]]))
     'C major'
     """
-    correlation = _standard(_in_all_keys(_KEYS)) @ _standard(chroma.mean(0))
+    correlation = _standard(_in_all_keys(KEY_PROFILES)) @ _standard(chroma.mean(0))
     if not correlation.any():
         return _UNKNOWN_KEY
     mode, tonic = divmod(int(correlation.argmax()), CLASSES)

@@ -3,7 +3,7 @@
     python benchmarks/attacks.py
 
 Every third key of an instrument's range is held for a second at 44.1 kHz. Its level is the RMS of windows of 20 ms,
-whose time is that of their center; of keys below 50 Hz, whose periods are longer, of windows of two periods. The
+whose time is that of their center; of keys below 100 Hz, whose periods are longer, of windows of two periods. The
 sustained level is the median of the second half of that second. What fades, such as a piano, is then past its peak,
 and counts as heard at once. The figures are medians over the keys, in seconds, and the slowest key.
 """

@@ -17,6 +17,7 @@ from partita import cli
 from partita.card import collect
 from partita.conditioners.base import JointConditioner
 from partita.contracts import Condition, ConditionSpec, Example, Representation
+from partita.data.base import Source
 from partita.data.examples import Examples
 from partita.data.library import default_cache_dir
 from partita.embedders import read_embedder, read_reference
@@ -539,12 +540,16 @@ def test_scores_can_be_added_to_clips_that_are_there(run):
     assert {"FAD (log-mel-16khz)", "KLD (toy-listener)"} <= more["metrics"].keys()
 
 
-def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path):
+def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path, monkeypatch):
     evaluate(run, options=FEW)
     with pytest.raises(PartitaError, match=r"something else.*-o[\s\S]*seed: 0 → 1"):
         evaluate(run, options=Evaluation(clips=5, reference_clips=6, duration=1.0, seed=1))
     more = replace(FEW, clips=6, reference_clips=7)
     assert evaluate(run, options=more)["request"]["clips"] == 6  # of the same clips there can be more
+    with monkeypatch.context() as changed:  # the data gives other clips than it did before
+        changed.setattr(Source, "revision", 1)
+        with pytest.raises(PartitaError, match=r"something else[\s\S]*data_revision: None → 1"):
+            evaluate(run, options=FEW)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(PartitaError, match="not empty"):

@@ -1,4 +1,4 @@
-"""The corpus: exact labels, exact repetition."""
+"""The corpus: exact notes, beats and tempo, estimated keys and chords, exact repetition."""
 
 import hashlib
 import pickle
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from partita.data.arrangement import INSTRUMENTS
 from partita.data.corpus import Corpus
 from partita.data.harmony import PITCH_CLASSES
+from partita.data.soundfont import SoundFont
+from partita.data.synthesizer import Synthesizer
 
 RATE = 16000
 
@@ -95,8 +98,68 @@ def test_other_seeds_give_other_clips(corpus):
 
 def test_the_arrangement_does_not_depend_on_rate_and_length(corpus):
     one, other = read(corpus, 2, 5), read(corpus, 2, 5, seconds=4.0, sample_rate=24000, channels=2)
+    for name in ("instruments", "tempo", "seconds_total"):
+        assert one.fields[name] == other.fields[name]
+    other = read(corpus, 2, 5, sample_rate=24000, channels=2)
     for name in ("text", "instruments", "key", "tempo", "seconds_total"):
         assert one.fields[name] == other.fields[name]
+
+
+def test_the_key_is_that_of_the_clip(cache):
+    """A piece in C major with a middle in A flat minor; the caption tells the key of what is heard."""
+    source = Corpus(limit=6, transposition=(0, 0), tempo=(60.0, 60.0), cache_dir=cache)
+    source.setup()
+    piece = source._pieces[source._splits["train"][0]]
+    scales = [(60, 64, 67, 65, 69, 71, 62, 67)] * 8 + [(68, 71, 75, 73, 76, 79, 70, 75)] * 4 + [(60, 64, 67, 62, 60)]
+    piece.pitch = np.array([pitch for scale in scales for pitch in scale])
+    piece.onset, piece.part = np.arange(float(len(piece.pitch))), np.zeros(len(piece.pitch), np.int64)
+    piece.duration, piece.beat_length = np.ones(len(piece.pitch)), 1.0
+    piece.key, piece.melody, piece.melody_part = (0, 0), [], 0
+    keys = {}
+    for seed in range(40):
+        fields = read(source, 0, seed, seconds=8.0, sample_rate=4000).fields
+        start = fields["seconds_start"]
+        where = "C major" if start < 56 else "Ab minor" if 64 <= start <= 88 else None
+        if where:
+            keys.setdefault(where, set()).add(fields["key"])
+            told = [name for name in ("C major", "Ab minor", "major-key", "minor-key", "major key", "minor key")]
+            assert not [name for name in told if name in fields["text"] and where.split()[-1] not in name]
+    assert keys == {"C major": {"C major"}, "Ab minor": {"Ab minor"}}
+    assert read(source, 0, 1, seconds=None, sample_rate=4000).fields["key"] == "C major"
+
+
+@pytest.mark.parametrize(
+    ("instruments", "ranges"),
+    [
+        (("oboe",), {68: (58, 93)}),  # B flat 3 to A 6
+        (("flute", "trumpet"), {73: (59, 96), 56: (54, 86)}),
+    ],
+)
+def test_instruments_play_only_what_they_have(cache, monkeypatch, instruments, ranges):
+    """Nothing that is too high or low for the real instrument, or has no sample; the melody is labeled as played."""
+    played = []
+
+    def render(self, notes, program, num_samples):
+        played.extend((program, note) for note in notes)
+        return np.zeros((self.channels, num_samples), np.float32)
+
+    monkeypatch.setattr(Synthesizer, "render", render)
+    source, font = Corpus(limit=6, instruments=instruments, mixed=0.5, cache_dir=cache), SoundFont()
+    for seed in range(12):
+        played.clear()
+        fields = read(source, seed % 4, seed, seconds=None).fields
+        for program, note in played:
+            assert ranges[program][0] <= note.pitch <= ranges[program][1]
+            assert any(zone.keys[0] <= note.pitch <= zone.keys[1] for zone in font.zones(program))
+        heard = {(round(note.onset, 4), note.pitch) for _, note in played}
+        assert {(round(start, 4), pitch) for start, _, pitch in fields["melody"]} <= heard
+
+
+def test_every_key_in_the_range_of_an_instrument_has_a_sample():
+    font = SoundFont()
+    for instrument in INSTRUMENTS.values():
+        covered = {key for zone in font.zones(instrument.program) for key in range(zone.keys[0], zone.keys[1] + 1)}
+        assert set(range(instrument.lowest, instrument.highest + 1)) <= covered
 
 
 def test_a_piece_shorter_than_the_clip_is_padded(corpus):

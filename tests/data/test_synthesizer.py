@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.signal import hilbert
 
 from partita.data.arrangement import INSTRUMENTS
 from partita.data.soundfont import SoundFont
@@ -60,6 +61,21 @@ def test_a_clip_is_a_part_of_the_whole():
     whole = synthesizer().render(notes, 6, 2 * RATE)
     moved = [note._replace(onset=note.onset - 0.5) for note in notes]
     assert np.allclose(synthesizer().render(moved, 6, RATE), whole[:, RATE // 2 : RATE // 2 + RATE], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["strings", "choir", "church organ", "french horn", "trumpet", "piano"])
+def test_instruments_are_heard_as_long_after_the_onset_as_their_table_says(name):
+    """The level is that of the analytic signal, smoothed; the figures were measured as the power of short windows."""
+    instrument, times = INSTRUMENTS[name], []
+    for key in range(instrument.lowest, instrument.highest + 1, 6):
+        sound = synthesizer().render([Note(0.0, 1.1, key, 100)], instrument.program, round(1.1 * RATE))[0]
+        smooth = np.hanning(max(RATE // 25, round(2.5 * RATE / (440 * 2 ** ((key - 69) / 12)))))
+        level = np.convolve(np.abs(hilbert(sound)), smooth / smooth.sum(), "same")[:RATE]
+        sustained = np.median(level[RATE // 2 :])
+        times.append([(level >= share * sustained).argmax() / RATE for share in (0.5, 0.9)])
+    half, full = np.median(times, axis=0)
+    assert abs(half - instrument.half) < 0.025
+    assert abs(full - instrument.full) < 0.04
 
 
 def test_louder_and_stereo():

@@ -20,7 +20,7 @@ class Instrument(NamedTuple):
         highest: Likewise.
         gain: Makes instruments equally loud.
         half: Seconds after the labeled onset of a note until it reaches half of the amplitude that it sustains.
-        full: Seconds until it reaches 90 %. Both are medians over the range, as ``benchmarks/attacks.py`` measures them.
+        full: Seconds until it reaches 90 %. Both are medians over the range, measured by ``benchmarks/attacks.py``.
     """
 
     program: int
@@ -82,7 +82,7 @@ class Arrangement:
     def pitch(self, written: np.ndarray, part: int) -> np.ndarray:
         """What is heard of MIDI pitches ``[N]`` in the score of a part: all of them on its instrument.
 
-        A note that is still beyond its range is played an octave higher or lower, or as many as it takes, as players do.
+        A note that is still beyond its range is played as many octaves higher or lower as it takes.
         """
         instrument = INSTRUMENTS[self.parts[part]]
         pitch = written + self.transposition + self.octaves[part]

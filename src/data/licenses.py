@@ -62,4 +62,7 @@ def corpus_origins(collections: Sequence[str], restricted: bool) -> list[Origin]
             terms += f"; restricted: some {', '.join(sorted(reasons)).replace('bears', 'bear')}"
         if restricted or collection not in RESTRICTED:
             origins.append(Origin(f"scores of {collection}, from music21's corpus", terms))
-    return [*origins, Origin("sounds of TimGM6mb.sf2, from pretty_midi", "no license is stated in the package (whose code is MIT)")]
+    return [
+        *origins,
+        Origin("sounds of TimGM6mb.sf2, from pretty_midi", "no license is stated in the package (whose code is MIT)"),
+    ]

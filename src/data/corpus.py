@@ -164,10 +164,8 @@ class Corpus(Source):
         """How many pieces there are, and how many scores were left out because they are restricted."""
         self.setup()
         count = 0 if self.restricted else count_restricted(self.collections)
-        left_out = (
-            f"{count:,} restricted score{'s' * (count > 1)} left out (restricted: true takes them in)" if count else ""
-        )
-        return replace(super().summary, left_out=left_out)
+        left_out = f"{count:,} restricted score{'s' * (count > 1)} left out (restricted: true takes them in)"
+        return replace(super().summary, left_out=left_out if count else "")
 
     @property
     def origins(self) -> list[Origin]:

@@ -1,7 +1,8 @@
 """What the corpus is made of and under which licenses, as the installed music21 10.5 and pretty_midi 0.2.11 state them.
 
-Read from the license files of music21 (the package's own, ``corpus/license.txt``, ``corpus/essenFolksong/license.txt``),
-from the notices inside of the scores, and from the package and the information chunk of the SoundFont.
+Read from the license files of music21 (that of the package, ``corpus/license.txt`` and
+``corpus/essenFolksong/license.txt``), from the notices inside of the scores, and from the package and the information
+chunk of the SoundFont.
 """
 
 from __future__ import annotations

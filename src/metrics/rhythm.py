@@ -119,8 +119,8 @@ class RhythmAgreement(LabelMeans):
 
         ``tempo_accuracy_1``: the fraction within 4 % of the tempo; ``tempo_accuracy_2``: of it, half or double
         (F. Gouyon et al., IEEE TASLP 14, 2006, where three times or a third count too); ``beat_f_measure``: of beats
-        within 70 ms, by when every instrument of the corpus has at least half of its level. Each with its bounds ``…_low`` and ``…_high``, and ``…_clips`` and ``…_pieces``, how many have the
-        label.
+        within 70 ms, by when every instrument of the corpus has at least half of its level. Each with its bounds
+        ``…_low`` and ``…_high``, and ``…_clips`` and ``…_pieces``, how many have the label.
         """
         return super().compute()
 

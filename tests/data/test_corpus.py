@@ -122,8 +122,8 @@ def test_the_key_is_that_of_the_clip(cache):
         where = "C major" if start < 56 else "Ab minor" if 64 <= start <= 88 else None
         if where:
             keys.setdefault(where, set()).add(fields["key"])
-            told = [name for name in ("C major", "Ab minor", "major-key", "minor-key", "major key", "minor key")]
-            assert not [name for name in told if name in fields["text"] and where.split()[-1] not in name]
+            other = "minor" if where == "C major" else "major"
+            assert other not in fields["text"]
     assert keys == {"C major": {"C major"}, "Ab minor": {"Ab minor"}}
     assert read(source, 0, 1, seconds=None, sample_rate=4000).fields["key"] == "C major"
 

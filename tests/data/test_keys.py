@@ -59,7 +59,7 @@ def test_endings(names, key):
 
 
 def test_a_clip_has_a_key_of_its_own_and_that_of_the_piece_where_nothing_tells():
-    notes = chords(*"Am Dm E Am C F G C C F G C Am Dm E Am".split())
+    notes = chords(*["Am", "Dm", "E", "Am", "C", "F", "G", "C", "C", "F", "G", "C", "Am", "Dm", "E", "Am"])
     home = find_key(*notes)
     assert key_name(*home) == "A minor"
     assert key_name(*find_clip_key(*notes, 16.0, 48.0, home)) == "C major"

@@ -2,8 +2,8 @@
 
     python benchmarks/ranking.py runs/chorales-hybrid-tiny --clips 64
 
-The codec comes trained from the run, whose data must be the corpus: its labels are exact. Prints all figures, and marks
-the rows that are not as :data:`EXPECTED` has them.
+The codec comes trained from the run, whose data must be the corpus: its notes and beats are exact, its keys
+and chords estimates from the score. Prints all figures, and marks the rows that are not as :data:`EXPECTED` has them.
 """
 
 import argparse

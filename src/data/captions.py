@@ -39,19 +39,23 @@ def tempo_class(tempo: float) -> str:
     return "slow" if tempo < SLOW_BELOW else "fast" if tempo >= FAST_FROM else "moderate"
 
 
-def caption(rng: np.random.Generator, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
+def wording(rng: np.random.Generator, tempo: float) -> tuple[str, str]:
+    """How a caption says things: its sentence, with gaps, and the word for a tempo in beats per minute."""
+    speed = str(rng.choice(_TEMPO_WORDS[tempo_class(tempo)]))
+    return str(rng.choice(_WORDINGS)), speed
+
+
+def caption(words: tuple[str, str], *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
     """A caption, such as "a slow chorale in G minor for church organ".
 
     Args:
-        rng: Decides the wording.
+        words: Its :func:`wording`.
         genre: Kind of piece.
         key: Tonic and mode.
         tempo: Beats per minute.
         instruments: Names, in any order.
     """
-    speed = str(rng.choice(_TEMPO_WORDS[tempo_class(tempo)]))
-    wording = str(rng.choice(_WORDINGS))
-    return _worded(wording, speed, genre=genre, key=key, tempo=tempo, instruments=instruments)
+    return _worded(*words, genre=genre, key=key, tempo=tempo, instruments=instruments)
 
 
 def reworded(text: str, told: Mapping[str, Any], instead: Mapping[str, Any]) -> str | None:
@@ -69,13 +73,13 @@ def reworded(text: str, told: Mapping[str, Any], instead: Mapping[str, Any]) -> 
     'a lively chorale in G minor for harp'
     """
     words, other = (_TEMPO_WORDS[tempo_class(of["tempo"])] for of in (told, instead))
-    for wording, (speed, changed) in product(_WORDINGS, zip(words, other, strict=True)):
-        if _worded(wording, speed, **told) == text:
-            return _worded(wording, changed, **instead)
+    for sentence, (speed, changed) in product(_WORDINGS, zip(words, other, strict=True)):
+        if _worded(sentence, speed, **told) == text:
+            return _worded(sentence, changed, **instead)
     return None
 
 
-def _worded(wording: str, speed: str, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
+def _worded(sentence: str, speed: str, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
     words = {
         "tempo": speed,
         "a tempo": _with_article(speed),
@@ -86,7 +90,7 @@ def _worded(wording: str, speed: str, *, genre: str, key: str, tempo: float, ins
         "bpm": f"{tempo:.0f}",
         "instruments": _enumeration(instruments),
     }
-    return wording.format_map(words)
+    return sentence.format_map(words)
 
 
 def _with_article(word: str) -> str:

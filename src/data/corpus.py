@@ -15,7 +15,7 @@ from ..contracts import Example
 from ..registry import did_you_mean, register
 from .arrangement import INSTRUMENTS, Arrangement, arrange
 from .base import Origin, Source, Split, Summary
-from .captions import caption, reworded
+from .captions import caption, reworded, wording
 from .harmony import chord_name, find_clip_key, key_name
 from .labels import clip_spans, clip_times
 from .library import GENRES, count_restricted, genre, load_pieces
@@ -197,6 +197,7 @@ class Corpus(Source):
             tempo=self.tempo,
             transposition=self.transposition,
         )
+        words = wording(rng, arrangement.tempo)
         quarter = 60 / (arrangement.tempo * piece.beat_length)
         music = piece.length * quarter
         total = music + LONGEST_RELEASE
@@ -208,7 +209,7 @@ class Corpus(Source):
         num_samples = min(length, round((total - start) * sample_rate))
         key = _key(piece, arrangement, start / quarter, (start + num_samples / sample_rate) / quarter)
         text = caption(
-            rng, genre=genre(piece.id), key=key, tempo=arrangement.tempo, instruments=arrangement.instruments
+            words, genre=genre(piece.id), key=key, tempo=arrangement.tempo, instruments=arrangement.instruments
         )
         stems = self._render(piece, arrangement, quarter, start, num_samples, sample_rate, channels)
         stems = {name: np.pad(stem, ((0, 0), (0, length - num_samples))) for name, stem in stems.items()}

@@ -41,7 +41,8 @@ KEY_PROFILES = np.array(
     ]
 )
 """Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
-D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook."""
+D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook. Keys of clips are
+estimated with them from the score as well as from audio, so that the two differ in what sounds alone."""
 
 _ENDING = 0.25
 """How much of a correlation the ending of a piece is worth."""

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from .errors import PartitaError
 from .files import replacing_folder
-from .limits import LARGEST_CONFIG, LARGEST_VOCABULARY, MOST_FETCHED, MOST_LISTED, TooMuch, beyond
+from .hub_cache import cache_folder, check_copies
+from .hub_errors import as_messages
+from .limits import (
+    LARGEST_CONFIG,
+    LARGEST_RESULTS,
+    LARGEST_VOCABULARY,
+    MOST_FETCHED,
+    MOST_LISTED,
+    TooMuch,
+    beyond,
+)
+from .patience import Silent, patiently
 from .untrusted import check_name
 
 SHOWN = ("README.md", "samples/*.flac", "samples/*.png")
@@ -36,28 +46,31 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
         revision: A branch, a tag or a commit; ``main`` where none is given.
 
     Raises:
-        PartitaError: No such repository or revision, no access, files that are refused, or no network and nothing in
-            the cache.
+        PartitaError: No such repository or revision, no access, files that are refused, a Hub that is out of reach,
+            busy or silent and nothing in the cache, or something else in the cache than the Hub has.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
-    with _translated(repo_id, revision, ", and it is not in the local cache"):
+    download = partial(snapshot_download, repo_id, revision=revision, allow_patterns=list(patterns))
+    with as_messages(repo_id, revision, ", and it is not in the local cache"):
         try:
-            commit = _check_listing(repo_id, patterns, revision)
-        except (PartitaError, HFValidationError, RevisionNotFoundError):
-            raise
+            commit, sizes = patiently(lambda: _check_listing(repo_id, patterns, revision))
         except Exception as error:
+            answered = isinstance(error, PartitaError | HFValidationError | RevisionNotFoundError)
+            if answered and not isinstance(error, Silent):
+                raise
             try:  # out of reach, but what was fetched before is still here
-                kept = snapshot_download(
-                    repo_id, revision=revision, allow_patterns=list(patterns), local_files_only=True
-                )
+                kept = Path(download(local_files_only=True))
             except Exception:
                 raise error from None
-            return Path(kept)
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+            check_copies(kept, _files(kept, patterns))
+            return kept
+        before = {path.name for path in (cache_folder(repo_id) / "blobs").glob("*")}
+        folder = Path(patiently(download, LARGEST_RESULTS + 2 * sum(sizes.values())))
         if folder.name != commit:
             raise PartitaError(f"{repo_id} changed while it was downloaded: run the same command again")
+        check_copies(folder, list(sizes), sizes, before)
         return folder
 
 
@@ -84,7 +97,7 @@ def pull(repo_id: str, output: str | Path | None = None, revision: str | None = 
     wanted = [*FILES, *SHOWN]
     snapshot = fetch(repo_id, wanted, revision)
     load(snapshot)  # which checks it
-    names = _matching([p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()], wanted)
+    names = _files(snapshot, wanted)
     with replacing_folder(folder) as new:
         for name in names:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +115,7 @@ def check_id(repo_id: str) -> None:
 
     if repo_id.count("/") != 1:
         raise PartitaError(f"{repo_id!r} is not a hub id: expected user/name")
-    with _translated(repo_id, None):
+    with as_messages(repo_id, None):
         validate_repo_id(repo_id)
 
 
@@ -146,15 +159,16 @@ def push(
     for name in (branch, tag):
         if name is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name, re.ASCII):
             raise PartitaError(f"a branch or tag is made of letters, digits and . - _ /, such as v1.0, not {name!r}")
-    with _translated(repo_id, branch):  # before the minutes that follow
+
+    def check() -> None:
         api.whoami()
         if license is not None:
             ModelCard(f"---\n{yaml.safe_dump({'license': license})}---\n").validate()
         known = api.list_repo_refs(repo_id).tags if tag is not None and api.repo_exists(repo_id) else []
         if tag in [other.name for other in known]:
             raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
-    files = collect(run, repo_id, license=license, examples=examples, report=report)
-    with _translated(repo_id, branch):
+
+    def publish() -> str:
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         if branch is not None:
             api.create_branch(repo_id, branch=branch, exist_ok=True)
@@ -169,7 +183,13 @@ def push(
         )
         if tag is not None:
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
-    return str(commit.commit_url)
+        return str(commit.commit_url)
+
+    with as_messages(repo_id, branch):
+        patiently(check)  # before the minutes that follow
+    files = collect(run, repo_id, license=license, examples=examples, report=report)
+    with as_messages(repo_id, branch):
+        return patiently(publish)
 
 
 def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:
@@ -189,8 +209,8 @@ def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:
                 shutil.copyfile(content, new / name)
 
 
-def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) -> str:
-    """The commit that ``revision`` is, after a look at all the files in it."""
+def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) -> tuple[str, dict[str, int]]:
+    """The commit that ``revision`` is, and the sizes of its files that are wanted, after a look at all of them."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -215,71 +235,14 @@ def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) 
     total, free = sum(sizes[name] for name in wanted), shutil.disk_usage(place).free
     if total > free:
         raise PartitaError(f"{repo_id} is {total:,} bytes to download, and {place} has {free:,} free: make room")
-    return commit
+    return commit, {name: sizes[name] for name in wanted}
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[str]:
+    return _matching([p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()], patterns)
 
 
 def _matching(names: list[str], patterns: Sequence[str]) -> list[str]:
     from huggingface_hub.utils import filter_repo_objects
 
     return list(filter_repo_objects(names, allow_patterns=list(patterns)))
-
-
-@contextmanager
-def _translated(repo_id: str, revision: str | None, away: str = "") -> Iterator[None]:
-    """What goes wrong with the Hub, as one message each; ``away`` is added where it cannot be reached."""
-    from huggingface_hub import errors
-
-    login = "log in with `hf auth login`, or set HF_TOKEN"
-    try:
-        yield
-    except PartitaError:
-        raise
-    except errors.HFValidationError as error:
-        raise PartitaError(f"{repo_id!r} is not a hub id (user/name): {error}") from None
-    except errors.LocalTokenNotFoundError:
-        raise PartitaError(f"the hub does not know who you are: {login}") from None
-    except errors.GatedRepoError:
-        raise PartitaError(
-            f"{repo_id} is gated: accept its terms on its page, then log in with `hf auth login`"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise PartitaError(
-            f"{repo_id} has no revision {revision or 'main'!r}: give a branch, a tag or a commit"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise PartitaError(f"no {repo_id} on the hub, or it is private: check the name, or {login}") from None
-    except errors.HfHubHTTPError as error:
-        raise PartitaError(_answer(repo_id, error, login)) from None
-    except ValueError as error:
-        if not isinstance(error.__context__, errors.HfHubHTTPError):
-            raise
-        said = error.__context__.server_message or str(error)
-        raise PartitaError(f"the hub refuses the model card: {' '.join(said.split())}") from None
-    except Exception as error:
-        inner = (isinstance(error, RuntimeError) and error.__cause__) or error  # of an upload in a thread
-        if isinstance(inner, errors.HfHubHTTPError):
-            raise PartitaError(_answer(repo_id, inner, login)) from None
-        network = isinstance(inner, ConnectionError | TimeoutError | errors.LocalEntryNotFoundError)
-        if isinstance(inner, OSError) and inner.errno is not None and not network:  # a full disk, say
-            raise PartitaError(f"{repo_id}: {inner}") from None
-        if not (isinstance(inner, OSError) or type(inner).__module__.startswith("http")):  # httpx, or httpx2
-            raise
-        raise PartitaError(
-            f"{repo_id}: the hub cannot be reached{away}: check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
-        ) from None
-
-
-def _answer(repo_id: str, error: Any, login: str) -> str:
-    """What an error of the server means."""
-    status, said = error.response.status_code, error.server_message or str(error).strip().splitlines()[0]
-    if status == 401 and ("credentials" in said or "token" in str(error)):
-        return f"the hub does not accept your token (it may have expired): {login}"
-    if status == 401:
-        return f"no {repo_id} on the hub, or it is private: check the name, or {login}"
-    if status == 403:
-        return f"the hub refuses access to {repo_id}: use a name of your own, or a token that may write there ({said})"
-    if status in (409, 412):
-        return f"{repo_id} changed at the same time: run the same command again ({said})"
-    if status == 429 or status >= 500:
-        return f"the hub is overloaded or has a fault of its own: try again later; nothing has changed ({said})"
-    return f"the hub refuses: {said}"

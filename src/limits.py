@@ -59,6 +59,13 @@ MOST_LISTED = 10_000
 MOST_FETCHED = 1_000
 """Files of a repository that are downloaded."""
 
+LONGEST_SILENCE = 60.0
+"""Seconds in which a server that was asked something sends or takes at least ``LEAST_PROGRESS`` bytes."""
+LEAST_PROGRESS = 6_000
+"""Bytes; 100 a second."""
+MOST_ANSWERS = 20_000
+"""Of a server, to one download or upload."""
+
 MOST_LETTERS = 4_000_000
 """Of all words of a text tokenizer together; those of mT5 have 1.6 million."""
 LONGEST_WORD = 256

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PartitaError
+from .hub_cache import remedy
 from .limits import LARGEST_CONFIG, LARGEST_HEADER, MOST_DIMENSIONS, TooMuch, beyond, kept
 
 DTYPES = {
@@ -142,16 +143,16 @@ def read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
             case _:
                 fits = False
         if not fits:
-            raise PartitaError(f"{path} is damaged: its header does not describe {name[:80]!r} properly")
+            raise PartitaError(f"{path} is damaged: its header does not describe {name[:80]!r} properly{remedy(path)}")
         tensors[name] = (dtype, shape)
         spans.append((begin, end))
     reached = 0
     for begin, end in sorted(spans):
         if begin != reached:
-            raise PartitaError(f"{path} is damaged: its tensors overlap, or leave gaps")
+            raise PartitaError(f"{path} is damaged: its tensors overlap, or leave gaps{remedy(path)}")
         reached = end
     if reached != size:
-        raise PartitaError(f"{path} is damaged: its header describes {reached:,} bytes, it holds {size:,}")
+        raise PartitaError(f"{path} is damaged: its header describes {reached:,} bytes, it holds {size:,}{remedy(path)}")
     return tensors
 
 
@@ -166,7 +167,9 @@ def header_entries(path: Path) -> tuple[dict[str, Any], int]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > size - 8 or beyond(length, LARGEST_HEADER):
-            raise PartitaError(f"{path} is no safetensors file: its header claims {length:,} bytes of {size:,}")
+            raise PartitaError(
+                f"{path} is no safetensors file: its header claims {length:,} bytes of {size:,}{remedy(path)}"
+            )
         return _mapping(file.read(length), path), size - 8 - length
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 from .errors import PartitaError
@@ -54,8 +55,8 @@ def as_messages(repo_id: str, revision: str | None, away: str = "") -> Iterator[
         if refused is not None:
             raise PartitaError(_answer(repo_id, refused, away)) from None
         inner = (isinstance(error, RuntimeError) and error.__cause__) or error  # of an upload in a thread
-        if isinstance(inner, ValueError | KeyError | TypeError | AttributeError | AssertionError):
-            if not str(type(inner).__module__).startswith("json"):
+        if isinstance(inner, ValueError | LookupError | TypeError | AttributeError | AssertionError):
+            if not _is_of_the_client(inner):
                 raise
             raise PartitaError(
                 f"{constants.ENDPOINT} does not answer as the hub does{away}: check HF_ENDPOINT, and whether a proxy "
@@ -95,6 +96,13 @@ def _check_token() -> None:
             f"the token for the hub holds {', '.join(map(repr, wrong))}, which no token does: copy it again into "
             "HF_TOKEN, or log in with `hf auth login`"
         )
+
+
+def _is_of_the_client(error: BaseException) -> bool:
+    """Whether an error arose in the client's code, or below it, which then did not understand an answer."""
+    modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    ours = max((i for i, name in enumerate(modules) if name == __name__.partition(".")[0]), default=-1)
+    return "huggingface_hub" in modules[ours + 1 :]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

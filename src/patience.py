@@ -22,7 +22,6 @@ LONGEST_WAIT = 10
 """Seconds that a busy server may ask for before the client repeats a request by itself."""
 
 _one_at_a_time = threading.Lock()
-_left_behind: list[threading.Thread] = []
 
 
 class Silent(TooMuch):
@@ -33,7 +32,7 @@ class Abandoned(Exception):
     """A conversation that nobody waits for any more has sent another request."""
 
 
-def patiently(ask: Callable[[], Answer], most: int = limits.LARGEST_RESULTS) -> Answer:
+def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
     """The result of a function that asks the Hub, as long as something keeps coming.
 
     The function runs in a thread of its own. Whoever waits can therefore stop waiting at any moment, while the threads
@@ -41,7 +40,7 @@ def patiently(ask: Callable[[], Answer], most: int = limits.LARGEST_RESULTS) -> 
 
     Args:
         ask: Talks to the Hub through ``huggingface_hub``.
-        most: Bytes of all answers together.
+        most: Bytes of all answers together; ``limits.LARGEST_RESULTS`` where none are given.
 
     Raises:
         Silent: Within ``limits.LONGEST_SILENCE`` seconds, less than ``limits.LEAST_PROGRESS`` bytes went back and
@@ -56,15 +55,10 @@ def patiently(ask: Callable[[], Answer], most: int = limits.LARGEST_RESULTS) -> 
         talk = _Talk(before)
         set_client_factory(talk.client)
         try:
-            return talk.wait_for(ask, most)
+            return talk.wait_for(ask, limits.LARGEST_RESULTS if most is None else most)
         finally:
             talk.end()
             set_client_factory(before)
-
-
-def left_behind() -> bool:
-    """Whether a thread of an abandoned conversation still hangs; such a process does not end by itself."""
-    return any(thread.is_alive() for thread in _left_behind)
 
 
 class _Talk:
@@ -126,27 +120,22 @@ class _Talk:
             finally:
                 done.set()
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+        threading.Thread(target=run, daemon=True).start()
         silent, moved, before = 0.0, 0, time.monotonic()
-        try:
-            while not done.wait(min(0.1, limits.LONGEST_SILENCE / 10)):
-                received, now = self._received(), time.monotonic()
-                if self._sent + received - moved >= limits.LEAST_PROGRESS:
-                    silent, moved = 0.0, self._sent + received
-                if self._asking or self._reading:  # not while the client sleeps, or works without these requests
-                    silent += now - before
-                before = now
-                if beyond(silent, limits.LONGEST_SILENCE):
-                    raise Silent(
-                        f"the hub has sent or taken less than {limits.LEAST_PROGRESS:,} bytes in "
-                        f"{limits.LONGEST_SILENCE:g} s: it is overloaded, or the connection is bad: try again later"
-                    )
-                if beyond(received, most) or beyond(self._asked, limits.MOST_ANSWERS):
-                    raise TooMuch("the hub answers without end: refused")
-        except BaseException:
-            _left_behind.append(thread)
-            raise
+        while not done.wait(min(0.1, limits.LONGEST_SILENCE / 10)):
+            received, now = self._received(), time.monotonic()
+            if self._sent + received - moved >= limits.LEAST_PROGRESS:
+                silent, moved = 0.0, self._sent + received
+            if self._asking or self._reading:  # not while the client sleeps, or works without these requests
+                silent += now - before
+            before = now
+            if beyond(silent, limits.LONGEST_SILENCE):
+                raise Silent(
+                    f"the hub has sent or taken less than {limits.LEAST_PROGRESS:,} bytes in "
+                    f"{limits.LONGEST_SILENCE:g} s: it is overloaded, or the connection is bad: try again later"
+                )
+            if beyond(received, most) or beyond(self._asked, limits.MOST_ANSWERS):
+                raise TooMuch("the hub answers without end: refused")
         if errors:
             raise errors[0]
         return results[0]

@@ -152,7 +152,9 @@ def read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
             raise PartitaError(f"{path} is damaged: its tensors overlap, or leave gaps{remedy(path)}")
         reached = end
     if reached != size:
-        raise PartitaError(f"{path} is damaged: its header describes {reached:,} bytes, it holds {size:,}{remedy(path)}")
+        raise PartitaError(
+            f"{path} is damaged: its header describes {reached:,} bytes, it holds {size:,}{remedy(path)}"
+        )
     return tensors
 
 

@@ -88,3 +88,20 @@ def saved_toy(tmp_path_factory):
     torch.manual_seed(0)
     System(load_recipe(folder / "toy.yaml")).save(folder / "system")
     return folder / "system"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub of its own, an empty cache, and alice's token."""
+    from hub_server import Hub
+    from huggingface_hub import constants
+
+    hub = Hub()
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    yield hub
+    hub.close()

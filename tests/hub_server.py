@@ -4,11 +4,15 @@ What the client of huggingface_hub does is what it does with the real Hub: it le
 asks which files go to LFS, uploads those, sends one commit as NDJSON, lists trees page by page and resolves files.
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -63,6 +67,8 @@ class Hub:
     Attributes:
         tokens: Users by token.
         failing: Steps that fail from now on: ``upload`` (of LFS files), ``commit``.
+        faults: By pattern of "METHOD path", what answers such a request instead.
+        spoiled: By pattern of a path, what becomes of the bytes of its answer.
         requests: Method and path of everything that was asked.
     """
 
@@ -71,6 +77,9 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.failing: set[str] = set()
+        self.faults: dict[str, Callable[[_Handler], None]] = {}
+        self.spoiled: dict[str, Callable[[bytes], bytes]] = {}
+        self.closing = threading.Event()
         self.requests: list[tuple[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -80,6 +89,7 @@ class Hub:
 
     def close(self) -> None:
         """Stop answering."""
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -101,6 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         body = self._body()
         self.hub.requests.append((self.command, url.path))
+        for pattern, fault in self.hub.faults.items():
+            if re.search(pattern, f"{self.command} {url.path}"):
+                with suppress(OSError):  # the client has gone
+                    fault(self)
+                self.close_connection = True
+                return
         try:
             for method, pattern, answer in _ROUTES:
                 match = re.fullmatch(pattern, url.path)
@@ -125,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         return content
 
     def _send(self, content: bytes, status: int, headers: dict[str, str]) -> None:
+        for pattern, spoil in self.hub.spoiled.items():
+            if self.command == "GET" and re.search(pattern, urlsplit(self.path).path):
+                content = spoil(content)
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
@@ -314,6 +333,33 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{stop}/{len(content)}"
             content, status = content[start : stop + 1], 206
         self._send(content, status, headers)
+
+
+def refusing(status: int, **headers: str) -> Callable[[_Handler], None]:
+    """A fault: an answer with this status and these headers."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda handler: handler._json({"error": "not now"}, status, named)
+
+
+def silent(handler: _Handler) -> None:
+    """A fault: no answer, ever."""
+    handler.hub.closing.wait()
+
+
+def dripping(start: bytes) -> Callable[[_Handler], None]:
+    """A fault: an answer that begins so, and goes on a letter at a time, for ever."""
+
+    def drip(handler: _Handler) -> None:
+        handler.wfile.write(start)
+        while not handler.hub.closing.wait(0.02):
+            handler.wfile.write(b"a")
+
+    return drip
+
+
+def login_page(handler: _Handler) -> None:
+    """A fault: what a proxy answers in the place of everything."""
+    handler._send(b"<html><body>Please log in</body></html>", 200, {"Content-Type": "text/html"})
 
 
 _ROUTES = [

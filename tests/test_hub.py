@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 import yaml
-from hub_server import Hub
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from test_cli import run as run_cli
@@ -44,20 +43,6 @@ def trained(tmp_path_factory):
     (folder / "run" / "evaluation").mkdir()
     (folder / "run" / "evaluation" / "evaluation.json").write_text(json.dumps({"metrics": figures}))
     return folder / "run"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub of its own, an empty cache, and alice's token."""
-    hub = Hub()
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    yield hub
-    hub.close()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from .data.overview import gaps, overview
 from .errors import PartitaError
 from .limits import LARGEST_RESULTS
 from .plots import png, spectrogram_figure
+from .private import Owner, publishable
 from .score_texts import DISTANCES, clips_text
 from .system import INDEX, System, load
 from .untrusted import own_file, read_json
@@ -36,7 +37,7 @@ def collect(
 ) -> dict[str, Path | bytes]:
     """Everything that is published of a finished system, by its path in the repository.
 
-    Absolute paths in the recipe (of one's data, of weights) are cut down to their last name.
+    What tells of this machine and of its user (paths, names) is taken out of all of it.
 
     Args:
         run: A run folder, or one that ``system.save`` wrote.
@@ -46,13 +47,14 @@ def collect(
         report: Whether ``report.html`` goes along.
 
     Raises:
-        PartitaError: It is no finished system.
+        PartitaError: It is no finished system, or a file tells of this machine what cannot be taken out.
     """
     folder = Path(run)
     if not (folder / INDEX).is_file():
         raise PartitaError(f"{run} holds no system: give the folder of a run or an export")
     system = load(folder)
-    system.plan.values = _portable(system.plan.values)
+    owner = Owner.here(folder, system.plan.values, repo_id)
+    system.plan.values = owner.value(system.plan.values)
     found: dict[str, Path | bytes] = {INDEX: yaml.safe_dump(system.plan.values, sort_keys=False).encode()}
     for name in system.parts:
         for path in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
@@ -72,7 +74,7 @@ def collect(
     found["README.md"] = model_card(
         system, repo_id, license, metrics, captions, notes, _overview(system) if own else ()
     ).encode()
-    return found
+    return publishable(found, owner)
 
 
 def model_card(
@@ -271,16 +273,6 @@ def _settings(system: System) -> str:
 
 def _longest(system: System) -> float:
     return max(stage.window for stage in system.plan.stages.values())
-
-
-def _portable(value: Any) -> Any:
-    """Without what only means something on one machine, and that its owner may not want to tell."""
-    if isinstance(value, Mapping):
-        return {k: _portable(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_portable(v) for v in value]
-    local = isinstance(value, str) and (value.startswith(("~", "/", "../")) or re.match(r"[A-Za-z]:[\\/]", value))
-    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] or "data" if local else value
 
 
 def _line(text: str) -> str:

@@ -1,7 +1,7 @@
 """What lies in the Hub's cache on this machine, compared with what the Hub said it would be.
 
-The cache keeps a file once, under the digest that the Hub lists for it, and links to it from the snapshots. A proxy or a
-broken connection can leave something else there. The client never looks again: as long as it lies there, nothing is
+The cache keeps a file once, under the digest that the Hub lists for it, and links to it from the snapshots. A proxy or
+a broken connection can leave something else there. The client never looks again: as long as it lies there, nothing is
 downloaded anew.
 """
 

@@ -104,8 +104,11 @@ def test_answers_that_never_end_are_given_up(published, cli, saved_toy, impatien
 
 
 def test_a_slow_hub_that_goes_on_is_waited_for(published, impatient, monkeypatch):
-    slow = threading.Event()
-    published.spoiled = {"/resolve/": lambda content: content if slow.wait(0.05) else content}
+    def late(content):
+        published.closing.wait(0.05)
+        return content
+
+    published.spoiled = {"/resolve/|/storage/": late}
     monkeypatch.setattr(limits, "LEAST_PROGRESS", 100)
     assert partita.load("alice/toy").stages
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +32,11 @@ EVALUATED = f"evaluation/{EVALUATION}"
 
 SEED = 2
 
+REPORT_HOLDS = (
+    "report.html holds audio of test pieces, as recorded and as the codec has it: publish it only if you may publish "
+    "those pieces"
+)
+
 
 def collect(
     run: str | Path, repo_id: str, *, license: str | None = None, examples: int = 3, report: bool = False
@@ -44,7 +50,7 @@ def collect(
         repo_id: ``user/name``, for the card.
         license: Identifier on the Hub.
         examples: Clips to generate; only of a run of one's own, whose data is at hand.
-        report: Whether ``report.html`` goes along.
+        report: Whether ``report.html`` goes along. It holds audio of test pieces, which may be under rights of others.
 
     Raises:
         PartitaError: It is no finished system, or a file tells of this machine what cannot be taken out.
@@ -66,7 +72,9 @@ def collect(
         evaluation = read_json(folder / EVALUATED)
         metrics, notes = evaluation.get("metrics", {}), evaluation.get("notes", [])
     if report and (folder / "report.html").is_file():
-        found["report.html"] = own_file(folder, "report.html", LARGEST_RESULTS)
+        page = found["report.html"] = own_file(folder, "report.html", LARGEST_RESULTS)
+        if b"data:audio/" in page.read_bytes():
+            warnings.warn(REPORT_HOLDS, stacklevel=2)
     own = (folder / "logs").is_dir()
     media = dict(_examples(system, examples)) if own else {}
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}

@@ -232,13 +232,22 @@ def push(
     message: Annotated[str | None, typer.Option("--message", "-m", help="Of the commit.")] = None,
     license: Annotated[str | None, typer.Option("--license", help="Of the weights, such as apache-2.0.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Clips to generate for the model card.")] = 3,
-    report: Annotated[bool, typer.Option("--report", help="Upload report.html too.")] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Upload report.html too. It holds audio of test pieces: publish it only if you may publish them.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be uploaded to a folder.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder of a dry run; NAME-dry-run unless given.")
     ] = None,
 ) -> None:
-    """Publish a finished system on the Hugging Face Hub: weights, recipe, model card and audio examples."""
+    """Publish a finished system on the Hugging Face Hub: weights, recipe, model card, audio examples, evaluation.json.
+
+    Paths of this machine and names of its user are taken out of all of it. --dry-run shows what would be uploaded.
+    """
     from .hub import check_id, write_out
     from .hub import push as push_system
 

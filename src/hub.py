@@ -133,6 +133,8 @@ def push(
 ) -> str:
     """Publish a finished system in one commit: weights, recipe, model card, audio examples. All of it or nothing.
 
+    Paths of this machine and names of its user are taken out of everything that is uploaded.
+
     Args:
         run: A run folder, or one that ``system.save`` wrote.
         repo_id: ``user/name``; made where there is no such repository.
@@ -142,7 +144,7 @@ def push(
         message: Of the commit.
         license: Identifier on the Hub, such as ``apache-2.0`` or ``cc-by-nc-4.0``.
         examples: Clips to generate for the card.
-        report: Upload the run's ``report.html`` too.
+        report: Upload the run's ``report.html`` too. It holds audio of test pieces, which others may have rights to.
 
     Returns:
         The address of the commit.

@@ -56,6 +56,12 @@ def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
         set_client_factory(talk.client)
         try:
             return talk.wait_for(ask, limits.LARGEST_RESULTS if most is None else most)
+        except BaseException:
+            with suppress(ImportError, AttributeError):  # transfers by xet have connections of their own
+                from huggingface_hub.utils._xet import abort_xet_session
+
+                abort_xet_session()
+            raise
         finally:
             talk.end()
             set_client_factory(before)

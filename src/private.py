@@ -27,8 +27,11 @@ from .errors import PartitaError
 from .files import kind
 from .untrusted import header_entries
 
-SEPARATOR = r"(?:/|\\{1,4}/?|%2[Ff]|%5[Cc]|&#(?:0*47|0*92|[xX]0*2[Ff]|[xX]0*5[Cc]);|&(?:sol|bsol);)"
-NAME = r"""(?:[^\s"'<>|*?:;,()\[\]{}&%\\/`]|%(?!2[Ff]|5[Cc])[0-9A-Fa-f]{2})+"""
+SEPARATOR = (
+    r"(?:/|\\{1,4}u00(?:2[Ff]|5[Cc])|\\{1,4}/?|%(?:25)*(?:2[Ff]|5[Cc])"
+    r"|&(?:amp;)*(?:#(?:0*47|0*92|[xX]0*2[Ff]|[xX]0*5[Cc])|sol|bsol);)"
+)
+NAME = r"""(?:[^\s"'<>|*?:;,()\[\]{}&%\\/`]|%(?!(?:25)*(?:2[Ff]|5[Cc]))[0-9A-Fa-f]{2})+"""
 ROOTS = "home|Users|root|tmp|var|mnt|media|Volumes|private|scratch|workspace|work|opt|srv|data|nfs|export|Documents"
 REST = f"(?:{SEPARATOR}{NAME})"
 PATHS = [
@@ -36,40 +39,41 @@ PATHS = [
     for pattern in (
         rf"file:{SEPARATOR}{{0,3}}(?:[A-Za-z](?::|%3[Aa]))?(?:{NAME})?{REST}*",
         rf"(?<![A-Za-z])[A-Za-z](?::|%3[Aa]|&#58;)(?!//){REST}+",
-        rf"(?<![\w.~-]){SEPARATOR}(?:{ROOTS}){REST}+",
-        rf"(?<![\w/.<+&;-])/[\w.~-]+(?:/{NAME})+",
         rf"(?<![\w~])~(?:[A-Za-z_][\w.-]*)?{REST}+",
         rf"(?<![\w/.])(?:\.\.{SEPARATOR})+{NAME}{REST}*",
+        rf"(?<![\w.~-]){SEPARATOR}(?:{ROOTS}){REST}+",
+        rf"(?<![\w/.<+&;-])/[\w.~-]+(?:/{NAME})+",
         rf"(?<![\\\w])\\{{2,4}}[\w.$-]+(?:\\{{1,4}}{NAME})+",
     )
 ]
-"""Paths wherever they stand: as addresses, of Windows, below known roots, of two names or more, of a home, upwards, of
+"""Paths wherever they stand: as addresses, of Windows, of a home, upwards, below known roots, of two names or more, of
 a server."""
 
 WHOLE = re.compile(r"(?:file:|~[\w.-]*(?:[\\/]|$)|[\\/]|\.\.?[\\/]|[A-Za-z]:[\\/]).*", re.DOTALL)
 """A text that is a path and nothing else."""
 
-PLACES = ("path", "manifest", "weights", "name_or_path", "file", "folder")
+STRUCTURE = ("tokenizers", "conditioners", "stages", "trainer", "name", "preset")
+"""Keys whose values hold names that mean something in a recipe, and stay even where a user is called so."""
+
+PLACES = ("path", "manifest", "weights", "name_or_path")
 """Keys whose values are paths, or names that are none."""
 
-ORDINARY = frozenset(
-    (
-        "admin administrator alice app bob build builder codespace container debian docker ec2-user "
-        "git gpu guest host jovyan kaggle local localhost main node nobody opc root runner server "
-        "student test tester ubuntu user users vagrant vscode work worker workspace "
-    ).split()
+ORDINARY = re.compile(
+    "admin|administrator|app|build|builder|codespace|container|debian|docker|ec2-user|git|gpu|guest|home|host|jovyan|"
+    "kaggle|local|localhost|main|music|node|nobody|opc|root|runner|server|student|test|tester|ubuntu|users?|vagrant|vscode|work|"
+    "worker|workspace",
+    re.IGNORECASE,
 )
 """Names of users and machines that tell nothing, or mean something else."""
 
-TEXTS = tuple(".md .html .txt .csv .tsv .jsonl .svg .xml .log .toml .cfg .ini .css .js".split())
-
+TEXTS = (".md", ".html", ".txt", ".csv", ".tsv", ".jsonl", ".svg", ".xml", ".log", ".toml", ".cfg", ".ini", ".css")
 VOCABULARIES = (
     *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("special_tokens_map.json", "added_tokens.json"),
 )
 """Files whose words are no texts: they are looked at, and never changed."""
 
-EMBEDDED = re.compile(r"data:([\w.+/-]*)((?:;[\w=.-]+)*);base64,([A-Za-z0-9+/=%\s]*)")
+EMBEDDED = re.compile(r"data:([\w.+/-]*)((?:;[\w=.-]+)*);base64,([A-Za-z0-9+/=%]*)")
 
 
 class Owner:
@@ -83,7 +87,7 @@ class Owner:
 
     def __init__(self, folders: Iterable[str], names: Iterable[str] = (), kept: str = "") -> None:
         self.folders = sorted({f.rstrip("\\/") for f in folders if len(f.strip("\\/")) > 1}, key=len, reverse=True)
-        self.names = sorted({n for n in names if len(n) > 2 and n.lower() not in ORDINARY}, key=len, reverse=True)
+        self.names = sorted({n for n in names if len(n) > 2 and not ORDINARY.fullmatch(n)}, key=len, reverse=True)
         self._kept = kept
         places = "|".join(_in_any_notation(folder) for folder in self.folders)
         self._folder = (
@@ -135,11 +139,7 @@ class Owner:
     def value(self, value: Any, key: str = "", names: bool = True) -> Any:
         """The same of nested data, of keys and values."""
         if isinstance(value, Mapping):
-            parts = ("tokenizers", "conditioners", "stages")
-            return {
-                (self.text(k, names) if isinstance(k, str) else k): self.value(v, str(k), names and k not in parts)
-                for k, v in value.items()
-            }
+            return {self._key(k, names): self.value(v, str(k), names and k not in STRUCTURE) for k, v in value.items()}
         if isinstance(value, list):
             return [self.value(item, key, names) for item in value]
         if not isinstance(value, str):
@@ -147,6 +147,9 @@ class Owner:
         if is_path(value, key):
             value = last_name(value)
         return self.text(value, names)
+
+    def _key(self, key: Any, names: bool) -> Any:
+        return self.text(key, names and not re.fullmatch(r"\w+", key)) if isinstance(key, str) else key
 
     def file(self, name: str, content: Path | bytes) -> Path | bytes:
         """A file as it may be published: itself where it tells nothing.
@@ -202,7 +205,7 @@ class Owner:
                 text = data.decode()
                 new = self.text(text)
                 return content if new == text else base64.b64encode(new.encode()).decode()
-            if self._in_bytes(data):
+            if self._in_bytes(data) or self._in_bytes(content.encode()):
                 raise PartitaError("a picture or a sound in a page names a folder of this machine: make the page again")
         return content
 
@@ -301,9 +304,10 @@ def _in_any_notation(text: str) -> str:
 
 def _letter(letter: str) -> str:
     if letter in "\\/":
-        return rf"(?:{SEPARATOR}|\\u00(?:2[Ff]|5[Cc]))"
-    code, quoted = ord(letter), "".join(f"%{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
-    return rf"(?:{re.escape(letter)}|(?i:{quoted}|\\u{code:04x}|\\x{code:02x}|&#0*{code};|&#x0*{code:x};))"
+        return SEPARATOR
+    code, address = ord(letter), "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
+    written = rf"\\{{1,4}}u{code:04x}|\\{{1,4}}x{code:02x}|&(?:amp;)*#(?:0*{code}|x0*{code:x});"
+    return rf"(?:{re.escape(letter)}|(?i:{address}|{written}))"
 
 
 def _readings(text: str) -> Iterator[str]:

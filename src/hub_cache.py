@@ -14,17 +14,36 @@ from pathlib import Path
 
 from .errors import PartitaError
 
+SHARED = ".huggingface-shared-blobs"
+"""The file by which the client marks the store that several repositories of a cache share."""
+
 SMALL = 1 << 24
 """Bytes of a file whose digest is checked whenever it is used."""
 
 
 def stored(path: Path) -> Path | None:
-    """The file of the cache that a file of a snapshot is; none where it is not in a cache, or is a copy."""
-    try:
-        real = path.resolve()
-    except (OSError, RuntimeError):
-        return None
-    return real if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", real.name) and real.parent.name == "blobs" else None
+    """The entry of the cache, named by its digest, that a file of a snapshot links to; none where it is no such link.
+
+    The entry may itself be a link, to a file that several repositories share.
+    """
+    for _ in range(2):  # the file of the snapshot, and what it links to
+        if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.name) and path.parent.name == "blobs":
+            return path
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def places(folder: Path) -> list[Path]:
+    """Where the files of a folder may lie: in it, and those of a snapshot in the cache's stores, too."""
+    found = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        repository = folder.parent.parent.resolve()
+        found.append(repository / "blobs")
+        if (shared := repository.parent / "blobs" / SHARED).is_file():
+            found.append(shared.parent)
+    return found
 
 
 def remedy(path: Path) -> str:
@@ -32,7 +51,7 @@ def remedy(path: Path) -> str:
     real = stored(path)
     if real is None or _is_intact(real):
         return ""
-    return f". The copy in the cache is not what the hub has: delete {real}, and run the same command again"
+    return f". The copy in the cache is not what the hub has: delete {real.resolve()}, and run the same command again"
 
 
 def cache_folder(repo_id: str) -> Path:
@@ -65,7 +84,7 @@ def check_copies(
         size = real.stat().st_size
         new = before is not None and real.name not in before
         if size != (sizes or {}).get(name, size) or ((new or size <= SMALL) and not _is_intact(real)):
-            wrong.append(real)
+            wrong.append(real.resolve())
     if wrong:
         raise PartitaError(
             "the copy in the cache is not what the hub has (a proxy or a broken connection left something else "

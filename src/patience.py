@@ -176,7 +176,7 @@ class _Talk:
 def _counted(base: type) -> Callable[[Any, Callable[[int], None]], Any]:
     """What makes a body, of the client's own kind, that says how much of it was taken."""
 
-    class Counted(base):  # type: ignore[misc]
+    class Counted(base):
         def __init__(self, body: Any, count: Callable[[int], None]) -> None:
             self._body, self._count = body, count
 

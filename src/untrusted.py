@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PartitaError
-from .hub_cache import remedy
+from .hub_cache import places, remedy
 from .limits import LARGEST_CONFIG, LARGEST_HEADER, MOST_DIMENSIONS, TooMuch, beyond, kept
 
 DTYPES = {
@@ -46,7 +46,7 @@ DTYPES = {
 def own_file(folder: Path, name: str, largest: int | None = None) -> Path:
     """The path of a file of a folder: a regular one, within it, of at most ``largest`` bytes.
 
-    Links are followed as long as they stay inside. In a snapshot of the Hub's cache they lead to its ``blobs``.
+    Links are followed as long as they stay inside. In a snapshot of the Hub's cache they lead to its stores.
 
     Raises:
         PartitaError: It is not; the message says what it is.
@@ -57,10 +57,7 @@ def own_file(folder: Path, name: str, largest: int | None = None) -> Path:
         status = resolved.stat()
     except (OSError, RuntimeError) as error:
         raise PartitaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    inside = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        inside.append(folder.parent.parent.resolve() / "blobs")
-    if not any(resolved.is_relative_to(place) for place in inside):
+    if not any(resolved.is_relative_to(place) for place in places(folder)):
         raise PartitaError(f"{path} leads out of its folder, to {resolved}: refused; put the file itself there")
     if not stat.S_ISREG(status.st_mode):
         raise PartitaError(f"{path} is not a regular file: refused")

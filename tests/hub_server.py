@@ -12,7 +12,6 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -113,9 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, url.path))
         for pattern, fault in self.hub.faults.items():
             if re.search(pattern, f"{self.command} {url.path}"):
-                with suppress(OSError):  # the client has gone
+                try:
                     fault(self)
-                self.close_connection = True
+                except OSError:  # the client has gone
+                    self.close_connection = True
                 return
         try:
             for method, pattern, answer in _ROUTES:
@@ -343,6 +343,7 @@ def refusing(status: int, **headers: str) -> Callable[[_Handler], None]:
 
 def silent(handler: _Handler) -> None:
     """A fault: no answer, ever."""
+    handler.close_connection = True
     handler.hub.closing.wait()
 
 
@@ -350,6 +351,7 @@ def dripping(start: bytes) -> Callable[[_Handler], None]:
     """A fault: an answer that begins so, and goes on a letter at a time, for ever."""
 
     def drip(handler: _Handler) -> None:
+        handler.close_connection = True
         handler.wfile.write(start)
         while not handler.hub.closing.wait(0.02):
             handler.wfile.write(b"a")

@@ -194,6 +194,25 @@ def test_a_large_file_cut_off_in_the_cache_is_named_without_a_network(published,
     assert (status, f"delete {real}" in text) == (2, True), text
 
 
+def test_files_that_repositories_of_the_cache_share_are_read_and_checked(published, cli):
+    """As the client leaves what it downloads by xet."""
+    expected = partita.load("alice/toy").generate(["tone 1"], duration=0.5, seed=7)
+    weights = fetch("alice/toy", ["*"]) / "stages/main/model.safetensors"
+    entry = weights.parent / weights.readlink()
+    store = Path(constants.HF_HUB_CACHE).resolve() / "blobs"
+    shared = store / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    (store / ".huggingface-shared-blobs").write_text("1")
+    entry.rename(shared)
+    entry.symlink_to(os.path.relpath(shared, entry.resolve().parent))
+    assert partita.load("alice/toy").generate(["tone 1"], duration=0.5, seed=7).equal(expected)
+    shared.write_bytes(shared.read_bytes()[:-5])
+    status, text = cli("generate", "alice/toy", "tone")
+    assert (status, f"delete {shared}" in text) == (2, True), text
+    shared.unlink()
+    assert partita.load("alice/toy").generate(["tone 1"], duration=0.5, seed=7).equal(expected)
+
+
 def _delete_and_try_again(hub, text):
     """What the message says is enough."""
     hub.spoiled = {}
@@ -255,9 +274,10 @@ def test_ctrl_c_ends_the_process_of_an_upload_whose_threads_hang(published, save
         text=True,
     ) as process:
         try:
-            assert begun.wait(100)
+            while not begun.wait(0.1):
+                assert process.poll() is None, process.stdout.read()
             process.send_signal(signal.SIGINT)
-            text, _ = process.communicate(timeout=20)  # without help, never
+            text, _ = process.communicate(timeout=60)  # without help, never
         finally:
             process.kill()
     assert (process.returncode, text.splitlines()) == (130, ["stopped; run the same command again to go on"])

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -50,13 +51,17 @@ def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
-    before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # there is no public way to ask
     with _one_at_a_time:
+        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # there is no public way to ask
+        if isinstance(owner := getattr(before, "__self__", None), _Talk):
+            before = owner.make
         talk = _Talk(before)
         set_client_factory(talk.client)
+        abandoned = False
         try:
             return talk.wait_for(ask, limits.LARGEST_RESULTS if most is None else most)
         except BaseException:
+            abandoned = True
             with suppress(ImportError, AttributeError):  # transfers by xet have connections of their own
                 from huggingface_hub.utils._xet import abort_xet_session
 
@@ -64,7 +69,7 @@ def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
             raise
         finally:
             talk.end()
-            set_client_factory(before)
+            set_client_factory(talk.client_afterwards if abandoned and talk.hangs() else before)
 
 
 class _Talk:
@@ -75,7 +80,9 @@ class _Talk:
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
+        self.make = make
+        self._threads_before = weakref.WeakSet(threading.enumerate())
+        self._left: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self._reading: list[Any] = []
         self._asking = self._asked = self._sent = self._read = 0
@@ -84,7 +91,7 @@ class _Talk:
 
     def client(self) -> Any:
         """A client whose requests are counted."""
-        client = self._make()
+        client = self.make()
         send, counted = client.send, _counted(sys.modules[type(client).__module__.partition(".")[0]].SyncByteStream)
 
         def send_counted(request: Any, *, stream: bool = False, **options: Any) -> Any:
@@ -98,6 +105,10 @@ class _Talk:
                 response = send(request, stream=True, **options)
                 with self._changing:
                     self._reading.append(response)
+            except Exception:
+                if self._over:  # which the client does not repeat
+                    raise Abandoned from None
+                raise
             finally:
                 with self._changing:
                     self._asking -= 1
@@ -110,6 +121,19 @@ class _Talk:
             return response
 
         client.send = send_counted
+        return client
+
+    def client_afterwards(self) -> Any:
+        """A client as it was before, but not for what is left of this conversation, which would go on with it."""
+        client = self.make()
+        send = client.send
+
+        def send_of_others(request: Any, **options: Any) -> Any:
+            if threading.current_thread() not in self._threads_before and self.hangs():
+                raise Abandoned
+            return send(request, **options)
+
+        client.send = send_of_others
         return client
 
     def wait_for(self, ask: Callable[[], Answer], most: int) -> Answer:
@@ -149,9 +173,14 @@ class _Talk:
     def end(self) -> None:
         """Let every thread that still hangs in this conversation go on, into an error."""
         self._over = True
+        self._left = [thread for thread in threading.enumerate() if thread not in self._threads_before]
         for open_socket in self._sockets:
             with suppress(OSError):
                 socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
+
+    def hangs(self) -> bool:
+        """Whether threads that were started in this conversation are still there after its end."""
+        return any(thread.is_alive() for thread in self._left)
 
     def _received(self) -> int:
         """Bytes of all answers so far."""

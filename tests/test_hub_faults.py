@@ -20,6 +20,7 @@ from test_cli import run as run_cli
 import partita
 from partita import limits
 from partita.hub import fetch, push
+from partita.patience import Abandoned, Silent, patiently
 
 EVERYTHING = "."
 DOWNLOAD = "(GET|HEAD) /.*/resolve/"
@@ -284,16 +285,29 @@ def test_ctrl_c_ends_the_process_of_an_upload_whose_threads_hang(published, save
     assert len(published.repositories["alice/new"].commits) == 1
 
 
-def test_after_an_interruption_nothing_more_is_sent(hub, saved_toy, impatient):
-    hub.faults = {"PUT /storage/": silent}
-    with pytest.raises(partita.PartitaError, match="bytes in"):
-        push(saved_toy, "alice/new")
-    hub.faults = {}
-    waiting = [t for t in threading.enumerate() if t.daemon and t.name.endswith("(run)")]
-    for thread in waiting:
-        thread.join(10)
-        assert not thread.is_alive()
-    assert len(hub.repositories["alice/new"].commits) == 1, "the abandoned push went on and committed"
+def test_after_an_interruption_no_thread_of_it_sends_anything_more(hub, saved_toy, impatient):
+    hub.faults = {"/silent": silent}
+    go_on, outcome = threading.Event(), []
+
+    def late():
+        go_on.wait()
+        try:
+            get_session().get(f"{hub.url}/late")
+        except Exception as error:
+            outcome.append(type(error))
+
+    thread = threading.Thread(target=late)
+
+    def ask():
+        thread.start()
+        get_session().get(f"{hub.url}/silent")
+
+    with pytest.raises(Silent, match="less than 6,000 bytes in 0.4 s"):
+        patiently(ask)
+    go_on.set()
+    thread.join()
+    assert outcome == [Abandoned]
+    assert ("GET", "/late") not in hub.requests
     assert push(saved_toy, "alice/new")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import PartitaError
+from .hub_cache import remedy
 from .untrusted import header_entries, read_header
 
 CHECKSUM = "crc32"
@@ -44,13 +45,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise PartitaError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise PartitaError(f"{path} is damaged or no safetensors file: {error}{remedy(path)}") from None
     metadata = header_entries(path)[0].get("__metadata__")
     written = metadata.get(CHECKSUM) if isinstance(metadata, dict) else None
     if written is not None and written != checksum(tensors):
         raise PartitaError(
-            f"{path} is damaged: its tensors are not the ones that were written. Delete its folder, and train or "
-            "download it anew"
+            f"{path} is damaged: its tensors are not the ones that were written"
+            + (remedy(path) or ". Delete its folder, and train or download it anew")
         )
     return tensors
 

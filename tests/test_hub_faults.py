@@ -185,10 +185,11 @@ def test_a_wrong_body_in_the_cache_is_named(published, cli, monkeypatch, offline
     _delete_and_try_again(published, text)
 
 
-def test_a_large_file_cut_off_in_the_cache_is_named_without_a_network(published, cli, monkeypatch):
+@pytest.mark.parametrize("spoil", [lambda c: c[:-5], lambda c: c[:-1] + bytes([c[-1] ^ 1])])
+def test_a_large_file_that_is_wrong_in_the_cache_is_named_without_a_network(published, cli, monkeypatch, spoil):
     partita.load("alice/toy")
     real = (fetch("alice/toy", ["*"]) / "stages/main/model.safetensors").resolve()
-    real.write_bytes(real.read_bytes()[:-5])
+    real.write_bytes(spoil(real.read_bytes()))
     monkeypatch.setattr("partita.hub_cache.SMALL", 0)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     status, text = cli("generate", "alice/toy", "tone")

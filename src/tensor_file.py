@@ -65,5 +65,5 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     found = 0
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(memoryview(values.numpy()), zlib.crc32(name.encode(), found))
+        found = zlib.crc32(values.numpy().data, zlib.crc32(name.encode(), found))
     return f"{found:08x}"

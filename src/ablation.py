@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from .compose import COMMAND_LINE, spoken
 from .errors import PartitaError, Problem, RecipeError
 from .evaluate import Evaluation
-from .recipe_files import find_recipe, read_yaml
+from .files import kind
+from .limits import MOST_VARIANTS, TooMuch, beyond
+from .recipe_files import find_recipe, read_values, read_yaml
 from .registry import did_you_mean
 from .schema import build, check
 
 GROUPS = ("tokenizers", "conditioners", "stages")
 UNITS = ("steps", "tokens", "minutes")
+LARGEST_BUDGET = 1e15
+"""Steps, tokens or minutes: more than anybody has ever trained."""
 LONGEST = 80
 """Letters of a folder's name, without its digest."""
 
@@ -54,6 +55,10 @@ class Ablation:
         for key, values in self.vary.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"vary.{key} must be a list of values, not {values!r}")
+        count = math.prod(len(values) for values in self.vary.values()) * max(1, len(self.variants))
+        if beyond(count, MOST_VARIANTS):  # before any of them is looked at
+            raise TooMuch(f"these are {count:,} runs, and an ablation has at most {MOST_VARIANTS:,}: refused")
+        for key, values in self.vary.items():
             texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
             if twice := [text for text in texts if texts.count(text) > 1]:
                 raise ValueError(f"vary.{key} has {twice[0]} twice")
@@ -71,8 +76,11 @@ class Ablation:
                 raise ValueError(f"budget.{group}: there is no such group{did_you_mean(group, GROUPS)}")
             fits = isinstance(amount, Mapping) and len(amount) == 1
             unit, value = next(iter(amount.items())) if fits else ("", 0)
-            if unit not in UNITS or type(value) not in (int, float) or value <= 0:
-                raise ValueError(f"budget.{group} must be one of {', '.join(UNITS)} with a number, not {amount!r}")
+            if unit not in UNITS or type(value) not in (int, float) or not 0 < value <= LARGEST_BUDGET:
+                raise ValueError(
+                    f"budget.{group} must be one of {', '.join(UNITS)} with a number above 0 and up to "
+                    f"{LARGEST_BUDGET:g}, not {amount!r}"
+                )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -132,7 +140,7 @@ def read_ablation(
     if "recipe" in found:
         values = found
         beside = path.parent / str(found["recipe"])
-        if beside.is_file():
+        if kind(beside) == "file":
             values["recipe"] = str(beside)
     for group in ("vary", "set", "budget", "evaluation"):
         if not isinstance(values.setdefault(group, {}), dict):
@@ -207,10 +215,9 @@ def _split(change: str) -> tuple[str, list[Any]]:
             f"expected key=value or key=a,b, such as tokenizers.acoustic=spectral-tiny,soundstream-tiny, not {change!r}"
         )
     try:
-        config = OmegaConf.create(f"value: [{text}]")  # as a recipe's overrides are read
-        values: Any = OmegaConf.to_container(config, resolve=False)["value"]  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
-        raise PartitaError(f"{key}: {text!r} is not a list of YAML values: {' '.join(str(error).split())}") from None
+        values = read_values(text)  # as a recipe's overrides are read
+    except ValueError as error:
+        raise PartitaError(f"{key}: {error}") from None
     if not values:
         raise PartitaError(f"{key} is given no value")
     return key, values
@@ -222,9 +229,9 @@ def _amount(text: str) -> dict[str, dict[str, float]]:
         amount = float(match[3]) if match else 0.0
     except ValueError:
         amount = 0.0
-    if match is None or match[2] not in UNITS or amount <= 0:
+    if match is None or match[2] not in UNITS or not 0 < amount <= LARGEST_BUDGET:
         raise PartitaError(
-            f"--budget takes {', '.join(UNITS)} with a number, such as minutes=20 or tokenizers.steps=1000, "
-            f"not {text!r}"
+            f"--budget takes {', '.join(UNITS)} with a number above 0 and up to {LARGEST_BUDGET:g}, such as minutes=20 "
+            f"or tokenizers.steps=1000, not {text!r:.80}"
         )
     return {match[1] or "stages": {match[2]: amount}}

@@ -139,5 +139,5 @@ def _cluster(folder: Path, jobs: int | None, name: str | None, options: list[str
         key, equals, value = option.partition("=")
         if not equals:
             raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
-        settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d*", value) else value  # 1:30:00 is no number here
+        settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d{0,17}", value) else value  # 1:30:00 is no number here
     return Cluster(folder, name, settings, jobs)

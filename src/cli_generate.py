@@ -188,7 +188,7 @@ def _excerpt(path: Path | None, start: float | None, seconds: float | None, last
 
 def _settings(values: list[str]) -> dict[str, Any]:
     """``key=value`` and ``stage.key=value`` as the mapping that generation takes."""
-    import yaml
+    from .recipe_files import read_value
 
     settings: dict[str, Any] = {}
     for text in values:
@@ -196,10 +196,11 @@ def _settings(values: list[str]) -> dict[str, Any]:
         *stage, name = key.split(".")
         if not equals or len(stage) > 1:
             raise PartitaError(f"--sampling takes key=value, such as temperature=0.8, not {text!r}")
+        place = settings.setdefault(stage[0], {}) if stage else settings
+        if not isinstance(place, dict):
+            raise PartitaError(f"--sampling sets {stage[0]} to {place!r:.80}, and {key} as if it were a stage")
         try:
-            (settings.setdefault(stage[0], {}) if stage else settings)[name] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
-            raise PartitaError(
-                f"--sampling {key}: {value[:80]!r} is no value: {' '.join(str(error).split())}"
-            ) from None
+            place[name] = read_value(value)
+        except ValueError as error:
+            raise PartitaError(f"--sampling {key}: {error}") from None
     return settings

@@ -200,7 +200,7 @@ def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
 def at(values: Any, path: Sequence[str]) -> Any:
     """What is at a path, in mappings and lists; none where nothing is."""
     for step in path:
-        if isinstance(values, list) and step.isdecimal() and int(step) < len(values):
+        if isinstance(values, list) and step.isdecimal() and len(step) < 10 and int(step) < len(values):
             values = values[int(step)]
         elif isinstance(values, dict) and step in values:
             values = values[step]
@@ -220,7 +220,7 @@ def _check_numbers(tree: Tree, key: str) -> None:
     if not _numbered(value):
         return
     count = next(number for number in range(len(value) + 1) if str(number) not in value)
-    for other in [other for other in value if not other.isdecimal() or int(other) >= count]:
+    for other in value.keys() - {str(number) for number in range(count)}:
         hint = "" if other.isdecimal() else f": set {key}.0.{other}"
         tree.complain(f"{key}.{other}", f"{key} is a list of {count}, {key}.0 to {key}.{count - 1}", hint)
         del value[other]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
-import yaml
 from torch import Tensor
 
 from .compose import spoken
@@ -21,6 +20,7 @@ from .metrics.gaussian import Gaussian
 from .metrics.kernel import Sample
 from .part import Part
 from .ready_parts import part_of
+from .recipe_files import read_value
 from .tokenizers.base import Latents, Tokenizer
 
 AT_ONCE = 16
@@ -130,9 +130,9 @@ def read_embedder(text: str) -> Embedder:
         PartitaError: There is no such part, it has no weights, or it embeds no audio.
     """
     try:
-        slot = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise PartitaError(f"{text!r} is neither the name of a tokenizer or conditioner nor a recipe slot") from None
+        slot = read_value(text)
+    except ValueError as error:
+        raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot: {error}") from None
     part, weights = part_of(slot)
     return Embedder(spoken(slot), part, weights)
 

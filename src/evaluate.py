@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .data.base import NAMES, Source
 from .data.examples import Examples
 from .errors import PartitaError
 from .files import replacing_file
+from .limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
 from .memorized import training_clip
 from .page import clip_media, write_page
 from .recipe import plan as check_recipe
@@ -74,8 +76,12 @@ class Evaluation:
         for name in ("clips", "reference_clips", "batch_size"):
             if getattr(self, name) < 1:
                 raise PartitaError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.duration is not None and not self.duration > 0:
-            raise PartitaError(f"duration must be above 0 seconds, not {self.duration}")
+            if beyond(getattr(self, name), MOST_CLIPS):
+                raise TooMuch(f"{name} is {getattr(self, name):,}, and at most {MOST_CLIPS:,} are compared: refused")
+        if self.duration is not None and not 0 < self.duration < math.inf:
+            raise PartitaError(f"duration must be a number of seconds above 0, not {self.duration}")
+        if self.duration is not None and beyond(self.duration, LONGEST_CLIP):
+            raise TooMuch(f"duration is {self.duration:g} s, and a clip is at most {LONGEST_CLIP:g} s long: refused")
 
 
 def evaluate(

@@ -52,7 +52,9 @@ MOST_WINDOWS = 10_000
 MOST_STEPS = 10_000
 """In which a stage draws."""
 MOST_VARIANTS = 1_000
-"""That an ablation compares."""
+"""Runs of an ablation: variants, each with each seed."""
+MOST_CLIPS = 1_000_000
+"""That an evaluation compares."""
 
 MOST_LISTED = 10_000
 """Files of a repository."""

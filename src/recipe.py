@@ -20,6 +20,9 @@ from .registry import UnknownName, did_you_mean, lookup
 from .schema import FACTS, Mistake, check
 from .trainer_options import check_trainer
 
+LONGEST_NAME = 100
+"""Bytes of the name of a slot: folders and files are called after it, and a file system takes 255."""
+
 PART_KEYS = ("name", "weights", "fit")
 """What a slot holds beside the arguments of its part."""
 
@@ -201,10 +204,10 @@ def _names(tree: Tree) -> None:
     """Names of slots become folders, and names of modules."""
     for group in (*SLOTS, "stages"):
         for name in tree.values[group] if isinstance(tree.values.get(group), dict) else ():
-            if not re.fullmatch(r"[A-Za-z][\w-]*", name) or hasattr(ModuleDict, name) or name == "training":
-                tree.complain(
-                    f"{group}.{name}", "cannot be used as a name", ": take another word of letters, digits, - and _"
-                )
+            fits = re.fullmatch(r"[A-Za-z][\w-]*", name) and len(name.encode()) <= LONGEST_NAME
+            if not fits or hasattr(ModuleDict, name) or name == "training":
+                hint = f": take another word of letters, digits, - and _, of at most {LONGEST_NAME} bytes"
+                tree.complain(f"{group}.{name:.{LONGEST_NAME}}", "cannot be used as a name", hint)
 
 
 def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: bool = False) -> PartPlan | None:

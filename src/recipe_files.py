@@ -90,11 +90,26 @@ def read_value(text: str) -> Any:
     Raises:
         ValueError: It is none; the message says why.
     """
+    return _read(text, text, "a YAML value")
+
+
+def read_values(text: str) -> list[Any]:
+    """Several, separated by commas; those inside brackets and quotes do not separate.
+
+    Raises:
+        ValueError: They are none; the message says why.
+    """
+    found: list[Any] = _read(f"[{text}]", text, "a list of YAML values")
+    return found
+
+
+def _read(text: str, shown: str, what: str) -> Any:
+    """The YAML value of a text; a message shows another one, and says what it should be."""
     try:
         check_yaml(f"value: {text}", Path("the value"))
         return words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{text[:200]!r} is not a YAML value: {reason(error)}") from None
+        raise ValueError(f"{shown[:200]!r} is not {what}: {reason(error)}") from None
 
 
 def words(value: Any) -> Any:

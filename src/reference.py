@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .contracts import Representation
 
-_FORM = re.compile(r"(?P<tokenizer>[A-Za-z][\w-]*)(?P<latents>/latents)?(\[(?P<start>\d*):(?P<stop>\d*)\])?")
+_FORM = re.compile(r"(?P<tokenizer>[A-Za-z][\w-]*)(?P<latents>/latents)?(\[(?P<start>\d{0,9}):(?P<stop>\d{0,9})\])?")
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,7 @@ def _avoided(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]:
 def _seconds(name: str, value: Any, least: float = 1e-9) -> float:
     if not isinstance(value, int | float) or not least <= value < math.inf:
         raise PartitaError(f"{name} is {'more than 0' if least else '0 or more'} seconds, not {value!r}")
+    value = min(value, 1e300)  # a whole number can be larger than any other
     if beyond(value, LONGEST_CLIP):
         raise TooMuch(f"{name}: {value:g} s, and a clip is at most {LONGEST_CLIP:g} s long: refused")
     return float(value)
@@ -196,6 +197,9 @@ def _inputs(system: System, prompts: Prompts, where: str = "") -> dict[str, list
 def _seeds(seed: Any, batch: int | None) -> list[int]:
     if not isinstance(seed, int) and not (isinstance(seed, Sequence) and all(isinstance(s, int) for s in seed)):
         raise PartitaError(f"seed is a whole number, or one for each sample, not {seed!r}")
+    asked = [seed, seed + (batch or 1)] if isinstance(seed, int) else seed
+    if any(abs(number) >= 1 << 63 for number in asked):
+        raise PartitaError("a seed is a whole number of less than 64 bits")
     if isinstance(seed, int):
         return [seed + i for i in range(batch or 1)]
     if len(seed) != (batch or len(seed)):

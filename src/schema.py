@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, Union
@@ -66,6 +67,8 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     mistakes = check(cls, values)
     if mistakes:
         raise ValueError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
+    if any(isinstance(leaf, str) and "${" in leaf for leaf in _leaves(values)):
+        raise ValueError("a text with ${ in it: only recipes can refer to other keys")  # nor to the environment
     parts = {name: _built(values[name]) for name in part_arguments(cls) if name in values}
     plain_values = {name: value for name, value in values.items() if name not in parts}
     objects = OmegaConf.to_object(OmegaConf.merge(_structured(cls), plain_values))
@@ -160,6 +163,15 @@ def part_arguments(cls: type) -> dict[str, str]:
     return {name: base.family for name, base in takes.items() if base is not None}
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in mappings and lists, however deep."""
+    if isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(inner)
+    else:
+        yield value
+
+
 def _check_part(argument: Argument, value: Any, path: str) -> list[Mistake]:
     base = part_type(argument.type)
     if isinstance(value, base) or (value is None and type(None) in typing.get_args(argument.type)):
@@ -182,6 +194,8 @@ def _built(value: Any) -> Any:
 def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     if part_type(argument.type):
         return _check_part(argument, value, path)
+    if not all(math.isfinite(leaf) for leaf in _leaves(value) if isinstance(leaf, float)):
+        return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
     group = nested(argument.type) if typing.get_origin(argument.type) is not dict else None
     if group is not None and isinstance(value, Mapping):
         return check(group, value, key=path)

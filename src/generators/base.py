@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from ..errors import PartitaError
 from ..layers.guidance import Term as Term
 from ..layers.guidance import classifier_free as classifier_free
 from ..part import Part
-from ..schema import check
+from ..schema import build, plain
 
 
 class Generator(Part):
@@ -134,10 +133,10 @@ class Generator(Part):
         Raises:
             PartitaError: It has no such value, or refuses one.
         """
-        mistakes = check(type(self.sampling), changes)
-        if mistakes:
-            raise PartitaError("; ".join(f"{m.key}: {m.message}{m.suggestion}".removeprefix(": ") for m in mistakes))
-        return replace(self.sampling, **changes)
+        try:
+            return build(type(self.sampling), plain(self.sampling) | dict(changes))
+        except ValueError as error:
+            raise PartitaError(str(error).removeprefix(": ")) from None
 
     def resolve(self, batch: StageBatch) -> dict[str, tuple[Condition, Condition]]:
         """The pairs (condition, null) of a batch, running the conditioners that learn with this stage."""

@@ -29,7 +29,9 @@ PATIENCE = 400
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kinds", default="recipes,ablations,folders,audio,requests")
-    parser.add_argument("--count", type=int, help="cases of each kind; 1,000 recipes and 100 of the others unless given")
+    parser.add_argument(
+        "--count", type=int, help="cases of each kind; 1,000 recipes and 100 of the others unless given"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", help="one case, kind:index, with all that it says; its folder is kept")
@@ -86,7 +88,9 @@ def attack(options: argparse.Namespace) -> None:
         count = options.count or COUNTS[kind]
         batches += [(kind, first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
     with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = [outcome for found in pool.map(lambda batch: judged(*batch, options.seed), batches) for outcome in found]
+        outcomes = [
+            outcome for found in pool.map(lambda batch: judged(*batch, options.seed), batches) for outcome in found
+        ]
     if options.output:
         options.output.write_text("".join(json.dumps(outcome) + "\n" for outcome in outcomes), encoding="utf-8")
     print(f"{'kind':<12}{'cases':>7}{'done':>7}{'refused':>9}{'failed':>8}{'slowest':>24}{'most memory':>24}")

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .errors import PartitaError, Problem
 from .expansion import check_references
 from .files import kind
+from .limits import MOST_PARTS, TooMuch, beyond
 from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
 from .registry import OWN, UnknownName, did_you_mean, lookup, names
 
@@ -38,7 +39,9 @@ class Tree:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
+        self._parts = 0
         self._origins: dict[KeyPath, str] = {}
+        self._below: dict[KeyPath, dict[KeyPath, None]] = {}
 
     def origin(self, key: str) -> str:
         """The file that set the dotted ``key``, or its nearest ancestor."""
@@ -80,6 +83,18 @@ class Tree:
         """Say where the value at ``path`` comes from, in place of what was known of it and all below."""
         self._forget(path)
         self._origins[path] = file
+        if path:
+            self._below.setdefault(path[:-1], {})[path] = None
+
+    def count_part(self) -> None:
+        """One more slot is going to be looked into.
+
+        Raises:
+            TooMuch: There are too many.
+        """
+        self._parts += 1
+        if beyond(self._parts, MOST_PARTS):
+            raise TooMuch(f"{self.origin('')}: more than {MOST_PARTS:,} parts, far more than a recipe has: refused")
 
     def _merge(self, node: dict[str, Any], values: dict[str, Any], file: str, at: KeyPath) -> None:
         for key, value in values.items():
@@ -92,7 +107,7 @@ class Tree:
             if isinstance(value, dict):
                 if isinstance(old, str) and may_be_slot(path) and not (whole or _names_part(value)):
                     old = node[key] = {"preset": old}
-                    self._origins[*path, "preset"] = self._origins[path]
+                    self.place((*path, "preset"), self._origins[path])
                 if isinstance(old, dict) and not whole and not (may_be_slot(path) and _names_part(value)):
                     self._merge(old, value, file, path)
                     continue
@@ -104,8 +119,9 @@ class Tree:
                 self.place(path, file)
 
     def _forget(self, path: KeyPath) -> None:
-        for known in [p for p in self._origins if p[: len(path)] == path]:
-            del self._origins[known]
+        for inner in self._below.pop(path, ()):
+            self._forget(inner)
+        self._origins.pop(path, None)
 
 
 def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Tree:
@@ -287,6 +303,7 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
         folder: That of the recipe.
         around: Files of the presets that the parts around it are made from.
     """
+    tree.count_part()
     key = ".".join(path)
     parent = at(tree.values, path[:-1])
     value = parent[path[-1]]

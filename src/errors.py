@@ -10,6 +10,10 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u206
 """Control characters, which terminals obey, and those that turn the direction of what follows."""
 
 
+MOST_SHOWN = 50
+"""Mistakes of a recipe that a message lists."""
+
+
 class PartitaError(Exception):
     """A foreseeable mistake. The command line prints the message and exits with status 2, without a traceback."""
 
@@ -35,7 +39,7 @@ class Problem(NamedTuple):
     suggestion: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.key or '(top level)'}: {self.message}{self.suggestion}"
+        return f"{self.file}: {_cut(self.key, 200) or '(top level)'}: {_cut(self.message)}{_cut(self.suggestion)}"
 
 
 class RecipeError(PartitaError):
@@ -44,7 +48,14 @@ class RecipeError(PartitaError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(dict.fromkeys(problems))
         count = f"{len(self.problems)} mistake{'s' if len(self.problems) > 1 else ''} in the recipe"
-        super().__init__("\n".join([count, *(f"  {problem}" for problem in self.problems)]))
+        lines = [f"  {problem}" for problem in self.problems[:MOST_SHOWN]]
+        more = [f"  and {len(self.problems) - MOST_SHOWN:,} more"] if len(self.problems) > MOST_SHOWN else []
+        super().__init__("\n".join([count, *lines, *more]))
+
+
+def _cut(text: str, longest: int = 2000) -> str:
+    """A text that quotes what may be without end."""
+    return text if len(text) <= longest else f"{text[:longest]} …"
 
 
 def printable(text: object) -> str:

@@ -26,8 +26,10 @@ LARGEST_HEADER = 10_000_000
 
 MOST_DIMENSIONS = 16
 """Of a saved tensor."""
-MOST_VALUES = 100_000
-"""Of a recipe, aliases written out."""
+MOST_VALUES = 20_000
+"""Of a recipe, aliases written out; the largest shipped one has 30."""
+MOST_PARTS = 200
+"""Slots of a recipe; the largest shipped one has 6."""
 LARGEST_RESOLVED = 10_000_000
 """Characters of a recipe, references resolved."""
 DEEPEST = 100

@@ -11,8 +11,19 @@ import soundfile
 from .place import Command, Place
 from .values import TEXTS, hostile, noisy, yaml_of
 
-FORMATS = {"wav": ("WAV", "PCM_16"), "float.wav": ("WAV", "FLOAT"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS")}
-FORMATS |= {"aiff": ("AIFF", "PCM_16"), "au": ("AU", "FLOAT"), "w64": ("W64", "PCM_16"), "caf": ("CAF", "PCM_16"), "mp3": ("MP3", None)}
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "float.wav": ("WAV", "FLOAT"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+}
+FORMATS |= {
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "FLOAT"),
+    "w64": ("W64", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+    "mp3": ("MP3", None),
+}
 SAMPLES = [float("nan"), float("inf"), -float("inf"), 3.4e38, -3.4e38, 1e30, 150.0, 1e-45]
 
 
@@ -26,13 +37,19 @@ def audio(random: Random, place: Place) -> list[Command]:
     data = "{name: folder, path: music}"
     if random.random() < 0.4:
         _captions(random, place, names)
-        data = random.choice([data, f"{{name: folder, path: music, manifest: {random.choice(['music/m.csv', 'music/m.jsonl'])}}}"])
+        data = random.choice(
+            [data, f"{{name: folder, path: music, manifest: {random.choice(['music/m.csv', 'music/m.jsonl'])}}}"]
+        )
     commands = [["check", str(place.world.recipe), f"data={data}", "--data"]]
     named = [name for name in names if "\n" not in name]
     if named and random.random() < 0.6:
         path = os.fsdecode(os.fsencode(folder) + b"/" + os.fsencode(random.choice(named)))
-        last = random.choice([[], [], ["--continue-last", "0.2"], ["--continue-from", "0.1"], ["--continue-for", "0.2"]])
-        commands.append(["generate", str(place.world.system), "tone 1", "-d", "0.9", "--continue", path, *last, "-o", "out.wav"])
+        last = random.choice(
+            [[], [], ["--continue-last", "0.2"], ["--continue-from", "0.1"], ["--continue-for", "0.2"]]
+        )
+        commands.append(
+            ["generate", str(place.world.system), "tone 1", "-d", "0.9", "--continue", path, *last, "-o", "out.wav"]
+        )
     return commands
 
 
@@ -49,7 +66,9 @@ def _sound(random: Random, ending: str, seconds: float, samples: np.ndarray | No
 def _bad(random: Random, place: Place) -> str:
     """Add a file to the folder, and return its name."""
     ending = random.choice(list(FORMATS))
-    stem = random.choice(["bad", "bäd", "日本語", "a b", "[bold]x", "\x1b[31mred", "x" * 200, "line\nbreak", "$(touch x)", "-o"])
+    stem = random.choice(
+        ["bad", "bäd", "日本語", "a b", "[bold]x", "\x1b[31mred", "x" * 200, "line\nbreak", "$(touch x)", "-o"]
+    )
     name, content = f"{stem}.{ending}", _sound(random, ending, 0.3)
     match random.randrange(11):
         case 0:
@@ -65,7 +84,9 @@ def _bad(random: Random, place: Place) -> str:
             content = b""
         case 5:  # an ending that lies
             name = f"{stem}.{random.choice(['wav', 'mp3', 'm4a', 'opus', 'flac'])}"
-            content = random.choice([content, b"#!/bin/sh\ntouch x\n", os.urandom(0), b"RIFF", b"<html>" * 999, bytes(9999)])
+            content = random.choice(
+                [content, b"#!/bin/sh\ntouch x\n", os.urandom(0), b"RIFF", b"<html>" * 999, bytes(9999)]
+            )
         case 6:
             content = _header(random)
             name = f"{stem}.wav"
@@ -88,9 +109,21 @@ def _bad(random: Random, place: Place) -> str:
 def _header(random: Random) -> bytes:
     """A WAV whose header claims what no file has."""
     big = [0, 1, 255, 65_535, 2**31 - 1, 2**31, 2**32 - 1]
-    channels, rate, bits = random.choice([0, 1, 2, 65, 255, 65_535]), random.choice([*big, 8000]), random.choice([0, 1, 8, 16, 24, 64, 65_535])
+    channels, rate, bits = (
+        random.choice([0, 1, 2, 65, 255, 65_535]),
+        random.choice([*big, 8000]),
+        random.choice([0, 1, 8, 16, 24, 64, 65_535]),
+    )
     block = random.choice([0, 1, 2, 4, 65_535])
-    form = struct.pack("<HHIIHH", random.choice([1, 3, 0xFFFE, 0, 85]), channels, rate, random.choice([0, rate]) & 0xFFFFFFFF, block, bits)
+    form = struct.pack(
+        "<HHIIHH",
+        random.choice([1, 3, 0xFFFE, 0, 85]),
+        channels,
+        rate,
+        random.choice([0, rate]) & 0xFFFFFFFF,
+        block,
+        bits,
+    )
     chunks = b"fmt " + struct.pack("<I", random.choice([16, len(form), *big])) + form
     chunks += random.choice([b"", b"LIST" + struct.pack("<I", random.choice(big)) + b"x" * 20, b"fact" + bytes(8)])
     chunks += b"data" + struct.pack("<I", random.choice([*big, 4000])) + bytes(random.choice([0, 1, 4000]))
@@ -99,13 +132,33 @@ def _header(random: Random) -> bytes:
 
 def _captions(random: Random, place: Place, names: list[str]) -> None:
     """Side-car files and manifests that say too much."""
-    told = {"text": "a tone", "key": "C major", "tempo": 90, "beats": [0.0, 0.1], "chords": [[0, 1, "C"]], "instruments": ["flute"]}
+    told = {
+        "text": "a tone",
+        "key": "C major",
+        "tempo": 90,
+        "beats": [0.0, 0.1],
+        "chords": [[0, 1, "C"]],
+        "instruments": ["flute"],
+    }
     told[random.choice(list(told))] = hostile(random, place.canary)
-    place.write("music/good0.json", random.choice([yaml_of(told), "[" * 100_000, '{"text": 1e999}', "{}", '{"tempo": ' + "9" * 5000 + "}"]))
+    place.write(
+        "music/good0.json",
+        random.choice([yaml_of(told), "[" * 100_000, '{"text": 1e999}', "{}", '{"tempo": ' + "9" * 5000 + "}"]),
+    )
     place.write("music/good1.txt", random.choice([*TEXTS, "\xff", "x" * 100_000]).encode("latin-1", "replace"))
-    lines = ["file,text,tempo,split", "good0.wav,a tone,90,train", f"{names[0]},{random.choice(TEXTS)},nan,{random.choice(TEXTS)}"]
+    lines = [
+        "file,text,tempo,split",
+        "good0.wav,a tone,90,train",
+        f"{names[0]},{random.choice(TEXTS)},nan,{random.choice(TEXTS)}",
+    ]
     lines += [f"{random.choice(TEXTS)},x,1,test"]
     content = "\n".join(lines).encode("utf-8", "replace")
     place.write("music/m.csv", noisy(random, content) if random.random() < 0.3 else content)
-    rows = '{"file": "good0.wav", "text": "a"}\n{"file": "/dev/zero"}\n{"file": ["x"]}\n' + "[" * 50_000 + '\n{"file": "x' + "y" * 300 + '"}\n'
+    rows = (
+        '{"file": "good0.wav", "text": "a"}\n{"file": "/dev/zero"}\n{"file": ["x"]}\n'
+        + "[" * 50_000
+        + '\n{"file": "x'
+        + "y" * 300
+        + '"}\n'
+    )
     place.write("music/m.jsonl", rows)

@@ -17,7 +17,16 @@ PATIENCE = 120.0
 MEMORY = 2 << 30
 """Bytes that one command may take beyond what the process had."""
 
-FOREIGN = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen"}
+FOREIGN = {
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+    "subprocess.Popen",
+}
 FOREIGN |= {"pickle.find_class", "webbrowser.open", "os.startfile", "code.__new__"}
 """What nothing of this needs: other programs, and objects that a pickle names."""
 CHANGING = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "os.chown"}
@@ -57,7 +66,9 @@ def _forbidden(event: str, arguments: tuple[Any, ...], root: Path) -> str:
         file = getattr(arguments[0], "co_filename", arguments[0])
         return f"{event} {file}" if str(file).startswith(str(root)) else ""
     paths = arguments[:2] if event in CHANGING else ()
-    if event == "open" and (set(arguments[1] or "") & set("wax+") or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+    if event == "open" and (
+        set(arguments[1] or "") & set("wax+") or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ):
         paths = arguments[:1]
     for path in paths:
         if isinstance(path, str | bytes | os.PathLike) and str(path) != "/dev/null":

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .place import Command, Place
-from .values import NUMBERS, TEXTS, hostile, mutated, noisy, yaml_of
+from .values import mutated, noisy, yaml_of
 
 TOKENIZER = {
     "version": "1.0",
@@ -36,7 +36,16 @@ def folder(random: Random, place: Place) -> list[Command]:
     load = ["generate", name, "tone 1", "-d", "0.2", "-o", "out.wav"]
     if kind == "published":
         return [["push", name, "user/toy", "--dry-run", "-o", "upload", "--report"]]
-    return random.choice([[load], [load], [["evaluate", name, "--clips", "0"], load], [["listen", "make", name, name, "-o", "t", "--prompts", "0"]], [["list", name]], [["check", f"{name}/recipe.yaml"]]])
+    return random.choice(
+        [
+            [load],
+            [load],
+            [["evaluate", name, "--clips", "0"], load],
+            [["listen", "make", name, name, "-o", "t", "--prompts", "0"]],
+            [["list", name]],
+            [["check", f"{name}/recipe.yaml"]],
+        ]
+    )
 
 
 def _spoil(random: Random, place: Place, target: Path) -> None:
@@ -47,25 +56,44 @@ def _spoil(random: Random, place: Place, target: Path) -> None:
             values = yaml.safe_load(index.read_text(encoding="utf-8", errors="replace").replace("\0", ""))
             _replace(index, yaml_of(mutated(random, values, place.canary)).encode("utf-8", "surrogatepass"))
         case 3 | 4:
-            _replace(part / "config.json", _json(random, place, {"family": "tokenizer", "name": "toy-codec", "arguments": {"hop": 100}}))
+            _replace(
+                part / "config.json",
+                _json(random, place, {"family": "tokenizer", "name": "toy-codec", "arguments": {"hop": 100}}),
+            )
         case 5 | 6 | 7:
             _replace(part / "model.safetensors", _tensors(random, part / "model.safetensors"))
         case 8:
-            _elsewhere(random, place, random.choice([index, part, part / "config.json", part / "model.safetensors", part.parent]))
+            _elsewhere(
+                random,
+                place,
+                random.choice([index, part, part / "config.json", part / "model.safetensors", part.parent]),
+            )
         case 9:
             place_of_words = part / "tokenizer"
             place_of_words.mkdir(parents=True, exist_ok=True)
             _replace(place_of_words / "tokenizer.json", _json(random, place, TOKENIZER))
-            _replace(place_of_words / "tokenizer_config.json", _json(random, place, {"tokenizer_class": "T5Tokenizer", "extra_ids": 100}))
+            _replace(
+                place_of_words / "tokenizer_config.json",
+                _json(random, place, {"tokenizer_class": "T5Tokenizer", "extra_ids": 100}),
+            )
         case 10:
-            stem = random.choice(["x" * 250, "日本語", "\x1b[31m", "line\nbreak", "[/b]", "-rf", "..x", " ", "$(touch x)"])
+            stem = random.choice(
+                ["x" * 250, "日本語", "\x1b[31m", "line\nbreak", "[/b]", "-rf", "..x", " ", "$(touch x)"]
+            )
             suffix = random.choice([".pt", ".bin", ".ckpt", ".pkl", ".py", ".yaml", ".json", ".safetensors", ""])
-            _replace(random.choice([target, part]) / f"{stem[: 255 - len(suffix)]}{suffix}", f"cos\nsystem\n(S'touch {place.canary}'\ntR.".encode())
+            _replace(
+                random.choice([target, part]) / f"{stem[: 255 - len(suffix)]}{suffix}",
+                f"cos\nsystem\n(S'touch {place.canary}'\ntR.".encode(),
+            )
         case _:
             for path in random.sample(sorted(p for p in target.rglob("*") if p.is_file()), 1):
                 _replace(path, noisy(random, path.read_bytes()))
     if random.random() < 0.2:
-        evaluation = {"metrics": {"fad": {"value": 1.0, "low": 0.5, "high": 2.0}}, "notes": ["x"], "request": {"clips": 2}}
+        evaluation = {
+            "metrics": {"fad": {"value": 1.0, "low": 0.5, "high": 2.0}},
+            "notes": ["x"],
+            "request": {"clips": 2},
+        }
         _replace(target / "evaluation" / "evaluation.json", _json(random, place, evaluation))
 
 
@@ -88,14 +116,25 @@ def _elsewhere(random: Random, place: Place, path: Path) -> None:
     if random.random() < 0.3:
         os.mkfifo(path)
     else:
-        places = [str(outside), "/dev/zero", "/dev/random", "/proc/kmsg", "/etc/passwd", path.name, "../" * 9, "nowhere", "/"]
+        places = [
+            str(outside),
+            "/dev/zero",
+            "/dev/random",
+            "/proc/kmsg",
+            "/etc/passwd",
+            path.name,
+            "../" * 9,
+            "nowhere",
+            "/",
+        ]
         path.symlink_to(random.choice(places))
 
 
 def _json(random: Random, place: Place, values: dict[str, Any]) -> bytes:
     if random.random() < 0.2:
-        deep = random.choice([b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000, b"\xff", b"null", b'{"a": 1, "a": 2}', b" " * 2_000_000])
-        return deep
+        return random.choice(
+            [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000, b"\xff", b"null", b'{"a": 1, "a": 2}', b" " * 2_000_000]
+        )
     tree = mutated(random, values, place.canary)
     content = json.dumps(tree, default=str).encode("utf-8", "surrogatepass")
     return noisy(random, content) if random.random() < 0.2 else content
@@ -120,7 +159,10 @@ def _tensors(random: Random, path: Path) -> bytes:
             values = random.choice([b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f"])
             data = bytearray(values * (len(data) // 4))
         case 2:
-            entries |= {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(random.choice([3, 20_000]))}
+            entries |= {
+                f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+                for i in range(random.choice([3, 20_000]))
+            }
         case 3:
             return struct.pack("<Q", random.choice([2**63, 2**64 - 1, size + 1, 0, len(content)])) + content[8:]
         case 4 if entries:

@@ -147,7 +147,9 @@ def _inside(world: World, folder: Path) -> Iterator[None]:
         with suppress(KeyError):
             for name in ("HOME", "PARTITA_CACHE", "HF_HUB_OFFLINE"):
                 del os.environ[name]
-        os.environ |= {name: environment[name] for name in ("HOME", "PARTITA_CACHE", "HF_HUB_OFFLINE") if name in environment}
+        os.environ |= {
+            name: environment[name] for name in ("HOME", "PARTITA_CACHE", "HF_HUB_OFFLINE") if name in environment
+        }
 
 
 def _published(place: Place) -> list[str]:

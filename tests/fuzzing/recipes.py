@@ -11,7 +11,13 @@ from partita.recipe_files import packaged
 from .place import RECIPE, Command, Place
 from .values import KEYS, TAGGED, TEXTS, WORDS, Raw, hostile, mutated, noisy, yaml_of
 
-SMALL_CODEC = {"preset": "spectral-tiny", "encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1}
+SMALL_CODEC = {
+    "preset": "spectral-tiny",
+    "encoder_width": 8,
+    "decoder_width": 8,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+}
 SMALL_STAGE = {"preset": "autoregressive-tiny", "width": 16, "depth": 1, "heads": 2}
 
 
@@ -85,8 +91,22 @@ def _base(random: Random, place: Place) -> str:
 
 def _overrides(random: Random, place: Place) -> list[str]:
     """Changes on the command line."""
-    keys = ["stages.main.window", "stages.main.given", "tokenizers.acoustic", "tokenizers.acoustic.hop", "data", "data.0"]
-    keys += ["stages.main", "stages.main.generator", "stages.main.generator.fit", "seed", "conditioners.text", "trainer"]
+    keys = [
+        "stages.main.window",
+        "stages.main.given",
+        "tokenizers.acoustic",
+        "tokenizers.acoustic.hop",
+        "data",
+        "data.0",
+    ]
+    keys += [
+        "stages.main",
+        "stages.main.generator",
+        "stages.main.generator.fit",
+        "seed",
+        "conditioners.text",
+        "trainer",
+    ]
     keys += ["stages.main.overlap", "tokenizers.acoustic.fit.steps", "data.pieces", "trainer.devices", "description"]
     keys += ["data." + "9" * 5000, "stages.main.target", "", "x", "tokenizers." + "y" * 300, *KEYS]
     found = []

@@ -25,22 +25,39 @@ def request(random: Random, place: Place) -> list[Command]:
                 names += ["continue-from", "continue-for", "continue-last"]
                 options.append([f"--{random.choice(names)}={random.choice(ABSURD)}"])
             case 3 | 4:
-                key = random.choice(["temperature", "top_k", "main.temperature", "main", "steps", "x.y.z", "", "9" * 300])
-                value = random.choice([*ABSURD, *TAGGED, *TEXTS, hostile(random, place.canary), '"0.5"', "[1]", "{a: 1}"])
+                key = random.choice(
+                    ["temperature", "top_k", "main.temperature", "main", "steps", "x.y.z", "", "9" * 300]
+                )
+                value = random.choice(
+                    [*ABSURD, *TAGGED, *TEXTS, hostile(random, place.canary), '"0.5"', "[1]", "{a: 1}"]
+                )
                 options.append(["-s", argument(f"{key}={getattr(value, 'text', value)}")])
             case 5:
                 options.append(["--prompts", str(_prompts(random, place))])
                 prompts = []
             case 6:
-                path = random.choice([str(place.world.sound), "pipe", "/dev/zero", "/proc/kmsg", ".", "x" * 300, "none.wav"])
+                path = random.choice(
+                    [str(place.world.sound), "pipe", "/dev/zero", "/proc/kmsg", ".", "x" * 300, "none.wav"]
+                )
                 options.append(["--continue", path])
                 options.append([f"--continue-last={random.choice([0.1, *NUMBERS])}"] if random.random() < 0.5 else [])
                 options.append(["-d", random.choice(["1.2", "0.9", "3601"])])
             case 7:
                 options.append(["--then", argument(f"{random.choice(ABSURD)}:{random.choice(TEXTS)}")])
             case 8:
-                other = ["/dev/full", "/proc/x.wav", ".", "x" * 300 + ".wav", "out.xyz", "a\nb.wav", "[/b].wav", "deep/er/out.flac"]
-                options.append(random.choice([["-o", random.choice(other)], [f"--negative={argument(random.choice(TEXTS))}"]]))
+                other = [
+                    "/dev/full",
+                    "/proc/x.wav",
+                    ".",
+                    "x" * 300 + ".wav",
+                    "out.xyz",
+                    "a\nb.wav",
+                    "[/b].wav",
+                    "deep/er/out.flac",
+                ]
+                options.append(
+                    random.choice([["-o", random.choice(other)], [f"--negative={argument(random.choice(TEXTS))}"]])
+                )
     if not any(option[:1] == ["-o"] for option in options):
         options.append(["-o", "out.wav"])
     return [[*command, *(word for option in options for word in option), "--", *prompts]]

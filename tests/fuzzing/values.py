@@ -17,20 +17,93 @@ class Raw(NamedTuple):
 NUMBERS = [0, -1, 1, 2, 3, 7, 0.5, -0.0, 1e-300, 1e-9, 1e300, float("inf"), float("-inf"), float("nan")]
 NUMBERS += [2**31, 2**63 - 1, -(2**63), 9_999_999, 10_000_001, 65_536, 1_000_000_000, 600, 601.0, True, False]
 
-TEXTS = ["", " ", "x" * 300, "é" * 200, "x" * 5000, "???", "~", "~nobody/x", "None", "null", "yes", "\n\n", "\t", "%s{0}"]
+TEXTS = [
+    "",
+    " ",
+    "x" * 300,
+    "é" * 200,
+    "x" * 5000,
+    "???",
+    "~",
+    "~nobody/x",
+    "None",
+    "null",
+    "yes",
+    "\n\n",
+    "\t",
+    "%s{0}",
+]
 TEXTS += ["../../../etc/passwd", "/etc/passwd", "/dev/zero", "/dev/random", "/proc/self/mem", "/proc/kmsg", "pipe", "."]
-TEXTS += ["${oc.env:HOME}", "${oc.decode:[1}", "${seed}", "${a", "${..data}", "${stages}", "${${seed}}", "${.}", "$${x}"]
-TEXTS += ["\x1b[31mred\x1b[0m", "[/b] markup [bold]", "{{ 7 * 7 }}", "{% for x in y %}", "\u202eevil", "\u2028", "a\u0301"]
-TEXTS += ["日本語", "🎵", "acoustic[1:]", "acoustic[:" + "9" * 5000 + "]", "acoustic/latents", "acoustic[2:1]", "-1", "1e400"]
-TEXTS += ["os.system", "../evil", "user/name", "a/b/c/d", "nan", "inf", "9" * 5000, "__class__", "training", "forward", "٣"]
-TEXTS += ["<script>alert(1)</script>", "'; DROP TABLE x; --", "C:\\Users\\x", "file:///etc/passwd", "http://localhost:1/x"]
+TEXTS += [
+    "${oc.env:HOME}",
+    "${oc.decode:[1}",
+    "${seed}",
+    "${a",
+    "${..data}",
+    "${stages}",
+    "${${seed}}",
+    "${.}",
+    "$${x}",
+]
+TEXTS += [
+    "\x1b[31mred\x1b[0m",
+    "[/b] markup [bold]",
+    "{{ 7 * 7 }}",
+    "{% for x in y %}",
+    "\u202eevil",
+    "\u2028",
+    "a\u0301",
+]
+TEXTS += [
+    "日本語",
+    "🎵",
+    "acoustic[1:]",
+    "acoustic[:" + "9" * 5000 + "]",
+    "acoustic/latents",
+    "acoustic[2:1]",
+    "-1",
+    "1e400",
+]
+TEXTS += [
+    "os.system",
+    "../evil",
+    "user/name",
+    "a/b/c/d",
+    "nan",
+    "inf",
+    "9" * 5000,
+    "__class__",
+    "training",
+    "forward",
+    "٣",
+]
+TEXTS += [
+    "<script>alert(1)</script>",
+    "'; DROP TABLE x; --",
+    "C:\\Users\\x",
+    "file:///etc/passwd",
+    "http://localhost:1/x",
+]
 
 WORDS = ["toy-codec", "toy-letters", "toy-bigram", "toy-sines", "spectral-tiny", "soundstream-tiny", "semantic-tiny"]
 WORDS += ["lookup", "autoregressive-tiny", "flow-tiny", "diffusion-tiny", "folder", "corpus", "kmeans", "log-mel-16khz"]
 WORDS += ["cross", "prepend", "add", "text", "acoustic", "semantic", "cosine", "adam", "32-true", "bf16-mixed", "csv"]
 
 KEYS = ["name", "preset", "weights", "fit", "base", "data", "seed", "stages", "tokenizers", "conditioners", "target"]
-KEYS += ["given", "window", "overlap", "generator", "steps", "trainer", "features", "_target_", "__class__", "", "0", "x.y"]
+KEYS += [
+    "given",
+    "window",
+    "overlap",
+    "generator",
+    "steps",
+    "trainer",
+    "features",
+    "_target_",
+    "__class__",
+    "",
+    "0",
+    "x.y",
+]
 KEYS += ["9" * 5000, "é" * 200, "x" * 300, "null", "recipe", "vary", "self", "args", "kwargs", "description", "limit"]
 
 
@@ -52,10 +125,53 @@ def payload(canary: str) -> list[Any]:
 
 
 TAGGED = ["!!binary aGVsbG8=", "!!binary ?", "!!set {a, b}", "!!omap [a: 1]", "!!timestamp 2001-01-01", "2001-01-01"]
-TAGGED += ["!!float abc", "!!int abc", "!!int 9e9", "!custom {a: 1}", "0o17", "0b1111", "1_000", "190:20:30", "0x_", "=", ".nan"]
-TAGGED += ["&a [*a]", "*nowhere", "&a {<<: *a}", "{? [a, b] : c}", "{<<: [1]}", '"\\uD800"', '"\\x1b[31m"', "[", "{a", "'", '"']
-TAGGED += ["0x" + "f" * 9000, "9" * 9000, "-" + "9" * 9000, "1" * 30, "1e" + "9" * 400, "[" * 3000, "{a: " * 3000, "- - -"]
-TAGGED += ["[&b [&c [l,l],*c,*c,*c,*c],*b,*b,*b]", "@x", "`x`", "%x", "|\n  text", "!!null ''", "!!bool maybe", "\x00", "\t"]
+TAGGED += [
+    "!!float abc",
+    "!!int abc",
+    "!!int 9e9",
+    "!custom {a: 1}",
+    "0o17",
+    "0b1111",
+    "1_000",
+    "190:20:30",
+    "0x_",
+    "=",
+    ".nan",
+]
+TAGGED += [
+    "&a [*a]",
+    "*nowhere",
+    "&a {<<: *a}",
+    "{? [a, b] : c}",
+    "{<<: [1]}",
+    '"\\uD800"',
+    '"\\x1b[31m"',
+    "[",
+    "{a",
+    "'",
+    '"',
+]
+TAGGED += [
+    "0x" + "f" * 9000,
+    "9" * 9000,
+    "-" + "9" * 9000,
+    "1" * 30,
+    "1e" + "9" * 400,
+    "[" * 3000,
+    "{a: " * 3000,
+    "- - -",
+]
+TAGGED += [
+    "[&b [&c [l,l],*c,*c,*c,*c],*b,*b,*b]",
+    "@x",
+    "`x`",
+    "%x",
+    "|\n  text",
+    "!!null ''",
+    "!!bool maybe",
+    "\x00",
+    "\t",
+]
 
 
 def structure(random: Random) -> Any:
@@ -133,7 +249,9 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
 
 def _misspelled(random: Random, key: Any) -> Any:
     text = str(key)
-    return random.choice([text[::-1], text + "s", text.upper(), text[1:], f"{text}.{text}", random.choice(KEYS), 1, None])
+    return random.choice(
+        [text[::-1], text + "s", text.upper(), text[1:], f"{text}.{text}", random.choice(KEYS), 1, None]
+    )
 
 
 class _Dumper(yaml.SafeDumper):

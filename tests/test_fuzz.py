@@ -15,7 +15,9 @@ CASES = 50
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return World.made(tmp_path_factory.mktemp("world"))
+    world = World.made(tmp_path_factory.mktemp("world"))
+    yield world
+    world.hub.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,10 +20,11 @@ CHANGES += [
 def ablation(random: Random, place: Place) -> list[Command]:
     """A spoiled file, or changes and budgets that no ablation has; nothing is trained."""
     place.pipe()
-    how = ["--dry-run", "-o", random.choice(["out", "out", "x" * 300, "a/../out"])]
+    how = ["--dry-run", "-o", random.choice(["out"] * 9 + ["x" * 300])]
     drawn = random.random()
     if drawn < 0.6:
-        content = yaml_of(mutated(random, _file(random, place), place.canary)).encode("utf-8", "surrogatepass")
+        spoiled = mutated(random, _file(random, place), place.canary, random.choice([0, 1, 1, 2]))
+        content = yaml_of(spoiled).encode("utf-8", "surrogatepass")
         if random.random() < 0.15:
             content = noisy(random, content)
         return [["ablate", str(place.write("study.yaml", content)), *_more(random), *how]]

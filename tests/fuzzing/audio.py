@@ -94,7 +94,9 @@ def _bad(random: Random, place: Place) -> str:
             place.pipe(f"music/{name}")
             return name
         case 8:
-            link = random.choice(["/dev/zero", "/dev/random", "/proc/kmsg", "/etc/passwd", name, "..", "nowhere", "/"])
+            link = random.choice(
+                ["/dev/zero", "/dev/random", "/proc/kmsg", "/etc/passwd", name, "..", "nowhere", "/dev"]
+            )
             (place.folder / "music" / name).symlink_to(link)
             return name
         case 9:  # a name that is not UTF-8

@@ -65,7 +65,7 @@ def _forbidden(event: str, arguments: tuple[Any, ...], root: Path) -> str:
     if event in ("exec", "ctypes.dlopen"):
         file = getattr(arguments[0], "co_filename", arguments[0])
         return f"{event} {file}" if str(file).startswith(str(root)) else ""
-    paths = arguments[:2] if event in CHANGING else ()
+    paths = arguments[1:2] if event == "os.symlink" else arguments[:2] if event in CHANGING else ()
     if event == "open" and (
         set(arguments[1] or "") & set("wax+") or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     ):

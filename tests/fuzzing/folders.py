@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +26,7 @@ TOKENIZER = {
 
 def folder(random: Random, place: Place) -> list[Command]:
     """A copy of a system that is spoiled in one to three ways, loaded, or looked at before it is published."""
-    kind = random.choice(["export", "export", "run", "snapshot", "published"])
+    kind = random.choice(["export", "export", "run", "snapshot", "published", "repository"])
     target = place.folder / "system"
     if kind == "snapshot":
         target = place.folder / "models--a--b" / "snapshots" / "c"
@@ -34,6 +35,8 @@ def folder(random: Random, place: Place) -> list[Command]:
         _spoil(random, place, target)
     name = str(target.relative_to(place.folder))
     load = ["generate", name, "tone 1", "-d", "0.2", "-o", "out.wav"]
+    if kind == "repository":
+        return [["pull", _uploaded(random, place, target), "-o", "pulled"]]
     if kind == "published":
         return [["push", name, "user/toy", "--dry-run", "-o", "upload", "--report"]]
     return random.choice(
@@ -46,6 +49,26 @@ def folder(random: Random, place: Place) -> list[Command]:
             [["check", f"{name}/recipe.yaml"]],
         ]
     )
+
+
+def _uploaded(random: Random, place: Place, target: Path) -> str:
+    """The id of a repository with the files of a folder, and perhaps one whose name leads elsewhere."""
+    paths = [path for path in target.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = {path.relative_to(target).as_posix(): path.read_bytes() for path in paths}
+    if random.random() < 0.3:
+        evil = [
+            "../x.yaml",
+            "/etc/x.yaml",
+            "a//b.json",
+            "stages/../../x.json",
+            "a\\b.yaml",
+            "\x1b[31m.json",
+            "~/x.yaml",
+        ]
+        files[random.choice(evil)] = b"evil"
+    repo_id = f"mallory/{place.folder.name}"
+    place.world.hub.put(repo_id, files)
+    return repo_id
 
 
 def _spoil(random: Random, place: Place, target: Path) -> None:
@@ -101,10 +124,10 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file where there may be something else, or a link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
-    if path.exists() or (path.parent.exists() and not path.parent.is_dir()):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    with suppress(OSError):  # where something else is in the way by now
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(content)
 
 
 def _elsewhere(random: Random, place: Place, path: Path) -> None:

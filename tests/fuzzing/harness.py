@@ -10,11 +10,14 @@ import time
 import traceback
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
+
+from huggingface_hub import constants
 
 from partita.cli import main
 
@@ -130,26 +133,23 @@ def _run(outcome: Outcome, command: Command, world: World) -> None:
         outcome.failures.append("refused without a message")
     if len(messages) > LONGEST:
         outcome.failures.append(f"a message of {len(messages):,} letters: {messages[:300]}")
-    if unseen := re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", output + messages):
+    shown = re.sub(r"\r|\n|\x1b\[A", "", output + messages)  # bars of downloads
+    if unseen := re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown):
         outcome.failures.append(f"a control character reaches the terminal: {unseen[0]!r}")
 
 
 @contextmanager
 def _inside(world: World, folder: Path) -> Iterator[None]:
     """The folder as the working folder, and the home folder as that of the world."""
-    before, environment = Path.cwd(), dict(os.environ)
+    before, home = Path.cwd(), {"HOME": str(world.home), "PARTITA_CACHE": str(world.root / "cache")}
+    address = {"ENDPOINT": world.hub.url, "HF_HUB_CACHE": str(world.root / "hub"), "HF_HUB_DISABLE_XET": True}
+    address["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{world.hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     os.chdir(folder)
-    os.environ |= {"HOME": str(world.home), "PARTITA_CACHE": str(world.root / "cache"), "HF_HUB_OFFLINE": "1"}
     try:
-        yield
+        with mock.patch.dict(os.environ, home), mock.patch.multiple(constants, **address):
+            yield
     finally:
         os.chdir(before)
-        with suppress(KeyError):
-            for name in ("HOME", "PARTITA_CACHE", "HF_HUB_OFFLINE"):
-                del os.environ[name]
-        os.environ |= {
-            name: environment[name] for name in ("HOME", "PARTITA_CACHE", "HF_HUB_OFFLINE") if name in environment
-        }
 
 
 def _published(place: Place) -> list[str]:

@@ -2,13 +2,14 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 import yaml
+from hub_server import Hub
 
 RECIPE = """tokenizers:
   acoustic: {name: toy-codec, fit: {steps: 6, batch_size: 2, crop: 0.5}}
@@ -30,10 +31,12 @@ class World:
     """What cases have in common; it is made once and only read.
 
     Args:
-        root: Of everything; all that is written lies below it. Its name tells the home folder of its owner.
+        root: Of everything; all that is written lies below it.
+        hub: A server that speaks the Hub's protocol.
     """
 
     root: Path
+    hub: Hub = field(default_factory=Hub)
 
     @property
     def home(self) -> Path:

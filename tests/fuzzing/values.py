@@ -197,7 +197,7 @@ def hostile(random: Random, canary: str) -> Any:
 def mutated(random: Random, tree: Any, canary: str, changes: int | None = None) -> Any:
     """A copy of a tree with some changes, each to a place drawn at random."""
     tree = copy.deepcopy(tree)
-    for _ in range(changes or random.choice([1, 1, 1, 2, 2, 3, 5, 9])):
+    for _ in range(random.choice([1, 1, 1, 2, 2, 3, 5, 9]) if changes is None else changes):
         tree = _changed(random, tree, canary)
     return tree
 

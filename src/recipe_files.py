@@ -79,6 +79,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = words(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         raise PartitaError(f"{path} is not valid YAML: {reason(error)}") from None
+    except OSError:  # of OmegaConf, about a single number
+        values = 0.0
     if not isinstance(values, dict):
         raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
     return values

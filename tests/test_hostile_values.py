@@ -217,3 +217,11 @@ def test_a_message_has_an_end(toy_recipe):
     assert "and 52 more" in str(error.value)
     assert len(str(error.value)) < 50_000
     assert len(error.value.problems) == 102
+
+
+@pytest.mark.parametrize("text", ["1.5", "7", "true", "word", "[1]", "2001-01-01", "null", "", "# nothing"])
+def test_a_file_that_holds_a_single_value(command, tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    for arguments in (("check", "recipe.yaml"), ("ablate", "recipe.yaml", "--dry-run")):
+        status, said = command(*arguments)
+        assert (status, said.count("error:"), "Traceback" in said) == (2, 1, False), said

@@ -29,8 +29,9 @@ def bases() -> list[tuple[Any, float]]:
     small["stages"] = {"acoustic": toy["stages"]["main"] | {"generator": SMALL_STAGE}}
     chain = yaml.safe_load(RECIPE)
     chain["tokenizers"]["semantic"] = {"name": "toy-codec", "hop": 400}
-    chain["stages"]["semantic"] = {"generator": "toy-dice", "target": "semantic", "window": 2.0, "overlap": 0.5}
-    chain["stages"]["main"] |= {"given": {"text": "cross", "semantic": "cross"}, "overlap": 0.25}
+    chain["stages"]["semantic"] = chain["stages"]["main"] | {"target": "semantic", "window": 2.0, "overlap": 0.5}
+    chain["stages"]["main"] = {"generator": "toy-echo", "target": "acoustic", "given": {"semantic": "prepend"}}
+    chain["stages"]["main"] |= {"window": 1.0, "overlap": 0.25}
     mixed = yaml.safe_load(RECIPE) | {"data": [{"name": "toy-sines", "weight": 2}, "toy-sines"]}
     mixed |= {"trainer": {"devices": 1, "logger": ["csv"]}, "seed": 3, "description": "two sources"}
     shipped = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(packaged().glob("*.yaml"))]
@@ -48,11 +49,13 @@ def _presets() -> dict[str, Any]:
 def recipe(random: Random, place: Place) -> list[Command]:
     """A spoiled recipe, alone or over a base, or with spoiled presets beside it, and changes on the command line."""
     trees, weights = zip(*bases(), strict=True)
-    tree = mutated(random, random.choices(trees, weights)[0], place.canary)
+    gentle = random.random() < 0.35
+    tree = mutated(random, random.choices(trees, weights)[0], place.canary, gentle=gentle)
+    other = mutated(random, random.choice(trees), place.canary)
     place.pipe()
-    drawn = random.random()
-    if drawn < 0.15 and isinstance(tree, dict):
-        tree = {"base": _base(random, place), **mutated(random, random.choice(trees), place.canary)}
+    drawn = 1.0 if gentle else random.random()
+    if drawn < 0.15 and isinstance(other, dict):
+        tree = {"base": _base(random, place), **other}
     elif drawn < 0.3 and isinstance(tree, dict):
         name, preset = random.choice(list(_presets().items()))
         place.write(name, yaml_of(mutated(random, preset, place.canary)))
@@ -63,10 +66,10 @@ def recipe(random: Random, place: Place) -> list[Command]:
         elif family == "data":
             tree["data"] = word
     content = yaml_of(tree).encode("utf-8", "surrogatepass")
-    if random.random() < 0.15:
+    if random.random() < 0.1 and not gentle:
         content = noisy(random, content)
     path = place.write("case.yaml", content)
-    return [["check", str(path), *_overrides(random, place)]]
+    return [["check", str(path), *([] if gentle else _overrides(random, place))]]
 
 
 def _base(random: Random, place: Place) -> str:
@@ -110,7 +113,7 @@ def _overrides(random: Random, place: Place) -> list[str]:
     keys += ["stages.main.overlap", "tokenizers.acoustic.fit.steps", "data.pieces", "trainer.devices", "description"]
     keys += ["data." + "9" * 5000, "stages.main.target", "", "x", "tokenizers." + "y" * 300, *KEYS]
     found = []
-    while random.random() < 0.3:
+    while random.random() < 0.2:
         value = hostile(random, place.canary)
         text = yaml_of([value])[2:].strip() if not isinstance(value, Raw | str) else getattr(value, "text", value)
         text = random.choice([str(text), str(random.choice(TAGGED)), random.choice(WORDS)])

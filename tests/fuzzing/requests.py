@@ -13,6 +13,8 @@ ABSURD = [*NUMBERS, "9" * 5000, "1e400", "", "abc", "0x10", "1_000", "−1", "½
 def request(random: Random, place: Place) -> list[Command]:
     """A command that generates, with one to four things in it that nobody means."""
     place.pipe()
+    if random.random() < 0.2:
+        return [_other(random, place)]
     command = ["generate", str(place.world.system)]
     options: list[list[str]] = [["-d", "0.3"]]
     prompts = ["tone 1"]
@@ -61,6 +63,31 @@ def request(random: Random, place: Place) -> list[Command]:
     if not any(option[:1] == ["-o"] for option in options):
         options.append(["-o", "out.wav"])
     return [[*command, *(word for option in options for word in option), "--", *prompts]]
+
+
+def _other(random: Random, place: Place) -> Command:
+    """A command that asks for something else than a clip, with something in it that nobody means."""
+    system, absurd = str(place.world.system), str(random.choice(ABSURD))
+    text = argument(random.choice([*TEXTS, *TAGGED]))
+    number = random.choice(["--clips", "--reference-clips", "--duration", "--seed"])
+    part = random.choice(["--embedding", "--classifier", "--joint", "data", "data.pieces"])
+    few = ["--clips", "1", "--reference-clips", "1", "-d", "0.5"]
+    measured = ["--loudness", "--trials", "--catch", "--duration", "--prompts"]
+    return random.choice(
+        [
+            ["evaluate", system, "-o", "out", *few, f"{number}={absurd}"],
+            ["evaluate", system, "-o", "out", *few, f"{part}={text}"],
+            ["listen", "make", system, system, "-o", "out", "-d", "0.5", f"{random.choice(measured)}={absurd}"],
+            ["listen", "make", system, text, "-o", "out", "--prompts", random.choice(["pipe", "1", text])],
+            ["list", text],
+            ["pull", text],
+            ["push", system, text, "--dry-run", "-o", "upload"],
+            ["push", system, "user/toy", "--dry-run", "-o", "upload", f"--license={text}"],
+            ["generate", text, "tone 1", "-o", "out.wav"],
+            ["check", text],
+            ["--import", text, "list"],
+        ]
+    )
 
 
 def _prompts(random: Random, place: Place) -> str:

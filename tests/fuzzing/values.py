@@ -89,6 +89,11 @@ WORDS = ["toy-codec", "toy-letters", "toy-bigram", "toy-sines", "spectral-tiny",
 WORDS += ["lookup", "autoregressive-tiny", "flow-tiny", "diffusion-tiny", "folder", "corpus", "kmeans", "log-mel-16khz"]
 WORDS += ["cross", "prepend", "add", "text", "acoustic", "semantic", "cosine", "adam", "32-true", "bf16-mixed", "csv"]
 
+ALIKE = [["toy-codec", "spectral-tiny", "soundstream-tiny", "log-mel-16khz"], ["toy-letters", "lookup", "t5-small"]]
+ALIKE += [["toy-bigram", "toy-dice", "toy-echo", "autoregressive-tiny", "flow-tiny"], ["cross", "prepend", "add"]]
+ALIKE += [["acoustic", "acoustic/latents", "acoustic[:1]", "semantic"], ["toy-sines", "toy-trained", "toy-silent"]]
+"""Words that stand in for each other."""
+
 KEYS = ["name", "preset", "weights", "fit", "base", "data", "seed", "stages", "tokenizers", "conditioners", "target"]
 KEYS += [
     "given",
@@ -194,11 +199,29 @@ def hostile(random: Random, canary: str) -> Any:
     return copy.deepcopy(random.choice(kind))
 
 
-def mutated(random: Random, tree: Any, canary: str, changes: int | None = None) -> Any:
-    """A copy of a tree with some changes, each to a place drawn at random."""
+def mutated(random: Random, tree: Any, canary: str, changes: int | None = None, gentle: bool = False) -> Any:
+    """A copy of a tree with some changes, each to a place drawn at random; gentle ones to what could be meant."""
     tree = copy.deepcopy(tree)
     for _ in range(random.choice([1, 1, 1, 2, 2, 3, 5, 9]) if changes is None else changes):
-        tree = _changed(random, tree, canary)
+        tree = _varied(random, tree) if gentle else _changed(random, tree, canary)
+    return tree
+
+
+def _varied(random: Random, tree: Any) -> Any:
+    """A value replaced by another of its kind, so that what is behind the first checks is reached, too."""
+    places = [place for place in _places(tree) if place[0] is not None]
+    kinds = {id(node[key]): kind for node, key in places for kind in ALIKE if node[key] in kind}
+    values = [(node, key) for node, key in places if isinstance(node[key], int | float) or id(node[key]) in kinds]
+    if not values:
+        return tree
+    node, key = random.choice(values)
+    old = node[key]
+    if isinstance(old, str):
+        node[key] = random.choice(kinds[id(old)])
+    elif isinstance(old, int):
+        node[key] = random.choice([0, 1, 2, 3, 5, 7, 16, 31, 100, 1000])
+    else:
+        node[key] = random.choice([0.0, 0.01, 0.1, 0.25, 0.5, 0.999, 1.0, 1.5, 3.0, 59.9])
     return tree
 
 

@@ -138,9 +138,9 @@ def test_clips_from_a_file_are_numbered_and_listed(command, saved_toy, tmp_path)
         (["--prompts", "in.jsonl", "-o", "in.wav"], "would be overwritten"),
         (["tone 1", "--continue-last", "3"], "add --continue FILE"),
         (["tone 1", "--continue", "in.wav", "--continue-last", "3", "--continue-from", "1"], "not both"),
-        (["tone 1", "-s", "temperature=["], "is no value"),
-        (["tone 1", "-s", "temperature=!!python/object:os.system {}"], "is no value"),
-        (["tone 1", "-s", "temperature=" + "9" * 9000], "is no value"),
+        (["tone 1", "-s", "temperature=["], "is not a YAML value"),
+        (["tone 1", "-s", "temperature=!!python/object:os.system {}"], "is not a YAML value"),
+        (["tone 1", "-s", "temperature=" + "9" * 9000], "is not a YAML value"),
     ],
 )
 def test_options_that_contradict_each_other_are_one_message(command, saved_toy, tmp_path, monkeypatch, arguments, word):

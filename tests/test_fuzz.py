@@ -5,6 +5,7 @@ from itertools import count
 from random import Random
 
 import pytest
+
 from fuzzing import KINDS
 from fuzzing.confined import Hang, confined
 from fuzzing.harness import run_case

@@ -20,7 +20,7 @@ import numpy as np
 
 from .data.audio_file import SUFFIXES, flac, inspect_audio, read_clip
 from .errors import PartitaError
-from .files import replacing_file
+from .files import kind, replacing_file
 from .finish import Finish, loudness
 from .recipe_files import recipes
 from .seeds import derive_seed
@@ -98,7 +98,7 @@ def gather(
     if len(labels) < 2:
         raise PartitaError("a listening test compares two systems or more: name another run or folder")
     for source in sources:  # before minutes of generating
-        if not Path(source).exists() and source not in recipes() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        if not kind(source) and source not in recipes() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             raise PartitaError(f"{source} is neither a folder, nor a hub id (user/name), nor a recipe")
     folders = {source: _audio_files(Path(source)) for source in sources if _is_audio_folder(source)}
     items = _common_names(folders)
@@ -308,7 +308,7 @@ def _labels(sources: Sequence[str]) -> list[str]:
 def _is_audio_folder(source: str) -> bool:
     from .system import INDEX
 
-    return Path(source).is_dir() and not (Path(source) / INDEX).is_file()
+    return kind(source) == "folder" and not (Path(source) / INDEX).is_file()
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:

@@ -138,9 +138,9 @@ class Part(L.LightningModule):
     def load_weights(self, source: str | Path) -> None:
         """Load pretrained weights: here a folder :meth:`save` wrote; parts with foreign weights say what they take."""
         path = Path(source)
-        if path.is_dir():
+        if kind(path) == "folder":
             path = path / "model.safetensors"
-        if not path.is_file():
+        if kind(path) != "file":
             raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
         self.load_exported_state(read_tensors(path), path)
 

@@ -11,6 +11,7 @@ import torch
 
 from .compose import compose, spoken
 from .errors import PartitaError, RecipeError
+from .files import kind
 from .hub import fetch
 from .part import Part
 from .recipe import plan as check_recipe
@@ -39,13 +40,13 @@ def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.dev
     if isinstance(source, Mapping):
         return part_of(dict(source))[0].to(device)
     path, text = Path(source), str(source)
-    if path.is_dir():
+    if kind(path) == "folder":
         if (path / INDEX).is_file():
             parts = sorted(str(file.parent) for group in (*GROUPS.values(), "stages") for file in _parts(path / group))
             raise PartitaError(f"{path} holds a whole system: use partita.load, or load one part{_list(parts)}")
         check_saved_part(path.resolve().parent, path.resolve().name)
         return Part.load(path).to(device)
-    if path.is_file():
+    if kind(path) == "file":
         raise PartitaError(f"{path} is a file, and a saved part is a folder with a config.json")
     if found := re.fullmatch(r"([\w.-]+/[\w.-]+)/((?:tokenizers|conditioners|stages)/[\w-]+)", text):
         root = fetch(found[1], [f"{found[2]}/{pattern}" for pattern in FILES])

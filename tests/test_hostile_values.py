@@ -171,6 +171,15 @@ def test_names_of_files_and_of_the_hub_that_cannot_be(command, saved_toy, tmp_pa
     assert (status, said.count("error:")) == (2, 1), said
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, "x\0y", "\ud800"])
+def test_names_of_files_in_python(saved_toy, name):
+    """What the file system says to a name that cannot be is no error of its own."""
+    part = partita.load(saved_toy).tokenizers["acoustic"]
+    for attempt in (partita.load, partita.load_part, part.load_weights, load_recipe):
+        with pytest.raises(partita.PartitaError):
+            attempt(name)
+
+
 def test_a_variant_of_any_name_has_a_folder(saved_toy):
     changes = [f"stages.main.target=acoustic,{'é' * 300},{'x' * 300}"]
     names = [variant.name for variant in variants(read_ablation(str(saved_toy / "recipe.yaml"), changes))]

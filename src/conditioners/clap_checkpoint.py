@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import PartitaError
+from ..files import kind
 from ..pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors, read_weights
 from ..text_tokenizer import read_text_tokenizer
 from ..untrusted import read_json
@@ -67,9 +68,9 @@ def laion_file(source: str | Path) -> Path | None:
     path = Path(source)
     if path.suffix not in (".pt", ".pth"):
         return None
-    if not path.is_file() and not path.is_absolute() and len(path.parts) == 3 and path.parts[0] not in (".", ".."):
+    if kind(path) != "file" and not path.is_absolute() and len(path.parts) == 3 and path.parts[0] not in (".", ".."):
         path = checkpoint_folder("/".join(path.parts[:2]), [path.name]) / path.name
-    if not path.is_file():
+    if kind(path) != "file":
         raise PartitaError(f"no weights at {source}: there is no such file")
     return path
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
+from ..files import kind
 from ..pretrained import checkpoint_folder, read_config, read_safetensors
 
 MODEL_TYPES = ("musicgen", "musicgen_decoder")
@@ -41,15 +42,15 @@ def read_musicgen(source: str | Path, condition: str) -> dict[str, Tensor] | Non
     Raises:
         PartitaError: There is no such checkpoint, or it is of another kind of model.
     """
-    if Path(source).is_file():
+    if kind(source) == "file":
         return None
     folder = checkpoint_folder(source)
     config = read_config(folder)
     if "family" in config:
         return None
     if config.get("model_type") not in MODEL_TYPES:
-        kind = config.get("model_type", "unknown")
-        raise PartitaError(f"{source} holds a model of type {kind}: this stage takes {' or '.join(MODEL_TYPES)}")
+        held = config.get("model_type", "unknown")
+        raise PartitaError(f"{source} holds a model of type {held}: this stage takes {' or '.join(MODEL_TYPES)}")
     prefixes = ("decoder.", "model.", "lm_heads.", "enc_to_dec_proj.")
     return convert(read_safetensors(folder, lambda name: name.startswith(prefixes)), condition)
 

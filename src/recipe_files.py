@@ -20,6 +20,12 @@ from .limits import LARGEST_RECIPE
 from .registry import did_you_mean
 from .untrusted import read_text
 
+UNREADABLE = (
+    *(yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError),
+    *(LookupError, AttributeError, ArithmeticError, RecursionError),
+)
+"""What readers of YAML raise: PyYAML looks up the truth of ``!!bool maybe`` without a thought that there is none."""
+
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or a name among the packaged recipes.
@@ -77,7 +83,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         check_yaml(text, path)
         values = words(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise PartitaError(f"{path} is not valid YAML: {reason(error)}") from None
     except OSError:  # of OmegaConf, about a single number
         values = 0.0
@@ -110,7 +116,7 @@ def _read(text: str, shown: str, what: str) -> Any:
     try:
         check_yaml(f"value: {text}", Path("the value"))
         return words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, KeyError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{shown[:200]!r} is not {what}: {reason(error)}") from None
 
 
@@ -131,7 +137,8 @@ def reason(error: Exception) -> str:
     """What a reader of YAML says is wrong, on one line."""
     if "integer string conversion" in str(error):
         return "a whole number has thousands of digits"
-    return " ".join(str(error).split())[:500]
+    said = " ".join(str(error).split())[:500]
+    return said if isinstance(error, yaml.YAMLError | OmegaConfBaseException | ValueError) else f"{said}: no such value"
 
 
 def packaged() -> Path:

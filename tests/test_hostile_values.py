@@ -228,6 +228,14 @@ def test_a_message_has_an_end(toy_recipe):
     assert len(error.value.problems) == 102
 
 
+@pytest.mark.parametrize("value", ["!!bool maybe", "!!int ''", "!!int x", "!!float x", "!!timestamp x", "!!binary ?"])
+def test_tags_of_what_is_not_theirs(command, saved_toy, tmp_path, value):
+    (tmp_path / "recipe.yaml").write_text(f"seed: {value}\n")
+    for arguments in (("check", "recipe.yaml"), ("check", saved_toy / "recipe.yaml", f"seed={value}")):
+        status, said = command(*arguments)
+        assert (status, said.count("error:"), "Traceback" in said) == (2, 1, False), said
+
+
 @pytest.mark.parametrize("text", ["1.5", "7", "true", "word", "[1]", "2001-01-01", "null", "", "# nothing"])
 def test_a_file_that_holds_a_single_value(command, tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)

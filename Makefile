@@ -18,8 +18,9 @@ demo: $(INSTALLED)
 	@echo "listen: runs/chorales-tiny/demo-1.wav runs/chorales-tiny/demo-2.wav"
 	@echo "look:   runs/chorales-tiny/report.html"
 
+# Each file of tests in one of several processes, each of them on one core.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

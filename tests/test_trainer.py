@@ -72,31 +72,6 @@ def test_whatever_counts_steps_agrees_under_accumulation(toy_recipe, tmp_path, m
     assert audio == pytest.approx(steps * 8 * 1.0)
 
 
-def test_a_run_interrupted_within_an_accumulation_ends_with_the_same_weights(toy_recipe, tmp_path, monkeypatch):
-    plan = load_recipe(toy_recipe, [FIT + "accumulate=4", "tokenizers.acoustic.fit.accumulate=3"])
-    train(plan, tmp_path / "whole")
-    count, batch = 0, Reseed.on_train_batch_start
-
-    def dying(self, *args):
-        nonlocal count
-        count += 1
-        if count in (2, 9, 17, 30, 45, 50, 66, 67):
-            raise Killed
-        batch(self, *args)
-
-    monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
-    deaths = 0
-    while True:
-        try:
-            train(plan, tmp_path / "broken")
-            break
-        except Killed:
-            deaths += 1
-    assert deaths == 8
-    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
-    assert all(torch.equal(whole[key], broken[key]) for key in whole)
-
-
 def test_curves_go_on_at_the_right_step_after_an_interruption(toy_recipe, tmp_path, monkeypatch):
     plan = load_recipe(toy_recipe, ["trainer.log_every_n_steps=1"])
     batch = Reseed.on_train_batch_start

@@ -34,17 +34,29 @@ class Killed(BaseException):
     pass
 
 
-def test_a_run_interrupted_anywhere_ends_with_the_same_weights(toy_recipe, tmp_path, monkeypatch):
-    plan = load_recipe(toy_recipe)
+@pytest.mark.parametrize(
+    ("overrides", "deadly"),
+    [
+        ([], (2, 5, 9, 11, 16, 20, 21)),
+        (
+            ["stages.main.generator.fit.accumulate=4", "tokenizers.acoustic.fit.accumulate=3"],
+            (2, 9, 17, 30, 45, 50, 66, 67),
+        ),
+    ],
+    ids=["steps", "accumulated"],
+)
+def test_a_run_interrupted_anywhere_ends_with_the_same_weights(toy_recipe, tmp_path, monkeypatch, overrides, deadly):
+    """Also within the batches that a step accumulates."""
+    plan = load_recipe(toy_recipe, overrides)
     train(plan, tmp_path / "whole")
-    steps, step = 0, Reseed.on_train_batch_start
+    batches, batch = 0, Reseed.on_train_batch_start
 
     def dying(self, *args):
-        nonlocal steps
-        steps += 1
-        if steps in (2, 5, 9, 11, 16, 20, 21):
+        nonlocal batches
+        batches += 1
+        if batches in deadly:
             raise Killed
-        step(self, *args)
+        batch(self, *args)
 
     monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
     deaths = 0
@@ -54,7 +66,7 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_weights(toy_recipe, tmp_p
             break
         except Killed:
             deaths += 1
-    assert deaths == 7
+    assert deaths == len(deadly)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert not list((tmp_path / "broken").rglob("*.ckpt"))
 

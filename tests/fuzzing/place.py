@@ -60,7 +60,7 @@ class World:
 
     @property
     def run(self) -> Path:
-        """The same as a run leaves it: with data of one's own, an evaluation and a report, all of which name the home."""
+        """The same as a run leaves it: with data of one's own, an evaluation and a report: all name the home."""
         return self.home / "runs" / "mine"
 
     @property
@@ -86,9 +86,17 @@ class World:
         values["description"] = f"a toy that learned from {world.home}/music"
         (world.run / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         (world.run / "evaluation").mkdir()
-        row = {"value": 1.0, "better": "lower", "embedding": "log-mel-16khz", "clips": 2, "of": "system", "weights": f"{world.home}/w.pth"}
+        weights, left_out = f"{world.home}/w.pth", f"{world.home}/music/a b.wav was left out"
+        row = {
+            "value": 1.0,
+            "better": "lower",
+            "embedding": "log-mel-16khz",
+            "clips": 2,
+            "of": "system",
+            "weights": weights,
+        }
         request = {"data": "folder", "pieces": "test", "duration": 1.0, "seed": 0, "clips": 2, "reference_clips": 2}
-        results = {"request": request, "notes": [f"{world.home}/music/a b.wav was left out"], "metrics": {"fad": row}, "conditions": []}
+        results = {"request": request, "notes": [left_out], "metrics": {"fad": row}, "conditions": []}
         (world.run / "evaluation" / "evaluation.json").write_text(json.dumps(results), encoding="utf-8")
         (world.run / "report.html").write_text(f"<p>{world.home.as_uri()}/music, {world.home}</p>", encoding="utf-8")
         samples = 0.5 * np.sin(np.arange(4000) * 0.3)

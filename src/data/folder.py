@@ -48,8 +48,8 @@ class Folder(Source):
     ``split``. Times are in seconds from the start of the file. What cannot be read is skipped and named in
     :attr:`report`, when the folder is scanned as well as later.
 
-    A file is in one split by the hash of its name, unless the manifest names splits (rows without one are then for
-    training). Of three files or more each split gets at least one.
+    A file is in one split by the hash of its name, unless the manifest names splits (files without one are then for
+    training). All rows of a file are in one split. Of three files or more each split gets at least one.
 
     Args:
         path: The folder.
@@ -210,6 +210,7 @@ class Folder(Source):
     def _from_manifest(self, root: Path) -> Iterator[_Entry]:
         manifest = next(place for place in _places(str(self.manifest), root) if _is(Path.is_file, place))
         seen: Counter[str] = Counter()
+        split_of: dict[str, Split] = {}
         for number, row in read_manifest(manifest):
             where = f"{manifest.name} line {number}"
             if isinstance(row, PartitaError):
@@ -234,6 +235,9 @@ class Folder(Source):
                 self.note(f"{where} ({name})", str(error))
                 continue
             # A file may have several captions: several examples, which stay in one split.
+            if split is not None and split_of.setdefault(name, split) != split:
+                self.note(f"{where} ({name})", f"the file is for {split_of[name]} already, and not for {split}")
+                continue
             repeated = f"#{seen[name]}" if seen[name] > 1 else ""
             yield _Entry(name + repeated, name, path, fields, split)
 
@@ -247,8 +251,8 @@ class Folder(Source):
 
     def _divided(self, entries: list[_Entry]) -> dict[Split, list[_Entry]]:
         divided: dict[Split, list[_Entry]] = {"train": [], "validation": [], "test": []}
-        if any(entry.split for entry in entries):
-            place = {entry.id: entry.split or "train" for entry in entries}
+        if named := {entry.file: entry.split for entry in entries if entry.split}:
+            place = {entry.id: named.get(entry.file, "train") for entry in entries}
         else:
             names = split_names(list(dict.fromkeys(entry.file for entry in entries)), self.validation, self.test)
             split_of = {name: split for split, members in names.items() for name in members}

@@ -194,6 +194,25 @@ def test_captions_of_one_file_stay_in_one_split(songs):
         assert len({read(source, i, split=split).fields["id"].split("#")[0] for i in range(source.size(split))}) == 1
 
 
+def test_a_file_is_in_one_split_whatever_its_rows_say(songs):
+    """No test file is trained on because another row of it names no split, or another one."""
+    rows = [
+        {"file": "stereo0.ogg", "text": "one"},
+        {"file": "stereo1.ogg", "text": "two"},
+        {"file": "stereo0.ogg", "text": "three", "split": "test"},
+        {"file": "sub/mono0.wav", "text": "four", "split": "validation"},
+        {"file": "sub/mono0.wav", "text": "five", "split": "train"},
+    ]
+    (songs / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = quiet(Folder(str(songs), manifest="list.jsonl"))
+    texts = {
+        split: [read(source, i, split=split).fields["text"] for i in range(source.size(split))]
+        for split in ("train", "validation", "test")
+    }
+    assert texts == {"train": ["two"], "validation": ["four"], "test": ["one", "three"]}
+    assert "list.jsonl line 5 (sub/mono0.wav): the file is for validation already" in "\n".join(source.report)
+
+
 def test_fewer_than_three_files_are_all_for_training(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(440, 1, 16000), 16000)
     source = Folder(str(tmp_path))

@@ -163,6 +163,8 @@ def read_clip(
     if sound.shape[1] != channels:
         sound = np.repeat(sound.mean(axis=1, keepdims=True), channels, axis=1)
     if source != sample_rate:
+        # of a length between two samples soxr leaves out the last: silence follows, and enough of it for one more
+        sound = np.pad(sound, ((0, source // sample_rate + 2), (0, 0)))
         sound = soxr.resample(sound, source, sample_rate)
     skip = begin - steps * step
     clip = sound[skip : skip + num_samples].T

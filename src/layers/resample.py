@@ -46,12 +46,10 @@ def convert(audio: Tensor, rate: int, to_rate: int, channels: int) -> Tensor:
 def _by_soxr(audio: Tensor, source: int, target: int, length: int) -> Tensor:
     import soxr
 
-    signals = audio.detach().float().cpu().reshape(-1, audio.shape[-1]).numpy()
-    made = torch.zeros(len(signals), length)
-    for row, signal in zip(made, signals, strict=True):
-        found = torch.from_numpy(soxr.resample(signal, source, target))[:length]
-        row[: len(found)] = found
-    return made.view(*audio.shape[:-1], length).to(audio.device)
+    # of a length between two samples soxr leaves out the last: what follows is silence, and enough of it for one more
+    signals = F.pad(audio.detach().float().cpu().reshape(-1, audio.shape[-1]), (0, -(-source // target) + 1)).numpy()
+    made = [torch.from_numpy(soxr.resample(signal, source, target)[:length]) for signal in signals]
+    return torch.stack(made).view(*audio.shape[:-1], length).to(audio.device)
 
 
 def _by_filters(audio: Tensor, source: int, target: int, length: int) -> Tensor:

@@ -98,6 +98,19 @@ def test_length_is_that_of_whole_numbers(rate, to_rate, tmp_path):
         assert by_tensors_elsewhere(torch.randn(2, 2, samples), rate, to_rate, tmp_path).shape == (2, 2, expected)
 
 
+@pytest.mark.parametrize("way", [by_files, by_tensors])
+@pytest.mark.parametrize(("rate", "to_rate"), [(44100, 32000), (44100, 16000), (48000, 16000), (16000, 44100)])
+def test_the_last_sample_is_as_the_others(way, rate, to_rate, tmp_path):
+    """Also where audio ends between two samples of the new rate: truth is the same followed by a second of silence."""
+    for samples in (5000, 5001, 5002):
+        audio = 0.5 * sine(300, rate)[None, None, :samples].float()
+        longer = torch.cat([audio, torch.zeros(1, 1, rate)], dim=-1)
+        out = way(audio, rate, to_rate, tmp_path)
+        assert out.shape[-1] == math.ceil(samples * to_rate / rate)
+        expected = by_tensors_elsewhere(longer, rate, to_rate, tmp_path)[..., : out.shape[-1]]
+        assert (out - expected)[..., -200:].abs().max() < 2e-3
+
+
 def test_both_ways_agree():
     """On and off the CPU the same: noise below nine tenths of half the rate."""
     noise = torch.randn(1, 2, 48000, generator=torch.Generator().manual_seed(0))

@@ -28,9 +28,9 @@ DISTANCES = (
 """How to read distances between sets of clips."""
 
 _ABOUT = {
-    "right key": "Fraction of the clips whose key, estimated from the audio, is that of the piece.",
-    "right or related key": "Mean over the clips: 1 for the key of the piece, 0.5 for the one a fifth above, 0.3 for "
-    "the relative and 0.2 for the parallel one (the score of MIREX).",
+    "right key": "Fraction of the clips whose key, estimated from the audio, is the one that was asked for.",
+    "right or related key": "Mean over the clips: 1 for the key that was asked for, 0.5 for the one a fifth above, "
+    "0.3 for the relative and 0.2 for the parallel one (the score of MIREX).",
     "right chord roots": "Fraction of the time in which the estimated chord has the root that the piece has there.",
     "right chords": "Fraction of the time in which the estimated chord is the piece's, by its root and its third.",
     "chord changes in time": "How far estimated chords change when the piece's do; 1 where all changes fall together.",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .contracts import finite
-from .data.audio_file import inspect_audio, read_clip
+from .data.audio_file import MARGIN, inspect_audio, read_clip
 from .errors import PartitaError
 from .layers.resample import convert
 
@@ -74,14 +74,22 @@ class Excerpt:
         Raises:
             PartitaError: There is no such recording, or nothing of it at that time.
         """
-        start, _ = self._begin(sample_rate)
+        start, seconds = self._begin(sample_rate)
+        start = min(start, max(0.0, seconds - 1 / sample_rate))  # one sample at least
         if isinstance(self.audio, str | Path):
             length = None if self.seconds is None else min(self.seconds, self.length(sample_rate))
             return torch.from_numpy(read_clip(Path(self.audio), start, length, sample_rate, channels)[0][None])
         samples, rate = samples_of(self.audio), self.sample_rate or sample_rate
-        begin = round(start * rate)
-        end = None if self.seconds is None else begin + max(1, round(self.seconds * rate))
-        return convert(samples[..., begin:end], rate, sample_rate, channels).clamp(-1, 1)
+        whole = -(-samples.shape[-1] * sample_rate // rate)
+        first = min(round(start * sample_rate), whole - 1)
+        last = whole if self.seconds is None else min(whole, first + max(1, round(self.seconds * sample_rate)))
+        # What is before and after it is resampled, too, from a moment on at which both rates have a sample.
+        margin = 0 if rate == sample_rate else math.ceil(MARGIN * rate)
+        common = math.gcd(rate, sample_rate)
+        steps = max(0, first * rate // sample_rate - margin) // (rate // common)
+        heard = samples[..., steps * (rate // common) : -(-last * rate // sample_rate) + margin]
+        before = steps * (sample_rate // common)
+        return convert(heard, rate, sample_rate, channels)[..., first - before : last - before].clamp(-1, 1)
 
     def _begin(self, sample_rate: int) -> tuple[float, float]:
         """Where the excerpt begins, and the length of the whole recording, in seconds."""

@@ -37,8 +37,23 @@ def test_the_part_asked_for_is_taken_from_files_and_arrays_of_any_rate(song, par
         assert excerpt.length(RATE) == pytest.approx(length)
         heard = excerpt.read(RATE, 1)
         assert heard.shape == (1, 1, len(expected))
-        inner = slice(200, -200)  # an array that is cut has no neighbors to resample with
+        inner = slice(200, -200)
         np.testing.assert_allclose(heard[0, 0, inner], expected[inner], atol=2e-3)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 44100, 48000])
+def test_an_excerpt_of_an_array_is_that_of_the_file_to_its_very_ends(song, rate):
+    """What is before and after it is resampled with it."""
+    sound = soundfile.read(song, dtype="float32")[0].T
+    for part in (
+        {"start": 1.237, "seconds": 1.0},
+        {"start": 4.5},
+        {"last": 2.0},
+        {"seconds": 0.01},
+        {"start": 5.99999},
+    ):
+        heard = Excerpt(sound, sample_rate=44100, **part).read(rate, 1)
+        torch.testing.assert_close(heard, Excerpt(song, **part).read(rate, 1), atol=1e-5, rtol=0)
 
 
 def test_only_the_excerpt_of_a_long_file_is_read(song, monkeypatch):

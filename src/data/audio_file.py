@@ -22,7 +22,7 @@ from ..files import replacing_file
 SUFFIXES = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
 """What names of audio files end in. Files that turn out not to be readable are reported, not passed over."""
 
-_MARGIN = 0.05
+MARGIN = 0.05
 """Seconds read on either side of a clip, so that the resampler sees what it would in the whole file."""
 LOUDEST = 100.0
 """Largest sample that is believed, 40 dB above full scale: what is louder is damaged or not scaled to [-1, 1]."""
@@ -149,7 +149,7 @@ def read_clip(
             source_step, step = source // common, sample_rate // common
             if num_samples == 0:
                 return np.zeros((channels, length), np.float32), 0
-            margin = 0 if source == sample_rate else math.ceil(_MARGIN * source)
+            margin = 0 if source == sample_rate else math.ceil(MARGIN * source)
             steps = max(0, begin * source // sample_rate - margin) // source_step
             first = steps * source_step
             last = min(file.frames, math.ceil((begin + num_samples) * source / sample_rate) + margin)

@@ -66,8 +66,11 @@ EXPECTED = {
     # clean clips are 18 away from other pieces: what a codec with all its codebooks adds is less than the scatter
     "FrechetDistance": {"frechet": Expected("up", 3.0)},
     "FrechetInfinity": {"limit": Expected("up", 3.0)},
-    # it hears what a codec adds, but hardly how many of its codebooks are left
-    "KernelDistance": {"kad": Expected("up", 1.0, codec="unranked")},
+    # It hears what a codec adds, at once. How many codebooks are left it ranks where these are well trained (-0.1 for
+    # clean clips, then 1.6, 1.7, 1.9 and 2.6 for all to a quarter of those of `chorales-tiny`), but not where they were
+    # fitted to one batch: coarse codes lie nearer the middle of all frames, and at the scale of the median distance
+    # that makes up for what they lack (2.10, 2.05, 2.11, 2.17; at a quarter of that scale 1.0, 1.1, 1.5, 2.7).
+    "KernelDistance": {"kad": Expected("up", 1.0, codec="no better")},
     "KLDivergence": {name: Expected("up", 0.02) for name in ("kld", "kld_reverse", "kld_both")},
     "PairedCosine": {"cosine": Expected("down", 0.03)},
     "StyleNeighbors": {"common": Expected("down", 0.1), "overfit": Expected("down", 0.05)},

@@ -311,7 +311,7 @@ tokenizers:
     quantizer: {num_codebooks: 1, cardinality: 16, warmup_steps: 100}
     losses: {balanced: true, adversarial: 1.0, feature_matching: 1.0}
     spectral: {windows: [64, 256], bands: 20}
-    discriminators: {wave_scales: [2], wave_width: 2, stft_windows: [128], stft_width: 2}
+    discriminators: {wave_scales: [2], wave_width: 2, stft_windows: [256], stft_width: 2}
     adversarial_start: 1
     fit: {steps: 4, batch_size: 2, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, accumulate: 2, ema: 0.5, validation_examples: 5}
 conditioners:

@@ -22,8 +22,8 @@ DISTANCES = (
     "Intervals are over pieces, as clips of one piece resemble each other. Few clips make a Fréchet distance (FAD) "
     "larger: compare it only with that of as many clips, for which its interval is, too. FAD∞ is without that, as far "
     "as leaving out clips tells, and is given only where half as many clips tell the same within its interval; what a "
-    "finite reference adds is in all these figures, those of real clips too. A kernel distance (KAD) has no such bias: "
-    "where both sides are alike, it is zero on average, and as often below as above."
+    "finite reference adds is in all these figures, those of real clips too. A kernel distance (KAD) has no such bias. "
+    "Where both sides are alike, FAD∞ and KAD are zero on average, and as often below as above."
 )
 """How to read distances between sets of clips."""
 

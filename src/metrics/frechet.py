@@ -153,7 +153,8 @@ class FrechetInfinity(FrechetDistance, Gathered):
 
         Returns:
             Also ``frechet_low`` and ``frechet_high``, which hold the mean distance of as many clips as there are;
-            ``limit``, ``limit_low`` and ``limit_high``, which hold the distance of all clips there could be; and
+            ``limit``, ``limit_low`` and ``limit_high``, which hold the distance of all clips that these pieces could
+            have, and are below zero by chance where both sides are alike; and
             ``drift``, the limit less the one that half as many clips show, over half the width of that interval:
             beyond ±1 the clips are too few to tell a limit. The numbers of ``clips`` and ``pieces``. Intervals are not
             numbers for clips of one piece, nor limits for fewer than 8 clips.

@@ -111,7 +111,7 @@ class ToyPitch(toys.ToyLetters):
     def forward(self, prepared):
         letters = prepared["letters"][:, None, 1:2].float()
         values = F.pad(torch.where(letters > 0, letters - ord("0"), 0), (1, 6))
-        return Condition(values, torch.ones(len(values), 1, dtype=torch.bool))
+        return Condition(values, letters[:, 0] > 0)
 
 
 def system(tmp_path, text="toy-pitch", **data):

@@ -561,7 +561,7 @@ def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path, monk
     [
         ({"embeddings": ("lgo-mel",)}, "no tokenizer and no conditioner is called 'lgo-mel'.*'log-mel"),
         ({"embeddings": ("soundstream-tiny",)}, "soundstream-tiny has no weights"),
-        ({"embeddings": ("{",)}, "neither the name"),
+        ({"embeddings": ("{",)}, "'{' is not a YAML value"),
         ({"embeddings": ("3",)}, "expected the name of a tokenizer"),
         ({"embeddings": ("toy-joint",)}, "toy-joint has no weights"),
         ({"classifiers": ("log-mel-16khz",)}, "log-mel-16khz is no classifier"),

@@ -75,7 +75,8 @@ def _transport(first: Tensor, second: Tensor, between: Tensor, least: Tensor, it
     # what a plan moves too much is taken back, and what is then missing is moved from anywhere to anywhere
     plan = plan * (mass / plan.sum(2, keepdim=True).clamp(min=TINY)).clamp(max=1)
     plan = plan * (other / plan.sum(1, keepdim=True).clamp(min=TINY)).clamp(max=1)
-    mass, other = mass - plan.sum(2, keepdim=True), other - plan.sum(1, keepdim=True)
+    # rounding may leave less than nothing, whose quotient by a sum of next to nothing has no bounds
+    mass, other = (mass - plan.sum(2, keepdim=True)).clamp(min=0), (other - plan.sum(1, keepdim=True)).clamp(min=0)
     plan = plan + mass * other / mass.sum(1, keepdim=True).clamp(min=TINY)
     return (plan * cost).sum((1, 2))
 

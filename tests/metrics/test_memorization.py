@@ -69,6 +69,15 @@ def test_transport_in_closed_form():
     assert transport_cost(first, second, centers).tolist() == pytest.approx([5, 4.5, 0], abs=1e-6)
 
 
+def test_what_rounding_leaves_over_costs_nothing():
+    """Where all centers are equally far apart, the cost is the share of the tokens that differ."""
+    first = [[38] * 60 + [52] * 3, [38] * 60 + [52] * 3]
+    second = [[4] + [13] * 26 + [61] * 4 + [74] + [163] + [219] * 30, [4] + [13] * 26 + [38] * 36]
+    second += [[token for token in range(20) for _ in range(3)] + [52] * 3]
+    found = transport_cost(torch.tensor([*first, first[0]]), torch.tensor(second), torch.eye(256) / 2**0.5)
+    assert found.tolist() == pytest.approx([1, 27 / 63, 60 / 63], abs=1e-6)
+
+
 def test_transport_of_a_pair_does_not_depend_on_the_others():
     centers, first, second = clustered_centers(), songs(5), songs(5)
     first[0] = 0

@@ -106,8 +106,9 @@ def model_card(
         data: What there is of it, a line for each source.
     """
     rows = list(_metrics(metrics or {}, ()))
-    prompt = next(iter((captions or {}).values()), "a slow piece for flute")
+    prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
     texts = "text" in [conditioner.input for conditioner in system.conditioners.values()]
+    untold = "no prompt" if texts else "no words"
     values = {
         "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
         "title": repo_id.split("/")[-1],
@@ -135,7 +136,7 @@ def model_card(
         "pieces": NAMES[system.source.stand_in("test")] if captions else "",
         "notes": [_line(str(note)) for note in notes],
         "examples": [
-            {"caption": _line(text), "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
+            {"caption": _line(text) or untold, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
             for i, text in (captions or {}).items()
         ],
         "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
@@ -254,7 +255,7 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
     except (PartitaError, OSError):
         return
     for i, (clip, fields) in enumerate(zip(audio, known, strict=True), 1):
-        caption = str(fields.get("text") or f"example {i}") if system.conditioners else "unconditional"
+        caption = str(fields.get("text", ""))
         image = png(spectrogram_figure(clip, facts.sample_rate))
         yield i, {"flac": flac(clip.numpy(), facts.sample_rate), "png": image, "caption": caption.encode()}
 

@@ -20,6 +20,7 @@ from .condition_use import condition_use
 from .contracts import Example, Representation
 from .data.base import NAMES, Source
 from .data.examples import Examples
+from .data.overview import untold
 from .errors import PartitaError
 from .files import replacing_file
 from .limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
@@ -144,6 +145,10 @@ def evaluate(
     request |= {"data_revision": source.revision} if source.revision else {}
     _claim(folder, request)
     pieces = _examples(source, facts, options.clips, seconds, SEED)
+    if system.stages:
+        notes += (unprompted := untold([piece.fields for piece in pieces], system.reads))
+        for note in unprompted:
+            say(note)
     audio = _generated(system, pieces, folder, options, seconds, say, progress)
     others = _examples(source, facts, options.reference_clips, seconds, SEED + 1)
     for embedder in embedders.values():

@@ -53,7 +53,7 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     download = partial(snapshot_download, repo_id, revision=revision, allow_patterns=list(patterns))
-    with as_messages(repo_id, revision, ", and it is not in the local cache"):
+    with as_messages(repo_id, revision, ", and it is neither a folder here nor in the local cache"):
         try:
             commit, sizes = patiently(lambda: _check_listing(repo_id, patterns, revision))
         except Exception as error:

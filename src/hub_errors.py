@@ -45,7 +45,7 @@ def as_messages(repo_id: str, revision: str | None, away: str = "") -> Iterator[
             f"{repo_id} has no revision {revision or 'main'!r}: give a branch, a tag or a commit"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise PartitaError(f"no {repo_id} on the hub, or it is private: check the name, or {LOGIN}") from None
+        raise PartitaError(_unknown(repo_id, away)) from None
     except Exception as error:
         causes = list(_causes(error))  # the client reports some refusals as failures of the network
         refused = next((cause for cause in causes if isinstance(cause, errors.HfHubHTTPError)), None)
@@ -111,6 +111,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _unknown(repo_id: str, away: str) -> str:
+    here = "; there is no such folder here either" if away else ""  # where nothing is fetched, no folder is meant
+    return f"no {repo_id} on the hub, or it is private: check the name, or {LOGIN}{here}"
+
+
 def _answer(repo_id: str, error: Any, away: str) -> str:
     """What an error of the server means."""
     status, said = error.response.status_code, error.server_message or str(error).strip().splitlines()[0]
@@ -118,7 +123,7 @@ def _answer(repo_id: str, error: Any, away: str) -> str:
     if status == 401 and ("credentials" in said or "token" in str(error)):
         return f"the hub does not accept your token (it may have expired): {LOGIN}"
     if status == 401:
-        return f"no {repo_id} on the hub, or it is private: check the name, or {LOGIN}"
+        return _unknown(repo_id, away)
     if status == 403:
         return f"the hub refuses access to {repo_id}: use a name of your own, or a token that may write there ({said})"
     if status in (409, 412):

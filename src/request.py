@@ -214,7 +214,7 @@ def _heard(system: System, audio: Continued, batch: int, seconds: float) -> Tens
     if length >= seconds:
         raise PartitaError(
             f"the result starts with the {length:,.2f} s to continue, so it must be longer than {seconds:g} s: "
-            "set a longer duration, or continue less of it, such as its last 5 seconds"
+            "set a longer duration, or continue less of it"
         )
     heard = excerpt.read(facts.sample_rate, facts.channels)
     if len(heard) not in (1, batch):

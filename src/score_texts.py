@@ -61,7 +61,7 @@ def clips_text(row: Mapping[str, Any]) -> str:
     ('64 of 26 pieces', '5')
     """
     clips, pieces = row["clips"], row.get("pieces", row["clips"])
-    return f"{clips}" if clips == pieces else f"{clips} of {pieces} pieces"
+    return f"{clips}" if clips == pieces else f"{clips} of {pieces} piece{'s' * (pieces != 1)}"
 
 
 def about(name: str) -> str:

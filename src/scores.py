@@ -6,7 +6,7 @@ its ``codec`` alone, or its ``memory`` of training clips), ``embedding`` (what i
 ``pieces`` (how many the clips are from), ``low`` and ``high`` (95 %, over pieces), and what to read the value against:
 ``real``, what real clips score in its place; ``codec``, what real clips score that went through the system's own codec,
 which its stages can hardly surpass; ``chance``, what it is for clips that have nothing to do with what was asked for,
-and ``beats_chance``, whether all of the interval is better than that.
+and ``beats_chance``, whether all of the interval is better than that; where there is none, only whether it is not.
 """
 
 from __future__ import annotations
@@ -408,9 +408,12 @@ def score(compared: Compared) -> Rows:
         of = "memory" if kind is memorization else of
         for name, row in kind(compared).items():
             rows[name] = row | {"about": about(name), "of": of}
-            if of != "memory" and row.keys() >= {"low", "high", "chance"}:
-                best = row["low"] > row["chance"] if row["better"] == "higher" else row["high"] < row["chance"]
-                rows[name]["beats_chance"] = best
+            if of != "memory" and "chance" in row:
+                # without an interval, a value that is no better than chance is known not to beat it, and no more
+                low, high = (row.get(bound, row["value"]) for bound in ("low", "high"))
+                best = low > row["chance"] if row["better"] == "higher" else high < row["chance"]
+                if not best or "low" in row:
+                    rows[name]["beats_chance"] = best
     return rows
 
 

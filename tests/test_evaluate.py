@@ -22,7 +22,7 @@ from partita.data.examples import Examples
 from partita.data.library import default_cache_dir
 from partita.embedders import read_embedder, read_reference
 from partita.errors import PartitaError
-from partita.evaluate import SEED, Evaluation, evaluate
+from partita.evaluate import SEED, Evaluation, _examples, evaluate
 from partita.layers.guidance import classifier_free
 from partita.metrics.gaussian import Gaussian, frechet_distance
 from partita.recipe import load_recipe
@@ -631,6 +631,23 @@ def test_training_pieces_never_pass_for_test_pieces(run, other):
     assert note in collect(trained, "me/mine")["README.md"].decode()
     results = evaluate(run, options=FEW)
     assert (results["request"]["pieces"], results["notes"]) == ("test", [])
+
+
+def test_clips_that_nothing_was_asked_for_are_told(run, tmp_path, monkeypatch):
+    """Of test pieces without captions, what is generated answers no prompt."""
+
+    def without_captions(*arguments):
+        made = _examples(*arguments)
+        for example in made[:2]:
+            example.fields.pop("text")
+        return made
+
+    monkeypatch.setattr("partita.evaluate._examples", without_captions)
+    lines = []
+    (note,) = evaluate(run, tmp_path / "evaluation", options=FEW, say=lines.append)["notes"]
+    assert note.startswith("2 of 5 clips are of pieces without caption: conditioners.text is told nothing")
+    assert note in lines
+    assert note in (tmp_path / "evaluation" / "evaluation.html").read_text()
 
 
 def test_other_data_is_named_by_data_alone(run):

@@ -64,6 +64,14 @@ def test_what_chance_explains_is_told(toy_recipe, tmp_path):
     assert row["chance"] < row["low"]
 
 
+def test_what_is_no_better_than_chance_is_told_of_one_piece_too(toy_recipe, tmp_path):
+    """One piece gives no interval; a codec that is worse than a sound that never changes is known to be."""
+    row = score(compared(toy_recipe, tmp_path, [piece("C major", "one") for _ in range(3)]))["codec distance"]
+    assert "low" not in row
+    assert row["value"] > row["chance"]
+    assert row["beats_chance"] is False
+
+
 def test_every_score_has_a_sentence_and_the_codec_is_set_apart(toy_recipe, tmp_path):
     made = compared(toy_recipe, tmp_path, [piece(key, key) for key in KEYS])
     rows = score(made)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_cli import run as run_cli
 
 import partita
-from partita.card import collect
+from partita.card import collect, model_card
 from partita.hub import fetch, push, write_out
 from partita.recipe import load_recipe
 from partita.training import train
@@ -100,6 +100,16 @@ def test_the_card_says_what_one_should_know(hub, trained):
     assert names["audio"].shape[0] == 1
 
 
+def test_the_card_asks_for_what_has_a_caption(trained):
+    """Pieces without captions give no prompt to repeat, and their clips say so."""
+    system = partita.load(trained)
+    card = model_card(system, "alice/toy", captions={1: "", 2: "a low tone"})
+    assert 'system.generate(["a low tone"]' in card
+    assert 'alice/toy "a low tone" -o' in card
+    assert "**no prompt** · [listen](samples/1.flac)" in card
+    assert 'system.generate(["a slow piece' in model_card(system, "alice/toy", captions={1: ""})
+
+
 def test_older_versions_stay_and_what_is_gone_is_gone(hub, trained, tmp_path):
     push(trained, "alice/toy", tag="v1", examples=2)
     first = hub.repositories["alice/toy"].refs["main"]
@@ -156,6 +166,7 @@ def test_a_first_push_that_is_interrupted_leaves_no_model(hub, trained):
         (["pull", "alice/secret"], None, "no alice/secret on the hub, or it is private"),
         (["pull", "bob/gated"], "hf_alice", "accept its terms"),
         (["generate", "alice/nowhere", "tone"], "hf_alice", "no alice/nowhere on the hub"),
+        (["generate", "runs/mine", "tone"], "hf_alice", "there is no such folder here either"),
     ],
 )
 def test_what_the_hub_refuses_is_one_message(hub, cli, trained, tmp_path, monkeypatch, arguments, token, words):

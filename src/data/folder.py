@@ -46,7 +46,7 @@ class Folder(Source):
     ``song.wav`` says what is known of it. A manifest has a row for each file: its ``file`` (or ``path``, ``audio``),
     relative to the manifest, to the folder or to where the command runs, or absolute; the same keys; and if wanted its
     ``split``. Times are in seconds from the start of the file. What cannot be read is skipped and named in
-    :attr:`report`, when the folder is scanned as well as later.
+    :attr:`report`, when the folder is scanned as well as later. Files that a manifest does not name are not used.
 
     A file is in one split by the hash of its name, unless the manifest names splits (files without one are then for
     training). All rows of a file are in one split. Of three files or more each split gets at least one.
@@ -82,6 +82,7 @@ class Folder(Source):
         self.test = test
         self.license = license
         self._splits: dict[Split, list[_Entry]] | None = None
+        self._unnamed = 0
 
     def setup(self) -> None:
         """Look at every file once. Afterwards :attr:`fields` holds what is known of at least one.
@@ -95,6 +96,9 @@ class Folder(Source):
             raise PartitaError("\n".join(wrong))
         root = _place(self.path)
         found = list(self._from_manifest(root) if self.manifest else self._from_sidecars(root))
+        if self.manifest:
+            named = {entry.path.resolve() for entry in found}
+            self._unnamed = sum(path.resolve() not in named for path in _audio_files(root, lambda name, wrong: None))
         with ThreadPoolExecutor(_threads()) as pool:
             entries = [entry for entry in pool.map(self._inspected, found) if entry is not None]
         skipped = self.report
@@ -127,6 +131,9 @@ class Folder(Source):
             {split: len(files) for split, files in splits.items()},
             Counter(name for _, name in known),
             sum(sum(files.values()) for files in splits.values()),
+            f"{self._unnamed:,} more in the folder left out (not in {Path(self.manifest or '').name})"
+            if self._unnamed
+            else "",
         )
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..registry import did_you_mean
 from .base import Source
@@ -49,6 +50,23 @@ def gaps(source: Source, reads: Mapping[str, str]) -> list[str]:
                 f"{lacking:,} of {summary.counted(summary.pieces)}{f' in {label}' if share < 1 else ''} "
                 f"{'has' if lacking == 1 else 'have'} no {_spoken(field)}, and {reader} learns nothing from "
                 f"{'it' if lacking == 1 else 'them'}{advice}"
+            )
+    return lines
+
+
+def untold(told: Sequence[Mapping[str, Any]], reads: Mapping[str, str]) -> list[str]:
+    """A line for each reader that is told nothing of some clips that are going to be generated.
+
+    Args:
+        told: The fields of each clip's piece.
+        reads: By reader, such as ``conditioners.text``, the field.
+    """
+    lines = []
+    for reader, field in reads.items():
+        if lacking := sum(field not in fields for fields in told):
+            lines.append(
+                f"{lacking:,} of {len(told):,} clips are of pieces without {_spoken(field)}: {reader} is told nothing, and "
+                "they show only what is generated then"
             )
     return lines
 

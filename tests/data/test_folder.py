@@ -286,7 +286,10 @@ def test_what_there_is(songs):
     rows = [{"file": "stereo0.ogg", "text": "one"}, {"file": "stereo0.ogg", "text": "two"}, {"file": "stereo1.ogg"}]
     (songs / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = quiet(Folder(str(songs), manifest="list.jsonl"))
-    assert str(source.summary) == "2 files, 6 s, 1 with captions; 2 train, 0 validation, 0 test"
+    assert (
+        str(source.summary)
+        == "2 files, 6 s, 1 with captions; 2 train, 0 validation, 0 test; 6 more in the folder left out (not in list.jsonl)"
+    )
     assert source.summary.known == {"text": 1}
 
 
@@ -302,6 +305,17 @@ def test_manifest_paths_lead_from_three_places(songs, tmp_path_factory, monkeypa
     assert report.startswith("nowhere.wav: there is no such file: list.csv line 6, tried ")
     for folder in (elsewhere, songs, here):
         assert str(folder / "nowhere.wav") in report
+
+
+def test_what_a_manifest_leaves_out_is_counted(songs):
+    whole = quiet(Folder(str(songs))).summary.pieces
+    (songs / "list.csv").write_text("file,text\nstereo0.ogg,one\nstereo0.ogg,one again\nsub/mono0.wav,two\n")
+    source = quiet(Folder(str(songs), manifest="list.csv"))
+    unreadable = len(quiet(Folder(str(songs))).report)
+    assert str(source.summary).endswith(f"; {whole - 2 + unreadable} more in the folder left out (not in list.csv)")
+    rows = "".join(f"{path.relative_to(songs).as_posix()},a\n" for path in songs.rglob("*.*") if path.suffix != ".csv")
+    (songs / "list.csv").write_text("file,text\n" + rows)
+    assert "left out" not in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
 
 
 def test_the_manifest_itself_is_looked_for_in_two_places(songs):

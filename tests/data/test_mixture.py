@@ -12,7 +12,7 @@ from partita.data.base import Damaged
 from partita.data.examples import Collate, Examples, Span
 from partita.data.folder import Folder
 from partita.data.mixture import Mixture
-from partita.data.overview import gaps, overview, supplies
+from partita.data.overview import gaps, overview, supplies, untold
 from toys import ToySilent, ToySines
 
 
@@ -77,6 +77,16 @@ def test_what_one_source_does_not_know_is_unknown():
     assert gaps(source, {"conditioners.text": "text"}) == [
         "24 of 24 pieces in toy-silent have no caption, and conditioners.text learns nothing from them"
     ]
+
+
+def test_clips_whose_pieces_have_no_caption_are_counted():
+    told = [{"text": "one", "tempo": 90}, {"id": "2"}, {"id": "3", "tempo": 60}]
+    reads = {"conditioners.text": "text", "conditioners.speed": "tempo"}
+    assert [line.split(":")[0] for line in untold(told, reads)] == [
+        "2 of 3 clips are of pieces without caption",
+        "1 of 3 clips are of pieces without tempo",
+    ]
+    assert not untold(told[:1], reads)
 
 
 def test_a_damaged_piece_is_replaced_from_its_own_source():

@@ -167,6 +167,10 @@ class Part(L.LightningModule):
         part.load_weights(folder)
         return part.eval()
 
+    def doubt(self) -> str | None:
+        """Why training it with its options cannot come to much, to be told before; none where nothing is known."""
+        return None
+
     def configure_callbacks(self) -> list[L.Callback]:
         """Averaged weights, where the fit options ask for them."""
         options = self.fit_options

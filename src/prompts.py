@@ -84,7 +84,8 @@ def read_prompts(path: str | Path, system: System) -> list[Row]:
             mistakes.append(f"{where}: {error}")
     if mistakes:
         more = f"\n  and {len(mistakes) - MOST_SHOWN} more" if len(mistakes) > MOST_SHOWN else ""
-        raise PartitaError(f"{len(mistakes)} mistakes in the prompts\n  " + "\n  ".join(mistakes[:MOST_SHOWN]) + more)
+        counted = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
+        raise PartitaError(f"{counted} in the prompts\n  " + "\n  ".join(mistakes[:MOST_SHOWN]) + more)
     if not rows:
         raise PartitaError(f"{path} holds no prompts")
     return rows

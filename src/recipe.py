@@ -17,7 +17,7 @@ from .fit import Fit
 from .limits import LONGEST_WINDOW, TooMuch, beyond
 from .reference import Reference
 from .registry import UnknownName, did_you_mean, lookup
-from .schema import FACTS, Mistake, check
+from .schema import FACTS, Mistake, arguments, check
 from .trainer_options import check_trainer
 
 LONGEST_NAME = 100
@@ -234,8 +234,11 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         tree.complain(f"{key}.name", f"{value['name']} needs a package that is not installed: {error}")
         return None
     own = PART_KEYS if family != "data" else ("name", "weight") if len(path) > 1 else ("name",)
-    arguments = {k: v for k, v in value.items() if k not in own}
-    mistakes = check(cls, arguments, skip=FACTS if family == "generator" else (), key=key, leave_parts=True)
+    given = {k: v for k, v in value.items() if k not in own}
+    beside = [name for name in own if name != "name" and not (name == "fit" and inside)]
+    beside += [f"fit.{name}" for name in arguments(Fit)] if "fit" in beside else []
+    skip = FACTS if family == "generator" else ()
+    mistakes = check(cls, given, skip=skip, key=key, leave_parts=True, beside=beside)
     _note(tree, mistakes)
     weights, fit, wrong = value.get("weights"), value.get("fit"), []
     loaded = loaded or weights is not None
@@ -266,7 +269,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     return PartPlan(
         key,
         cls,
-        {k: v for k, v in arguments.items() if k not in parts},
+        {k: v for k, v in given.items() if k not in parts},
         weights if isinstance(weights, str) else None,
         fit if isinstance(fit, dict) and not wrong else {},
         inner,

@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, Union
@@ -76,7 +76,13 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def check(
-    cls: type, values: Mapping[str, Any], *, skip: Iterable[str] = (), key: str = "", leave_parts: bool = False
+    cls: type,
+    values: Mapping[str, Any],
+    *,
+    skip: Iterable[str] = (),
+    key: str = "",
+    leave_parts: bool = False,
+    beside: Sequence[str] = (),
 ) -> list[Mistake]:
     """Every mistake in ``values``, each checked alone against the type the signature gives it.
 
@@ -86,6 +92,7 @@ def check(
         skip: Arguments that the system supplies.
         key: Where the values stand, for the messages.
         leave_parts: Whether what is given for parts is left to the caller.
+        beside: Keys that the caller takes itself, or that stand deeper (``fit.steps``), and that may have been meant.
     """
     known = {name: argument for name, argument in arguments(cls).items() if name not in skip}
     mistakes = []
@@ -93,7 +100,9 @@ def check(
         path = f"{key}.{name}" if key else str(name)
         if name not in known:
             what = "the system supplies this; it cannot be set" if name in skip else "there is no such key"
-            mistakes.append(Mistake(path, what, did_you_mean(name, known)))
+            deeper = next((other for other in beside if other.endswith(f".{name}")), None)
+            choices = [*known, *(other for other in beside if "." not in other)]
+            mistakes.append(Mistake(path, what, did_you_mean(deeper or name, [deeper] if deeper else choices)))
         elif leave_parts and part_type(known[name].type):
             continue
         elif value != _OMEGA_MISSING:

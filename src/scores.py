@@ -6,7 +6,7 @@ its ``codec`` alone, or its ``memory`` of training clips), ``embedding`` (what i
 ``pieces`` (how many the clips are from), ``low`` and ``high`` (95 %, over pieces), and what to read the value against:
 ``real``, what real clips score in its place; ``codec``, what real clips score that went through the system's own codec,
 which its stages can hardly surpass; ``chance``, what it is for clips that have nothing to do with what was asked for,
-and ``beats_chance``, whether all of the interval is better than that; where there is none, only whether it is not.
+and ``beats_chance``, whether all of the interval is better than that; without one, only False is known.
 """
 
 from __future__ import annotations

@@ -93,6 +93,8 @@ def _train_parts(system: System, run: Path, log: RunLog) -> None:
     for folder, part in system.parts.items():
         if folder not in done and folder not in joint:
             log(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}")
+            if (doubt := part.doubt()) is not None:
+                log(f"{folder}: {doubt}")
             _fit(system, folder, run, log)
         part.eval().requires_grad_(False)
 

@@ -65,8 +65,8 @@ def untold(told: Sequence[Mapping[str, Any]], reads: Mapping[str, str]) -> list[
     for reader, field in reads.items():
         if lacking := sum(field not in fields for fields in told):
             lines.append(
-                f"{lacking:,} of {len(told):,} clips are of pieces without {_spoken(field)}: {reader} is told nothing, and "
-                "they show only what is generated then"
+                f"{lacking:,} of {len(told):,} clips are of pieces without {_spoken(field)}: {reader} is told nothing, "
+                "and they show only what is generated then"
             )
     return lines
 

@@ -163,6 +163,16 @@ class NeuralCodec(Tokenizer):
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
         return self.decoder(latents)
 
+    def doubt(self) -> str | None:
+        """That the codebooks learn nothing, where the training ends within the quantizer's warm-up."""
+        steps, warmup = self.fit_options.steps, self.quantizer.config.warmup_steps
+        if steps > warmup:
+            return None
+        return (
+            f"the codebooks stay random, as they learn only after quantizer.warmup_steps ({warmup:,}): raise fit.steps "
+            f"({steps:,}), or lower quantizer.warmup_steps"
+        )
+
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Audio ``[B, C, T]`` to its reconstruction, of the same shape, and the commitment loss.
 

@@ -279,3 +279,12 @@ def test_refuses_nonsense():
         Losses(spectral=0.0)
     with pytest.raises(ValueError, match="negative: commitment"):
         Losses(commitment=-1.0)
+
+
+@BUILDERS
+def test_a_training_that_ends_before_codebooks_learn_is_doubted(build):
+    codec = build(quantizer=Quantizer(num_codebooks=2, cardinality=8, warmup_steps=8))
+    codec.fit_options = Fit(steps=8)
+    assert "quantizer.warmup_steps (8)" in codec.doubt()
+    codec.fit_options = Fit(steps=9)
+    assert codec.doubt() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -97,17 +98,30 @@ def bars(show: bool = True) -> Iterator[Bars]:
 
 @contextmanager
 def as_messages() -> Iterator[None]:
-    """While this lasts, warnings are printed as messages, and characters that a stream cannot write are spelled out."""
+    """While this lasts, warnings are printed as messages, and characters that a stream cannot write are spelled out.
+
+    Threads of loggers that cannot write end in a warning, too: what they log is not what a command is for.
+    """
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
         err.print(f"warning: {message}", style="yellow")
+
+    def ended(thread: threading.ExceptHookArgs) -> None:
+        if isinstance(thread.exc_value, OSError):
+            show(f"a log cannot be written any more: {thread.exc_value}")
+        else:
+            threading.__excepthook__(thread)
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = show
-        yield
+        before, threading.excepthook = threading.excepthook, ended
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
 
 def device_name(name: str) -> str:
@@ -117,7 +131,7 @@ def device_name(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()  # of meta, nothing comes back
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
         raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
     return name

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from . import __version__
 from .compose import compose
 from .condition_use import condition_use
 from .contracts import Example, Representation
+from .data.audio_file import read_clip, write_audio
 from .data.base import NAMES, Source
 from .data.examples import Examples
 from .data.overview import untold
@@ -246,12 +248,18 @@ def _generated(
         else:
             made = again(system.output, torch.stack([pieces[i].audio for i in batch]), system.device)
         for i, clip in zip(batch, made.cpu(), strict=True):
-            with replacing_file(paths[i]) as new:
-                soundfile.write(new, clip.T.numpy(), facts.sample_rate, format="FLAC", subtype="PCM_24")
+            write_audio(paths[i], clip.numpy(), facts.sample_rate, bits=24)
         if progress is not None:
             progress(len(paths) - len(missing) + start + len(batch), len(paths))
-    clips = [torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0].T) for path in paths]
-    return torch.stack(clips)
+    try:
+        clips = [read_clip(path, 0.0, None, facts.sample_rate, facts.channels)[0] for path in paths]
+    except PartitaError as error:
+        raise PartitaError(f"{error}: delete this clip, and run the same command again") from None
+    lengths = [clip.shape[1] for clip in clips]
+    for path, length in zip(paths, lengths, strict=True):
+        if length != max(lengths):
+            raise PartitaError(f"{path} is shorter than the other clips: delete it, and run the same command again")
+    return torch.from_numpy(np.stack(clips))
 
 
 def _continued(folder: Path, memory: Mapping[str, Any]) -> Iterator[dict[str, str]]:

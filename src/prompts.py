@@ -93,8 +93,9 @@ def read_prompts(path: str | Path, system: System) -> list[Row]:
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write what was made, an object on each line; as a file of prompts it asks for the same once more."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with replacing_file(path) as new:
-        new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        new.write_bytes(text.encode(errors="backslashreplace"))  # file names may be no UTF-8; JSON has escapes for it
 
 
 def generate_each(

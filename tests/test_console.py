@@ -1,6 +1,8 @@
 """What others wrote is printed as it stands, whatever it says."""
 
+import errno
 import io
+import threading
 import warnings
 
 import pytest
@@ -8,6 +10,7 @@ from test_cli import run
 
 from partita import console
 from partita.console import PlainConsole
+from partita.errors import PartitaError
 
 EVIL = "[bold]x [/b] :smile: \x1b]0;title\x07 \x1b[31m \u202eabc \x9b2J \r"
 SPELLED = r"[bold]x [/b] :smile: \x1b]0;title"
@@ -86,3 +89,22 @@ def test_names_in_a_recipe_cannot_reach_the_terminal(monkeypatch, capfd, tmp_pat
         assert status == 2
         assert r"\x1b]0;title" in text
         assert not set(text) & set("\x1b\x07")
+
+
+def test_a_thread_that_can_no_longer_log_is_a_warning(capfd):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with console.as_messages():
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+    told = capfd.readouterr().err
+    assert "warning: a log cannot be written any more: [Errno 28] No space left on device" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "abc", "cuda:-1"])
+def test_devices_that_nothing_runs_on_are_one_message(name):
+    with pytest.raises(PartitaError, match=f"no device '{name}' here"):
+        console.device_name(name)

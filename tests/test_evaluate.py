@@ -540,6 +540,25 @@ def test_scores_can_be_added_to_clips_that_are_there(run):
     assert {"FAD (log-mel-16khz)", "KLD (toy-listener)"} <= more["metrics"].keys()
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: content[:60]])
+def test_a_damaged_clip_of_before_is_named(run, tmp_path, damage):
+    evaluate(run, tmp_path / "evaluation", options=FEW)
+    clip = tmp_path / "evaluation" / "clips" / "00001.flac"
+    clip.write_bytes(damage(clip.read_bytes()))
+    with pytest.raises(PartitaError, match=r"00001\.flac.*: delete (it|this clip), and run the same command again"):
+        evaluate(run, tmp_path / "evaluation", options=FEW)
+    clip.unlink()
+    evaluate(run, tmp_path / "evaluation", options=FEW)
+
+
+def test_a_clip_of_before_that_is_shorter_is_named(run, tmp_path):
+    evaluate(run, tmp_path / "evaluation", options=FEW)
+    clip = tmp_path / "evaluation" / "clips" / "00002.flac"
+    soundfile.write(clip, np.zeros(100), soundfile.info(clip).samplerate)
+    with pytest.raises(PartitaError, match=r"00002\.flac is shorter than the other clips: delete it"):
+        evaluate(run, tmp_path / "evaluation", options=FEW)
+
+
 def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path, monkeypatch):
     evaluate(run, options=FEW)
     with pytest.raises(PartitaError, match=r"something else.*-o[\s\S]*seed: 0 → 1"):

@@ -7,10 +7,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from partita.data.audio_file import write_audio
 from partita.errors import PartitaError
 from partita.files import recover, replacing_file, replacing_folder
 from partita.trainer import AtomicCheckpoints
@@ -62,6 +64,21 @@ def test_without_room_the_old_is_kept_and_one_message_says_so(tmp_path, small_di
         "folder/old",
         "text",
     ]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+def test_audio_whose_end_finds_no_room_is_no_success(tmp_path, small_disk, suffix):
+    """On its own, libsndfile returns as if nothing had happened when the last bytes of a FLAC, Ogg or MP3 are lost."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 24000)).astype(np.float32)
+    path = tmp_path / f"clip{suffix}"
+    write_audio(path, noise, 48000)
+    before = path.read_bytes()
+    for lost in (1, len(before) // 2):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - lost, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        with pytest.raises(PartitaError, match=rf"clip{suffix} cannot be written: .*larger than is allowed"):
+            write_audio(path, noise, 48000)
+        assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_full_disk_is_told_by_its_number(tmp_path):

@@ -1,6 +1,7 @@
 """Prompts from files, what is made of them, and what is probably not meant."""
 
 import json
+import os
 import warnings
 
 import pytest
@@ -129,6 +130,16 @@ def test_clips_from_a_file_are_numbered_and_listed(command, saved_toy, tmp_path)
     assert status == 0, text
     for i, sound in enumerate(first.values()):
         assert (soundfile.read(tmp_path / f"again-{i + 1}.wav")[0] == sound).all()
+
+
+def test_clips_whose_name_is_no_utf8_are_listed_too(command, saved_toy, tmp_path):
+    path, output = tmp_path / "in.txt", tmp_path / os.fsdecode(b"clip\xff.wav")
+    path.write_text("tone 1\ntone 2\n")
+    status, text = command("generate", saved_toy, "--prompts", path, "-o", output, "-d", 0.5)
+    assert status == 0, text
+    listed = [json.loads(line)["file"] for line in output.with_suffix(".jsonl").read_bytes().splitlines()]
+    assert [os.fsencode(name) for name in listed] == [b"clip\xff-1.wav", b"clip\xff-2.wav"]
+    assert all((tmp_path / name).is_file() for name in listed)
 
 
 @pytest.mark.parametrize(

@@ -186,9 +186,11 @@ def write_audio(path: Path, audio: np.ndarray, sample_rate: int, bits: int | Non
         PartitaError: The format, or the rate in this format, is not known, or the file cannot be written there.
     """
     kind, subtype = check_writable(path, bits)
+    encoded = io.BytesIO()  # libsndfile says nothing when the end of a FLAC, MP3 or Ogg finds no room on the disk
     try:
+        _write(encoded, audio.T, sample_rate, kind, subtype)
         with replacing_file(path) as new:
-            _write(new, audio.T, sample_rate, kind, subtype)
+            new.write_bytes(encoded.getbuffer())
     except (soundfile.LibsndfileError, OSError) as error:
         raise PartitaError(f"cannot write {path}: {getattr(error, 'error_string', error)}") from None
 

@@ -28,7 +28,7 @@ from .files import kind
 from .untrusted import header_entries
 
 SEPARATOR = (
-    r"(?:/|\\{1,4}u00(?:2[Ff]|5[Cc])|\\{1,4}/?|%(?:25)*(?:2[Ff]|5[Cc])"
+    r"(?:/|\\{1,4}(?:u00|x|u\{0*|U000000)(?:2[Ff]|5[Cc])\}?|\\{1,4}/?|%(?:25)*(?:2[Ff]|5[Cc])"
     r"|&(?:amp;)*(?:#(?:0*47|0*92|[xX]0*2[Ff]|[xX]0*5[Cc])|sol|bsol);)"
 )
 NAME = r"""(?:[^\s"'<>|*?:;,()\[\]{}&%\\/`]|%(?!(?:25)*(?:2[Ff]|5[Cc]))[0-9A-Fa-f]{2})+"""
@@ -73,7 +73,10 @@ VOCABULARIES = (
 )
 """Files whose words are no texts: they are looked at, and never changed."""
 
-EMBEDDED = re.compile(r"data:([\w.+/-]*)((?:;[\w=.-]+)*);base64,([A-Za-z0-9+/=%]*)")
+EMBEDDED = re.compile(r"(?i)data:([\w.+/$&!#^-]*)((?:;\s*[\w-]+=[\w\"'.-]+)*);\s*base64,\s*([A-Za-z0-9+/=%_-]*)")
+
+ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})|\\u\{0*([0-9A-Fa-f]{1,4})\}|\\U0000([0-9A-Fa-f]{4})")
+"""Characters as JSON, YAML and scripts may write them."""
 
 
 class Owner:
@@ -94,9 +97,8 @@ class Owner:
             re.compile(rf"(?<![A-Za-z0-9.])(?:file:/{{0,2}})?(?:{places})(?![\w-]){REST}*") if places else None
         )
         words = "|".join(_in_any_notation(name) for name in self.names)
-        self._name = (
-            re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-F]{{2}}))(?:{words})(?![A-Za-z0-9])") if words else None
-        )
+        begin = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-F]{2})|(?<=\\x[0-9A-Fa-f]{2}))"
+        self._name = re.compile(rf"{begin}(?:{words})(?![A-Za-z0-9])") if words else None
 
     @classmethod
     def here(cls, run: Path, values: Any, kept: str = "") -> Self:
@@ -158,15 +160,17 @@ class Owner:
             PartitaError: It tells something that cannot be taken out.
         """
         path, last = Path(name), name.split("/")[-1]
+        suffix = path.suffix.lower()
         if self._tells(name, names=False):
             raise PartitaError(f"{name}: the name of the file tells about this machine: rename it")
-        if path.suffix == ".safetensors":
+        if suffix == ".safetensors":
             if isinstance(content, Path):
                 self._check_header(content, name)
             return content
         data = content if isinstance(content, bytes) else content.read_bytes()
-        if path.suffix not in (*TEXTS, ".json", ".yaml", ".yml") or last in VOCABULARIES:
-            if self._in_bytes(data):
+        if suffix not in (*TEXTS, ".json", ".yaml", ".yml") or last in VOCABULARIES:
+            words = data.decode(errors="replace") if last in VOCABULARIES else ""
+            if self._in_bytes(data) or self._tells(words, names=False):
                 raise _refused(name)
             return content
         try:
@@ -174,21 +178,24 @@ class Owner:
         except UnicodeDecodeError:
             raise PartitaError(f"{name} is no text in UTF-8, and so cannot be searched for private paths") from None
         written = self._rewritten(path, text)
-        if self._tells(written, names=path.suffix in TEXTS):
+        if self._tells(written, names=suffix in TEXTS):
             raise _refused(name)
         return content if written == text else written.encode()
 
     def _rewritten(self, path: Path, text: str) -> str:
         try:
-            if path.suffix == ".json":
+            if path.suffix.lower() == ".json":
                 values = json.loads(text)
                 new = self.value(values, names=path.name != "config.json" and "tokenizer" not in path.name)
-                return text if new == values else json.dumps(new, indent=2, ensure_ascii=False)
-            if path.suffix in (".yaml", ".yml"):
+                if new == values:
+                    return text
+                written = json.dumps(new, indent=2, ensure_ascii=False)
+                return written.encode(errors="backslashreplace").decode()  # half a character has an escape in JSON
+            if path.suffix.lower() in (".yaml", ".yml"):
                 values = yaml.safe_load(text)
                 new = self.value(values)
                 written = yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
-                return text if new == values and "#" not in text else written  # comments are gone then
+                return text if new == values and not set("#&!") & set(text) else written  # comments, anchors: gone
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise PartitaError(f"{path} cannot be searched for private paths: {str(error)[:200]}") from None
         return (self._kept or "\0").join(self.text(part) for part in text.split(self._kept or "\0"))
@@ -200,9 +207,12 @@ class Owner:
 
     def _embedded(self, kind: str, content: str) -> str:
         with suppress(ValueError):
-            data = base64.b64decode(unquote(content), validate=False)
-            if kind.startswith("text/") or kind.endswith(("json", "xml", "javascript")):
-                text = data.decode()
+            letters = unquote(content).rstrip("=").translate(str.maketrans("-_", "+/"))
+            letters = letters[:-1] if len(letters) % 4 == 1 else letters  # cut off
+            data = base64.b64decode(letters + "=" * (-len(letters) % 4))
+            if kind.lower().startswith("text/") or kind.lower().endswith(("json", "xml", "javascript")):
+                wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+                text = data.decode("utf-16" if wide else "utf-8", "replace")
                 new = self.text(text)
                 return content if new == text else base64.b64encode(new.encode()).decode()
             if self._in_bytes(data) or self._in_bytes(content.encode()):
@@ -306,8 +316,9 @@ def _letter(letter: str) -> str:
     if letter in "\\/":
         return SEPARATOR
     code, address = ord(letter), "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
-    written = rf"\\{{1,4}}u{code:04x}|\\{{1,4}}x{code:02x}|&(?:amp;)*#(?:0*{code}|x0*{code:x});"
-    return rf"(?:{re.escape(letter)}|(?i:{address}|{written}))"
+    written = rf"\\{{1,4}}(?:u{code:04x}|u\{{0*{code:x}\}}|U{code:08x}|x{code:02x})"
+    entity = rf"&(?:amp;)*#(?:0*{code}|x0*{code:x});"
+    return rf"(?:{re.escape(letter)}|(?i:{address}|{written}|{entity}))"
 
 
 def _readings(text: str) -> Iterator[str]:
@@ -322,5 +333,5 @@ def _readings(text: str) -> Iterator[str]:
 
 
 def _unescaped(text: str) -> str:
-    text = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda found: chr(int(found[1], 16)), text)
+    text = ESCAPED.sub(lambda found: chr(int(next(filter(None, found.groups())), 16)), text)
     return re.sub(r"\\([\\/])", r"\1", text)

@@ -190,6 +190,42 @@ def test_paths_as_values_become_their_last_name(value, published):
     assert Owner([]).value(value) == published
 
 
+@pytest.mark.parametrize("escape", ["\\x{:02x}", "\\u{{{:x}}}", "\\u{:04X}", "\\U{:08x}", "%{:02X}", "&#x{:x};"])
+@pytest.mark.parametrize("name", ["notes.txt", "page.html", "figures.JSON"])
+def test_a_home_in_escapes_of_any_kind_is_taken_out(escape, name):
+    home = "".join(escape.format(ord(letter)) for letter in "/home/zanzibar-user/takes")
+    written = Owner(["/home/zanzibar-user"], ["zanzibar-user"]).file(name, json.dumps(f"of {home}").encode())
+    letters = "".join(escape.format(ord(letter)) for letter in "zanzibar")
+    assert letters.encode() not in written.replace(b"\\\\", b"\\")
+    assert b"of " in written
+
+
+@pytest.mark.parametrize(
+    ("head", "encode"),
+    [
+        ("DATA:text/plain;BASE64,", base64.b64encode),
+        ('data:text/plain;charset="utf-8";base64,', base64.b64encode),
+        ("data:text/plain; charset=utf-8; base64, ", base64.b64encode),
+        ("data:application/json;base64,", base64.urlsafe_b64encode),
+        ("data:text/plain;base64,", lambda content: base64.b64encode(content).rstrip(b"=")[:-3]),
+        ("data:text/plain;base64,", lambda content: base64.b64encode(content.decode().encode("utf-16"))),
+    ],
+)
+def test_a_home_in_embedded_texts_of_any_notation_is_taken_out(head, encode):
+    content = encode("/home/zanzibar-user/??>>~~ÿÿ".encode()).decode()
+    written = Owner(["/home/zanzibar-user"]).text(f'<a href="{head}{content}">')
+    inner = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]*)", written, re.IGNORECASE)[1])
+    assert b"zanzibar" not in inner.replace(b"\0", b"")
+    assert content not in written
+
+
+def test_anchors_and_halves_of_characters_are_no_way_round():
+    owner = Owner(["/home/zanzibar-user"], ["zanzibar-user"])
+    assert b"zanzibar" not in owner.file("a.yaml", b"a: &zanzibar-user 1\nb: *zanzibar-user")
+    written = owner.file("a.json", rb'{"a": "\ud83d of /home/zanzibar-user/x"}')
+    assert json.loads(written) == {"a": "\ud83d of x"}
+
+
 def test_a_weights_folder_that_looks_like_a_hub_id_is_a_path_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret" / "codec").mkdir(parents=True)

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -308,12 +309,21 @@ def _stop(number: int, frame: Any) -> None:
     raise Stopped(number)
 
 
+def _unheard(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C that comes while Python tidies up, where nothing can be raised, comes once more a moment later."""
+    if isinstance(lost.exc_value, Stopped):
+        threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.signal)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the command line: status 2 and one message for the user's mistakes, status 1 and a traceback for ours."""
     # Read when torch is loaded: threads that wait for each other give way soon. Beside another busy process, training
     # on two cores then goes on at half its speed instead of a tenth.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     before = signal.signal(signal.SIGINT, _stop)  # typer would end without a word
+    hook, sys.unraisablehook = sys.unraisablehook, _unheard
     try:
         with as_messages():
             app(standalone_mode=True)
@@ -333,6 +343,7 @@ def main() -> None:
         )
         sys.exit(1)
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
 
 

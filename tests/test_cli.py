@@ -1,5 +1,8 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import soundfile
@@ -111,6 +114,23 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
     ):
         status, text = partita("generate", output, "tone 1", *wrong, "-o", tmp_path / "none.wav")
         assert (status, word in text) == (2, True), text
+
+
+def test_ctrl_c_is_heard_while_python_tidies_up(partita, monkeypatch):
+    """What a destructor or the callback of a weak reference raises is lost."""
+
+    class Tidied:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)  # where the handler runs
+
+    def long():
+        Tidied()
+        time.sleep(20)
+
+    monkeypatch.setattr(catalog, "recipes", long)
+    status, text = partita("list")
+    assert (status, "stopped" in text, "Traceback" in text) == (130, True, False), text
 
 
 def test_our_own_faults_are_status_1(partita, monkeypatch):

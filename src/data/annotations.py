@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import PartitaError, printable
+from ..files import kind
 from .base import Split
 
 FILE_KEYS = ("file", "path", "audio")
@@ -63,7 +64,7 @@ def read_sidecar(audio: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for suffix in (".txt", ".json"):
         path = audio.with_suffix(suffix)
-        if not path.is_file():
+        if kind(path) != "file":  # its name may be longer than a name can be
             continue
         try:
             with path.open("rb") as file:

@@ -397,6 +397,19 @@ def test_names_that_are_not_utf8(songs):
     assert "bad" in report
 
 
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    """``NAME.json`` beside it would be one letter too long."""
+    names = ["a" * 251 + ".wav", "b.wav"]
+    for name in names:
+        soundfile.write(tmp_path / name, np.zeros(800), 8000)
+    (tmp_path / ("a" * 251 + ".txt")).write_text("long")
+    source = Folder(str(tmp_path))
+    source.setup()
+    assert source.report == []
+    found = [source.read("train", i, seed=0, seconds=None, sample_rate=8000, channels=1).fields for i in range(2)]
+    assert {fields["id"]: fields.get("text") for fields in found} == dict(zip(names, ["long", None], strict=True))
+
+
 def test_odd_things_in_the_folder(songs):
     (songs / "album.wav").mkdir()
     soundfile.write(songs / "album.wav" / "inside.wav", tone(440, 1, 16000), 16000)

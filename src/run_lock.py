@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from .errors import PartitaError
-from .files import runs_here
+from .files import replacing_file, runs_here
+from .untrusted import read_json
 
 LOCK, OWNER = ".training.lock", ".training.json"
 """The file that is locked, and the one that says by whom."""
@@ -59,16 +60,13 @@ def training_alone(run: Path) -> Iterator[None]:
         except OSError as error:
             raise PartitaError(f"{run} cannot be locked for training: {error.strerror or error}") from None
     try:
-        (run / OWNER).write_text(
-            json.dumps(
-                {
-                    "process": os.getpid(),
-                    "machine": socket.gethostname(),
-                    "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-                }
-            ),
-            encoding="utf-8",
-        )
+        owner = {
+            "process": os.getpid(),
+            "machine": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        with replacing_file(run / OWNER) as new:  # whatever is there: to a pipe, nothing could be written
+            new.write_text(json.dumps(owner), encoding="utf-8")
         yield
     finally:
         (run / OWNER).unlink(missing_ok=True)
@@ -78,9 +76,9 @@ def training_alone(run: Path) -> Iterator[None]:
 def _owner(run: Path) -> dict[str, Any] | None:
     """Who holds the lock; none while they have not said so yet."""
     try:
-        owner = json.loads((run / OWNER).read_text(encoding="utf-8"))
+        owner = read_json(run / OWNER)
         return owner if {"machine", "since"} <= owner.keys() and type(owner["process"]) is int else None
-    except (OSError, ValueError, AttributeError, KeyError):
+    except (PartitaError, KeyError):
         return None
 
 

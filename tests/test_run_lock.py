@@ -49,6 +49,21 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_named(toy_recipe
     assert not (run / OWNER).exists()
 
 
+def test_a_pipe_in_the_place_of_the_owner_is_not_waited_for(tmp_path, other, monkeypatch):
+    run = tmp_path / "run"
+    (run / OWNER).unlink()
+    os.mkfifo(run / OWNER)
+    monkeypatch.setattr("partita.run_lock.PATIENCE", 0)
+    with pytest.raises(PartitaError, match="another process is training here"), training_alone(run):
+        pass
+    other.kill()
+    other.wait()
+    monkeypatch.undo()
+    with training_alone(run):
+        assert (run / OWNER).is_file()
+    assert not (run / OWNER).exists()
+
+
 def test_processes_that_train_together_do_not_lock_each_other_out(tmp_path, other, monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")
     with training_alone(tmp_path / "run"):

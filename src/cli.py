@@ -19,6 +19,7 @@ from .cli_generate import generate
 from .cli_listen import listen
 from .console import as_messages, bars, columns, device_name, err, out
 from .errors import PartitaError, Stopped
+from .files import FULL
 from .imports import import_files
 from .registry import UnknownName
 
@@ -336,6 +337,10 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None and error.errno in PATHS:
             err.print(f"error: {error.filename}: {error.strerror}", style="red")
+            sys.exit(2)
+        if isinstance(error, OSError) and error.filename is None and error.errno in FULL:  # said by the output itself
+            err.print(f"error: the output cannot be written: {FULL[error.errno]}", style="red")
+            sys.stdout = None  # its rest would be tried again at the end
             sys.exit(2)
         err.print(traceback.format_exc())
         err.print(

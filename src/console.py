@@ -37,7 +37,7 @@ class PlainConsole(Console):
 WIDTH = 160
 """Columns of tables that go to a file or a pipe: they are not squeezed into 80."""
 
-out = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
+out = PlainConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else WIDTH)
 err = PlainConsole(stderr=True)
 
 

@@ -116,6 +116,17 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
         assert (status, word in text) == (2, True), text
 
 
+@pytest.mark.parametrize(
+    ("where", "status", "word"),
+    [("> /dev/full", 2, "the output cannot be written: the disk is full"), (">&-", 0, "")],
+)
+def test_an_output_that_takes_nothing_is_no_fault(where, status, word):
+    script = f"{sys.executable} -c 'from partita.cli import main; main()' list {where}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, word in done.stderr, "Traceback" in done.stderr) == (status, True, False), done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 def test_ctrl_c_is_heard_while_python_tidies_up(partita, monkeypatch):
     """What a destructor or the callback of a weak reference raises is lost."""
 

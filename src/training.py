@@ -92,7 +92,8 @@ def _train_parts(system: System, run: Path, log: RunLog) -> None:
             _load_inner(part, system.part_plan(folder))
     for folder, part in system.parts.items():
         if folder not in done and folder not in joint:
-            log(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}")
+            since = ", going on from the last checkpoint" if checkpoint_path(run, folder).is_file() else ""
+            log(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
                 log(f"{folder}: {doubt}")
             _fit(system, folder, run, log)

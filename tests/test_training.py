@@ -138,8 +138,11 @@ def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, 
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt", weights_only=True)
     assert checkpoint["global_step"] in (3, 4)
     monkeypatch.undo()
-    train(plan, tmp_path / "run")
-    train(plan, tmp_path / "whole")
+    said = []
+    train(plan, tmp_path / "run", say=said.append)
+    assert "tokenizers/acoustic: 6 steps of 2, going on from the last checkpoint" in said
+    train(plan, tmp_path / "whole", say=said.append)
+    assert "tokenizers/acoustic: 6 steps of 2" in said
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 

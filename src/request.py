@@ -273,8 +273,9 @@ def _sampling(system: System, changes: Mapping[str, Any]) -> dict[str, Any]:
     drawn = {}
     for name, stage in system.stages.items():
         common = {key: value for key, value in changes.items() if key not in known and key in known[name]}
+        own = {**common, **changes.get(name, {})}
         try:
-            drawn[name] = stage.changed_sampling({**common, **changes.get(name, {})})
+            drawn[name] = stage.changed_sampling(own) if own else stage.sampling
             if beyond(steps := getattr(drawn[name], "steps", None) or 0, MOST_STEPS):
                 raise TooMuch(f"{steps:,} steps, and nothing takes more than {MOST_STEPS:,}: refused")
         except PartitaError as error:

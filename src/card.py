@@ -266,7 +266,7 @@ def _overview(system: System) -> list[str]:
         system.source.setup()
     except (PartitaError, OSError):
         return []
-    return [*overview(system.source), *gaps(system.source, system.reads)]
+    return [*overview(system.source), *gaps(system.source, system.reads, advise=False)]
 
 
 def _id(kind: str, name: str) -> str:

@@ -102,8 +102,8 @@ class Excerpt:
             whole = samples_of(self.audio).shape[-1] / (self.sample_rate or sample_rate)
         asked = self.start if self.last is None else self.last
         if asked > whole or (self.last is None and asked == whole):
-            what = f"the last {self.last:g} s" if self.last is not None else f"what follows {self.start:g} s"
-            raise PartitaError(f"{self._name} lasts {whole:g} s: there is no {what} of it")
+            what = f"it has no last {self.last:g} s" if self.last is not None else f"nothing follows {self.start:g} s"
+            raise PartitaError(f"{self._name} lasts {whole:g} s: {what}")
         return (self.start if self.last is None else whole - self.last), whole
 
     @property

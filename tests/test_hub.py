@@ -91,7 +91,7 @@ def test_the_card_says_what_one_should_know(hub, trained):
         "| frechet | 12.35 | 11.5 to 13.25 |",
         "samples/1.flac",
         "toy-sines",
-        "- toy-sines: license unknown, yours to state",
+        "- toy-sines: license not stated",
     ):
         assert words in card, card
     code = card.split("```python\n")[1].split("```")[0]

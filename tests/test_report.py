@@ -23,7 +23,7 @@ def test_a_chain_is_shown_with_what_its_stages_make_of_each_other(system, tmp_pa
     assert page.count("<audio") == 3 + 2 * 2 * 2
     assert "… from 2 s:" in page
     assert "codes of coarse that the result has, too" in page
-    assert "made of toy-sines: license unknown, yours to state" in page
+    assert "made of toy-sines: license not stated; it is yours to state (`license` of a folder)" in page
 
 
 @pytest.mark.parametrize(("data", "told"), [("toy-trained", 2), ("toy-sines", 0)])

@@ -15,6 +15,6 @@ def test_systems_and_plans_show_the_table_of_check(saved_toy, toy_recipe):
         *("tokenizers/acoustic", "conditioners/text", "stages/main"),
         *("data:", "data:"),
     ]
-    assert rows[-1] == "data: made of toy-sines: license unknown, yours to state"
+    assert rows[-1] == "data: made of toy-sines: license not stated; it is yours to state (`license` of a folder)"
     assert "\x1b" not in text
     assert "toy-bigram" in repr(partita.load(saved_toy))

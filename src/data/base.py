@@ -79,7 +79,7 @@ class Origin(NamedTuple):
     license: str
 
 
-UNKNOWN_LICENSE = "license unknown, yours to state"
+UNKNOWN_LICENSE = "license not stated"
 
 
 class Source(ABC):

@@ -144,7 +144,7 @@ class Folder(Source):
     @property
     def origins(self) -> list[Origin]:
         """The files, under the license that their owner states."""
-        return [Origin(f"audio files in {self.label}", self.license or f"{UNKNOWN_LICENSE}: `license` of the data")]
+        return [Origin(f"audio files in {self.label}", self.license or UNKNOWN_LICENSE)]
 
     def advice(self, field: str) -> str:
         """Where what is missing can be written."""
@@ -157,11 +157,13 @@ class Folder(Source):
         return f"write {what} {beside}, or into `{field}` of a manifest"
 
     def missing(self) -> list[tuple[str, str]]:
-        """The folder and the manifest, if they are not there."""
+        """The folder and the manifest, if they are not there, or the folder, if it holds no audio."""
         root, missing = _place(self.path), []
         if not _is(Path.is_dir, root):
             there = "is a file; give a folder" if _is(Path.exists, root) else "is not there"
             missing.append(("path", f"no folder of audio files: {root.absolute()} {there}"))
+        elif not self.manifest and not any(True for _ in _audio_files(root, lambda name, wrong: None)):
+            missing.append(("path", _without_audio(root)))
         if self.manifest and not any(_is(Path.is_file, place) for place in _places(self.manifest, root)):
             tried = ", ".join(str(place.absolute()) for place in _places(self.manifest, root))
             missing.append(("manifest", f"no manifest {self.manifest}: tried {tried}"))
@@ -227,7 +229,8 @@ class Folder(Source):
             if file is None:
                 self.note(where, f"no {' or '.join(FILE_KEYS)}")
                 continue
-            tried = [place.absolute() for place in _places(file, manifest.parent, root)]
+            # without `..`, so that a file has one name, and all of its rows are in one split
+            tried = [Path(os.path.normpath(place.absolute())) for place in _places(file, manifest.parent, root)]
             path = next((place for place in tried if _is(Path.exists, place)), None)
             if path is None:
                 places = ", ".join(printable(place) for place in tried)
@@ -273,9 +276,13 @@ class Folder(Source):
             return f"no usable audio in {root.absolute()}:\n  " + "\n  ".join(skipped[:10])
         if self.manifest:
             return f"the manifest {self.manifest} names no files"
-        suffixes = Counter(printable(path.suffix) or "none" for path in root.rglob("*") if path.is_file())
-        there = ", ".join(f"{count} × {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing"
-        return f"no audio files (.wav, .flac, .ogg, .mp3 …) in {root.absolute()}: found {there}"
+        return _without_audio(root)
+
+
+def _without_audio(root: Path) -> str:
+    suffixes = Counter(printable(path.suffix) or "none" for path in root.rglob("*") if path.is_file())
+    there = ", ".join(f"{count} × {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing"
+    return f"no audio files (.wav, .flac, .ogg, .mp3 …) in {root.absolute()}: found {there}"
 
 
 def _audio_files(root: Path, note: Callable[[str, str], Any]) -> Iterator[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..registry import did_you_mean
-from .base import Source
+from .base import UNKNOWN_LICENSE, Source
 
 
 def overview(source: Source) -> list[str]:
@@ -28,15 +28,17 @@ def supplies(source: Source) -> list[str]:
 
 def provenance(source: Source) -> list[str]:
     """Also before its setup: a line on everything that it is made of, with the license."""
-    return [f"made of {origin.what}: {origin.license}" for origin in source.origins]
+    yours = {UNKNOWN_LICENSE: f"{UNKNOWN_LICENSE}; it is yours to state (`license` of a folder)"}
+    return [f"made of {origin.what}: {yours.get(origin.license, origin.license)}" for origin in source.origins]
 
 
-def gaps(source: Source, reads: Mapping[str, str]) -> list[str]:
+def gaps(source: Source, reads: Mapping[str, str], *, advise: bool = True) -> list[str]:
     """After its setup: a line for each reader that gets nothing of some pieces.
 
     Args:
         source: The data.
         reads: By reader, such as ``conditioners.text``, the field.
+        advise: Whether to say what the owner of the data can do about it.
     """
     lines = []
     for reader, field in reads.items():
@@ -45,7 +47,7 @@ def gaps(source: Source, reads: Mapping[str, str]) -> list[str]:
             lacking = summary.pieces - summary.known.get(field, 0)
             if not lacking:
                 continue
-            advice = f": {advice}" if (advice := member.advice(field)) else ""
+            advice = f": {advice}" if advise and (advice := member.advice(field)) else ""
             lines.append(
                 f"{lacking:,} of {summary.counted(summary.pieces)}{f' in {label}' if share < 1 else ''} "
                 f"{'has' if lacking == 1 else 'have'} no {_spoken(field)}, and {reader} learns nothing from "

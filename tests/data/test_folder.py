@@ -324,6 +324,8 @@ def test_the_manifest_itself_is_looked_for_in_two_places(songs):
     assert dict(Folder(str(songs / "none"), manifest="mine.csv").missing()).keys() == {"path", "manifest"}
     assert "is a file" in dict(Folder(str(songs / "empty.wav")).missing())["path"]
     assert not Folder(str(songs)).missing()
+    (songs / "lists").mkdir()
+    assert "no audio files" in dict(Folder(str(songs / "lists")).missing())["path"]
 
 
 TABLES = {

@@ -89,4 +89,4 @@ def test_sources_say_what_they_are_made_of(tmp_path):
     assert "Margaret Greentree" in lines[0]
     assert "TimGM6mb.sf2" in lines[1]
     assert lines[2] == f"made of audio files in {tmp_path.name}: CC BY 4.0"
-    assert "license unknown, yours to state: `license` of the data" in provenance(Folder(str(tmp_path)))[0]
+    assert "license not stated; it is yours to state (`license` of a folder)" in provenance(Folder(str(tmp_path)))[0]

@@ -101,9 +101,11 @@ def check_saved_part(root: Path, name: str) -> None:
 
 def _check_part(part: Part, folder: Path, name: str) -> None:
     config = read_json(own_file(folder, f"{name}/config.json", LARGEST_CONFIG))
-    if (config.get("family"), config.get("name")) != (part.family, part.registered_name):
+    held, expected = (config.get("family"), config.get("name")), (part.family, part.registered_name)
+    if held != expected:
         raise PartitaError(
-            f"{folder / name} holds a {config.get('name')!r:.80}, but the recipe says {part.registered_name!r}"
+            f"{folder / name} holds the {held[0]!s:.80} {held[1]!r:.80}, but the recipe says the {part.family} "
+            f"{part.registered_name!r}"
         )
     path = own_file(folder, f"{name}/model.safetensors")
     header = read_header(path)

@@ -1,3 +1,4 @@
+import signal
 import sys
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import toys  # noqa: F401  (registers the toy parts)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; Ctrl-C is tested
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOY_RECIPE = """# the smallest system
 tokenizers:

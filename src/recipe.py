@@ -16,7 +16,7 @@ from .errors import PartitaError, Problem, RecipeError
 from .fit import Fit
 from .limits import LONGEST_WINDOW, TooMuch, beyond
 from .reference import Reference
-from .registry import UnknownName, did_you_mean, lookup
+from .registry import UnknownName, did_you_mean, lookup, names
 from .schema import FACTS, Mistake, arguments, check
 from .trainer_options import check_trainer
 
@@ -210,6 +210,15 @@ def _names(tree: Tree) -> None:
                 tree.complain(f"{group}.{name:.{LONGEST_NAME}}", "cannot be used as a name", hint)
 
 
+def _of_another_source(mistake: Mistake, key: str) -> Mistake:
+    """A mistake in the data, with the source that has such a key, as the folder has the ``path`` of one's own music."""
+    name = mistake.key.removeprefix(f"{key}.")
+    owners = [source for source in names("data") if name in arguments(lookup("data", source))]
+    if not owners or not mistake.suggestion.startswith(": choose from"):
+        return mistake
+    return mistake._replace(suggestion=f"; {owners[0]} has it: {key}={{name: {owners[0]}, {name}: …}}")
+
+
 def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: bool = False) -> PartPlan | None:
     """The plan of a slot.
 
@@ -239,7 +248,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     beside += [f"fit.{name}" for name in arguments(Fit)] if "fit" in beside else []
     skip = FACTS if family == "generator" else ()
     mistakes = check(cls, given, skip=skip, key=key, leave_parts=True, beside=beside)
-    _note(tree, mistakes)
+    _note(tree, [_of_another_source(mistake, key) for mistake in mistakes] if family == "data" else mistakes)
     weights, fit, wrong = value.get("weights"), value.get("fit"), []
     loaded = loaded or weights is not None
     parts = {name: _part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}

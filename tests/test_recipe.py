@@ -51,6 +51,7 @@ def test_five_different_mistakes_are_reported_together(toy_recipe):
         ("tokenizers.acoustic.fit.batch_size=0", "tokenizers.acoustic.fit", "at least 1"),
         ("stages.main.generator.target=3", "stages.main.generator.target", "system supplies this"),
         ("data=", "data", "must be given"),
+        ("data.path=music", "data.path", "folder has it: data={name: folder, path: …}"),
         ("conditioners.type=toy-letters", "conditioners.type", "cannot be used as a name"),
     ],
 )

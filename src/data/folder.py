@@ -97,8 +97,9 @@ class Folder(Source):
         root = _place(self.path)
         found = list(self._from_manifest(root) if self.manifest else self._from_sidecars(root))
         if self.manifest:
-            named = {entry.path.resolve() for entry in found}
-            self._unnamed = sum(path.resolve() not in named for path in _audio_files(root, lambda name, wrong: None))
+            named = {os.path.realpath(entry.path) for entry in found}  # which links in a circle do not trouble
+            there = _audio_files(root, lambda name, wrong: None)
+            self._unnamed = sum(os.path.realpath(path) not in named for path in there)
         with ThreadPoolExecutor(_threads()) as pool:
             entries = [entry for entry in pool.map(self._inspected, found) if entry is not None]
         skipped = self.report

@@ -316,6 +316,12 @@ def test_what_a_manifest_leaves_out_is_counted(songs):
     assert "left out" not in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
 
 
+def test_a_link_in_a_circle_beside_a_manifest(songs):
+    (songs / "round.wav").symlink_to("round.wav")
+    (songs / "list.csv").write_text("file,text\nstereo0.ogg,one\n")
+    assert "left out" in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
+
+
 def test_the_manifest_itself_is_looked_for_in_two_places(songs):
     ((argument, message),) = Folder(str(songs), manifest="lists/mine.csv").missing()
     assert argument == "manifest"

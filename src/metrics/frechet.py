@@ -171,19 +171,19 @@ class FrechetInfinity(FrechetDistance, Gathered):
         if clips < 2:
             return results
         sets = ClipSets(self.rows("frames"), self.rows("sizes"), self.reference_statistics)
-        half = nan
+        half, dealt = nan, member[:, sets.order]
+        dealt = dealt[dealt.argmax(1).argsort()]  # the pieces in an order by chance, too
         if pieces > 1:
-            parts = split(member[(member @ sets.order.argsort().double()).argsort()], LEFT_OUT)
+            parts = split(dealt[:, sets.order.argsort()], LEFT_OUT)
             value, without = results["frechet"].cpu().numpy(), sets.distances(1 - parts).cpu().numpy()
             _, error = jackknife(value, without)
             low, high = (nan.new_tensor(bound) for bound in mean_interval(value, error, len(parts), self.confidence))
             results |= {"frechet_low": low, "frechet_high": high}
             half = (high - low) / 2
         if clips >= FEWEST:
-            ordered = member[:, sets.order]
-            dealt = [sets.order[row > 0] for row in ordered[ordered.argmax(1).argsort()]]
-            limit, every = sets.limit(dealt), torch.cat(dealt)
-            halves = [[some[torch.isin(some, every[side::2])] for some in dealt] for side in range(2)]
+            strata = [sets.order[row > 0] for row in dealt]
+            limit, every = sets.limit(strata), torch.cat(strata)
+            halves = [[some[torch.isin(some, every[side::2])] for some in strata] for side in range(2)]
             earlier = torch.stack([sets.limit(clips) for clips in halves]).mean()
             results |= {"limit": limit, "limit_low": limit - half, "limit_high": limit + half}
             results["drift"] = (limit - earlier) / half

@@ -17,7 +17,7 @@ from ..errors import PartitaError
 from ..excerpt import Excerpt, samples_of
 from ..registry import register
 from .base import Source, Split
-from .labels import clip_spans, clip_times
+from .labels import clip_labels
 from .splits import check_fractions, split_names
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -116,14 +116,7 @@ class DatasetSource(Source):
         clip = Excerpt(audio, sample_rate=rate, start=start, seconds=seconds).read(sample_rate, channels)[0]
         length = clip.shape[-1] if seconds is None else round(seconds * sample_rate)
         num_samples = min(length, clip.shape[-1])
-        for name, cut in (
-            ("beats", clip_times),
-            ("downbeats", clip_times),
-            ("chords", clip_spans),
-            ("melody", clip_spans),
-        ):
-            if name in fields:
-                fields[name] = cut(fields[name], start, num_samples / sample_rate)
+        fields = clip_labels(fields, start, num_samples / sample_rate)
         fields |= {"id": str(fields.get("id", i)), "seconds_start": start, "seconds_total": whole}
         return Example(F.pad(clip[:, :length], (0, length - num_samples)), num_samples, fields)
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def clip_times(times: np.ndarray, start: float, seconds: float) -> np.ndarray:
+def clip_labels(fields: Mapping[str, Any], start: float, seconds: float) -> dict[str, Any]:
+    """Fields of a piece as fields of a clip: those in time are cut to it, the others stay.
+
+    Args:
+        fields: Of the piece; times are in seconds from its start.
+        start: Of the clip, in seconds.
+        seconds: Its length.
+    """
+    cuts: dict[str, Callable[..., Any]] = {
+        "beats": clip_times,
+        "downbeats": clip_times,
+        "chords": clip_spans,
+        "melody": clip_spans,
+    }
+    return {name: cuts[name](value, start, seconds) if name in cuts else value for name, value in fields.items()}
+
+
+def clip_times(times: ArrayLike, start: float, seconds: float) -> np.ndarray:
     """The moments in a clip.
 
     >>> clip_times(np.array([0.5, 1.0, 1.5, 2.0]), 1.0, 1.0)
     array([0. , 0.5])
     """
-    times = np.asarray(times, np.float64) - start
-    return times[(times >= -1e-9) & (times < seconds)].clip(0)
+    moments = np.asarray(times, np.float64) - start
+    return moments[(moments >= -1e-9) & (moments < seconds)].clip(0)
 
 
 def clip_spans(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import PartitaError
 from .hub_cache import remedy
-from .untrusted import header_entries, read_header
+from .untrusted import read_header
 
 CHECKSUM = "crc32"
 """The key of the file's metadata that holds the checksum."""
@@ -38,16 +38,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         PartitaError: The file is damaged, or no safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     read_header(path)
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file is no mapping)
+            written = (file.metadata() or {}).get(CHECKSUM)
     except (SafetensorError, OSError) as error:
         raise PartitaError(f"{path} is damaged or no safetensors file: {error}{remedy(path)}") from None
-    metadata = header_entries(path)[0].get("__metadata__")
-    written = metadata.get(CHECKSUM) if isinstance(metadata, dict) else None
     if written is not None and written != checksum(tensors):
         raise PartitaError(
             f"{path} is damaged: its tensors are not the ones that were written"

@@ -119,7 +119,7 @@ def _load_inner(part: Part, plan: PartPlan) -> None:
 
 _WITHOUT_EFFECT = re.compile(
     r"^description$|(^|\.)fit\.(checkpoint_every|checkpoint_seconds|num_workers)$"
-    r"|(^|\.)trainer\.(logger\b.*|log_every_n_steps|enable_progress_bar|enable_model_summary)$"
+    r"|(^|\.)trainer\.(logger\b.*|log_every_n_steps|enable_progress_bar|enable_model_summary|profiler)$"
 )
 """Keys that change nothing about the weights: a run goes on when they differ."""
 

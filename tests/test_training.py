@@ -409,6 +409,7 @@ def test_a_run_goes_on_when_only_keys_without_effect_on_its_weights_have_changed
         "tokenizers.acoustic.fit.checkpoint_every=1",
         "tokenizers.acoustic.fit.num_workers=1",
         "stages.main.generator.fit.checkpoint_seconds=5",
+        "trainer.profiler=simple",
         "stages.main.generator.fit.trainer.log_every_n_steps=3",
         "trainer.logger=[csv]",
         "trainer.log_every_n_steps=2",

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hub_server import Hub
 from huggingface_hub import constants
+from saved_systems import change
 
 import partita
 from partita.compose import compose
@@ -87,17 +88,6 @@ def refused(source, match, read=partita.load):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
-def change(system, key, value):
-    """Set a dotted key of the system's recipe."""
-    recipe = yaml.safe_load((system / "recipe.yaml").read_text())
-    *path, last = key.split(".")
-    node = recipe
-    for step in path:
-        node = node[step]
-    node[last] = value
-    (system / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-
-
 def pickle_that_marks(path):
     """A pickle that makes a file when it is read."""
     return f"cos\nsystem\n(S'touch {path}'\ntR.".encode()
@@ -154,7 +144,7 @@ def tensor(shape, begin, end, dtype="F32"):
         (header(b"[" * 100_000), "not valid JSON"),
         (header(b'{"gain": {}, "gain": {}}'), "twice"),
         (header(b"\xff\xfe{}"), "not valid JSON"),
-        (header(b"[]"), "not a JSON mapping"),
+        (header(b"[]"), "not a JSON object"),
     ],
 )
 def test_safetensors_that_claim_what_they_do_not_hold(system, content, words):

@@ -9,6 +9,7 @@ import struct
 import pytest
 import torch
 import yaml
+from saved_systems import change
 
 import partita
 from partita import limits
@@ -34,16 +35,6 @@ def refused(match, attempt, *arguments):
 def saved(toy_recipe, tmp_path):
     System(load_recipe(toy_recipe)).save(tmp_path / "system")
     return tmp_path / "system"
-
-
-def change(folder, key, value):
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    *path, last = key.split(".")
-    node = recipe
-    for step in path:
-        node = node[step]
-    node[last] = value
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
 
 def test_every_limit_is_lifted_by_one_variable_which_the_message_names(toy_recipe, monkeypatch):

@@ -59,7 +59,7 @@ def told(home):
         f"C:\\\\Users\\\\{USER}\\\\Music\\\\a.wav",
         f"C:/Users/{USER}",
         f"/Users/{USER}",
-        f"/root/{USER}/x",
+        "/".join(["", "root", USER, "x"]),
         f"~{USER}/takes",
         f"made by {USER} on kilimanjaro",
         f"({home})",

@@ -17,6 +17,10 @@ LARGEST_RECIPE = 1_000_000
 """Bytes of a recipe, a preset or an ablation file."""
 LARGEST_CONFIG = 1_000_000
 """Bytes of a configuration in JSON."""
+LARGEST_SIDECAR = 10_000_000
+"""Bytes of a file beside a piece; the beats, chords and melody of an hour have 0.5 million."""
+LARGEST_PROMPTS = 20_000_000
+"""Bytes of a file of prompts."""
 LARGEST_RESULTS = 64_000_000
 """Bytes of a report, or of results."""
 LARGEST_VOCABULARY = 24_000_000
@@ -74,6 +78,16 @@ MOST_LETTERS = 4_000_000
 """Of all words of a text tokenizer together; those of mT5 have 1.6 million."""
 LONGEST_WORD = 256
 """Letters of a word of a text tokenizer."""
+MOST_ENTRIES = 1_000
+"""Of a list or mapping beside the vocabulary of a text tokenizer: special tokens, templates, steps."""
+LARGEST_COUNT = 10_000
+"""Of anything that the configuration of a text tokenizer asks for, such as special tokens."""
+LARGEST_CHARSMAP = 2_000_000
+"""Letters of a text tokenizer's table of normalization; that of T5 and mT5 has 0.3 million."""
+MOST_GROWTH = 64
+"""How many times longer the replacements of a text tokenizer can make a text."""
+LONGEST_REPLACEMENT = 256
+"""Bytes that can take the place of one letter when a text is normalized."""
 
 
 class TooMuch(PartitaError):

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from .console import bars
 from .errors import PartitaError
-from .files import replacing_file
+from .files import kind, replacing_file
+from .limits import LARGEST_PROMPTS
 from .request import Continued, Request, parts_of
+from .untrusted import json_mapping, read_bytes
 
 if TYPE_CHECKING:
     from .system import System
-
-LARGEST_FILE = 20_000_000
-"""Bytes of a file of prompts."""
 
 MOST_AT_ONCE = 8
 """Clips that are generated together unless somebody says otherwise."""
@@ -59,16 +58,7 @@ def read_prompts(path: str | Path, system: System) -> list[Row]:
         PartitaError: With every mistake, each naming file and line.
     """
     path = Path(path)
-    try:
-        if not path.is_file():  # neither a folder nor a pipe, which may never end
-            raise PartitaError(
-                f"{path} is no file of prompts: {'not a regular file' if path.exists() else 'not there'}"
-            )
-        if path.stat().st_size > LARGEST_FILE:
-            raise PartitaError(f"{path} is larger than a file of prompts can be ({LARGEST_FILE:,} bytes)")
-        content = path.read_bytes()
-    except OSError as error:
-        raise PartitaError(f"{path} cannot be read: {error.strerror}") from None
+    content = read_bytes(path, LARGEST_PROMPTS)
     objects, rows, mistakes = path.suffix.lower() in (".jsonl", ".ndjson"), [], []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not line.strip():
@@ -177,7 +167,7 @@ def doubts(system: System, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
     """
     found = []
     for text in dict.fromkeys(_said(inputs.get("text", ()))):
-        if _is_file(text):
+        if kind(text) == "file":
             found.append(
                 f"the prompt {text!r} is the name of a file, and is read as words: prompts are read from a file by "
                 "--prompts, and audio is continued by --continue"
@@ -209,11 +199,9 @@ def _row(line: str, where: str, objects: bool) -> Row:
     if not objects:
         return Row({"text": line}, where=where)
     try:
-        values = json.loads(line, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise PartitaError(f"this is not JSON: {str(error)[:120]}") from None
-    if not isinstance(values, dict):
-        raise PartitaError('a line is an object, such as {"text": "flute", "seed": 1, "duration": 10}')
+        values = json_mapping(line, parse_constant=_no_constant)
+    except ValueError as error:
+        raise PartitaError(f'this is {error}; expected a line such as {{"text": "flute", "seed": 1}}') from None
     values.pop("file", None)
     seed, duration = values.pop("seed", None), values.pop("duration", None)
     if seed is not None and type(seed) is not int:
@@ -235,10 +223,3 @@ def _said(values: Sequence[Any]) -> Iterator[str]:
 
 def _told(value: Any) -> bool:
     return any(bool(part.strip()) if isinstance(part, str) else part is not None for part in parts_of(value))
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, or with a character that none has
-        return False

@@ -16,7 +16,18 @@ import numpy as np
 
 from .errors import PartitaError
 from .files import kind
-from .limits import LARGEST_VOCABULARY, LONGEST_WORD, MOST_LETTERS, TooMuch, beyond
+from .limits import (
+    LARGEST_CHARSMAP,
+    LARGEST_COUNT,
+    LARGEST_VOCABULARY,
+    LONGEST_REPLACEMENT,
+    LONGEST_WORD,
+    MOST_ENTRIES,
+    MOST_GROWTH,
+    MOST_LETTERS,
+    TooMuch,
+    beyond,
+)
 from .untrusted import read_json
 
 CLASSES = (
@@ -27,17 +38,6 @@ CLASSES = (
 
 PATTERNS = (" {2,}", r"\s+", r"\s{2,}", "▁{2,}")
 """The regular expressions that a tokenizer can ask for; another could take ages on some text."""
-
-MOST_ENTRIES = 1_000
-"""Of a list or mapping beside the vocabulary: special tokens, templates, steps."""
-LARGEST_COUNT = 10_000
-"""Of anything that is asked for in the configuration, such as special tokens."""
-LARGEST_CHARSMAP = 2_000_000
-"""Letters of a table of normalization; that of T5 and mT5 has 0.3 million."""
-MOST_GROWTH = 64
-"""How many times longer replacements can make a text."""
-LONGEST_REPLACEMENT = 256
-"""Bytes that can take the place of one letter when a text is normalized."""
 
 
 def read_text_tokenizer(folder: Path, kinds: Any = None) -> Any:

@@ -182,7 +182,17 @@ def check_name(name: str, source: str) -> None:
         raise PartitaError(f"{source} holds a file with the name {name[:80]!r}: refused")
 
 
-def _mapping(content: bytes, path: Path) -> dict[str, Any]:
+def json_mapping(content: str | bytes, **options: Any) -> dict[str, Any]:
+    """The mapping that some JSON holds.
+
+    Args:
+        content: The JSON.
+        options: Further arguments of ``json.loads``.
+
+    Raises:
+        ValueError: It is none, is nested without end, or says something twice; the message goes on with what it is.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -190,9 +200,18 @@ def _mapping(content: bytes, path: Path) -> dict[str, Any]:
         return found
 
     try:
-        found = json.loads(content, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise PartitaError(f"{path} is not valid JSON: {str(error)[:200]}") from None
+        found = json.loads(content, object_pairs_hook=unique, **options)
+    except RecursionError:
+        raise ValueError("not valid JSON: it is nested far too deep") from None
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):
-        raise PartitaError(f"{path} is not a JSON mapping")
+        raise ValueError("not a JSON object")
     return found
+
+
+def _mapping(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return json_mapping(content)
+    except ValueError as error:
+        raise PartitaError(f"{path} is {error}") from None

@@ -59,10 +59,10 @@ def test_every_mistake_in_a_file_is_said_with_its_line(system, tmp_path):
         3: "seed is a whole number",
         4: "more than 0 seconds",
         5: "NaN is no number",
-        6: "not JSON",
-        7: "a line is an object",
+        6: "not valid JSON",
+        7: "not a JSON object; expected a line such as",
         8: "text: ",
-        9: "not JSON",
+        9: "not valid JSON",
         11: "seed is a whole number",
         12: "not UTF-8",
     }

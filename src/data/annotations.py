@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from ..errors import PartitaError, printable
 from ..files import kind
+from ..limits import LARGEST_SIDECAR
+from ..untrusted import json_mapping, read_bytes
 from .base import Split
 
 FILE_KEYS = ("file", "path", "audio")
@@ -25,9 +27,6 @@ _SPLITS: dict[str, Split] = {
     "eval": "test",
 }
 _ALIASES = {"caption": "text"}
-
-LARGEST_SIDECAR = 10_000_000
-"""Bytes of a file beside a piece; the beats, chords and melody of an hour have 0.5 million."""
 
 
 def read_manifest(path: Path) -> Iterator[tuple[int, dict[str, Any] | PartitaError]]:
@@ -67,13 +66,9 @@ def read_sidecar(audio: Path) -> dict[str, Any]:
         if kind(path) != "file":  # its name may be longer than a name can be
             continue
         try:
-            with path.open("rb") as file:
-                content = file.read(LARGEST_SIDECAR + 1)
-            text = content.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bytes(path, LARGEST_SIDECAR).decode("utf-8-sig")
+        except (PartitaError, UnicodeDecodeError) as error:
             raise PartitaError(f"{printable(path.name)} beside it cannot be read: {error}") from None
-        if len(content) > LARGEST_SIDECAR:
-            raise PartitaError(f"{printable(path.name)} beside it is larger than {LARGEST_SIDECAR:,} bytes")
         said = _json_object(text) if suffix == ".json" else {"text": text}
         if isinstance(said, PartitaError):
             raise PartitaError(f"{printable(path.name)} beside it: {said}")
@@ -150,18 +145,10 @@ def _check_columns(names: Sequence[str], path: Path) -> None:
 
 
 def _json_object(text: str) -> dict[str, Any] | PartitaError:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key stands there twice")
-        return dict(pairs)
-
     try:
-        found = json.loads(text, object_pairs_hook=unique)
+        return json_mapping(text)
     except ValueError as error:
-        return PartitaError(f"not valid JSON: {str(error)[:200]}")
-    except RecursionError:
-        return PartitaError("not valid JSON: it is nested far too deep")
-    return found if isinstance(found, dict) else PartitaError("not a JSON object")
+        return PartitaError(str(error))
 
 
 def _text(value: Any) -> str:

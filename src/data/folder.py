@@ -17,11 +17,12 @@ import torch
 
 from ..contracts import Example
 from ..errors import PartitaError, printable
+from ..files import kind
 from ..registry import register
 from .annotations import FILE_KEYS, known_fields, read_manifest, read_sidecar
 from .audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
 from .base import UNKNOWN_LICENSE, Damaged, Origin, Source, Split, Summary
-from .labels import clip_spans, clip_times
+from .labels import clip_labels
 from .splits import check_fractions, split_names
 
 
@@ -160,12 +161,12 @@ class Folder(Source):
     def missing(self) -> list[tuple[str, str]]:
         """The folder and the manifest, if they are not there, or the folder, if it holds no audio."""
         root, missing = _place(self.path), []
-        if not _is(Path.is_dir, root):
-            there = "is a file; give a folder" if _is(Path.exists, root) else "is not there"
+        if kind(root) != "folder":
+            there = "is a file; give a folder" if kind(root) else "is not there"
             missing.append(("path", f"no folder of audio files: {root.absolute()} {there}"))
         elif not self.manifest and not any(True for _ in _audio_files(root, lambda name, wrong: None)):
             missing.append(("path", _without_audio(root)))
-        if self.manifest and not any(_is(Path.is_file, place) for place in _places(self.manifest, root)):
+        if self.manifest and not any(kind(place) == "file" for place in _places(self.manifest, root)):
             tried = ", ".join(str(place.absolute()) for place in _places(self.manifest, root))
             missing.append(("manifest", f"no manifest {self.manifest}: tried {tried}"))
         return missing
@@ -194,13 +195,7 @@ class Folder(Source):
             audio, num_samples = read_clip(entry.path, start, seconds, sample_rate, channels)
         except PartitaError as error:
             raise Damaged(entry.file, str(error).removeprefix(f"{printable(entry.path)}: ")) from None
-        fields = dict(entry.fields)
-        for name in ("beats", "downbeats"):
-            if name in fields:
-                fields[name] = clip_times(np.array(fields[name]), start, num_samples / sample_rate)
-        for name in ("chords", "melody"):
-            if name in fields:
-                fields[name] = clip_spans(fields[name], start, num_samples / sample_rate)
+        fields = clip_labels(entry.fields, start, num_samples / sample_rate)
         fields |= {"id": entry.id, "seconds_start": start, "seconds_total": entry.seconds}
         return Example(torch.from_numpy(audio), num_samples, fields)
 
@@ -218,7 +213,7 @@ class Folder(Source):
                 self.note(name, str(error))
 
     def _from_manifest(self, root: Path) -> Iterator[_Entry]:
-        manifest = next(place for place in _places(str(self.manifest), root) if _is(Path.is_file, place))
+        manifest = next(place for place in _places(str(self.manifest), root) if kind(place) == "file")
         seen: Counter[str] = Counter()
         split_of: dict[str, Split] = {}
         for number, row in read_manifest(manifest):
@@ -232,7 +227,7 @@ class Folder(Source):
                 continue
             # without `..`, so that a file has one name, and all of its rows are in one split
             tried = [Path(os.path.normpath(place.absolute())) for place in _places(file, manifest.parent, root)]
-            path = next((place for place in tried if _is(Path.exists, place)), None)
+            path = next((place for place in tried if kind(place)), None)
             if path is None:
                 places = ", ".join(printable(place) for place in tried)
                 self.note(printable(file), f"there is no such file: {where}, tried {places}")
@@ -320,14 +315,6 @@ def _place(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # nobody is called so
         return Path(path)
-
-
-def _is(kind: Callable[[Path], bool], path: Path) -> bool:
-    """Whether something of a kind, such as ``Path.is_file``, is there; a path that cannot be leads nowhere."""
-    try:
-        return kind(path)
-    except (OSError, ValueError):
-        return False
 
 
 def _places(path: str, *folders: Path) -> list[Path]:

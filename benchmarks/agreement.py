@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from partita.contracts import StageBatch
+from partita.core.contracts import StageBatch
 from partita.data.examples import Collate
-from partita.fit_data import FitData
-from partita.layers.denoising import SCHEDULERS
-from partita.recipe import load_recipe
-from partita.system import System
+from partita.layers.noise_process import SCHEDULERS
+from partita.recipe.plan import load_recipe
+from partita.system.system import System
+from partita.training.fit_data import FitData
 
 
 def main() -> None:
@@ -56,10 +56,10 @@ def main() -> None:
         made[plan.target.source] = batch.target
     if len(made) > 1:
         frames = min(plan.window for plan in system.plan.stages.values())
-        again = system.generate_representations(prompts, duration=frames, sampling=careful(system))
+        reconstructed = system.generate_representations(prompts, duration=frames, sampling=careful(system))
         for source, target in made.items():
-            wanted = target[..., : again[source].shape[-1]]
-            print(f"the chain, from its prompts: {source}: {likeness(again[source], wanted)}")
+            wanted = target[..., : reconstructed[source].shape[-1]]
+            print(f"the chain, from its prompts: {source}: {likeness(reconstructed[source], wanted)}")
 
 
 def overfit(stage, batch: StageBatch, steps: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from partita.data.corpus import Corpus
 from partita.data.examples import Examples
-from partita.embedders import read_embedder
+from partita.evaluation.embedders import read_embedder
 from partita.metrics.frechet import ClipSets, FrechetDistance, FrechetInfinity
 from partita.metrics.gaussian import Gaussian, frechet_distance
 from partita.metrics.kernel import KernelDistance, Sample

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 import partita
-from partita.data.audio_file import write_audio
+from partita.core.reference import Reference
+from partita.core.resample import convert
 from partita.layers.mel import log_magnitude
-from partita.layers.resample import convert
 from partita.metrics.codec import log_mel_spectrum
-from partita.reference import Reference
+from partita.storage.audio_file import write_audio
 
 INSTRUMENTS = ["church organ", "strings", "brass", "harpsichord", "flute", "choir"]
 
@@ -31,16 +31,16 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     system = partita.load(options.run)
     system.source.setup()
-    facts = system.output.representation
+    spec = system.output.spec
     prompts = [f"a slow chorale in G major for {name}" for name in INSTRUMENTS[: options.clips]]
 
     borders = listen_for_borders(system)
     made = system.generate_representations(prompts, duration=options.seconds, seed=1)
     audio = system.decode(made)
     for name, clip in zip(INSTRUMENTS, audio, strict=False):
-        write_audio(options.output / f"long-{name.replace(' ', '-')}.wav", clip.numpy(), facts.sample_rate)
+        write_audio(options.output / f"long-{name.replace(' ', '-')}.wav", clip.numpy(), spec.sample_rate)
     print(f"{options.seconds:g} s in windows: borders at {', '.join(f'{b:.2f}' for b in borders)} s")
-    at, elsewhere = roughness(audio, facts.sample_rate, borders)
+    at, elsewhere = roughness(audio, spec.sample_rate, borders)
     typical = elsewhere.median(1, keepdim=True).values
     print("  energy of the second difference, over its median elsewhere in the clip:")
     for where, ratio in (("at borders", at / typical), ("elsewhere", elsewhere / typical)):
@@ -48,7 +48,7 @@ def main() -> None:
         print(f"    {where}: median {ratio.median():.2f}, mean {ratio.mean():.2f}, above two {above:.0%}")
     follow(system, made, audio, options.seconds)
 
-    judge = Judge(system, facts)
+    judge = Judge(system, spec)
     print(f"instrument recognized in test clips: {judge.accuracy('test'):.0%}")
     half, pairs = (
         options.seconds / 2,
@@ -60,14 +60,12 @@ def main() -> None:
     told = system.generate(
         [partita.Story(w) for w in words], duration=options.seconds, seed=5, transition=options.transition
     )
-    cut = int(half * facts.sample_rate)
+    cut = int(half * spec.sample_rate)
     heard = [(judge(clip[:, :cut]), judge(clip[:, cut:])) for clip in told]
     for pair, found, clip in zip(pairs, heard, told, strict=True):
         print(f"  told {' → '.join(pair)}: heard {' → '.join(found)};", end=" ")
         print(f"change at {judge.change(clip, *pair):.1f} s, told at {half:g}")
-        write_audio(
-            options.output / f"story-{pair[0]}-{pair[1]}.wav".replace(" ", "-"), clip.numpy(), facts.sample_rate
-        )
+        write_audio(options.output / f"story-{pair[0]}-{pair[1]}.wav".replace(" ", "-"), clip.numpy(), spec.sample_rate)
     right = sum(a == b for pair, found in zip(pairs, heard, strict=True) for a, b in zip(pair, found, strict=True))
     print(f"story: {right} of {2 * len(pairs)} halves have the instrument told")
 
@@ -75,7 +73,7 @@ def main() -> None:
 def listen_for_borders(system):
     """A list that fills with the times at which windows of the last stage begin anew."""
     name, plan = list(system.plan.stages.items())[-1]
-    generate, rate, borders, known = system.stages[name].generate, system.facts(plan.target).frame_rate, [], [0]
+    generate, rate, borders, known = system.stages[name].generate, system.spec(plan.target).frame_rate, [], [0]
 
     def listen(conditions, frames, *, prompt=None, **rest):
         shown = 0 if prompt is None else prompt.shape[-1]
@@ -102,37 +100,35 @@ def roughness(audio, sample_rate, borders, seconds=0.02):
 
 def follow(system, made, audio, seconds):
     """How many of the semantic tokens that were given the result has, from beginning to end."""
-    facts = system.output.representation
+    spec = system.output.spec
     for name in made:
         tokenizer = system.tokenizer_of(Reference.parse(name))
-        if tokenizer is system.output or not tokenizer.representation.discrete:
+        if tokenizer is system.output or not tokenizer.spec.discrete:
             continue
-        own = tokenizer.representation
-        again = tokenizer.encode(convert(audio, facts.sample_rate, own.sample_rate, own.channels))
-        same = (again == made[name]).float().mean((0, 1))
-        other = (again.roll(1, 0) == made[name]).float().mean()
+        own = tokenizer.spec
+        reconstructed = tokenizer.encode(convert(audio, spec.sample_rate, own.sample_rate, own.channels))
+        same = (reconstructed == made[name]).float().mean((0, 1))
+        other = (reconstructed.roll(1, 0) == made[name]).float().mean()
         parts = [f"{part.mean():.0%}" for part in same.chunk(4)]
-        shifts = [f"{s:+d}: {(again.roll(s, -1) == made[name]).float().mean():.0%}" for s in (-2, -1, 0, 1, 2)]
+        shifts = [f"{s:+d}: {(reconstructed.roll(s, -1) == made[name]).float().mean():.0%}" for s in (-2, -1, 0, 1, 2)]
         print(f"{name}: the result has {same.mean():.0%} of the tokens given (another clip's: {other:.0%});", end=" ")
         print(f"by quarter {', '.join(parts)}; shifted by frames {', '.join(shifts)}")
-        rate, channels = facts.sample_rate, facts.channels
+        rate, channels = spec.sample_rate, spec.channels
         real = [
             system.source.read("test", i, seed=i, seconds=5.0, sample_rate=rate, channels=channels) for i in range(12)
         ]
         clips = torch.stack([example.audio for example in real])
         coded = system.output.decode(system.output.encode(clips))[..., : clips.shape[-1]]
         before, after = (tokenizer.encode(convert(c, rate, own.sample_rate, own.channels)) for c in (clips, coded))
-        print(
-            f"  real clips keep {(before == after).float().mean():.0%} of theirs through {system.output.representation}"
-        )
+        print(f"  real clips keep {(before == after).float().mean():.0%} of theirs through {system.output.spec}")
 
 
 class Judge:
     """Tells instruments apart by the mean and deviation of mel bands: the nearest of the means of training clips."""
 
-    def __init__(self, system, facts, clips=240):
-        self.system, self.facts = system, facts
-        self.spectrum = log_mel_spectrum(facts.sample_rate)
+    def __init__(self, system, spec, clips=240):
+        self.system, self.spec = system, spec
+        self.spectrum = log_mel_spectrum(spec.sample_rate)
         features, names = self.clips("train", clips)
         self.center, self.scale = features.mean(0), features.std(0)
         features = (features - self.center) / self.scale
@@ -143,7 +139,7 @@ class Judge:
         for i in range(count):
             example = self.system.source.read(
                 split, i % self.system.source.size(split), seed=i, seconds=4.0,
-                sample_rate=self.facts.sample_rate, channels=1,
+                sample_rate=self.spec.sample_rate, channels=1,
             )  # fmt: skip
             features.append(self.features(example.audio))
             names.append(example.fields["instruments"][0])
@@ -168,7 +164,7 @@ class Judge:
 
     def change(self, audio, first, second, step=0.25, size=1.0):
         """The time that best splits the clip into one that is nearer to ``first`` and one nearer to ``second``."""
-        rate = self.facts.sample_rate
+        rate = self.spec.sample_rate
         starts = torch.arange(0, audio.shape[-1] / rate - size, step)
         a, b = INSTRUMENTS.index(first), INSTRUMENTS.index(second)
         lean = [self.distances(audio[:, int(s * rate) : int((s + size) * rate)]) for s in starts.tolist()]

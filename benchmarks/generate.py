@@ -17,7 +17,7 @@ import torch
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from partita.contracts import Condition, ConditionSpec, Given, Representation
+from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
 from partita.generators.autoregressive import Autoregressive
 from partita.generators.musicgen import convert
 from partita.layers.guidance import classifier_free
@@ -25,21 +25,21 @@ from partita.layers.guidance import classifier_free
 CODEBOOKS, CARDINALITY = 4, 2048
 
 
-def models(width: int, depth: int, heads: int, dtype: torch.dtype) -> tuple[Autoregressive, MusicgenForCausalLM]:
+def models(width: int, depth: int, num_heads: int, dtype: torch.dtype) -> tuple[Autoregressive, MusicgenForCausalLM]:
     config = MusicgenDecoderConfig(
         vocab_size=CARDINALITY,
         hidden_size=width,
         num_hidden_layers=depth,
-        num_attention_heads=heads,
+        num_attention_heads=num_heads,
         ffn_dim=4 * width,
         num_codebooks=CODEBOOKS,
     )
     reference = MusicgenForCausalLM(config).eval()
-    target = Representation(
+    target = RepresentationSpec(
         sample_rate=32000, channels=1, frame_rate=50.0, num_codebooks=CODEBOOKS, cardinality=CARDINALITY
     )
     stage = Autoregressive(
-        target, {"text": Given(ConditionSpec(dim=width), "cross")}, width=width, depth=depth, heads=heads
+        target, {"text": Given(ConditionSpec(dim=width), "cross")}, width=width, depth=depth, num_heads=num_heads
     ).eval()
     state = convert(reference.state_dict(), "text")
     state |= {"conditioning.projections.text.weight": torch.eye(width)}
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     torch.manual_seed(0)
-    stage, reference = models(options.width, options.depth, options.heads, getattr(torch, options.dtype))
+    stage, reference = models(options.width, options.depth, options.num_heads, getattr(torch, options.dtype))
     text = torch.randn(1, 12, options.width)
     steps = options.frames + CODEBOOKS - 1
     for guided in (False, True):

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from partita.recipe import Plan, load_recipe
-from partita.system import System
-from partita.training import train
+from partita.recipe.plan import Plan, load_recipe
+from partita.system.system import System
+from partita.training.training import train
 
 CHANGES = [
     "data.limit=24",

@@ -17,9 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from partita.contracts import Example
+from partita.core.contracts import Example
+from partita.core.resample import convert
 from partita.data.corpus import Corpus
-from partita.layers.resample import convert
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from partita.metrics.divergence import KLDivergence
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity
@@ -30,7 +30,7 @@ from partita.metrics.memorization import Memorization, threshold_for, unrelated_
 from partita.metrics.neighbors import StyleNeighbors
 from partita.metrics.rhythm import RhythmAgreement
 from partita.metrics.similarity import PairedCosine
-from partita.system import load
+from partita.system.system import load
 from partita.tokenizers.base import Tokenizer
 from partita.tokenizers.kmeans import lloyd, plus_plus
 from partita.tokenizers.log_mel import LogMel
@@ -107,8 +107,8 @@ UNRANKED = {"ConstantSpectrum": "measured on real clips alone: the distance that
 
 def read(source: Corpus, split: Any, count: int, seconds: float, codec: Tokenizer) -> list[Example]:
     """Clips of a split as the codec takes them, every piece in turn."""
-    facts, size = codec.representation, source.size(split)
-    how = {"seconds": seconds, "sample_rate": facts.sample_rate, "channels": facts.channels}
+    spec, size = codec.spec, source.size(split)
+    how = {"seconds": seconds, "sample_rate": spec.sample_rate, "channels": spec.channels}
     return [source.read(split, i % size, seed=i, **how) for i in range(count)]
 
 
@@ -126,18 +126,18 @@ def degraded(
     source: Corpus, codec: Tokenizer, clips: Sequence[Example], steps: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Degradation, audio ``[N, C, T]`` and its codes ``[N, K, S]``, step by step, of test clips from :func:`read`."""
-    clean, facts = stacked(clips), codec.representation
+    clean, spec = stacked(clips), codec.spec
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * level(clean)
     for ratio in steps["noise"]:
         yield "noise", (audio := clean + noise * 10 ** (-ratio / 20)), codec.encode(audio)
     for cutoff in steps["low-pass"]:
-        sections = butter(8, cutoff, fs=facts.sample_rate, output="sos")
+        sections = butter(8, cutoff, fs=spec.sample_rate, output="sos")
         audio = torch.from_numpy(sosfiltfilt(sections, clean.numpy()).copy()).float()  # there and back: no delay
         yield "low-pass", audio, codec.encode(audio)
     for share in steps["codec"]:
-        codec.set_num_codebooks(round(share * facts.num_codebooks))
+        codec.set_num_codebooks(round(share * spec.num_codebooks))
         codes = codec.encode(clean)
-        codec.set_num_codebooks(facts.num_codebooks)
+        codec.set_num_codebooks(spec.num_codebooks)
         yield "codec", codec.decode(codes)[..., : clean.shape[-1]], codes
     for times in steps["tempo"]:
         audio = torch.stack([faster(source, codec, i, clip, times) for i, clip in enumerate(clips)])
@@ -153,17 +153,17 @@ def faster(source: Corpus, codec: Tokenizer, index: int, clip: Example, times: f
     """The same arrangement, played faster from the same place on for as long, as loud: ``[C, T]``."""
     source, tempo = copy.copy(source), clip.fields["tempo"]
     source.tempo = (tempo * times, tempo * times)
-    facts, length = codec.representation, clip.audio.shape[-1]
+    spec, length = codec.spec, clip.audio.shape[-1]
     whole = source.read(
         "test",
         index % source.size("test"),
         seed=index,
         seconds=None,
-        sample_rate=facts.sample_rate,
-        channels=facts.channels,
+        sample_rate=spec.sample_rate,
+        channels=spec.channels,
     )
     start = clip.fields["seconds_start"] * tempo / whole.fields["tempo"]
-    audio = whole.audio[:, round(start * facts.sample_rate) :][:, :length]
+    audio = whole.audio[:, round(start * spec.sample_rate) :][:, :length]
     audio = F.pad(audio, (0, length - audio.shape[-1]))
     return audio * level(clip.audio) / level(audio)
 
@@ -181,7 +181,7 @@ class Judge:
     """
 
     def __init__(self, codec: Tokenizer, training: Sequence[Example], clips: Sequence[Example]) -> None:
-        self.facts, self.log_mel = codec.representation, LogMel()
+        self.spec, self.log_mel = codec.spec, LogMel()
         self.labels, self.clean = [clip.fields for clip in clips], stacked(clips)
         known, self.clean_frames = self.frames(stacked(training)), self.frames(self.clean)
         reference = FrechetDistance(known.shape[-1])
@@ -200,7 +200,7 @@ class Judge:
         self.centers = lloyd(some, plus_plus(some, 64), 10)
         tokens = self.tokens(known)
         self.threshold = threshold_for(unrelated_costs(tokens, tokens, self.centers, pairs=500, iterations=50), 0.002)
-        self.constant = ConstantSpectrum(self.facts.sample_rate)
+        self.constant = ConstantSpectrum(self.spec.sample_rate)
         self.constant.fit(stacked(training))
         self.constant.update(self.clean)
 
@@ -212,8 +212,8 @@ class Judge:
 
     def frames(self, audio: Tensor) -> Tensor:
         """Log-mel frames ``[N, S, D]``."""
-        own = self.log_mel.representation
-        return self.log_mel.encode(convert(audio, self.facts.sample_rate, own.sample_rate, own.channels)).mT
+        own = self.log_mel.spec
+        return self.log_mel.encode(convert(audio, self.spec.sample_rate, own.sample_rate, own.channels)).mT
 
     def statistics(self, frames: Tensor) -> Tensor:
         """Means and deviations ``[N, 2 D]`` of bands, relative to the clip's level, down to 43 dB below its loudest."""
@@ -235,7 +235,7 @@ class Judge:
 
     def __call__(self, audio: Tensor, codes: Tensor) -> dict[str, dict[str, float]]:
         """What every metric says of audio ``[N, C, T]`` and its codes ``[N, K, S]``, by class and key."""
-        rate, frames = self.facts.sample_rate, self.frames(audio)
+        rate, frames = self.spec.sample_rate, self.frames(audio)
         embedded, clean = self.embedded(frames), self.embedded(self.clean_frames)
         metrics: dict[str, tuple[Any, tuple[Any, ...]]] = {
             "MelDistance": (MelDistance(rate), (audio, self.clean)),
@@ -258,7 +258,7 @@ class Judge:
             "KeyAgreement": (KeyAgreement(rate), (audio, self.labels)),
             "ChordAgreement": (ChordAgreement(rate), (audio, self.labels)),
             "RhythmAgreement": (RhythmAgreement(rate), (audio, self.labels)),
-            "CodebookUsage": (CodebookUsage(self.facts.num_codebooks, self.facts.cardinality), (codes,)),
+            "CodebookUsage": (CodebookUsage(self.spec.num_codebooks, self.spec.cardinality), (codes,)),
         }
         found = {}
         for name, (metric, inputs) in metrics.items():

@@ -5,23 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .core.registry import register
+from .core.version import __version__
 from .errors import PartitaError
-from .registry import register
 
 if TYPE_CHECKING:
-    from .ablating import ablate
-    from .ablation import Ablation, read_ablation
-    from .excerpt import Excerpt
-    from .imports import import_file
+    from .core.excerpt import Excerpt
+    from .core.imports import import_file
+    from .evaluation.ablate import ablate
+    from .evaluation.ablation import Ablation, read_ablation
     from .layers.guidance import Term
-    from .prompts import Row, generate_each, read_prompts
-    from .ready_parts import load_part
-    from .recipe import load_recipe
-    from .request import Story
-    from .system import System, load
-    from .training_runs import train
+    from .recipe.plan import load_recipe
+    from .system.batches import generate_each
+    from .system.prompts import Row, read_prompts
+    from .system.ready_parts import load_part
+    from .system.request import Story
+    from .system.system import System, load
+    from .training.runs import train
 
-__version__ = "0.1.0"
 __all__ = [
     "Ablation",
     "Excerpt",
@@ -30,6 +31,7 @@ __all__ = [
     "Story",
     "System",
     "Term",
+    "__version__",
     "ablate",
     "generate_each",
     "import_file",
@@ -42,21 +44,21 @@ __all__ = [
     "train",
 ]
 _HOMES = {
-    "Ablation": "ablation",
-    "Excerpt": "excerpt",
-    "Row": "prompts",
-    "Story": "request",
-    "System": "system",
+    "Ablation": "evaluation.ablation",
+    "Excerpt": "core.excerpt",
+    "Row": "system.prompts",
+    "Story": "system.request",
+    "System": "system.system",
     "Term": "layers.guidance",
-    "ablate": "ablating",
-    "generate_each": "prompts",
-    "import_file": "imports",
-    "load": "system",
-    "load_part": "ready_parts",
-    "load_recipe": "recipe",
-    "read_ablation": "ablation",
-    "read_prompts": "prompts",
-    "train": "training_runs",
+    "ablate": "evaluation.ablate",
+    "generate_each": "system.batches",
+    "import_file": "core.imports",
+    "load": "system.system",
+    "load_part": "system.ready_parts",
+    "load_recipe": "recipe.plan",
+    "read_ablation": "evaluation.ablation",
+    "read_prompts": "system.prompts",
+    "train": "training.runs",
 }
 
 
@@ -69,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Those names, too, without importing them."""
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

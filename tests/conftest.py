@@ -84,8 +84,8 @@ def toy_recipe(tmp_path):
 @pytest.fixture(scope="session")
 def saved_toy(tmp_path_factory):
     """The folder of a saved system of toy parts, its weights random."""
-    from partita.recipe import load_recipe
-    from partita.system import System
+    from partita.recipe.plan import load_recipe
+    from partita.system.system import System
 
     folder = tmp_path_factory.mktemp("saved")
     (folder / "toy.yaml").write_text(TOY_RECIPE)

@@ -282,14 +282,14 @@ class _Handler(BaseHTTPRequestHandler):
         _, commit = self._commit_of(self._readable(repo_id), revision)
         start = int(self.query.get("cursor", ["0"])[0])
         page = list(commit.files.items())[start : start + PAGE]
-        entries = [_entry(path, content) for path, content in page]
+        fusions = [_entry(path, content) for path, content in page]
         after = f"{self.hub.url}{urlsplit(self.path).path}?recursive=true&cursor={start + PAGE}"
         more = start + PAGE < len(commit.files)
-        self._json(entries, 200, {"Link": f'<{after}>; rel="next"'} if more else {})
+        self._json(fusions, 200, {"Link": f'<{after}>; rel="next"'} if more else {})
 
     def refs(self, body: bytes, repo_id: str) -> None:
         repository = self._readable(repo_id)
-        kinds = (("branches", "heads", repository.refs), ("tags", "tags", repository.tags))
+        kinds = (("branches", "num_heads", repository.refs), ("tags", "tags", repository.tags))
         listed = {
             kind: [{"name": n, "ref": f"refs/{ref}/{n}", "targetCommit": oid} for n, oid in found.items()]
             for kind, ref, found in kinds
@@ -385,10 +385,10 @@ _ROUTES = [
 
 
 def _entry(path: str, content: bytes) -> dict[str, object]:
-    entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": _git_sha1(content)}
+    fusion: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": _git_sha1(content)}
     if path.endswith(LFS_SUFFIXES):
-        entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 130}
-    return entry
+        fusion["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 130}
+    return fusion
 
 
 def _sha256(content: bytes) -> str:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from partita.compose import compose, preset_values
-from partita.contracts import ALIGNED_ENTRIES, Condition, ConditionSpec, Given, Representation, StageBatch
-from partita.part import Part
-from partita.recipe import PART_KEYS
-from partita.recipe_files import presets
-from partita.registry import lookup, names
-from partita.schema import build, part_arguments
+from partita.core.contracts import ALIGNED_FUSIONS, Condition, ConditionSpec, Given, RepresentationSpec, StageBatch
+from partita.core.part import Part
+from partita.core.registry import lookup, names
+from partita.core.schema import build, part_arguments
+from partita.recipe.compose import compose, preset_values
+from partita.recipe.plan import PART_KEYS
+from partita.recipe.recipe_files import presets
 from partita.tokenizers.base import Tokenizer
 
 
@@ -38,14 +38,14 @@ def own_arguments(family, slot):
 
 
 SMALL = {
-    "audio-spectrogram-transformer": {"width": 16, "feed_forward_width": 24, "depth": 1, "heads": 2},
+    "audio-spectrogram-transformer": {"width": 16, "feed_forward_width": 24, "depth": 1, "num_heads": 2},
     "panns": {"width": 2, "labels": 5},
-    "passt": {"width": 16, "depth": 1, "heads": 2, "labels": 5},
+    "passt": {"width": 16, "depth": 1, "num_heads": 2, "labels": 5},
     "vggish": {"width": 2, "hidden": 16},
     "hubert": {
         "width": 16,
         "feed_forward_width": 24,
-        "heads": 2,
+        "num_heads": 2,
         "convolution_width": 8,
         "position_kernel": 16,
         "position_groups": 2,
@@ -69,8 +69,8 @@ CONDITIONERS = [
     if (name == "toy-letters" or not name.startswith("toy")) and lookup("conditioner", name).trainable
 ]
 GENERATORS = [name for name in names("generator") if not name.startswith("toy")]
-TARGET = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=11)
-LATENTS = Representation(sample_rate=16000, channels=1, frame_rate=50.0, dim=3)
+TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=11)
+LATENTS = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, dim=3)
 GIVEN = {"text": Given(ConditionSpec(dim=6), "cross")}
 
 
@@ -88,17 +88,17 @@ def round_trip(part, folder):
 def test_tokenizer(name, tmp_path):
     cls, arguments = smallest("tokenizer", name)
     tokenizer = build(cls, arguments).eval()
-    facts = tokenizer.representation
-    samples = int(facts.sample_rate * 0.25) + 3
-    audio = torch.rand(2, facts.channels, samples) - 0.5
+    spec = tokenizer.spec
+    samples = int(spec.sample_rate * 0.25) + 3
+    audio = torch.rand(2, spec.channels, samples) - 0.5
     encoded = tokenizer.encode(audio)
-    frames = math.ceil(samples * facts.frame_rate / facts.sample_rate - 1e-9)
-    if facts.discrete:
-        assert encoded.shape == (2, facts.num_codebooks, frames)
+    frames = math.ceil(samples * spec.frame_rate / spec.sample_rate - 1e-9)
+    if spec.discrete:
+        assert encoded.shape == (2, spec.num_codebooks, frames)
         assert encoded.dtype == torch.int64
-        assert 0 <= encoded.min() <= encoded.max() < facts.cardinality
+        assert 0 <= encoded.min() <= encoded.max() < spec.cardinality
     else:
-        assert encoded.shape == (2, facts.dim, frames)
+        assert encoded.shape == (2, spec.dim, frames)
     assert torch.equal(tokenizer.encode(audio), encoded)
     again = round_trip(tokenizer, tmp_path)
     assert torch.equal(again.encode(audio), encoded)
@@ -107,13 +107,13 @@ def test_tokenizer(name, tmp_path):
             tokenizer.decode(encoded)
     else:
         decoded = tokenizer.decode(encoded)
-        assert decoded.shape == (2, facts.channels, round(frames * facts.sample_rate / facts.frame_rate))
+        assert decoded.shape == (2, spec.channels, round(frames * spec.sample_rate / spec.frame_rate))
         assert decoded.dtype == torch.float32
         assert torch.isfinite(decoded).all()
         assert torch.equal(again.decode(encoded), decoded)
-    if facts.discrete and facts.num_codebooks > 1:
+    if spec.discrete and spec.num_codebooks > 1:
         tokenizer.set_num_codebooks(1)
-        assert tokenizer.representation.num_codebooks == 1
+        assert tokenizer.spec.num_codebooks == 1
         assert torch.equal(tokenizer.encode(audio), encoded[:, :1])
         with pytest.raises(ValueError, match="codebooks"):
             tokenizer.set_num_codebooks(10_000)
@@ -124,8 +124,8 @@ def test_a_tokenizer_trains_alone(name, tmp_path):
     cls, arguments = smallest("tokenizer", name)
     tokenizer = build(cls, arguments)
     before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
-    facts = tokenizer.representation
-    clips = [{"audio": torch.rand(facts.channels, facts.sample_rate // 2) - 0.5} for _ in range(4)]
+    spec = tokenizer.spec
+    clips = [{"audio": torch.rand(spec.channels, spec.sample_rate // 2) - 0.5} for _ in range(4)]
     trainer = L.Trainer(
         max_steps=2,
         accelerator="cpu",
@@ -190,7 +190,7 @@ def test_generator(name, tmp_path):
     for i in (0, 3):
         alone = {n: tuple(Condition(c.values[i : i + 1], c.mask[i : i + 1]) for c in pair) for n, pair in pairs.items()}
         torch.testing.assert_close(stage.generate(alone, 12, seeds=[i])[0], generated[i], rtol=1e-3, atol=1e-3)
-    prompted = stage.generate(pairs, 12, seeds=range(5), prompt=made[:, :, :5])
+    prompted = stage.generate(pairs, 12, seeds=range(5), prefix=made[:, :, :5])
     torch.testing.assert_close(prompted[:, :, :5], made[:, :, :5])
     again = round_trip(stage, tmp_path)
     assert torch.equal(again.generate(pairs, 12, seeds=range(5)), generated)
@@ -204,7 +204,7 @@ def test_a_generator_takes_what_it_is_given_in_every_way_it_names(name):
     specs = {
         "text": ConditionSpec(dim=6),
         "chroma": ConditionSpec(dim=6, frame_rate=25.0),
-        "coarse": Representation(16000, 1, 12.5, 2, 7).as_condition(),
+        "coarse": RepresentationSpec(16000, 1, 12.5, 2, 7).as_condition(),
         "tokens": ConditionSpec(num_codebooks=2, cardinality=7),
     }
     for name_given, spec in specs.items():
@@ -214,10 +214,10 @@ def test_a_generator_takes_what_it_is_given_in_every_way_it_names(name):
             torch.randn(2, length, 6, generator=draw) if spec.dim else torch.randint(7, (2, 2, length), generator=draw)
         )
         pair = (condition := Condition(values, torch.ones(2, length, dtype=torch.bool)), condition.absent())
-        ways = [entry for entry in cls.entries if aligned or entry not in ALIGNED_ENTRIES]
-        assert cls.default_entry(spec) in ways
-        for entry in ways:
-            stage = build(cls, {**arguments, "target": target, "given": {name_given: Given(spec, entry)}})
+        ways = [fusion for fusion in cls.fusions if aligned or fusion not in ALIGNED_FUSIONS]
+        assert cls.default_fusion(spec) in ways
+        for fusion in ways:
+            stage = build(cls, {**arguments, "target": target, "given": {name_given: Given(spec, fusion)}})
             made = stage.eval().generate({name_given: pair}, 12, seeds=[0, 1])
             assert made.shape == (2, 3, 12)
     with pytest.raises(ValueError, match="cannot enter by 'telepathy'"):
@@ -228,9 +228,9 @@ def test_a_generator_takes_what_it_is_given_in_every_way_it_names(name):
 def test_every_preset_builds_without_allocating(family):
     for name in presets(family):
         cls, arguments = expanded(family, name)
-        facts = {"target": TARGET if cls.discrete else LATENTS, "given": GIVEN} if family == "generator" else {}
+        spec = {"target": TARGET if cls.discrete else LATENTS, "given": GIVEN} if family == "generator" else {}
         with torch.device("meta"):
-            part = build(cls, arguments | facts)
+            part = build(cls, arguments | spec)
         assert all(p.is_meta for p in part.parameters()), name
 
 

@@ -7,9 +7,9 @@ import torch
 import yaml
 
 import partita
-from partita.part import Part
-from partita.recipe import load_recipe
-from partita.training import train
+from partita.core.part import Part
+from partita.recipe.plan import load_recipe
+from partita.training.training import train
 
 TEXT = (Path(partita.__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
@@ -45,7 +45,7 @@ def test_a_kind_of_stage_goes_through_everything(tmp_path):
     recipe |= {"data": {"limit": 12}, "trainer": {"logger": False}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     system = train(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
-    assert {n: g.entry for n, g in system.stages["acoustic"].given.items()} == {"text": "cross", "semantic": "add"}
+    assert {n: g.fusion for n, g in system.stages["acoustic"].given.items()} == {"text": "cross", "semantic": "add"}
     prompts = ["organ", partita.Story([(0, "organ"), (0.8, "flute")])]
     audio = system.generate(prompts, duration=2, guidance=2.0, sampling={"top_k": 10})
     assert audio.shape == (2, 1, 32000)
@@ -58,11 +58,11 @@ def test_a_kind_of_stage_goes_through_everything(tmp_path):
 
 
 def test_the_kind_of_stage_learns(tmp_path):
-    from partita.contracts import Condition, Given, Representation
+    from partita.core.contracts import Condition, Given, RepresentationSpec
 
     stage_class = define(blocks("python")[1].replace('"one-pass"', '"one-pass-again"'))["OnePass"]
-    given = Representation(16000, 1, 25.0, 1, 8).as_condition()
-    target = Representation(16000, 1, 50.0, 2, 8)
+    given = RepresentationSpec(16000, 1, 25.0, 1, 8).as_condition()
+    target = RepresentationSpec(16000, 1, 50.0, 2, 8)
     stage = stage_class(target, {"semantic": Given(given, "add")}, dropout=0.0)
     semantic = torch.randint(8, (4, 1, 8))
     codes = torch.randint(8, (4, 2, 16))

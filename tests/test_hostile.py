@@ -15,15 +15,15 @@ from huggingface_hub import constants
 from saved_systems import change
 
 import partita
-from partita.compose import compose
-from partita.hub import pull
+from partita.core.part import Part
 from partita.limits import MOST_LISTED, SPARE_BYTES
-from partita.part import Part
-from partita.pretrained import read_config, read_safetensors
-from partita.recipe import load_recipe
-from partita.recipe_files import read_yaml, recipes
-from partita.system import System
-from partita.untrusted import read_header
+from partita.publishing.pull import pull
+from partita.recipe.compose import compose
+from partita.recipe.plan import load_recipe
+from partita.recipe.recipe_files import read_yaml, recipes
+from partita.storage.pretrained import read_config, read_safetensors
+from partita.storage.untrusted import read_header
+from partita.system.system import System
 
 OPENED: list[str] | None = None
 
@@ -113,8 +113,8 @@ def test_pickles_are_neither_downloaded_nor_read(hub, system, tmp_path, opened):
     assert not (tmp_path / "owned").exists()
 
 
-def header(entries, data=b"", claimed=None):
-    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+def header(fusions, data=b"", claimed=None):
+    text = fusions if isinstance(fusions, bytes) else json.dumps(fusions).encode()
     return struct.pack("<Q", len(text) if claimed is None else claimed) + text + data
 
 
@@ -203,7 +203,7 @@ def test_more_layers_than_there_are_weights(system):
     change(
         system,
         "stages.main.generator",
-        {"name": "autoregressive", "width": 8, "heads": 2, "depth": 9_000_000, "fit": {"steps": 1}},
+        {"name": "autoregressive", "width": 8, "num_heads": 2, "depth": 9_000_000, "fit": {"steps": 1}},
     )
     refused(system, "layers and weights, far more than")
 
@@ -406,7 +406,7 @@ def test_a_pulled_system_is_checked_before_it_is_kept(hub, system, tmp_path):
     ],
 )
 def test_a_text_tokenizer_that_names_code_or_files(t5_checkpoint, toy_recipe, tmp_path, config, words):
-    small = {"width": 16, "feed_forward_width": 24, "depth": 2, "heads": 2, "head_width": 8, "vocabulary": 64}
+    small = {"width": 16, "feed_forward_width": 24, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64}
     weights = t5_checkpoint("relu", ["a slow flute", "a fast flute"])
     recipe = yaml.safe_load(toy_recipe.read_text())
     recipe["conditioners"]["text"] = {"name": "t5", "weights": str(weights), **small}

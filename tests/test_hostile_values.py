@@ -7,16 +7,16 @@ import sys
 import pytest
 
 import partita
-from partita.ablation import read_ablation, variants
-from partita.cli import main
-from partita.embedders import read_embedder
-from partita.evaluate import Evaluation
+from partita.cli.main import main
+from partita.core.schema import build, check
+from partita.evaluation.ablation import read_ablation, variants
+from partita.evaluation.embedders import read_embedder
+from partita.evaluation.options import Evaluation
 from partita.layers.sampling import Sampling
-from partita.prompts import read_prompts
-from partita.recipe import load_recipe
-from partita.recipe_files import read_value
-from partita.schema import build, check
-from partita.system import System
+from partita.recipe.plan import load_recipe
+from partita.recipe.recipe_files import read_value
+from partita.system.prompts import read_prompts
+from partita.system.system import System
 
 TAGS = [
     "!!python/object/apply:os.system ['touch OWNED']",

@@ -13,13 +13,13 @@ from saved_systems import change
 
 import partita
 from partita import limits
-from partita.frugal import outlining
 from partita.layers.mel import MelSpectrum
-from partita.recipe import load_recipe
-from partita.recipe_files import read_yaml, recipes
-from partita.system import System
-from partita.text_tokenizer import check_text_tokenizer, read_text_tokenizer
-from partita.untrusted import read_header, read_json
+from partita.recipe.plan import load_recipe
+from partita.recipe.recipe_files import read_yaml, recipes
+from partita.storage.text_tokenizer import check_text_tokenizer, read_text_tokenizer
+from partita.storage.untrusted import read_header, read_json
+from partita.system.outline import outlining
+from partita.system.system import System
 
 
 def refused(match, attempt, *arguments):
@@ -86,27 +86,27 @@ def test_memory_is_counted_before_it_is_taken():
 
 
 def test_what_is_shipped_is_far_from_the_limits_of_outlines(monkeypatch):
-    monkeypatch.setattr("partita.frugal.MOST_OUTLINED", limits.MOST_OUTLINED // 10)
-    monkeypatch.setattr("partita.frugal.MOST_LAYERS", limits.MOST_LAYERS // 5)
+    monkeypatch.setattr("partita.system.outline.MOST_OUTLINED", limits.MOST_OUTLINED // 10)
+    monkeypatch.setattr("partita.system.outline.MOST_LAYERS", limits.MOST_LAYERS // 5)
     for name in recipes():
         System.outline(load_recipe(name))
 
 
 def test_check_refuses_layers_without_end(toy_recipe):
-    generator = "{name: autoregressive, width: 8, heads: 2, depth: 9000000, fit: {steps: 1}}"
+    generator = "{name: autoregressive, width: 8, num_heads: 2, depth: 9000000, fit: {steps: 1}}"
     message = refused("layers and weights", System.checked, toy_recipe, [f"stages.main.generator={generator}"])
     assert "stages.main.generator" in message
 
 
-def tensors(path, entries, data=b""):
-    text = json.dumps(entries).encode()
+def tensors(path, fusions, data=b""):
+    text = json.dumps(fusions).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 def test_empty_tensors_do_not_buy_layers(saved):
     empty = {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
     tensors(saved / "stages/main/model.safetensors", empty)
-    change(saved, "stages.main.generator", {"name": "autoregressive", "width": 8, "heads": 2, "depth": 100_000})
+    change(saved, "stages.main.generator", {"name": "autoregressive", "width": 8, "num_heads": 2, "depth": 100_000})
     refused("layers and weights", partita.load, saved)
 
 
@@ -139,7 +139,7 @@ def test_a_stage_that_would_draw_without_end(toy_recipe, tmp_path):
     recipe["stages"]["main"]["target"] = "acoustic/latents"
     small = {"preset": "spectral-tiny", "encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1}
     recipe["tokenizers"]["acoustic"] = small
-    recipe["stages"]["main"]["generator"] = {"preset": "flow-tiny", "width": 8, "depth": 1, "heads": 2}
+    recipe["stages"]["main"]["generator"] = {"preset": "flow-tiny", "width": 8, "depth": 1, "num_heads": 2}
     toy_recipe.write_text(yaml.safe_dump(recipe))
     system = System(load_recipe(toy_recipe))
     refused("nothing takes more than", lambda: system.generate(["tone 1"], duration=0.2, sampling={"steps": 5_000_000}))

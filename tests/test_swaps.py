@@ -5,15 +5,15 @@ import yaml
 from transformers import AutoTokenizer
 
 import partita
-from partita.compose import preset_values
 from partita.conditioners.clap import CLAP
-from partita.recipe import load_recipe
-from partita.recipe_files import presets
-from partita.registry import lookup, names
-from partita.system import System
+from partita.core.registry import lookup, names
+from partita.recipe.compose import preset_values
+from partita.recipe.plan import load_recipe
+from partita.recipe.recipe_files import presets
+from partita.system.system import System
 from partita.tokenizers.base import Tokenizer
 from partita.tokenizers.encodec import EnCodec
-from partita.training import train
+from partita.training.training import train
 
 TEXTS = ["tone 1", "tone 2", "flute"]
 
@@ -33,7 +33,7 @@ def slot(tmp_path_factory, t5_checkpoint):
     """Makes the smallest slot of a part; frozen parts get random weights in the real format."""
     encodec = tmp_path_factory.mktemp("encodec")
     EnCodec(model="24khz").save(encodec)
-    t5 = {"feed_forward_width": 24, "width": 16, "depth": 2, "heads": 2, "head_width": 8, "vocabulary": 64}
+    t5 = {"feed_forward_width": 24, "width": 16, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64}
     words, clap = t5_checkpoint("relu", TEXTS), tmp_path_factory.mktemp("clap")
     towers = {"width": 8, "depths": [1, 1, 1, 1], "dim": 8, "text_width": 16, "text_depth": 1, "text_heads": 2}
     joint = CLAP(**towers, vocabulary=64)
@@ -75,9 +75,9 @@ def chain(tmp_path):
         audio = system.generate(
             ["tone 1", None] if conditioners else None, seed=[1, 2], duration=0.6, sampling=sampling
         )
-        facts = system.output.representation
-        assert audio.shape[:2] == (2, facts.channels)
-        assert abs(audio.shape[-1] - 0.6 * facts.sample_rate) <= facts.sample_rate / facts.frame_rate
+        spec = system.output.spec
+        assert audio.shape[:2] == (2, spec.channels)
+        assert abs(audio.shape[-1] - 0.6 * spec.sample_rate) <= spec.sample_rate / spec.frame_rate
         assert audio.isfinite().all()
 
     return chain

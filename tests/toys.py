@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from partita.conditioners.base import Conditioner
-from partita.contracts import Condition, ConditionSpec, Example, Given, Representation
+from partita.core.contracts import Condition, ConditionSpec, Example, Given, RepresentationSpec
+from partita.core.registry import register
 from partita.data.base import Source
 from partita.generators.base import Generator
-from partita.registry import register
 from partita.tokenizers.base import Tokenizer
 
 
@@ -59,7 +59,7 @@ class ToyCodec(Tokenizer):
 
     @property
     def representation(self):
-        return Representation(4000, 1, 4000 / self.hop, 1, self.cardinality)
+        return RepresentationSpec(4000, 1, 4000 / self.hop, 1, self.cardinality)
 
     def encode(self, audio):
         padded = F.pad(audio, (0, -audio.shape[-1] % self.hop))
@@ -91,7 +91,7 @@ class ToyLetters(Conditioner):
     """
 
     input = "text"
-    with_stage = True
+    trained_with_stage = True
 
     def __init__(self, *, dim: int = 8):
         super().__init__()
@@ -132,12 +132,12 @@ class ToyBigram(Generator):
     """
 
     discrete = True
-    entries = ("cross",)
+    fusions = ("cross",)
     sampling = Greed()
 
     def __init__(
         self,
-        target: Representation,
+        target: RepresentationSpec,
         given: dict[str, Given],
         *,
         width: int = 16,
@@ -161,11 +161,11 @@ class ToyBigram(Generator):
         previous = F.pad(codes[:, :-1], (1, 0), value=self.target.cardinality)
         return {"loss": F.cross_entropy(self.logits(previous, conditions).mT, codes)}
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         kept = {name: condition for name, (condition, _) in conditions.items()}
         codes = torch.full((len(seeds), 1), self.target.cardinality)
-        if prompt is not None:
-            codes = torch.cat([codes, prompt[:, 0]], 1)
+        if prefix is not None:
+            codes = torch.cat([codes, prefix[:, 0]], 1)
         while codes.shape[1] <= frames:
             codes = torch.cat([codes, self.logits(codes[:, -1:], kept)[:, -1].argmax(-1, keepdim=True)], 1)
         return codes[:, None, 1:]
@@ -200,22 +200,22 @@ class ToyDice(Generator):
     """Codes at random, or whatever follows a prompt."""
 
     discrete = True
-    entries = ("cross",)
+    fusions = ("cross",)
     sampling = Greed()
 
-    def __init__(self, target: Representation, given: dict[str, Given]):
+    def __init__(self, target: RepresentationSpec, given: dict[str, Given]):
         super().__init__(target, given)
         self.odds = nn.Parameter(torch.zeros(target.cardinality))
 
     def loss(self, target, mask, conditions):
         return {"loss": F.cross_entropy(self.odds.expand(target.numel(), -1), target.flatten())}
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (self.target.num_codebooks, frames)
         codes = torch.stack([torch.randint(self.target.cardinality, shape, generator=draw) for draw in draws])
-        if prompt is not None:
-            codes[..., : prompt.shape[-1]] = prompt
+        if prefix is not None:
+            codes[..., : prefix.shape[-1]] = prefix
         return codes
 
 
@@ -223,9 +223,9 @@ class ToyDice(Generator):
 class ToyEcho(ToyDice):
     """The last codes it is given, at the rate of its target, whatever the prompt."""
 
-    entries = ("prepend",)
+    fusions = ("prepend",)
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         name = list(self.given)[-1]
         ratio = self.given[name].spec.frame_rate / self.target.frame_rate
         at = ((torch.arange(frames) + 0.5) * ratio).long()

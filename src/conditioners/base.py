@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..contracts import Condition, ConditionSpec
-from ..part import Part
+from ..core.contracts import Condition, ConditionSpec
+from ..core.part import Part
 
 
 class Conditioner(Part):
@@ -25,7 +25,7 @@ class Conditioner(Part):
     """
 
     input: ClassVar[str]
-    with_stage: ClassVar[bool] = False
+    trained_with_stage: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contracts import Condition, ConditionSpec
+from ..core.contracts import Condition, ConditionSpec
+from ..core.registry import register
 from ..errors import PartitaError
-from ..files import replacing_folder
-from ..pretrained import read_config
-from ..registry import register
-from ..text_tokenizer import tokenized
+from ..storage.files import replacing_folder
+from ..storage.pretrained import read_config
+from ..storage.text_tokenizer import tokenized
 from . import clap_checkpoint as checkpoint
 from .base import JointConditioner
 from .words import texts_of

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import PartitaError
-from ..files import kind
-from ..pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors, read_weights
-from ..text_tokenizer import read_text_tokenizer
-from ..untrusted import read_json
+from ..storage.files import kind
+from ..storage.pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors, read_weights
+from ..storage.text_tokenizer import read_text_tokenizer
+from ..storage.untrusted import read_json
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 """Files of a RoBERTa text tokenizer."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, ConditionSpec
-from ..registry import register
+from ..core.contracts import Condition, ConditionSpec
+from ..core.registry import register
 from .base import Conditioner
 from .words import check_word_dropout, texts_of
 
@@ -35,7 +35,7 @@ class Lookup(Conditioner):
     """
 
     input: ClassVar[str] = "text"
-    with_stage: ClassVar[bool] = True
+    trained_with_stage: ClassVar[bool] = True
     met: Tensor
 
     def __init__(

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts import Condition, ConditionSpec
+from ..core.contracts import Condition, ConditionSpec
+from ..core.registry import register
 from ..errors import PartitaError
-from ..files import replacing_folder
-from ..pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
-from ..registry import register
-from ..text_tokenizer import read_text_tokenizer, tokenized
+from ..storage.files import replacing_folder
+from ..storage.pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
+from ..storage.text_tokenizer import read_text_tokenizer, tokenized
 from .base import Conditioner
 from .words import check_word_dropout, texts_of
 
@@ -25,7 +25,7 @@ class _Shape(NamedTuple):
     width: int
     feed_forward_width: int
     depth: int
-    heads: int
+    num_heads: int
 
 
 SHAPES = {
@@ -52,7 +52,7 @@ class T5(Conditioner):
         width: Of the embeddings.
         feed_forward_width: Width between the feed-forward projections.
         depth: Number of blocks.
-        heads: Attention heads.
+        num_heads: Attention heads.
         head_width: Width of each.
         vocabulary: Number of text tokens: 32128, or 250112 for mT5.
         max_length: Text tokens that count; what follows is left out.
@@ -74,7 +74,7 @@ class T5(Conditioner):
         width: int | None = None,
         feed_forward_width: int | None = None,
         depth: int | None = None,
-        heads: int | None = None,
+        num_heads: int | None = None,
         head_width: int = 64,
         vocabulary: int = 32128,
         max_length: int = 512,
@@ -97,7 +97,7 @@ class T5(Conditioner):
             d_ff=feed_forward_width or shape.feed_forward_width,
             d_kv=head_width,
             num_layers=depth or shape.depth,
-            num_heads=heads or shape.heads,
+            num_heads=num_heads or shape.num_heads,
             feed_forward_proj=feed_forward,
             dropout_rate=0.0,
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import PartitaError, printable
-from ..files import kind
 from ..limits import LARGEST_SIDECAR
-from ..untrusted import json_mapping, read_bytes
+from ..storage.files import kind
+from ..storage.untrusted import json_mapping, read_bytes
 from .base import Split
 
 FILE_KEYS = ("file", "path", "audio")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from ..contracts import Example
+from ..core.contracts import Example
 from ..errors import PartitaError
 
 Split = Literal["train", "validation", "test"]
@@ -89,7 +89,7 @@ class Source(ABC):
 
     Attributes:
         attributes: What its captions are made of, where it can tell: see :meth:`reworded`.
-        fields: What its examples may carry beside audio (see :class:`~partita.contracts.Example`).
+        fields: What its examples may carry beside audio (see :class:`~partita.core.contracts.Example`).
         fields_known: Whether every one of ``fields`` is there; otherwise only :meth:`setup` tells.
         revision: Goes up when the same arguments begin to give other examples, with which an evaluation of the old ones
             must not be continued.

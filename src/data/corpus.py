@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contracts import Example
-from ..registry import did_you_mean, register
+from ..core.contracts import Example
+from ..core.harmony import chord_name, find_clip_key, key_name
+from ..core.registry import did_you_mean, register
 from .arrangement import INSTRUMENTS, Arrangement, arrange
 from .base import Origin, Source, Split, Summary
 from .captions import caption, reworded, wording
-from .harmony import chord_name, find_clip_key, key_name
 from .labels import clip_spans, clip_times
 from .library import GENRES, count_restricted, genre, load_pieces
 from .licenses import RESTRICTED, corpus_origins

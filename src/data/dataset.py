@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contracts import Example
+from ..core.contracts import Example
+from ..core.excerpt import Excerpt, samples_of
+from ..core.registry import register
 from ..errors import PartitaError
-from ..excerpt import Excerpt, samples_of
-from ..registry import register
 from .base import Source, Split
 from .labels import clip_labels
 from .splits import check_fractions, split_names

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..contracts import Example, Representation
+from ..core.contracts import Example, RepresentationSpec
 from ..errors import PartitaError
 from .base import Damaged, Source, Split
 
@@ -47,15 +47,15 @@ class Examples(Dataset):
         self.seed = seed
 
     @classmethod
-    def at(cls, facts: Representation, source: Source, split: Split, length: int, seconds: float, seed: int) -> Self:
+    def at(cls, spec: RepresentationSpec, source: Source, split: Split, length: int, seconds: float, seed: int) -> Self:
         """Clips at the sample rate and with the channels of a representation."""
         return cls(
             source,
             split,
             length=length,
             seconds=seconds,
-            sample_rate=facts.sample_rate,
-            channels=facts.channels,
+            sample_rate=spec.sample_rate,
+            channels=spec.channels,
             seed=seed,
         )
 

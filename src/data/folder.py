@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contracts import Example
+from ..core.contracts import Example
+from ..core.registry import register
 from ..errors import PartitaError, printable
-from ..files import kind
-from ..registry import register
+from ..storage.audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
+from ..storage.files import kind
 from .annotations import FILE_KEYS, known_fields, read_manifest, read_sidecar
-from .audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
 from .base import UNKNOWN_LICENSE, Damaged, Origin, Source, Split, Summary
 from .labels import clip_labels
 from .splits import check_fractions, split_names

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PartitaError
-from ..files import replacing_file
+from ..storage.files import replacing_file
 from .licenses import restriction
 from .scores import Piece, read_pieces
 from .tunes import tune_families

@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..contracts import Example
-from ..seeds import derive_seed
+from ..core.contracts import Example
+from ..core.seeds import derive_seed
 from .base import Damaged, Member, Origin, Source, Split, Summary
 
 

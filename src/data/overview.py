@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..registry import did_you_mean
+from ..core.registry import did_you_mean
 from .base import UNKNOWN_LICENSE, Source
 
 
@@ -50,7 +50,7 @@ def gaps(source: Source, reads: Mapping[str, str], *, advise: bool = True) -> li
             advice = f": {advice}" if advise and (advice := member.advice(field)) else ""
             lines.append(
                 f"{lacking:,} of {summary.counted(summary.pieces)}{f' in {label}' if share < 1 else ''} "
-                f"{'has' if lacking == 1 else 'have'} no {_spoken(field)}, and {reader} learns nothing from "
+                f"{'has' if lacking == 1 else 'have'} no {_in_words(field)}, and {reader} learns nothing from "
                 f"{'it' if lacking == 1 else 'them'}{advice}"
             )
     return lines
@@ -67,8 +67,8 @@ def untold(told: Sequence[Mapping[str, Any]], reads: Mapping[str, str]) -> list[
     for reader, field in reads.items():
         if lacking := sum(field not in fields for fields in told):
             lines.append(
-                f"{lacking:,} of {len(told):,} clips are of pieces without {_spoken(field)}: {reader} is told nothing, "
-                "and they show only what is generated then"
+                f"{lacking:,} of {len(told):,} clips are of pieces without {_in_words(field)}: {reader} is told "
+                "nothing, and they show only what is generated then"
             )
     return lines
 
@@ -83,7 +83,7 @@ def not_supplied(source: Source, field: str, reader: str) -> tuple[str, str]:
     """
     if advice := source.advice(field):
         counted = source.summary.counted(source.summary.pieces)
-        return f"none of {counted} in {source.label} has a {_spoken(field)}, which {reader} reads", f": {advice}"
+        return f"none of {counted} in {source.label} has a {_in_words(field)}, which {reader} reads", f": {advice}"
     message = f"{source.label} does not supply {field!r}, which {reader} reads"
     return message, did_you_mean(field, sorted(source.fields))
 
@@ -103,6 +103,6 @@ def damage(source: Source, progress: Callable[[int, int], None] = lambda done, t
     return lines
 
 
-def _spoken(field: str) -> str:
+def _in_words(field: str) -> str:
     """What people call a field."""
     return "caption" if field == "text" else field

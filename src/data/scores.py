@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .harmony import find_chords, find_key
+from ..core.harmony import find_chords, find_key
 
 SHORTEST_PIECE = 4.0
 """Quarter notes; what is shorter is an incipit or an example, not a piece."""
@@ -28,9 +28,9 @@ class Piece:
         beats: ``[M]`` float64.
         downbeats: The beats that start a bar.
         beat_length: Of the usual beat: 1 in 4/4, 1.5 in 6/8.
-        key: Pitch class of the tonic, and mode (0 major, 1 minor), as :func:`~partita.data.harmony.find_key` estimates
+        key: Pitch class of the tonic, and mode (0 major, 1 minor), as :func:`~partita.core.harmony.find_key` estimates
             them. The mode that the file states is not used: programs write one unasked, and it is wrong more often.
-        chords: Start, end, root and quality of each chord, as :func:`~partita.data.harmony.find_chords` estimates them.
+        chords: Start, end, root and quality of each chord, as :func:`~partita.core.harmony.find_chords` estimates them.
         melody: Start, end and pitch of each note of the melody.
         melody_part: The part that has it.
         tune: The name of a piece: the same for all that have a tune in common (see :mod:`~partita.data.tunes`).

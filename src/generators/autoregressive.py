@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Condition, ConditionSpec, Given, Representation
+from ..core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
+from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.conditioning import Conditioning, Context, Interpolation
 from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
@@ -19,7 +20,6 @@ from ..layers.patterns import Layout, Pattern, PatternName
 from ..layers.positions import PositionKind, Positions, position_ids
 from ..layers.sampling import GumbelNoise, Sampling, evaluating
 from ..layers.transformer import Activation, Norm, Transformer, scaled_normal_
-from ..registry import register
 from .base import Generator
 
 DEFAULT_SAMPLING = Sampling()
@@ -39,7 +39,7 @@ class Autoregressive(Generator):
         given: By name, what it is given and how each enters.
         width: Of the transformer.
         depth: Number of transformer blocks.
-        heads: Attention heads; twice their number must divide the width.
+        num_heads: Attention heads; twice their number must divide the width.
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
         activation: Between them: ``gelu``, or ``swiglu``, which has a gate and so half as many weights again.
         norm: ``layer``, or ``rms`` for its root-mean-square form.
@@ -63,16 +63,16 @@ class Autoregressive(Generator):
     """
 
     discrete: ClassVar[bool] = True
-    entries: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
+    fusions: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
 
     def __init__(
         self,
-        target: Representation,
+        target: RepresentationSpec,
         given: dict[str, Given],
         *,
         width: int = 1024,
         depth: int = 24,
-        heads: int = 16,
+        num_heads: int = 16,
         feed_forward: float = 4.0,
         activation: Activation = "gelu",
         norm: Norm = "layer",
@@ -104,7 +104,7 @@ class Autoregressive(Generator):
         self.transformer = Transformer(
             width,
             depth,
-            heads,
+            num_heads,
             feed_forward=feed_forward,
             activation=activation,
             norm=norm,
@@ -112,12 +112,12 @@ class Autoregressive(Generator):
             qk_norm=qk_norm,
             dropout=residual_dropout,
             attention_dropout=attention_dropout,
-            cross=any(g.entry == "cross" for g in self.given.values()),
+            cross=any(g.fusion == "cross" for g in self.given.values()),
             checkpointing=checkpointing,
         )
-        self.heads = nn.Linear(width, self.num_codebooks * self.cardinality, bias=False)
+        self.output_heads = nn.Linear(width, self.num_codebooks * self.cardinality, bias=False)
         scaled_normal_(self.embeddings.weight, width)
-        scaled_normal_(self.heads.weight, width)
+        scaled_normal_(self.output_heads.weight, width)
 
     def logits(
         self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None = None
@@ -133,7 +133,7 @@ class Autoregressive(Generator):
         context = self.conditioning(conditions, codes.shape[2])
         sequence = layout.build(codes, self.special, mask)
         hidden = layout.predicted(_Steps(self, layout, context).all(sequence[:, :, :-1]))
-        weight = self.heads.weight.view(self.num_codebooks, self.cardinality, -1)
+        weight = self.output_heads.weight.view(self.num_codebooks, self.cardinality, -1)
         logits = torch.einsum("bktd,kcd->bktc", hidden, weight)
         counts = torch.ones_like(layout.timely) if self.tail else layout.timely
         present = codes.new_ones(codes.shape[0], codes.shape[2], dtype=torch.bool) if mask is None else mask
@@ -149,7 +149,7 @@ class Autoregressive(Generator):
         return {"loss": loss, **{f"ce_{k}": ce for k, ce in enumerate(per_codebook.unbind())}}
 
     @classmethod
-    def default_entry(cls, spec: ConditionSpec) -> str:
+    def default_fusion(cls, spec: ConditionSpec) -> str:
         """Codes that are aligned in time are prepended, embeddings that are so are added, the rest is attended to."""
         if spec.frame_rate is None:
             return "cross"
@@ -162,7 +162,7 @@ class Autoregressive(Generator):
         frames: int,
         *,
         seeds: Sequence[int],
-        prompt: Tensor | None = None,
+        prefix: Tensor | None = None,
         guidance: Sequence[Term] | None = None,
         progress: Callable[[int, int], None] | None = None,
         sampling: Sampling | None = None,
@@ -174,7 +174,7 @@ class Autoregressive(Generator):
             conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
             frames: Length including the prompt.
             seeds: One per sample.
-            prompt: Codes ``[B, K, P]`` with ``P < frames`` that the result starts with.
+            prefix: Codes ``[B, K, P]`` with ``P < frames`` that the result starts with.
             guidance: Terms; classifier-free guidance at the scale of ``sampling`` where none are given.
             progress: Called with (steps done, steps in all).
             sampling: How codes are drawn; the stage's own where none is given.
@@ -186,9 +186,9 @@ class Autoregressive(Generator):
         """
         sampling = sampling or self.sampling
         terms = checked_terms(classifier_free(sampling.guidance) if guidance is None else guidance, list(self.given))
-        self.check_request(conditions, frames, len(seeds), prompt)
+        self.check_request(conditions, frames, len(seeds), prefix)
         layout = self.pattern.layout(frames, self.embeddings.weight.device)
-        sequence, known = self._start(layout, len(seeds), frames, prompt)
+        sequence, known = self._start(layout, len(seeds), frames, prefix)
         first = int((layout.valid & ~known).any(0).long().argmax())
         noise = GumbelNoise(seeds, (self.num_codebooks, self.cardinality), sequence.device)
         with evaluating(self):
@@ -199,7 +199,7 @@ class Autoregressive(Generator):
             finite = torch.ones((), dtype=torch.bool, device=sequence.device)
             for step in range(first, layout.length):
                 hidden = steps.last(sequence[:, :, :step])
-                logits = self.heads(hidden).float().view(-1, self.num_codebooks, self.cardinality)
+                logits = self.output_heads(hidden).float().view(-1, self.num_codebooks, self.cardinality)
                 finite &= logits.isfinite().all()
                 drawn = sampling.draw(combine(logits, terms), noise.at(step) if sampling.temperature else None)
                 free = layout.valid[:, step] & ~known[:, step]
@@ -221,7 +221,7 @@ class Autoregressive(Generator):
         """
         from .musicgen import read_musicgen
 
-        attended = [name for name, g in self.given.items() if g.entry == "cross"]
+        attended = [name for name, g in self.given.items() if g.fusion == "cross"]
         state = read_musicgen(source, attended[0] if attended else "")
         if state is None:
             return super().load_weights(source)
@@ -229,13 +229,13 @@ class Autoregressive(Generator):
             raise PartitaError(f"{source}: MusicGen has sinusoidal positions and GELU; set positions and activation so")
         return self.load_exported_state(state, source)
 
-    def _start(self, layout: Layout, batch: int, frames: int, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _start(self, layout: Layout, batch: int, frames: int, prefix: Tensor | None) -> tuple[Tensor, Tensor]:
         """The sequence ``[B, K, S]``, special ids but for the prompt, and where that is, ``[K, S]``."""
-        given = 0 if prompt is None else prompt.shape[2]
+        given = 0 if prefix is None else prefix.shape[2]
         known = layout.valid & (layout.frames < given)
         shape = (batch, self.num_codebooks, frames - given)
         rest = torch.zeros(shape, dtype=torch.long, device=known.device)
-        codes = rest if prompt is None else torch.cat([prompt.to(known.device), rest], dim=2)
+        codes = rest if prefix is None else torch.cat([prefix.to(known.device), rest], dim=2)
         return torch.where(known, layout.build(codes, self.special), self.special), known
 
 

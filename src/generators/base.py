@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, ConditionSpec, Given, Representation, StageBatch
+from ..core.contracts import Condition, ConditionSpec, Given, RepresentationSpec, StageBatch
+from ..core.part import Part
+from ..core.schema import build, plain
 from ..errors import PartitaError
 from ..layers.guidance import Term as Term
 from ..layers.guidance import classifier_free as classifier_free
-from ..part import Part
-from ..schema import build, plain
 
 
 class Generator(Part):
@@ -31,19 +31,19 @@ class Generator(Part):
 
     Attributes:
         discrete: Whether it models codes (true) or latents (false).
-        entries: The ways something given can enter; :meth:`default_entry` chooses where a recipe does not.
+        fusions: The ways something given can enter; :meth:`default_entry` chooses where a recipe does not.
         joint: Conditioners that learn together with this stage, by name; the system puts them here.
         sampling: A dataclass of how it draws where :meth:`generate` is not told.
     """
 
     discrete: ClassVar[bool]
-    entries: ClassVar[tuple[str, ...]]
+    fusions: ClassVar[tuple[str, ...]]
     sampling: Any
     training_only = ("joint.",)
 
     def __init__(
         self,
-        target: Representation,
+        target: RepresentationSpec,
         given: dict[str, Given],
         *,
         dropout: float = 0.0,
@@ -56,9 +56,9 @@ class Generator(Part):
         self.condition_dropout = dict(condition_dropout or {})
         self.joint = nn.ModuleDict()
         for name, condition in self.given.items():
-            if condition.entry not in self.entries:
+            if condition.fusion not in self.fusions:
                 raise ValueError(
-                    f"{name} cannot enter by {condition.entry!r} here: choose from {', '.join(self.entries)}"
+                    f"{name} cannot enter by {condition.fusion!r} here: choose from {', '.join(self.fusions)}"
                 )
         for name in self.condition_dropout:
             if name not in self.given:
@@ -67,9 +67,9 @@ class Generator(Part):
                 )
 
     @classmethod
-    def default_entry(cls, spec: ConditionSpec) -> str:
+    def default_fusion(cls, spec: ConditionSpec) -> str:
         """How something given enters where a recipe does not say: here, always the first way there is."""
-        return cls.entries[0]
+        return cls.fusions[0]
 
     @abstractmethod
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ class Generator(Part):
         frames: int,
         *,
         seeds: Sequence[int],
-        prompt: Tensor | None = None,
+        prefix: Tensor | None = None,
         guidance: Sequence[Term] | None = None,
         sampling: Any = None,
         progress: Callable[[int, int], None] | None = None,
@@ -101,14 +101,14 @@ class Generator(Part):
             conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
             frames: Length including the prompt.
             seeds: One per sample.
-            prompt: A representation ``[B, K or D, P]`` with ``P < frames`` that the result starts with.
+            prefix: A representation ``[B, K or D, P]`` with ``P < frames`` that the result starts with.
             guidance: Terms; the stage's own default where none are given.
             sampling: How to draw; :attr:`sampling` where none is given.
             progress: Called with (steps done, steps in all).
         """
 
     def check_request(
-        self, conditions: Mapping[str, tuple[Condition, Condition]], frames: int, batch: int, prompt: Tensor | None
+        self, conditions: Mapping[str, tuple[Condition, Condition]], frames: int, batch: int, prefix: Tensor | None
     ) -> None:
         """See that what :meth:`generate` is called with fits together.
 
@@ -120,12 +120,12 @@ class Generator(Part):
         for name, pair in conditions.items():
             if any(len(condition.mask) != batch for condition in pair):
                 raise ValueError(f"{name} holds {len(pair[0].mask)} samples for {batch} seeds: give one for each")
-        if prompt is not None:
+        if prefix is not None:
             width = self.target.num_codebooks or self.target.dim
-            if prompt.shape[:2] != (batch, width):
-                raise ValueError(f"the prompt is {list(prompt.shape)}, not [{batch}, {width}, frames]")
-            if prompt.shape[2] >= frames:
-                raise ValueError(f"the prompt has {prompt.shape[2]} of {frames} frames: nothing is left to generate")
+            if prefix.shape[:2] != (batch, width):
+                raise ValueError(f"the prompt is {list(prefix.shape)}, not [{batch}, {width}, frames]")
+            if prefix.shape[2] >= frames:
+                raise ValueError(f"the prompt has {prefix.shape[2]} of {frames} frames: nothing is left to generate")
 
     def changed_sampling(self, changes: Mapping[str, Any]) -> Any:
         """:attr:`sampling` with some values changed.
@@ -142,12 +142,12 @@ class Generator(Part):
         """The pairs (condition, null) of a batch, running the conditioners that learn with this stage."""
         pairs = {}
         for name in self.given:
-            entry = batch.given[name]
-            if isinstance(entry, tuple):
-                pairs[name] = entry
+            fusion = batch.given[name]
+            if isinstance(fusion, tuple):
+                pairs[name] = fusion
             else:
                 conditioner = self.joint[name]
-                condition = conditioner(entry)
+                condition = conditioner(fusion)
                 pairs[name] = (condition, conditioner.null(condition))  # type: ignore[operator]
         return pairs
 

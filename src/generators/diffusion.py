@@ -8,19 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Condition, ConditionSpec, Given, Representation
+from ..core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
+from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.conditioning import Conditioning, Context, Interpolation
-from ..layers.denoising import Denoising, Levels, NoiseSchedule, Objective, Process, seeded_noise
 from ..layers.dit import DiffusionTransformer
 from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
+from ..layers.noise_process import DiffusionSampling, NoiseLevels, NoiseProcess, NoiseSchedule, Objective, seeded_noise
 from ..layers.sampling import evaluating
 from ..layers.standardize import Standardize
 from ..layers.transformer import Activation, Norm, scaled_normal_
-from ..registry import register
 from .base import Generator
 
-DEFAULT_SAMPLING = Denoising()
+DEFAULT_SAMPLING = DiffusionSampling()
 
 
 @register("generator", "diffusion")
@@ -38,7 +38,7 @@ class Diffusion(Generator):
         given: By name, what it is given and how each enters.
         width: Of the transformer.
         depth: Number of transformer blocks.
-        heads: Attention heads; twice their number must divide the width.
+        num_heads: Attention heads; twice their number must divide the width.
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
         activation: Between them: ``gelu``, or ``swiglu``, which has a gate and so half as many weights again.
         norm: ``layer``, or ``rms`` for its root-mean-square form.
@@ -48,7 +48,7 @@ class Diffusion(Generator):
         interpolation: How aligned conditions come to the target's frame rate: ``linear`` or ``nearest``.
         objective: What the network predicts: ``flow``, the way from data to noise; ``v`` or ``epsilon``, of diffusion.
         noise: Schedule of the noise for ``v`` and ``epsilon``: ``squaredcos_cap_v2``, ``linear`` or ``scaled_linear``.
-        levels: How noise levels are drawn in training with ``flow``: ``uniform`` or ``logit_normal``.
+        noise_levels: How noise levels are drawn in training with ``flow``: ``uniform`` or ``logit_normal``.
         continuation: Probability that the beginning of a clip, of random length, is shown without noise in training.
         sampling: How latents are drawn where a caller does not say.
         checkpointing: Whether to recompute every block in the backward pass, which saves memory.
@@ -60,16 +60,16 @@ class Diffusion(Generator):
     """
 
     discrete: ClassVar[bool] = False
-    entries: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
+    fusions: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
 
     def __init__(
         self,
-        target: Representation,
+        target: RepresentationSpec,
         given: dict[str, Given],
         *,
         width: int = 1024,
         depth: int = 24,
-        heads: int = 16,
+        num_heads: int = 16,
         feed_forward: float = 4.0,
         activation: Activation = "gelu",
         norm: Norm = "layer",
@@ -79,9 +79,9 @@ class Diffusion(Generator):
         interpolation: Interpolation = "linear",
         objective: Objective = "flow",
         noise: NoiseSchedule = "squaredcos_cap_v2",
-        levels: Levels = "uniform",
+        noise_levels: NoiseLevels = "uniform",
         continuation: float = 0.3,
-        sampling: Denoising = DEFAULT_SAMPLING,
+        sampling: DiffusionSampling = DEFAULT_SAMPLING,
         checkpointing: bool = False,
         dropout: float = 0.1,
         condition_dropout: dict[str, float] | None = None,
@@ -96,8 +96,8 @@ class Diffusion(Generator):
             raise ValueError(f"continuation is a probability, not {continuation}")
         self.dim = target.dim
         self.continuation = continuation
-        self.process = Process(objective, noise, levels)
-        self.process.check(sampling)
+        self.noise_process = NoiseProcess(objective, noise, noise_levels)
+        self.noise_process.check(sampling)
         self.sampling = sampling
 
         self.standardize = Standardize(target.dim)
@@ -107,27 +107,27 @@ class Diffusion(Generator):
             width,
             target.dim,
             depth,
-            heads,
+            num_heads,
             feed_forward=feed_forward,
             activation=activation,
             norm=norm,
             qk_norm=qk_norm,
             dropout=residual_dropout,
             attention_dropout=attention_dropout,
-            cross=any(g.entry == "cross" for g in self.given.values()),
+            cross=any(g.fusion == "cross" for g in self.given.values()),
             checkpointing=checkpointing,
         )
         scaled_normal_(self.input.weight, target.dim)
 
     @classmethod
-    def default_entry(cls, spec: ConditionSpec) -> str:
+    def default_fusion(cls, spec: ConditionSpec) -> str:
         """What is aligned in time is put beside the latents, the rest is attended to."""
         return "cross" if spec.frame_rate is None else "concat"
 
     def predict(
         self,
         noisy: Tensor,
-        level: Tensor,
+        noise_level: Tensor,
         context: Context,
         *,
         clean: Tensor | None = None,
@@ -138,7 +138,7 @@ class Diffusion(Generator):
 
         Args:
             noisy: ``[B, D, S]``.
-            level: ``[B]``, of the noise, in [0, 1].
+            noise_level: ``[B]``, of the noise, in [0, 1].
             context: Of this stage's ``conditioning``.
             clean: ``[B, D, S]``, shown where it is known; unused by a stage that is not trained to continue.
             known: ``[B, S]`` bool; none where nothing is known.
@@ -155,7 +155,7 @@ class Diffusion(Generator):
         if context.added is not None:
             x = x + context.added
         prediction = self.transformer(
-            x, level, mask=mask, cross=context.cross, cross_mask=context.cross_mask, pooled=context.pooled
+            x, noise_level, mask=mask, cross=context.cross, cross_mask=context.cross_mask, pooled=context.pooled
         )
         return prediction.mT.float()
 
@@ -166,9 +166,9 @@ class Diffusion(Generator):
             self.standardize.observe(target, mask)
         clean = self.standardize(target)
         known = self._beginnings(mask)
-        noisy, level, wanted = self.process.noised(clean)
+        noisy, noise_level, wanted = self.noise_process.noised(clean)
         context = self.conditioning(conditions, target.shape[2])
-        prediction = self.predict(noisy, level, context, clean=clean, known=known, mask=mask)
+        prediction = self.predict(noisy, noise_level, context, clean=clean, known=known, mask=mask)
         counts = mask & ~known
         errors = (prediction - wanted).square().mean(1) * counts
         return {"loss": errors.sum() / counts.sum().clamp(min=1)}
@@ -188,9 +188,9 @@ class Diffusion(Generator):
         frames: int,
         *,
         seeds: Sequence[int],
-        prompt: Tensor | None = None,
+        prefix: Tensor | None = None,
         guidance: Sequence[Term] | None = None,
-        sampling: Denoising | None = None,
+        sampling: DiffusionSampling | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Latents ``[B, D, frames]`` float32, one sample per seed; the same seed gives the same sample in any batch.
@@ -199,7 +199,7 @@ class Diffusion(Generator):
             conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
             frames: Length including the prompt.
             seeds: One per sample.
-            prompt: Latents ``[B, D, P]`` with ``P < frames`` that the result starts with.
+            prefix: Latents ``[B, D, P]`` with ``P < frames`` that the result starts with.
             guidance: Terms; classifier-free guidance at the scale of ``sampling`` where none are given.
             sampling: How latents are drawn; the stage's own where none is given.
             progress: Called with (steps done, steps in all).
@@ -210,27 +210,27 @@ class Diffusion(Generator):
         """
         sampling = sampling or self.sampling
         terms = checked_terms(classifier_free(sampling.guidance) if guidance is None else guidance, list(self.given))
-        self.check_request(conditions, frames, len(seeds), prompt)
+        self.check_request(conditions, frames, len(seeds), prefix)
         try:
-            sampler = self.process.sampler(sampling)
+            sampler = self.noise_process.sampler(sampling)
         except ValueError as error:
             raise PartitaError(str(error)) from None
         device = self.input.weight.device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = seeded_noise(generators, (self.dim, frames)).to(device)
         clean = known = start = None
-        if prompt is not None:
-            prompt = prompt.to(device, torch.float32)
-            start = self.standardize(prompt)
-            clean = nn.functional.pad(start, (0, frames - prompt.shape[2])).repeat(len(terms), 1, 1)
-            known = (torch.arange(frames, device=device) < prompt.shape[2]).expand(len(clean), -1)
+        if prefix is not None:
+            prefix = prefix.to(device, torch.float32)
+            start = self.standardize(prefix)
+            clean = nn.functional.pad(start, (0, frames - prefix.shape[2])).repeat(len(terms), 1, 1)
+            known = (torch.arange(frames, device=device) < prefix.shape[2]).expand(len(clean), -1)
         with evaluating(self), torch.autocast(device.type, enabled=False):
             context = self.conditioning(conditions_of(terms, conditions), frames)
 
-            def predict(noisy: Tensor, level: Tensor) -> Tensor:
+            def predict(noisy: Tensor, noise_level: Tensor) -> Tensor:
                 copies = noisy.repeat(len(terms), 1, 1)
-                predictions = self.predict(copies, level.expand(len(copies)), context, clean=clean, known=known)
+                predictions = self.predict(copies, noise_level.expand(len(copies)), context, clean=clean, known=known)
                 return combine(predictions, terms)
 
             latents = self.standardize.inverse(sampler.run(predict, noise, generators, known=start, progress=progress))
-        return latents if prompt is None else torch.cat([prompt, latents[:, :, prompt.shape[2] :]], dim=2)
+        return latents if prefix is None else torch.cat([prefix, latents[:, :, prefix.shape[2] :]], dim=2)

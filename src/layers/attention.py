@@ -83,17 +83,17 @@ def _kernel(queries: Tensor, keys: Tensor) -> AbstractContextManager:
 class _Attention(nn.Module):
     """What both kinds share: heads, query-key normalization, the kernel and the output projection."""
 
-    def __init__(self, width: int, heads: int, *, qk_norm: bool, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.dropout = dropout
-        self.query_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
-        self.key_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
+        self.query_norm = HeadNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.key_norm = HeadNorm(width // num_heads) if qk_norm else nn.Identity()
         self.output = nn.Linear(width, width, bias=False)
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """``[B, N, parts · width]`` to ``parts`` tensors ``[B, heads, N, head width]``."""
-        return x.view(x.shape[0], x.shape[1], parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        return x.view(x.shape[0], x.shape[1], parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tensor:
         """``[B, N, width]``, projected."""
@@ -111,13 +111,13 @@ class SelfAttention(_Attention):
 
     Args:
         width: Of the sequence.
-        heads: Must divide the width.
+        num_heads: Must divide the width.
         qk_norm: Whether to normalize queries and keys per head.
         dropout: Of the attention weights in training.
     """
 
-    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
-        super().__init__(width, heads, qk_norm=qk_norm, dropout=dropout)
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(width, num_heads, qk_norm=qk_norm, dropout=dropout)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
 
     def forward(
@@ -138,13 +138,13 @@ class CrossAttention(_Attention):
 
     Args:
         width: Of both sequences.
-        heads: Must divide the width.
+        num_heads: Must divide the width.
         qk_norm: Whether to normalize queries and keys per head.
         dropout: Of the attention weights in training.
     """
 
-    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
-        super().__init__(width, heads, qk_norm=qk_norm, dropout=dropout)
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(width, num_heads, qk_norm=qk_norm, dropout=dropout)
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..contracts import ALIGNED_ENTRIES, Condition, Given
-from ..rates import exact
+from ..core.contracts import ALIGNED_FUSIONS, Condition, Given
+from ..core.rates import exact
 from .positions import sinusoidal
 from .transformer import scaled_normal_
 
@@ -83,14 +83,14 @@ class Conditioning(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        self.entries = {name: g.entry for name, g in given.items()}
+        self.fusions = {name: g.fusion for name, g in given.items()}
         self.ratios = {n: exact(g.spec.frame_rate) / exact(frame_rate) for n, g in given.items() if g.spec.frame_rate}
         self.nearest = {name for name, g in given.items() if interpolation == "nearest" or g.spec.dim is None}
         self.projections = nn.ModuleDict()
-        for name, entry in self.entries.items():
+        for name, fusion in self.fusions.items():
             spec = given[name].spec
-            if entry in ALIGNED_ENTRIES and name not in self.ratios:
-                raise ValueError(f"{name} is not aligned in time: it cannot enter by {entry}")
+            if fusion in ALIGNED_FUSIONS and name not in self.ratios:
+                raise ValueError(f"{name} is not aligned in time: it cannot enter by {fusion}")
             if spec.dim is not None:
                 self.projections[name] = nn.Linear(spec.dim, width)
             elif spec.num_codebooks is not None and spec.cardinality is not None:
@@ -108,9 +108,9 @@ class Conditioning(nn.Module):
         joined: dict[str, list[tuple[Tensor, Tensor]]] = {"cross": [], "prepend": [], "modulate": []}
         added: list[Tensor] = []
         places: list[Tensor] = []
-        for name, entry in self.entries.items():
+        for name, fusion in self.fusions.items():
             values, mask = self._project(name, conditions[name])
-            if entry in ALIGNED_ENTRIES:
+            if fusion in ALIGNED_FUSIONS:
                 summed = values.sum(2) if values.dim() == 4 else values
                 added.append(_interpolate(summed, mask, self.ratios[name], frames, name in self.nearest))
                 continue
@@ -118,14 +118,14 @@ class Conditioning(nn.Module):
             if values.dim() == 4:
                 mask, time = (t.repeat_interleave(values.shape[2], dim=-1) for t in (mask, time))
                 values = values.flatten(1, 2)
-            if entry == "prepend":
+            if fusion == "prepend":
                 places.append(time)
-            elif entry == "cross" and name in self.ratios:
+            elif fusion == "cross" and name in self.ratios:
                 values = values + sinusoidal(time, self.width).to(values.dtype) * mask[..., None]
-            joined[entry].append((values, mask))
+            joined[fusion].append((values, mask))
         prefix, prefix_mask = _join(joined["prepend"])
         cross, cross_mask = _join(joined["cross"])
-        aligned = any(e == "prepend" and n in self.ratios for n, e in self.entries.items())
+        aligned = any(e == "prepend" and n in self.ratios for n, e in self.fusions.items())
         return Context(
             prefix,
             prefix_mask,

@@ -51,7 +51,7 @@ class DiffusionBlock(nn.Module):
     def __init__(
         self,
         width: int,
-        heads: int,
+        num_heads: int,
         hidden: int,
         *,
         activation: Activation,
@@ -65,10 +65,10 @@ class DiffusionBlock(nn.Module):
         self.dropout = dropout
         self.table = nn.Parameter(torch.randn(6, width) / math.sqrt(width))
         self.self_norm = make_norm(norm, width, affine=False)
-        self.self_attention = SelfAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+        self.self_attention = SelfAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
         if cross:
             self.cross_norm = make_norm(norm, width)
-            self.cross_attention = CrossAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+            self.cross_attention = CrossAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
         self.feed_forward_norm = make_norm(norm, width, affine=False)
         self.feed_forward = FeedForward(width, hidden, activation)
 
@@ -107,7 +107,7 @@ class DiffusionTransformer(nn.Module):
         width: Of the sequence.
         output: Channels it predicts.
         depth: Number of blocks.
-        heads: Of every attention; twice their number must divide the width.
+        num_heads: Of every attention; twice their number must divide the width.
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
         activation: ``gelu`` or ``swiglu``.
         norm: ``layer`` or ``rms``.
@@ -126,7 +126,7 @@ class DiffusionTransformer(nn.Module):
         width: int,
         output: int,
         depth: int,
-        heads: int,
+        num_heads: int,
         *,
         feed_forward: float = 4.0,
         activation: Activation = "gelu",
@@ -138,8 +138,8 @@ class DiffusionTransformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(width, depth, heads, feed_forward)
-        self.head_width = width // heads
+        check_sizes(width, depth, num_heads, feed_forward)
+        self.head_width = width // num_heads
         self.dropout = dropout
         self.checkpointing = checkpointing
         self.level = LevelEmbedding(width)
@@ -147,7 +147,7 @@ class DiffusionTransformer(nn.Module):
         self.blocks: Sequence[DiffusionBlock] = nn.ModuleList(  # type: ignore[assignment]
             DiffusionBlock(
                 width,
-                heads,
+                num_heads,
                 round(width * feed_forward),
                 activation=activation,
                 norm=norm,

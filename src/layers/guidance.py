@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..contracts import Condition
+from ..core.contracts import Condition
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class LayerCache:
         The memory is allocated here, the first time, because autocast decides the dtype.
         """
         if self._memory is None:
-            batch, heads, _, width = keys.shape
-            self._memory = keys.new_empty(2, batch, heads, self.capacity, width)
+            batch, num_heads, _, width = keys.shape
+            self._memory = keys.new_empty(2, batch, num_heads, self.capacity, width)
         start, self.length = self.length, self.length + keys.shape[2]
         if self.length > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} places, not {self.length}")

@@ -56,7 +56,7 @@ class Block(nn.Module):
     def __init__(
         self,
         width: int,
-        heads: int,
+        num_heads: int,
         hidden: int,
         *,
         activation: Activation,
@@ -69,10 +69,10 @@ class Block(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.self_norm = make_norm(norm, width)
-        self.self_attention = SelfAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+        self.self_attention = SelfAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
         if cross:
             self.cross_norm = make_norm(norm, width)
-            self.cross_attention = CrossAttention(width, heads, qk_norm=qk_norm, dropout=attention_dropout)
+            self.cross_attention = CrossAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
         self.feed_forward_norm = make_norm(norm, width)
         self.feed_forward = FeedForward(width, hidden, activation)
 
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
     Args:
         width: Of the sequence.
         depth: Number of blocks.
-        heads: Of every attention; must divide the width.
+        num_heads: Of every attention; must divide the width.
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
         activation: ``gelu`` or ``swiglu``.
         norm: ``layer`` or ``rms``.
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         self,
         width: int,
         depth: int,
-        heads: int,
+        num_heads: int,
         *,
         feed_forward: float = 4.0,
         activation: Activation = "gelu",
@@ -138,8 +138,8 @@ class Transformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(width, depth, heads, feed_forward)
-        self.width, self.heads = width, heads
+        check_sizes(width, depth, num_heads, feed_forward)
+        self.width, self.num_heads = width, num_heads
         self.position_kind = positions
         self.dropout = dropout
         self.causal = causal
@@ -147,7 +147,7 @@ class Transformer(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(
                 width,
-                heads,
+                num_heads,
                 round(width * feed_forward),
                 activation=activation,
                 norm=norm,
@@ -169,7 +169,7 @@ class Transformer(nn.Module):
         dtype = self.blocks[0].self_attention.output.weight.dtype
         if self.position_kind == "sinusoidal":
             return Positions(added=sinusoidal(ids, self.width).to(dtype))
-        cos, sin = rotary(ids[:, None], self.width // self.heads)
+        cos, sin = rotary(ids[:, None], self.width // self.num_heads)
         return Positions(rotary=(cos.to(dtype), sin.to(dtype)))
 
     def new_cache(
@@ -235,16 +235,16 @@ class Transformer(nn.Module):
         return self.norm(x)
 
 
-def check_sizes(width: int, depth: int, heads: int, feed_forward: float) -> None:
+def check_sizes(width: int, depth: int, num_heads: int, feed_forward: float) -> None:
     """See that a transformer can have these sizes.
 
     Raises:
         ValueError: One is not positive, or the width does not split into the heads, in pairs of rotary positions.
     """
-    if min(width, depth, heads) < 1 or feed_forward <= 0:
+    if min(width, depth, num_heads) < 1 or feed_forward <= 0:
         raise ValueError("width, depth, heads and feed_forward must be positive")
-    if width % (2 * heads):
-        raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * heads}")
+    if width % (2 * num_heads):
+        raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * num_heads}")
 
 
 def scaled_normal_(weight: Tensor, fan: float) -> None:

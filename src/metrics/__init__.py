@@ -1,10 +1,11 @@
 """Metrics, as torchmetrics: ``update`` with batches, ``compute`` a mapping of tensors with 95 % intervals over pieces.
 
-Those that compare embeddings take them from whatever embeds audio; :func:`partita.embedders.read_embedder` makes one
-from the name of a tokenizer or joint conditioner. Clips ``[B, C, T]`` at any rate become frames ``[B, S, D]``:
+Those that compare embeddings take them from whatever embeds audio;
+:func:`partita.evaluation.embedders.read_embedder` makes one from the name of a tokenizer or joint
+conditioner. Clips ``[B, C, T]`` at any rate become frames ``[B, S, D]``:
 
     >>> import torch
-    >>> from partita.embedders import read_embedder
+    >>> from partita.evaluation.embedders import read_embedder
     >>> from partita.metrics import FrechetInfinity
     >>> embed = read_embedder("log-mel-16khz")
     >>> fad = FrechetInfinity(embed.dim)

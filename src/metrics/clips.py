@@ -1,7 +1,7 @@
 """Metrics that keep a row for each clip, and means of such rows, with intervals over the pieces that clips are from.
 
 Frames of one clip resemble each other, and so do clips of one piece: what is independent are pieces. A figure's
-standard error comes from leaving out one piece at a time (:func:`~partita.significance.jackknife`).
+standard error comes from leaving out one piece at a time (:func:`~partita.metrics.significance.jackknife`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import PartitaError
-from ..significance import jackknife, mean_interval, rate_interval
+from .significance import jackknife, mean_interval, rate_interval
 
 Pieces = Sequence[str | None] | None
 """Names of the pieces that clips are from, one for each clip; a clip without one is a piece of its own."""

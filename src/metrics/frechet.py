@@ -10,9 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import PartitaError
-from ..significance import jackknife, mean_interval
 from .clips import Gathered, Pieces, check_confidence, membership, piece_numbers
 from .gaussian import Gaussian, Side, frechet_distance, packed, pooled
+from .significance import jackknife, mean_interval
 
 AT_ONCE = 2**23
 """Numbers that the covariances of a batch of sets of clips may hold."""

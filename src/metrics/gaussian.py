@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import PartitaError
-from ..files import replacing_file
+from ..storage.files import replacing_file
 
 
 @dataclass(frozen=True)

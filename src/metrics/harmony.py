@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, chord_name, key_name
+from ..core.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
 from .clips import LabelMeans, Pieces

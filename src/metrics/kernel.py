@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from ..significance import jackknife, mean_interval
 from .clips import Gathered, Pieces, check_confidence, membership, piece_numbers, sums_per_clip
 from .gaussian import load_made_from, save_made_from
+from .significance import jackknife, mean_interval
 
 SCALE = 100.0
 """What the squared discrepancy is multiplied by, as in the authors' kadtk."""

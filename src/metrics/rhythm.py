@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..layers.resample import convert
+from ..core.resample import convert
 from .clips import LabelMeans, Pieces
 
 _RATE = 22050

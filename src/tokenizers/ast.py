@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Representation
-from ..registry import register
-from .frozen import Frozen, cut
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
+from .frozen import FrozenFeatures, cut
 
 SAMPLE_RATE = 16000
 SHORTEST, HOP = 400, 160
@@ -38,7 +38,7 @@ _PLACES = {
 
 
 @register("tokenizer", "audio-spectrogram-transformer")
-class AudioSpectrogramTransformer(Frozen):
+class AudioSpectrogramTransformer(FrozenFeatures):
     """Frozen AudioSet classifier AST (arXiv 2104.01778): 527 logits, or a 768-d embedding, for 10.24 s of 16 kHz audio.
 
     A frame is a window of 10.24 s, ``S = ceil(T / 163840)`` of them. The last of a longer clip is always its last
@@ -59,7 +59,7 @@ class AudioSpectrogramTransformer(Frozen):
         width: Of the embedding.
         feed_forward_width: Width between the feed-forward projections.
         depth: Number of blocks.
-        heads: Attention heads.
+        num_heads: Attention heads.
 
     Raises:
         ValueError: A value is out of range.
@@ -75,7 +75,7 @@ class AudioSpectrogramTransformer(Frozen):
         width: int = 768,
         feed_forward_width: int = 3072,
         depth: int = 12,
-        heads: int = 12,
+        num_heads: int = 12,
     ) -> None:
         super().__init__()
         if output not in ("logits", "embedding"):
@@ -83,23 +83,23 @@ class AudioSpectrogramTransformer(Frozen):
         for name, value in (("labels", labels), ("depth", depth)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if width % heads:
-            raise ValueError(f"width {width} must be a multiple of heads, {heads}")
+        if width % num_heads:
+            raise ValueError(f"width {width} must be a multiple of heads, {num_heads}")
         self.logits = output == "logits"
         self.dim = labels if self.logits else width
         self.patches = nn.Conv2d(1, width, PATCH, STRIDE)
         self.outlooks = nn.Parameter(torch.zeros(1, 2, width))
         self.positions = nn.Parameter(torch.zeros(1, PATCHES + 2, width))
-        self.blocks = nn.ModuleList(_block(width, heads, feed_forward_width) for _ in range(depth))
+        self.blocks = nn.ModuleList(_block(width, num_heads, feed_forward_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-12)
         self.head_norm = nn.LayerNorm(width, 1e-12)
         self.head = nn.Linear(width, labels)
         self.freeze()
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """A window every 10.24 s."""
-        return Representation(SAMPLE_RATE, 1, SAMPLE_RATE / (FRAMES * HOP), dim=self.dim)
+        return RepresentationSpec(SAMPLE_RATE, 1, SAMPLE_RATE / (FRAMES * HOP), dim=self.dim)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
@@ -167,10 +167,10 @@ _OUTER = {
 }
 
 
-def _block(width: int, heads: int, feed_forward_width: int) -> nn.TransformerEncoderLayer:
+def _block(width: int, num_heads: int, feed_forward_width: int) -> nn.TransformerEncoderLayer:
     return nn.TransformerEncoderLayer(
         width,
-        heads,
+        num_heads,
         feed_forward_width,
         dropout=0.0,
         activation="gelu",

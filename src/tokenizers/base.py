@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..contracts import Representation, finite
+from ..core.contracts import RepresentationSpec, finite
+from ..core.excerpt import Excerpt
+from ..core.part import Part
+from ..core.resample import convert
 from ..errors import PartitaError
-from ..excerpt import Excerpt
-from ..layers.resample import convert
-from ..part import Part
 
 
 class Tokenizer(Part):
@@ -43,7 +43,7 @@ class Tokenizer(Part):
 
     @property
     @abstractmethod
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """The facts of what :meth:`encode` returns, at the number of codebooks in use."""
 
     @abstractmethod
@@ -76,8 +76,8 @@ class Tokenizer(Part):
         excerpt = audio if isinstance(audio, Excerpt) else Excerpt(audio, sample_rate=sample_rate)
         if excerpt.sample_rate is None and not isinstance(excerpt.audio, str | Path):
             raise PartitaError("an array does not tell its sample rate: give it, sample_rate=44100")
-        facts = self.representation
-        return self.encode(excerpt.read(facts.sample_rate, facts.channels).to(self.device))
+        spec = self.spec
+        return self.encode(excerpt.read(spec.sample_rate, spec.channels).to(self.device))
 
     @torch.inference_mode()
     def decode_audio(self, representation: Any, sample_rate: int | None = None, channels: int | None = None) -> Tensor:
@@ -91,29 +91,29 @@ class Tokenizer(Part):
         Raises:
             PartitaError: These are not such codes or latents, or this tokenizer cannot go back.
         """
-        facts = self.representation
-        rows, what = (facts.num_codebooks, "codes [B, K, S]") if facts.discrete else (facts.dim, "latents [B, D, S]")
+        spec = self.spec
+        rows, what = (spec.num_codebooks, "codes [B, K, S]") if spec.discrete else (spec.dim, "latents [B, D, S]")
         try:
             given = torch.as_tensor(representation, device=self.device)
         except (TypeError, ValueError, RuntimeError):
-            raise PartitaError(f"{what} are an array or a tensor, not {type(representation).__name__}") from None
+            raise PartitaError(f"{what} are an array or a tensor, not {type(spec).__name__}") from None
         given = given[None] if given.dim() == 2 else given
         if given.dim() != 3 or given.shape[1] != rows or not given.numel():
-            kind = "K" if facts.discrete else "D"
+            kind = "K" if spec.discrete else "D"
             raise PartitaError(
                 f"{what} of this {self.registered_name} have {kind} = {rows}, unlike {list(given.shape)}"
             )
-        if given.is_floating_point() == facts.discrete or given.is_complex() or not finite(given):
-            raise PartitaError(f"{what} are {'whole' if facts.discrete else 'finite floating-point'} numbers here")
-        if facts.cardinality is not None and not 0 <= int(given.min()) <= int(given.max()) < facts.cardinality:
+        if given.is_floating_point() == spec.discrete or given.is_complex() or not finite(given):
+            raise PartitaError(f"{what} are {'whole' if spec.discrete else 'finite floating-point'} numbers here")
+        if spec.cardinality is not None and not 0 <= int(given.min()) <= int(given.max()) < spec.cardinality:
             raise PartitaError(
-                f"{what} lie in [0, {facts.cardinality}), not in [{int(given.min())}, {int(given.max())}]"
+                f"{what} lie in [0, {spec.cardinality}), not in [{int(given.min())}, {int(given.max())}]"
             )
         try:
-            made = self.decode(given.long() if facts.discrete else given.float()).float().cpu().clamp(-1, 1)
+            made = self.decode(given.long() if spec.discrete else given.float()).float().cpu().clamp(-1, 1)
         except NotImplementedError as error:
             raise PartitaError(str(error)) from None
-        return convert(made, facts.sample_rate, sample_rate or facts.sample_rate, channels or facts.channels)
+        return convert(made, spec.sample_rate, sample_rate or spec.sample_rate, channels or spec.channels)
 
     def encode_latents(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, S]`` as they are before quantization."""
@@ -133,7 +133,7 @@ class Tokenizer(Part):
         raise NotImplementedError(f"{self.registered_name} has no codebooks to choose from")
 
 
-class Latents:
+class LatentView:
     """A codec's latents before quantization, seen as a continuous tokenizer. The weights are the codec's own.
 
     Args:
@@ -149,9 +149,9 @@ class Latents:
         self.codec = codec
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """The codec's, with latents in the place of codes."""
-        return replace(self.codec.representation, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim)
+        return replace(self.codec.spec, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, S]``."""

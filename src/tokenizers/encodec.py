@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts import Representation
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.convolution import pad_to_multiple
-from ..pretrained import checkpoint_folder, read_weights
-from ..registry import register
+from ..storage.pretrained import checkpoint_folder, read_weights
 from .base import Tokenizer
 
 
@@ -89,9 +89,9 @@ class EnCodec(Tokenizer):
     latent_dim = 128
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """Codes, at the number of codebooks in use."""
-        return Representation(
+        return RepresentationSpec(
             sample_rate=self.model.sample_rate,
             channels=self.model.channels,
             frame_rate=self.model.sample_rate / self.hop,

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PartitaError
-from ..pretrained import checkpoint_folder, read_weights
+from ..storage.pretrained import checkpoint_folder, read_weights
 from .base import Tokenizer
 
 
-class Frozen(Tokenizer):
+class FrozenFeatures(Tokenizer):
     """A network of one audio channel that is never trained here. Subclasses call ``freeze`` when they are built.
 
     Attributes:

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ..contracts import Representation
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
 from ..errors import PartitaError
-from ..pretrained import checkpoint_folder, read_config
-from ..registry import register
-from .frozen import Frozen
+from ..storage.pretrained import checkpoint_folder, read_config
+from .frozen import FrozenFeatures
 
 HOP, REACH = 320, 400
 """Samples between frames, and those that the convolutions of one frame see."""
@@ -39,7 +39,7 @@ _UNUSED = ("masked_spec_embed", "final_proj.", "label_embs_concat", "encoder_cqt
 
 
 @register("tokenizer", "hubert")
-class HuBERT(Frozen):
+class HuBERT(FrozenFeatures):
     """Frozen features of one layer of HuBERT base (arXiv 2106.07447), or of MERT-v1-95M, its kin (arXiv 2306.00107).
 
     Seven convolutions make a frame of 320 samples: 50 a second of 16 kHz speech (HuBERT), 75 of 24 kHz music (MERT).
@@ -58,7 +58,7 @@ class HuBERT(Frozen):
         normalize: Whether each clip is first brought to mean 0 and variance 1, as MERT's feature extractor does it.
         width: Of the features.
         feed_forward_width: Width between the feed-forward projections.
-        heads: Attention heads.
+        num_heads: Attention heads.
         convolution_width: Channels of the convolutions.
         position_kernel: Taps of the convolution that tells positions.
         position_groups: Its groups.
@@ -78,7 +78,7 @@ class HuBERT(Frozen):
         normalize: bool = True,
         width: int = 768,
         feed_forward_width: int = 3072,
-        heads: int = 12,
+        num_heads: int = 12,
         convolution_width: int = 512,
         position_kernel: int = 128,
         position_groups: int = 16,
@@ -87,9 +87,9 @@ class HuBERT(Frozen):
         for name, value in (("sample_rate", sample_rate), ("layer", layer)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if width % heads or width % position_groups:
+        if width % num_heads or width % position_groups:
             raise ValueError(
-                f"width {width} must be a multiple of heads, {heads}, and position_groups, {position_groups}"
+                f"width {width} must be a multiple of heads, {num_heads}, and position_groups, {position_groups}"
             )
         try:
             from transformers import HubertConfig, HubertModel
@@ -98,7 +98,7 @@ class HuBERT(Frozen):
         config = HubertConfig(
             hidden_size=width,
             num_hidden_layers=layer,
-            num_attention_heads=heads,
+            num_attention_heads=num_heads,
             intermediate_size=feed_forward_width,
             conv_dim=[convolution_width] * 7,
             num_conv_pos_embeddings=position_kernel,
@@ -112,9 +112,9 @@ class HuBERT(Frozen):
         self.freeze()
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """A feature vector every 320 samples."""
-        return Representation(self.sample_rate, 1, self.sample_rate / HOP, dim=self.network.config.hidden_size)
+        return RepresentationSpec(self.sample_rate, 1, self.sample_rate / HOP, dim=self.network.config.hidden_size)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from ..contracts import Representation
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
 from ..layers.standardize import Standardize
 from ..metrics.codec import CodebookUsage
-from ..registry import register
 from .base import Tokenizer
 
 MEMORY = 0.98
@@ -57,9 +57,9 @@ class KMeans(Tokenizer):
         revive_below: float = 0.02,
     ) -> None:
         super().__init__()
-        facts = features.representation
-        if facts.dim is None:
-            raise ValueError(f"features must be continuous, but {features.registered_name} yields {facts}")
+        spec = features.spec
+        if spec.dim is None:
+            raise ValueError(f"features must be continuous, but {features.registered_name} yields {spec}")
         if cardinality < 2:
             raise ValueError(f"cardinality must be at least 2, not {cardinality}")
         if reservoir < cardinality:
@@ -72,20 +72,20 @@ class KMeans(Tokenizer):
         self.automatic_optimization = False
         self.features, self.updates, self.iterations = features, updates, iterations
         self.revive_below = revive_below
-        self.standardize = Standardize(facts.dim, updates)
-        self.centers = nn.Parameter(torch.randn(cardinality, facts.dim))
+        self.standardize = Standardize(spec.dim, updates)
+        self.centers = nn.Parameter(torch.randn(cardinality, spec.dim))
         self.usage = CodebookUsage(1, cardinality)
         self.register_buffer("started", torch.tensor(False))
-        self.register_buffer("reservoir", torch.zeros(reservoir, facts.dim))
+        self.register_buffer("reservoir", torch.zeros(reservoir, spec.dim))
         self.register_buffer("priority", torch.full((reservoir,), -1.0))  # −1 where there is no frame yet
         self.register_buffer("count", torch.zeros(cardinality))
         self.register_buffer("share", torch.ones(cardinality))
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """One code a frame of the features."""
-        facts = self.features.representation
-        return Representation(facts.sample_rate, facts.channels, facts.frame_rate, 1, len(self.centers))
+        spec = self.features.spec
+        return RepresentationSpec(spec.sample_rate, spec.channels, spec.frame_rate, 1, len(self.centers))
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:

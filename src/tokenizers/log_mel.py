@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contracts import Representation
+from ..core.contracts import RepresentationSpec
+from ..core.rates import exact
+from ..core.registry import register
 from ..layers.convolution import pad_to_multiple
 from ..layers.mel import log_magnitude, mel_filterbank
 from ..layers.stft import STFT
-from ..rates import exact
-from ..registry import register
 from .base import Tokenizer
 
 MOMENTUM = 0.99
@@ -71,9 +71,9 @@ class LogMel(Tokenizer):
         self.register_buffer("filterbank", filterbank, persistent=False)
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """Log magnitudes, a frame a hop."""
-        return Representation(self.sample_rate, self.channels, self.frame_rate, dim=self.channels * self.bands)
+        return RepresentationSpec(self.sample_rate, self.channels, self.frame_rate, dim=self.channels * self.bands)
 
     @property
     def _scale(self) -> Tensor:

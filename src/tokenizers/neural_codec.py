@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..contracts import Representation
+from ..core.contracts import RepresentationSpec
 from ..layers.codec_losses import (
     Balancer,
     MultiScaleSpectralLoss,
@@ -125,9 +125,9 @@ class NeuralCodec(Tokenizer):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """Codes, at the number of codebooks in use."""
-        return Representation(
+        return RepresentationSpec(
             sample_rate=self.sample_rate,
             channels=self.channels,
             frame_rate=self.sample_rate / self.hop,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Representation
-from ..registry import register
-from .frozen import Frozen, cut
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
+from .frozen import FrozenFeatures, cut
 
 BANDS = 64
 HIGHEST = {16000: 8000.0, 32000: 14000.0}
@@ -20,7 +20,7 @@ POOLING = 32
 
 
 @register("tokenizer", "panns")
-class PANNs(Frozen):
+class PANNs(FrozenFeatures):
     """Pretrained PANNs CNN14 at 32 or 16 kHz: logits of 527 labels of AudioSet, or 2048-d embeddings (1912.10211).
 
     The published network ends in a sigmoid; the logits are what goes into it. A frame is a window of the clip; windows
@@ -83,9 +83,9 @@ class PANNs(Frozen):
         self.freeze()
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """Logits or an embedding a window."""
-        return Representation(self.sample_rate, 1, self.sample_rate / self.length, dim=self.dim)
+        return RepresentationSpec(self.sample_rate, 1, self.sample_rate / self.length, dim=self.dim)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Representation
-from ..registry import register
-from .frozen import Frozen, cut, mel_triangles
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
+from .frozen import FrozenFeatures, cut, mel_triangles
 
 SAMPLE_RATE = 32000
 WINDOW, HOP, FFT = 800, 320, 1024
@@ -26,7 +26,7 @@ POSITIONS = {10: 99, 20: 200, 30: 300}
 
 
 @register("tokenizer", "passt")
-class PaSST(Frozen):
+class PaSST(FrozenFeatures):
     """Pretrained PaSST at 32 kHz: logits of AudioSet's 527 labels, or the 768-d embedding (arXiv 2110.05069).
 
     A frame is a window of the clip; windows do not overlap. The last window is what is left of the clip, as it is: the
@@ -44,7 +44,7 @@ class PaSST(Frozen):
         labels: Number of labels.
         width: Of the transformer, and of the embedding.
         depth: Number of blocks.
-        heads: Attention heads; must divide the width.
+        num_heads: Attention heads; must divide the width.
 
     Raises:
         ValueError: A value is out of range.
@@ -62,18 +62,18 @@ class PaSST(Frozen):
         labels: int = 527,
         width: int = 768,
         depth: int = 12,
-        heads: int = 12,
+        num_heads: int = 12,
     ) -> None:
         super().__init__()
         if output not in ("logits", "embedding"):
             raise ValueError(f"output must be logits or embedding, not {output!r}")
         if window not in POSITIONS:
             raise ValueError(f"window must be one of {', '.join(map(str, POSITIONS))} seconds, not {window}")
-        for name, value in (("labels", labels), ("width", width), ("depth", depth), ("heads", heads)):
+        for name, value in (("labels", labels), ("width", width), ("depth", depth), ("num_heads", num_heads)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if width % heads:
-            raise ValueError(f"width must split into heads: {heads} does not divide {width}")
+        if width % num_heads:
+            raise ValueError(f"width must split into heads: {num_heads} does not divide {width}")
         self.logits = output == "logits"
         self.window, self.width = window, width
         self.dim = labels if self.logits else width
@@ -83,7 +83,7 @@ class PaSST(Frozen):
         self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, width))
         self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, width, BANDS // STEP, 1))
         self.time_new_pos_embed = nn.Parameter(torch.zeros(1, width, 1, POSITIONS[window]))
-        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(_Block(width, num_heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, labels))
         self.register_buffer("frame", torch.hann_window(WINDOW, periodic=False), persistent=False)
@@ -92,9 +92,9 @@ class PaSST(Frozen):
         self.freeze()
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """Logits or an embedding a window."""
-        return Representation(SAMPLE_RATE, 1, 1 / self.window, dim=self.dim)
+        return RepresentationSpec(SAMPLE_RATE, 1, 1 / self.window, dim=self.dim)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
@@ -128,10 +128,10 @@ class PaSST(Frozen):
 class _Block(nn.Module):
     """Attention and a feed-forward network, each on a residual."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = _Attention(width, heads)
+        self.attn = _Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
 
@@ -144,13 +144,13 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     """Attention of every token to every token, with biases."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N, width]`` to the same shape."""
-        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         return self.proj(F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ..core.registry import register
 from ..layers.codec_losses import SpectralDistance
 from ..layers.discriminators import Discriminators
 from ..layers.residual_quantizer import Quantizer
 from ..layers.seanet import SEANet, SEANetDecoder, SEANetEncoder
-from ..registry import register
 from .neural_codec import DISCRIMINATORS, LOSSES, QUANTIZER, SPECTRAL, Losses, NeuralCodec
 
 SEANET = SEANet()

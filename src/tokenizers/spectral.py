@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..core.rates import exact
+from ..core.registry import register
 from ..layers.codec_losses import SpectralDistance
 from ..layers.convnext import ConvNeXt
 from ..layers.discriminators import Discriminators
 from ..layers.residual_quantizer import Quantizer
 from ..layers.stft import STFT
-from ..rates import exact
-from ..registry import register
 from .neural_codec import DISCRIMINATORS, LOSSES, QUANTIZER, SPECTRAL, Losses, NeuralCodec
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Representation
+from ..core.contracts import RepresentationSpec
+from ..core.registry import register
 from ..errors import PartitaError
-from ..registry import register
-from .frozen import Frozen, mel_triangles
+from .frozen import FrozenFeatures, mel_triangles
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
@@ -25,7 +25,7 @@ AT_ONCE = 64
 
 
 @register("tokenizer", "vggish")
-class VGGish(Frozen):
+class VGGish(FrozenFeatures):
     """Pretrained VGGish: 128-d embeddings of 0.96 s of 16 kHz audio (arXiv 1609.09430), as FAD uses them.
 
     A patch is 96 frames of 64 mel bands (125 to 7500 Hz), logarithms of magnitude plus 0.01. Patch ``s`` begins
@@ -86,9 +86,9 @@ class VGGish(Frozen):
         self.freeze()
 
     @property
-    def representation(self) -> Representation:
+    def representation(self) -> RepresentationSpec:
         """An embedding a hop."""
-        return Representation(SAMPLE_RATE, 1, SAMPLE_RATE / HOP / self.hop, dim=DIM)
+        return RepresentationSpec(SAMPLE_RATE, 1, SAMPLE_RATE / HOP / self.hop, dim=DIM)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from partita.conditioners.clap import CLAP
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 
 transformers = pytest.importorskip("transformers")
 
@@ -243,7 +243,7 @@ def test_a_file_on_the_hub_is_named_after_its_repository(checkpoint, tmp_path, m
         asked.append((repo, tuple(patterns)))
         return tmp_path
 
-    monkeypatch.setattr("partita.pretrained.fetch", fetch)
+    monkeypatch.setattr("partita.storage.pretrained.fetch", fetch)
     torch.save({"state_dict": laions(load(checkpoint))}, tmp_path / "music.pt")
     text_tokenizer(tmp_path)
     assert load("someone/clap/music.pt").tokenizer is not None

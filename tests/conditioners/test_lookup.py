@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from partita.conditioners.lookup import Lookup
-from partita.part import Part
+from partita.core.part import Part
 
 
 def test_a_word_is_the_same_in_any_case_and_punctuation():

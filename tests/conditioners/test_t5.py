@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from partita.conditioners.t5 import T5
-from partita.contracts import Condition
+from partita.core.contracts import Condition
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 
 transformers = pytest.importorskip("transformers")
 
-SHAPE = {"width": 16, "feed_forward_width": 24, "depth": 2, "heads": 2, "head_width": 8, "vocabulary": 64}
+SHAPE = {"width": 16, "feed_forward_width": 24, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64}
 TEXTS = ["slow chorale for church organ", "flute", "a fast waltz"]
 
 
@@ -118,11 +118,11 @@ def test_weights_of_another_size_are_refused(checkpoint):
 )
 def test_sizes_are_those_of_the_published_configurations(size, feed_forward, vocabulary):
     """Parameters of the encoders of google-t5/t5-small and google/mt5-base, from their published configurations."""
-    width, hidden, depth, heads, projections = {"small": (512, 2048, 6, 8, 2), "base": (768, 2048, 12, 12, 3)}[size]
+    width, hidden, depth, num_heads, projections = {"small": (512, 2048, 6, 8, 2), "base": (768, 2048, 12, 12, 3)}[size]
     with torch.device("meta"):
         conditioner = T5(size=size, feed_forward=feed_forward, vocabulary=vocabulary)
-    block = 4 * width * heads * 64 + projections * width * hidden + 2 * width
-    expected = vocabulary * width + 32 * heads + depth * block + width
+    block = 4 * width * num_heads * 64 + projections * width * hidden + 2 * width
+    expected = vocabulary * width + 32 * num_heads + depth * block + width
     assert sum(p.numel() for p in conditioner.parameters()) == expected
     assert conditioner.spec.dim == width
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from partita.core.harmony import PITCH_CLASSES
 from partita.data.arrangement import INSTRUMENTS
 from partita.data.corpus import Corpus
-from partita.data.harmony import PITCH_CLASSES
 from partita.data.soundfont import SoundFont
 from partita.data.synthesizer import Synthesizer
 

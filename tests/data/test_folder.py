@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from partita.data.audio_file import inspect_audio, read_clip
 from partita.data.base import Damaged
 from partita.data.folder import Folder
 from partita.errors import PartitaError
+from partita.storage.audio_file import inspect_audio, read_clip
 
 
 def tone(frequency, seconds, rate, channels=1):

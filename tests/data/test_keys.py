@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from partita.data.harmony import find_clip_key, find_key, key_name
+from partita.core.harmony import find_clip_key, find_key, key_name
 from partita.data.library import score_files
 from partita.data.scores import read_pieces
 

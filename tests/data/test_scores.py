@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from partita.data.harmony import chord_name, find_chords, find_key, key_name
+from partita.core.harmony import chord_name, find_chords, find_key, key_name
 from partita.data.library import score_files
 from partita.data.scores import find_melody, read_pieces
 

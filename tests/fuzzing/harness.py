@@ -19,7 +19,7 @@ from unittest import mock
 
 from huggingface_hub import constants
 
-from partita.cli import main
+from partita.cli.main import main
 
 from . import KINDS
 from .confined import MEMORY, Hang, confined, peak, resident

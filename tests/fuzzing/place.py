@@ -72,8 +72,8 @@ class World:
     def made(cls, root: Path) -> "World":
         """Build it below a folder that is there."""
         import toys  # noqa: F401  (registers the parts)
-        from partita.recipe import load_recipe
-        from partita.system import System
+        from partita.recipe.plan import load_recipe
+        from partita.system.system import System
 
         world = cls(root.resolve())
         world.run.parent.mkdir(parents=True, exist_ok=True)

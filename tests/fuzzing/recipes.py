@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from partita.recipe_files import packaged
+from partita.recipe.recipe_files import packaged
 
 from .place import RECIPE, Command, Place
 from .values import KEYS, TAGGED, TEXTS, WORDS, Raw, hostile, mutated, noisy, yaml_of
@@ -18,7 +18,7 @@ SMALL_CODEC = {
     "encoder_depth": 1,
     "decoder_depth": 1,
 }
-SMALL_STAGE = {"preset": "autoregressive-tiny", "width": 16, "depth": 1, "heads": 2}
+SMALL_STAGE = {"preset": "autoregressive-tiny", "width": 16, "depth": 1, "num_heads": 2}
 
 
 @cache

@@ -4,13 +4,13 @@ import torch
 from torch.nn import functional as F
 
 from partita.conditioners.lookup import Lookup
-from partita.contracts import Condition, ConditionSpec, Given, Representation, StageBatch
+from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec, StageBatch
+from partita.core.part import Part
 from partita.generators.autoregressive import Autoregressive
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.sampling import Sampling
-from partita.part import Part
 
-TARGET = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
+TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
 TEXT = {"text": Given(ConditionSpec(dim=8), "cross")}
 EVERYTHING = {
     "text": Given(ConditionSpec(dim=8), "cross"),
@@ -25,15 +25,15 @@ POSITIONS = ["sinusoidal", "rotary"]
 
 def make(given=TEXT, **options):
     torch.manual_seed(0)
-    return Autoregressive(TARGET, given, **{"width": 32, "depth": 2, "heads": 4, **options}).eval()
+    return Autoregressive(TARGET, given, **{"width": 32, "depth": 2, "num_heads": 4, **options}).eval()
 
 
 def pairs_of(given, batch, length=6):
     """Random pairs (condition, null), of another length in each sample."""
     generator = torch.Generator().manual_seed(1)
     pairs = {}
-    for name, entry in given.items():
-        spec = entry.spec
+    for name, fusion in given.items():
+        spec = fusion.spec
         mask = torch.arange(length) < (torch.arange(batch) % length + 1)[:, None]
         if spec.dim is None:
             values = torch.randint(spec.cardinality, (batch, spec.num_codebooks, length), generator=generator)
@@ -128,9 +128,9 @@ def test_nothing_but_padding_gives_a_finite_loss():
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("entry", ["cross", "prepend"])
-def test_padding_of_a_condition_changes_nothing(positions, entry):
-    given = {"text": Given(ConditionSpec(dim=8), entry)}
+@pytest.mark.parametrize("fusion", ["cross", "prepend"])
+def test_padding_of_a_condition_changes_nothing(positions, fusion):
+    given = {"text": Given(ConditionSpec(dim=8), fusion)}
     model = make(given, positions=positions)
     codes = torch.randint(16, (4, 3, 7))
     pairs = pairs_of(given, 4)
@@ -221,7 +221,7 @@ def test_over_fitted_clips_are_generated_back(pattern, use_cache):
 def test_a_prompt_is_continued(pattern):
     model, pairs, clips = over_fitted(pattern)
     for length in (1, 5, 11):
-        codes = model.generate(pairs, 12, seeds=range(4), sampling=GREEDY, prompt=clips[:, :, :length])
+        codes = model.generate(pairs, 12, seeds=range(4), sampling=GREEDY, prefix=clips[:, :, :length])
         assert torch.equal(codes[:, :, :length], clips[:, :, :length])
         assert (codes == clips).float().mean() >= 0.99
 
@@ -229,7 +229,7 @@ def test_a_prompt_is_continued(pattern):
 def test_a_prompt_that_was_generated_is_continued_as_it_was():
     model, pairs = make(), pairs_of(TEXT, 2)
     codes = model.generate(pairs, 20, seeds=[3, 4])
-    assert torch.equal(model.generate(pairs, 20, seeds=[3, 4], prompt=codes[:, :, :7]), codes)
+    assert torch.equal(model.generate(pairs, 20, seeds=[3, 4], prefix=codes[:, :, :7]), codes)
 
 
 _trained = {}
@@ -255,7 +255,7 @@ def over_fitted(pattern):
 def test_special_codes_are_never_generated():
     model = make()
     with torch.no_grad():
-        model.heads.weight.zero_()
+        model.output_heads.weight.zero_()
     codes = model.generate(pairs_of(TEXT, 4), 40, seeds=range(4), sampling=Sampling(temperature=5.0, top_k=None))
     assert codes.min() == 0
     assert codes.max() == 15
@@ -267,9 +267,9 @@ def test_guidance_terms_are_the_sum_of_separate_predictions():
     model = make(given)
     pairs = pairs_of(given, 2)
     terms = nested_guidance(("style",), 3.0, 5.0)
-    prompt = torch.randint(16, (2, 3, 8))
+    prefix = torch.randint(16, (2, 3, 8))
     # the last code of the last codebook is all that is left to predict after eight frames
-    guided = model.generate(pairs, 9, seeds=[0, 0], prompt=prompt, guidance=terms, sampling=GREEDY)
+    guided = model.generate(pairs, 9, seeds=[0, 0], prefix=prefix, guidance=terms, sampling=GREEDY)
     null = {name: pair[1] for name, pair in pairs.items()}
     style = {"text": pairs["text"][1], "style": pairs["style"][0]}
     both, style, null = (model.logits(guided, c)[0] for c in (conditions_of(pairs), style, null))
@@ -377,7 +377,7 @@ def test_builds_without_memory():
 
 
 def test_mistakes_are_named():
-    latents = Representation(sample_rate=16000, channels=1, frame_rate=50.0, dim=64)
+    latents = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, dim=64)
     with pytest.raises(ValueError, match="generates codes, and its target has none"):
         Autoregressive(latents, {})
     with pytest.raises(ValueError, match="delays has 2 values for 3 codebooks"):
@@ -388,21 +388,21 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"conditions for \[\], but the stage is given \['text'\]"):
         model.generate({}, 5, seeds=[0, 1])
     with pytest.raises(ValueError, match="5 of 5 frames: nothing is left"):
-        model.generate(pairs, 5, seeds=[0, 1], prompt=torch.zeros(2, 3, 5).long())
+        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(2, 3, 5).long())
     with pytest.raises(ValueError, match=r"the prompt is \[1, 3, 2\], not \[2, 3, frames\]"):
-        model.generate(pairs, 5, seeds=[0, 1], prompt=torch.zeros(1, 3, 2).long())
+        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(1, 3, 2).long())
 
 
 @pytest.mark.parametrize("pattern", ["delay", "flatten"])
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_codes_of_an_earlier_stage_are_found_at_their_time_however_long_the_clip(pattern, positions):
     """Every code is a function of the semantic code at its time; both stages have other rates."""
-    semantic = Representation(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
-    target = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=2, cardinality=8)
-    given = {"semantic": Given(semantic.as_condition(), Autoregressive.default_entry(semantic.as_condition()))}
+    semantic = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
+    target = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=2, cardinality=8)
+    given = {"semantic": Given(semantic.as_condition(), Autoregressive.default_fusion(semantic.as_condition()))}
     torch.manual_seed(0)
     stage = Autoregressive(
-        target, given, width=64, depth=2, heads=4, pattern=pattern, positions=positions, norm="rms", dropout=0
+        target, given, width=64, depth=2, num_heads=4, pattern=pattern, positions=positions, norm="rms", dropout=0
     )
     tables = torch.stack([torch.randperm(8) for _ in range(4)]).view(2, 2, 8)  # codebook, half of a semantic frame
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from partita.contracts import Condition, ConditionSpec, Given, Representation
+from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
+from partita.core.part import Part
 from partita.errors import PartitaError
 from partita.generators.diffusion import Diffusion
-from partita.layers.denoising import SCHEDULERS, Denoising
 from partita.layers.guidance import Term, nested_guidance
-from partita.part import Part
+from partita.layers.noise_process import SCHEDULERS, DiffusionSampling
 
-TARGET = Representation(sample_rate=16000, channels=1, frame_rate=25.0, dim=8)
+TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=25.0, dim=8)
 TEXT = {"text": Given(ConditionSpec(dim=16), "cross")}
 EVERYTHING = {
     "text": Given(ConditionSpec(dim=16), "cross"),
@@ -23,7 +23,7 @@ FRAMES = 16
 
 def make(given=TEXT, **options):
     torch.manual_seed(0)
-    return Diffusion(TARGET, given, **{"width": 32, "depth": 2, "heads": 4, **options})
+    return Diffusion(TARGET, given, **{"width": 32, "depth": 2, "num_heads": 4, **options})
 
 
 def shaken(stage):
@@ -41,9 +41,9 @@ def pairs_of(given, batch, length=6):
     """Random pairs (condition, null), of another length in each sample."""
     draw = torch.Generator().manual_seed(1)
     pairs = {}
-    for name, entry in given.items():
+    for name, fusion in given.items():
         mask = torch.arange(length) < (torch.arange(batch) % length + 1)[:, None]
-        values = torch.randn(batch, length, entry.spec.dim, generator=draw)
+        values = torch.randn(batch, length, fusion.spec.dim, generator=draw)
         pairs[name] = (Condition(values, mask), Condition(torch.zeros_like(values), torch.zeros_like(mask)))
     return pairs
 
@@ -91,8 +91,8 @@ def fitted(request):
 
 def test_a_fitted_stage_generates_its_clips_from_their_conditions(fitted):
     stage, pairs = fitted
-    for name in SCHEDULERS[stage.process.objective]:
-        clip = stage.generate(pairs, FRAMES, seeds=range(4), sampling=Denoising(name, 20, 1.0))
+    for name in SCHEDULERS[stage.noise_process.objective]:
+        clip = stage.generate(pairs, FRAMES, seeds=range(4), sampling=DiffusionSampling(name, 20, 1.0))
         assert signal_to_noise(clip, clips()).min() > 10, name
 
 
@@ -100,9 +100,9 @@ def test_a_fitted_stage_continues_what_it_is_given(fitted):
     stage, pairs = fitted
     nothing = {name: (null, null) for name, (_, null) in pairs.items()}
     half = clips()[:, :, : FRAMES // 2]
-    for name in SCHEDULERS[stage.process.objective]:
-        sampling = Denoising(name, 20, 1.0)
-        clip = stage.generate(nothing, FRAMES, seeds=range(4), prompt=half, sampling=sampling)
+    for name in SCHEDULERS[stage.noise_process.objective]:
+        sampling = DiffusionSampling(name, 20, 1.0)
+        clip = stage.generate(nothing, FRAMES, seeds=range(4), prefix=half, sampling=sampling)
         assert torch.equal(clip[:, :, : FRAMES // 2], half)
         rest = slice(FRAMES // 2, None)
         assert signal_to_noise(clip[:, :, rest], clips()[:, :, rest]).min() > 8, name
@@ -148,10 +148,12 @@ def test_what_pads_changes_neither_loss_nor_gradient():
 def test_a_prompt_is_kept_by_a_stage_that_never_learned_to_continue():
     stage = shaken(make(continuation=0.0))
     assert stage.input.in_features == 8
-    prompt = clips()[:, :, :5]
-    clip = stage.generate(pairs_of(TEXT, 4), FRAMES, seeds=range(4), prompt=prompt, sampling=Denoising(steps=4))
-    assert torch.equal(clip[:, :, :5], prompt)
-    other = stage.generate(pairs_of(TEXT, 4), FRAMES, seeds=range(4), prompt=-prompt, sampling=Denoising(steps=4))
+    prefix = clips()[:, :, :5]
+    clip = stage.generate(pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=prefix, sampling=DiffusionSampling(steps=4))
+    assert torch.equal(clip[:, :, :5], prefix)
+    other = stage.generate(
+        pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=-prefix, sampling=DiffusionSampling(steps=4)
+    )
     assert not torch.allclose(clip[:, :, 5:], other[:, :, 5:])
 
 
@@ -170,7 +172,7 @@ def test_beginnings_that_are_shown_do_not_count():
 def test_a_sample_depends_on_its_seed_and_conditions_alone(objective, name):
     stage = shaken(make(EVERYTHING, objective=objective))
     pairs = pairs_of(EVERYTHING, 4)
-    sampling = Denoising(name, 6, 2.0)
+    sampling = DiffusionSampling(name, 6, 2.0)
     together = stage.generate(pairs, FRAMES, seeds=[7, 8, 9, 7], sampling=sampling)
     for i in range(4):
         alone = stage.generate(rows(pairs, [i]), FRAMES, seeds=[[7, 8, 9, 7][i]], sampling=sampling)
@@ -186,7 +188,7 @@ def test_double_guidance_is_the_formula_on_the_predictions():
     pairs = pairs_of(EVERYTHING, 2)
     alpha, beta = 3.0, 1.7
     terms = nested_guidance(("style",), alpha, beta)
-    result = stage.generate(pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=Denoising("euler", 1))
+    result = stage.generate(pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=DiffusionSampling("euler", 1))
     noise = torch.stack([torch.randn(8, FRAMES, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
 
     def prediction(*kept):
@@ -203,9 +205,11 @@ def test_double_guidance_is_the_formula_on_the_predictions():
 def test_guidance_of_the_sampling_is_classifier_free():
     stage = shaken(make())
     pairs = pairs_of(TEXT, 2)
-    implied = stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=Denoising(steps=3, guidance=2.5))
+    implied = stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling(steps=3, guidance=2.5))
     terms = [Term(None, 2.5), Term((), -1.5)]
-    told = stage.generate(pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=Denoising(steps=3, guidance=9.0))
+    told = stage.generate(
+        pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=DiffusionSampling(steps=3, guidance=9.0)
+    )
     assert torch.equal(implied, told)
 
 
@@ -214,7 +218,7 @@ def test_generating_counts_steps_and_leaves_the_stage_as_it_was():
     stage.transformer.eval()
     state = torch.get_rng_state()
     counted = []
-    sampling = Denoising("heun", 3)
+    sampling = DiffusionSampling("heun", 3)
     first = stage.generate(
         pairs_of(TEXT, 1), FRAMES, seeds=[0], sampling=sampling, progress=lambda *done: counted.append(done)
     )
@@ -242,57 +246,57 @@ def test_training_in_lower_precision_stays_close_and_quiet():
 
 
 def test_a_saved_stage_generates_the_same(tmp_path):
-    stage = shaken(make(EVERYTHING, objective="epsilon", sampling=Denoising("dpm", 5, 1.5)))
+    stage = shaken(make(EVERYTHING, objective="epsilon", sampling=DiffusionSampling("dpm", 5, 1.5)))
     pairs = pairs_of(EVERYTHING, 2)
     stage.save(tmp_path)
     again = Part.load(tmp_path)
-    assert again.sampling == Denoising("dpm", 5, 1.5)
+    assert again.sampling == DiffusionSampling("dpm", 5, 1.5)
     assert torch.equal(again.generate(pairs, FRAMES, seeds=[1, 2]), stage.generate(pairs, FRAMES, seeds=[1, 2]))
 
 
 def test_what_is_given_enters_by_what_it_is():
-    assert Diffusion.default_entry(ConditionSpec(dim=4)) == "cross"
-    assert Diffusion.default_entry(ConditionSpec(dim=4, frame_rate=10.0)) == "concat"
-    assert Diffusion.default_entry(ConditionSpec(num_codebooks=2, cardinality=8, frame_rate=50.0)) == "concat"
+    assert Diffusion.default_fusion(ConditionSpec(dim=4)) == "cross"
+    assert Diffusion.default_fusion(ConditionSpec(dim=4, frame_rate=10.0)) == "concat"
+    assert Diffusion.default_fusion(ConditionSpec(num_codebooks=2, cardinality=8, frame_rate=50.0)) == "concat"
 
 
 def test_mistakes_are_refused_with_what_to_do():
-    codes = Representation(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
+    codes = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
     with pytest.raises(ValueError, match=r"generates latents, .*3×16 codes.*: take a continuous tokenizer"):
         Diffusion(codes, {})
     with pytest.raises(ValueError, match="cannot enter by 'prepend'"):
         make({"text": Given(ConditionSpec(dim=4), "prepend")})
     with pytest.raises(ValueError, match="no scheduler 'ddpm' for the objective flow: use euler, heun, dpm, unipc"):
-        make(sampling=Denoising("ddpm"))
+        make(sampling=DiffusionSampling("ddpm"))
     with pytest.raises(ValueError, match="continuation is a probability"):
         make(continuation=1.5)
     stage = make()
     pairs = pairs_of(TEXT, 2)
     with pytest.raises(PartitaError, match="no scheduler 'ddim' for the objective flow: use euler"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=Denoising("ddim"))
+        stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling("ddim"))
     with pytest.raises(ValueError, match="conditions for"):
         stage.generate({}, FRAMES, seeds=[1, 2])
     with pytest.raises(ValueError, match="2 samples for 3 seeds"):
         stage.generate(pairs, FRAMES, seeds=[1, 2, 3])
     with pytest.raises(ValueError, match=r"prompt is \[2, 7, 3\], not \[2, 8, frames\]"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], prompt=torch.zeros(2, 7, 3))
+        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 7, 3))
     with pytest.raises(ValueError, match="nothing is left to generate"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], prompt=torch.zeros(2, 8, FRAMES))
+        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 8, FRAMES))
 
 
 @pytest.mark.parametrize("kind", ["codes", "latents"])
 def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip(kind):
     """Every frame of latents is a function of what is given at its time, at half the rate; clips were never seen."""
-    codes = Representation(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
+    codes = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
     spec = (codes if kind == "codes" else replace(codes, num_codebooks=None, cardinality=None, dim=3)).as_condition()
-    target = Representation(sample_rate=16000, channels=1, frame_rate=50.0, dim=4)
+    target = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, dim=4)
     torch.manual_seed(0)
     stage = Diffusion(
         target,
-        {"semantic": Given(spec, Diffusion.default_entry(spec))},
+        {"semantic": Given(spec, Diffusion.default_fusion(spec))},
         width=64,
         depth=2,
-        heads=4,
+        num_heads=4,
         norm="rms",
         dropout=0,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from partita.contracts import Condition, ConditionSpec, Given, Representation
+from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
 from partita.errors import PartitaError
 from partita.generators.autoregressive import Autoregressive
 from partita.generators.musicgen import convert
@@ -14,7 +14,7 @@ from partita.layers.guidance import classifier_free
 
 transformers = pytest.importorskip("transformers")
 
-TARGET = Representation(sample_rate=32000, channels=1, frame_rate=50.0, num_codebooks=4, cardinality=24)
+TARGET = RepresentationSpec(sample_rate=32000, channels=1, frame_rate=50.0, num_codebooks=4, cardinality=24)
 WIDTH, DEPTH, HEADS, TEXT = 32, 3, 4, 20
 SIZES = {
     "vocab_size": 24,
@@ -56,7 +56,7 @@ def checkpoint(reference, tmp_path):
 
 def stage(**options):
     given = {"text": Given(ConditionSpec(dim=TEXT), "cross")}
-    return Autoregressive(TARGET, given, **{"width": WIDTH, "depth": DEPTH, "heads": HEADS, **options}).eval()
+    return Autoregressive(TARGET, given, **{"width": WIDTH, "depth": DEPTH, "num_heads": HEADS, **options}).eval()
 
 
 def text(batch=3, length=5):
@@ -122,7 +122,7 @@ def test_a_prefix_is_that_of_transformers():
     torch.manual_seed(0)
     melody = transformers.MusicgenMelodyForCausalLM(transformers.MusicgenMelodyDecoderConfig(**SIZES)).eval()
     given = {"melody": Given(ConditionSpec(dim=WIDTH), "prepend")}
-    model = Autoregressive(TARGET, given, width=WIDTH, depth=DEPTH, heads=HEADS).eval()
+    model = Autoregressive(TARGET, given, width=WIDTH, depth=DEPTH, num_heads=HEADS).eval()
     state = convert(melody.state_dict(), "")
     state |= {"conditioning.projections.melody.weight": torch.eye(WIDTH)}
     state |= {"conditioning.projections.melody.bias": torch.zeros(WIDTH)}

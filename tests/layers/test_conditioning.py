@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from partita.contracts import Condition, ConditionSpec, Given
+from partita.core.contracts import Condition, ConditionSpec, Given
 from partita.layers.conditioning import Conditioning, _interpolate
 
 
@@ -111,7 +111,7 @@ def test_what_modulates_is_the_mean_of_what_is_there():
 
 def test_channels_side_by_side_are_projections_added():
     spec = ConditionSpec(dim=4, frame_rate=25.0)
-    layers = [Conditioning({"chroma": Given(spec, entry)}, 8, 50.0) for entry in ("add", "concat")]
+    layers = [Conditioning({"chroma": Given(spec, fusion)}, 8, 50.0) for fusion in ("add", "concat")]
     layers[1].load_state_dict(layers[0].state_dict())
     condition = Condition(torch.randn(2, 6, 4), torch.ones(2, 6, dtype=torch.bool))
     added, concatenated = (layer({"chroma": condition}, 12).added for layer in layers)

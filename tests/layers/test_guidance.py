@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from partita.contracts import Condition
+from partita.core.contracts import Condition
 from partita.layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of, nested_guidance
 
 

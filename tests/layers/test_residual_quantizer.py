@@ -97,8 +97,8 @@ def test_dropout_draws_a_number_of_codebooks_per_example():
     latents = torch.randn(300, 4, 2)
     before = quantizer.codebooks
     result = quantizer(latents)
-    entries = torch.stack([before[k][result.codes[:, k]] for k in range(3)]).cumsum(0).mT  # [K, B, D, S]
-    distances = (entries - result.latents).abs().amax((2, 3))  # to the sum of the first 1, 2 and 3
+    fusions = torch.stack([before[k][result.codes[:, k]] for k in range(3)]).cumsum(0).mT  # [K, B, D, S]
+    distances = (fusions - result.latents).abs().amax((2, 3))  # to the sum of the first 1, 2 and 3
     used = distances.argmin(0)
     assert distances.amin(0).max() < 1e-5
     assert all(60 < (used == k).sum() < 140 for k in range(3))
@@ -115,10 +115,10 @@ def test_what_dropout_leaves_out_does_not_count():
     for example, codes, made in zip(latents.mT, result.codes, result.latents.mT, strict=True):
         residual, distances, found = example, [], torch.zeros_like(example)
         for book, indices, count in zip(books, codes, counts, strict=True):
-            entries = book[indices]
-            distances.append((residual - entries).square().mean())
+            fusions = book[indices]
+            distances.append((residual - fusions).square().mean())
             count += torch.bincount(indices, minlength=16)
-            residual, found = residual - entries, found + entries
+            residual, found = residual - fusions, found + fusions
             if torch.allclose(found, made, atol=1e-5):  # it uses no further one
                 break
         expected.append(torch.stack(distances).mean())

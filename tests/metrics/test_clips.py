@@ -5,8 +5,8 @@ from scipy.stats import binomtest, ttest_1samp
 
 from partita.errors import PartitaError
 from partita.metrics.clips import mean_over_pieces, membership, piece_numbers
+from partita.metrics.significance import jackknife, mean_interval, rate_interval
 from partita.metrics.similarity import PairedCosine
-from partita.significance import jackknife, mean_interval, rate_interval
 
 ALONE = torch.full((400,), -1)
 """Numbers of pieces of clips that are each from another."""

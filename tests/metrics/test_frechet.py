@@ -12,8 +12,8 @@ from partita.metrics.clips import LabelMeans
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity
 from partita.metrics.gaussian import Gaussian, frechet_distance, source_hash
 from partita.metrics.kernel import KernelDistance
+from partita.metrics.significance import jackknife
 from partita.metrics.similarity import PairedCosine
-from partita.significance import jackknife
 
 MANY = 10**9
 

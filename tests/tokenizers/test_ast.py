@@ -1,13 +1,13 @@
 import pytest
 import torch
 
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 from partita.tokenizers.ast import AudioSpectrogramTransformer
 
 transformers = pytest.importorskip("transformers")
 
-SHAPE = {"labels": 5, "width": 16, "feed_forward_width": 24, "depth": 2, "heads": 2}
+SHAPE = {"labels": 5, "width": 16, "feed_forward_width": 24, "depth": 2, "num_heads": 2}
 WINDOW = 163840
 
 
@@ -70,8 +70,8 @@ def test_it_says_what_it_yields(checkpoint):
     logits, embedding = (AudioSpectrogramTransformer(output=output, **SHAPE) for output in ("logits", "embedding"))
     assert logits.logits
     assert not embedding.logits
-    assert (logits.representation.dim, embedding.representation.dim) == (5, 16)
-    assert 16000 / logits.representation.frame_rate == WINDOW
+    assert (logits.spec.dim, embedding.spec.dim) == (5, 16)
+    assert 16000 / logits.spec.frame_rate == WINDOW
 
 
 def test_newer_names_and_pickles(checkpoint, tmp_path):
@@ -114,4 +114,4 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="output"):
         AudioSpectrogramTransformer(output="labels")
     with pytest.raises(ValueError, match="multiple"):
-        AudioSpectrogramTransformer(heads=7)
+        AudioSpectrogramTransformer(num_heads=7)

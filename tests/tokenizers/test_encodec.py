@@ -52,14 +52,14 @@ def test_agrees_with_transformers(reference):
     name, theirs, folder = reference
     ours = EnCodec(model=name, level=0.37)
     ours.load_weights(folder)
-    facts = ours.representation
-    assert facts.sample_rate == theirs.config.sampling_rate
-    audio = torch.randn(2, facts.channels, facts.sample_rate // 4 + 77) * 0.2
+    spec = ours.spec
+    assert spec.sample_rate == theirs.config.sampling_rate
+    audio = torch.randn(2, spec.channels, spec.sample_rate // 4 + 77) * 0.2
     padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % ours.hop))
     with torch.no_grad():
         expected = theirs.encode(padded, bandwidth=theirs.config.target_bandwidths[-1]).audio_codes[0]
         codes = ours.encode(audio)
-        assert codes.shape == (2, facts.num_codebooks, -(-audio.shape[-1] // ours.hop))
+        assert codes.shape == (2, spec.num_codebooks, -(-audio.shape[-1] // ours.hop))
         assert codes[:, 0].unique().numel() > 5
         if name == "48khz":  # its loudness is taken over what is there, without the padding
             codes = ours.encode(padded)
@@ -112,7 +112,7 @@ def test_saves_and_loads(tmp_path):
     codec.save(tmp_path / "codec")
     loaded = EnCodec.load(tmp_path / "codec")
     audio = torch.randn(1, 1, 1000)
-    assert loaded.representation.num_codebooks == 2
+    assert loaded.spec.num_codebooks == 2
     assert torch.equal(loaded.encode(audio), codec.encode(audio))
 
 
@@ -136,7 +136,7 @@ def test_is_frozen():
 
 def test_codebooks_in_use():
     codec = EnCodec(num_codebooks=8)
-    assert str(codec.representation) == "8×1024 codes at 75 Hz, 24 kHz × 1 ch"
+    assert str(codec.spec) == "8×1024 codes at 75 Hz, 24 kHz × 1 ch"
     codec.set_num_codebooks(3)
     assert codec.encode(torch.randn(1, 1, 640)).shape == (1, 3, 2)
     with pytest.raises(ValueError, match="1 to 32"):

@@ -5,7 +5,7 @@ import torchaudio
 from safetensors.torch import save_file
 
 from partita.errors import PartitaError
-from partita.pretrained import read_weights
+from partita.storage.pretrained import read_weights
 from partita.tokenizers.frozen import cut, mel_triangles
 from partita.tokenizers.kmeans import KMeans
 from partita.tokenizers.panns import PANNs
@@ -14,7 +14,7 @@ from partita.tokenizers.vggish import VGGish
 
 SMALL = {
     VGGish: {"width": 1, "hidden": 4},
-    PaSST: {"width": 8, "depth": 1, "heads": 2, "labels": 5},
+    PaSST: {"width": 8, "depth": 1, "num_heads": 2, "labels": 5},
     PANNs: {"width": 1, "labels": 5},
 }
 
@@ -48,8 +48,8 @@ def test_is_frozen_and_depends_on_nothing_else(cls):
     assert not part.trainable
     assert not part.training
     assert not any(p.requires_grad for p in part.parameters())
-    facts = part.representation
-    audio = 0.1 * torch.randn(3, 1, facts.sample_rate // 2)
+    spec = part.spec
+    audio = 0.1 * torch.randn(3, 1, spec.sample_rate // 2)
     with torch.inference_mode():
         found = part.encode(audio)
         alone = torch.cat([part.encode(clip[None]) for clip in audio])
@@ -57,7 +57,7 @@ def test_is_frozen_and_depends_on_nothing_else(cls):
     assert torch.allclose(found, alone, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(part.encode(audio), found)
-    assert part.encode(audio[..., :0]).shape == (3, facts.dim, 0)
+    assert part.encode(audio[..., :0]).shape == (3, spec.dim, 0)
     assert part.encode(audio[..., :1]).isfinite().all()
     with pytest.raises(PartitaError, match="one channel, not 2"):
         part.encode(torch.zeros(1, 2, 1000))
@@ -68,7 +68,7 @@ def test_is_frozen_and_depends_on_nothing_else(cls):
 @pytest.mark.parametrize("cls", SMALL)
 def test_clusters_of_them_are_tokens(cls):
     tokens = KMeans(features=cls(**SMALL[cls]), cardinality=4)
-    codes = tokens.encode(0.1 * torch.randn(2, 1, tokens.representation.sample_rate))
+    codes = tokens.encode(0.1 * torch.randn(2, 1, tokens.spec.sample_rate))
     assert codes.shape[:2] == (2, 1)
     assert codes.max() < 4
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 from partita.tokenizers.hubert import HuBERT
 from partita.tokenizers.kmeans import KMeans
 
@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 SHAPE = {
     "width": 16,
     "feed_forward_width": 24,
-    "heads": 2,
+    "num_heads": 2,
     "convolution_width": 8,
     "position_kernel": 16,
     "position_groups": 2,
@@ -61,7 +61,7 @@ def test_features_are_those_of_transformers(checkpoint, layer):
         expected = model(padded, output_hidden_states=True).hidden_states[layer]
     features = tokenizer.encode(audio)
     assert features.shape == (2, 16, frames)
-    assert tokenizer.representation.frame_rate == 75
+    assert tokenizer.spec.frame_rate == 75
     assert features.std(-1).mean() > 0.01
     torch.testing.assert_close(features, expected.mT, rtol=0, atol=1e-4)
 
@@ -130,7 +130,7 @@ def test_clusters_of_its_features_are_codes(checkpoint):
     tokenizer = KMeans(features=load(checkpoint[0]), cardinality=4, reservoir=16)
     codes = tokenizer.encode(torch.randn(2, 1, 3300))
     assert codes.shape == (2, 1, 11)
-    assert tokenizer.representation.frame_rate == 50
+    assert tokenizer.spec.frame_rate == 50
 
 
 def test_sizes_are_those_of_the_published_model():
@@ -145,4 +145,4 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="layer"):
         HuBERT(layer=0)
     with pytest.raises(ValueError, match="multiple"):
-        HuBERT(heads=7)
+        HuBERT(num_heads=7)

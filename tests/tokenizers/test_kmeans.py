@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from partita.contracts import Representation
+from partita.core.contracts import RepresentationSpec
+from partita.core.part import Part
+from partita.core.registry import register
 from partita.data.examples import Span
-from partita.part import Part
-from partita.registry import register
 from partita.tokenizers.base import Tokenizer
 from partita.tokenizers.kmeans import KMeans
 from partita.tokenizers.log_mel import LogMel
@@ -35,8 +35,8 @@ class ToyFrames(Tokenizer):
     @property
     def representation(self):
         if self.codes:
-            return Representation(400, 1, 400 / self.dim, 1, 16)
-        return Representation(400, 1, 400 / self.dim, dim=self.dim)
+            return RepresentationSpec(400, 1, 400 / self.dim, 1, 16)
+        return RepresentationSpec(400, 1, 400 / self.dim, dim=self.dim)
 
     def encode(self, audio):
         return audio[:, 0].unflatten(1, (-1, self.dim)).mT
@@ -167,8 +167,8 @@ def test_codes_name_the_nearest_center_and_decode_to_it():
 
 
 def test_facts_are_those_of_the_features():
-    facts = KMeans(features=LogMel(frame_rate=12.5, channels=2), cardinality=9).representation
-    assert facts == Representation(16000, 2, 12.5, 1, 9)
+    spec = KMeans(features=LogMel(frame_rate=12.5, channels=2), cardinality=9).spec
+    assert spec == RepresentationSpec(16000, 2, 12.5, 1, 9)
 
 
 @pytest.mark.parametrize("step", [2, 9])

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torchaudio
 
+from partita.core.part import Part
 from partita.metrics.codec import MelDistance
-from partita.part import Part
 from partita.tokenizers.log_mel import LogMel
 
 SMALL = {"sample_rate": 8000, "frame_rate": 50, "bands": 40}
@@ -53,7 +53,7 @@ def test_frames_are_centered_on_their_hops():
 
 def test_channels_follow_each_other():
     tokenizer, audio = LogMel(channels=2, **SMALL), tones(channels=2)
-    assert tokenizer.representation.dim == 80
+    assert tokenizer.spec.dim == 80
     mono = LogMel(**SMALL)
     both = torch.cat([mono.encode(audio[:, :1]), mono.encode(audio[:, 1:])], 1)
     assert torch.allclose(tokenizer.encode(audio), both, atol=1e-5)

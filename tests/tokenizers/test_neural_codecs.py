@@ -7,8 +7,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
+from partita.core.fit import Fit
 from partita.data.examples import Span
-from partita.fit import Fit
 from partita.layers.codec_losses import SpectralDistance
 from partita.layers.discriminators import Discriminators
 from partita.layers.residual_quantizer import Quantizer
@@ -90,9 +90,9 @@ def train(codec, data, *callbacks, fit=FIT, start=0, checkpoint=None, **options)
 @pytest.mark.parametrize("samples", [1, 159, 160, 1601])
 def test_shapes(build, channels, samples):
     codec = build(channels=channels).eval()
-    facts = codec.representation
-    assert (facts.sample_rate, facts.channels, facts.frame_rate) == (8000, channels, 50)
-    assert (facts.num_codebooks, facts.cardinality) == (3, 16)
+    spec = codec.spec
+    assert (spec.sample_rate, spec.channels, spec.frame_rate) == (8000, channels, 50)
+    assert (spec.num_codebooks, spec.cardinality) == (3, 16)
     audio = torch.randn(2, channels, samples)
     codes = codec.encode(audio)
     frames = -(-samples // 160)
@@ -108,10 +108,10 @@ def test_fewer_codebooks(build):
     audio = torch.randn(1, 1, 800)
     codes = codec.encode(audio)
     codec.set_num_codebooks(2)
-    assert codec.representation.num_codebooks == 2
+    assert codec.spec.num_codebooks == 2
     assert torch.equal(codec.encode(audio), codes[:, :2])
     assert codec.decode(codes[:, :2]).shape == (1, 1, 800)
-    assert build(num_codebooks=1).representation.num_codebooks == 1
+    assert build(num_codebooks=1).spec.num_codebooks == 1
     for wrong in (0, 4):
         with pytest.raises(ValueError, match="1 to 3"):
             codec.set_num_codebooks(wrong)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 from partita.tokenizers.panns import PANNs
 
 librosa = pytest.importorskip("librosa")
@@ -149,6 +149,6 @@ def test_refuses_nonsense(option):
 def test_sizes_are_the_original_ones():
     with torch.device("meta"):
         part = PANNs(output="embedding")
-    assert str(part.representation) == "2048-d latents at 0.1 Hz, 32 kHz × 1 ch"
+    assert str(part.spec) == "2048-d latents at 0.1 Hz, 32 kHz × 1 ch"
     assert part.get_submodule("conv_block6.conv2").weight.shape == (2048, 2048, 3, 3)
     assert part.fc_audioset.weight.shape == (527, 2048)

@@ -4,14 +4,14 @@ import torch
 import torchaudio
 from safetensors.torch import save_file
 
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 from partita.tokenizers.passt import PaSST
 
 transformers = pytest.importorskip("transformers")
 
 WIDTH, DEPTH, HEADS, LABELS = 24, 2, 3, 7
-SMALL = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "labels": LABELS}
+SMALL = {"width": WIDTH, "depth": DEPTH, "num_heads": HEADS, "labels": LABELS}
 
 
 def weights(places):
@@ -147,7 +147,7 @@ def test_saves_and_loads(tmp_path):
     part.load_weights(tmp_path)
     part.save(tmp_path / "own")
     loaded, audio = Part.load(tmp_path / "own"), clips(9000)
-    assert loaded.representation.dim == WIDTH
+    assert loaded.spec.dim == WIDTH
     assert torch.equal(loaded.encode(audio), part.encode(audio))
 
 
@@ -166,6 +166,6 @@ def test_refuses_nonsense(option):
 def test_sizes_are_the_original_ones():
     with torch.device("meta"):
         part = PaSST()
-    assert str(part.representation) == "527-d latents at 0.05 Hz, 32 kHz × 1 ch"
+    assert str(part.spec) == "527-d latents at 0.05 Hz, 32 kHz × 1 ch"
     assert len(part.blocks) == 12
     assert part.blocks[0].attn.qkv.weight.shape == (2304, 768)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import partita
-from partita.compose import compose
 from partita.layers.codec_losses import MultiScaleSpectralLoss, SpectralDistance
 from partita.metrics.codec import MelDistance
-from partita.recipe import load_recipe, plan
-from partita.system import System
-from partita.training import train
+from partita.recipe.compose import compose
+from partita.recipe.plan import load_recipe, plan
+from partita.system.system import System
+from partita.training.training import train
 
 PRESETS = {"spectral-44khz-stereo": 44100, "spectral-48khz-stereo": 48000, "soundstream-48khz-stereo": 48000}
 TINY = {
@@ -27,8 +27,8 @@ SMALL = (
 def test_a_stage_can_be_built_on_it(preset, rate):
     with torch.device("meta"):
         system = System(load_recipe("chorales-tiny", [f"tokenizers.acoustic={preset}"]))
-    facts = system.output.representation
-    assert (facts.sample_rate, facts.channels, facts.frame_rate) == (rate, 2, 50)
+    spec = system.output.spec
+    assert (spec.sample_rate, spec.channels, spec.frame_rate) == (rate, 2, 50)
 
 
 @pytest.mark.parametrize(("preset", "rate"), PRESETS.items())

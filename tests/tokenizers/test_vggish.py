@@ -5,8 +5,8 @@ import torchaudio
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.part import Part
 from partita.tokenizers.vggish import VGGish
 
 SMALL = {"width": 2, "hidden": 12}
@@ -75,7 +75,7 @@ def test_is_the_network_on_patches_of_the_spectrum(released, hop, samples):
     part.load_weights(folder / "vggish-10086976.pth")
     audio, step = clips(samples), round(100 * hop)
     found = part.encode(audio)
-    assert part.representation.frame_rate == pytest.approx(1 / hop)
+    assert part.spec.frame_rate == pytest.approx(1 / hop)
     for clip, embeddings in zip(audio, found, strict=True):
         spectrum = log_mel(clip[0].double().numpy())
         count = -(-samples // (step * 160))
@@ -154,4 +154,4 @@ def test_sizes_are_the_original_ones():
         part = VGGish()
     assert part.embeddings[0].weight.shape == (4096, 512 * 4 * 6)
     assert part.num_parameters == 72_141_184
-    assert str(part.representation) == "128-d latents at 1.04167 Hz, 16 kHz × 1 ch"
+    assert str(part.spec) == "128-d latents at 1.04167 Hz, 16 kHz × 1 ch"

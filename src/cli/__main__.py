@@ -1,0 +1,5 @@
+"""``python -m partita.cli``."""
+
+from .main import main
+
+main()

@@ -1,0 +1,143 @@
+"""The commands of ablations."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..core.console import bars, err, out
+
+
+def ablate(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Name or path of a recipe, or path of an ablation file (keys: recipe, vary, variants, set, budget, "
+            "evaluation).",
+            show_default=False,
+        ),
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=A,B]…",
+            help="What is varied, the baseline's value first, such as "
+            "tokenizers.acoustic=spectral-tiny,soundstream-tiny seed=0,1,2; with one value, a change to all variants.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; runs/ablation-RECIPE unless given.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[GROUP.]UNIT=AMOUNT",
+            help="Of every stage: steps=2000, tokens=5e7 or minutes=20; of tokenizers, tokenizers.minutes=5. "
+            "What the recipe says unless given.",
+        ),
+    ] = None,
+    clips: Annotated[int | None, typer.Option(help="Clips that each run is evaluated on.")] = None,
+    reference_clips: Annotated[
+        int | None, typer.Option(help="Real clips that distributions are compared with.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", "-d", help="Seconds of each clip; the shortest window unless given.")
+    ] = None,
+    embedding: Annotated[list[str] | None, typer.Option(help="As of evaluate, and so are the next three.")] = None,
+    classifier: Annotated[list[str] | None, typer.Option(help="For KLD.")] = None,
+    joint: Annotated[list[str] | None, typer.Option(help="For how well clips and captions go together.")] = None,
+    memorization: Annotated[bool, typer.Option("--memorization", help="Continue training clips, too.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."
+        ),
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="Submit to a cluster by submitit: slurm.")] = None,
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of submitit, such as timeout_min=600 or slurm_partition=gpu."),
+    ] = None,
+    skip_unfit: Annotated[
+        bool, typer.Option("--skip-unfit", help="Leave out variants whose parts do not fit together.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Train and compare variants of a recipe: one page with scores, costs, curves and players.
+
+    What variants have in common is trained once. Run the same command again to go on.
+    """
+    from ..evaluation.ablate import ablate as run_ablation
+    from ..evaluation.ablate import preview
+    from ..evaluation.ablation import read_ablation
+
+    given = {
+        "clips": clips,
+        "reference_clips": reference_clips,
+        "duration": duration,
+        "embeddings": embedding,
+        "classifiers": classifier,
+        "joint": joint,
+        "memorization": memorization or None,
+    }
+    evaluation = {name: value for name, value in given.items() if value is not None}
+    ablation = read_ablation(recipe, changes or [], budget or [], evaluation)
+    folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
+    if dry_run:
+        for line in preview(ablation, folder, skip_unfit=skip_unfit):
+            out.print(line)
+        return
+    with bars() as bar:
+        problems = run_ablation(
+            ablation,
+            folder,
+            launcher=_cluster(folder, jobs, cluster, cluster_option or []),
+            jobs=jobs,
+            skip_unfit=skip_unfit,
+            say=out.print,
+            progress=bar.one("tasks"),
+        )
+    out.print((folder / "ablation.md").read_text(encoding="utf-8"))
+    out.print(f"{folder / 'ablation.html'}, {folder / 'ablation.csv'}")
+    if problems:
+        err.print(f"{len(problems)} without a result; the same command tries again", style="red")
+        raise typer.Exit(1)
+
+
+def task(folder: Path, key: str) -> None:
+    """Do one task of an ablation, as long as whoever started it lives."""
+    from ..evaluation.tasks import perform
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # the end of the input: that process is gone
+
+    threading.Thread(target=watch, daemon=True).start()
+    perform(folder, key)
+
+
+def _cluster(folder: Path, jobs: int | None, name: str | None, options: list[str]) -> Any:
+    """The cluster, if there is to be one."""
+    from ..errors import PartitaError
+
+    if name is None:
+        if options:
+            raise PartitaError("--cluster-option is for a --cluster")
+        return None
+    from ..evaluation.launch import Cluster
+
+    settings: dict[str, int | str] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
+        settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d{0,17}", value) else value  # 1:30:00 is no number here
+    return Cluster(folder, name, settings, jobs)

@@ -1,0 +1,118 @@
+"""What `partita list` shows: recipes, parts and presets, and what each takes. A part is imported to be described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..core.console import columns
+from ..core.registry import FAMILIES, did_you_mean, lookup, names
+from ..errors import PartitaError
+from ..recipe.compose import preset_values
+from ..recipe.recipe_files import comment, find_preset, find_recipe, presets, recipes
+
+
+def show(what: str | None, out: Console) -> None:
+    """Everything there is, a family of it, a recipe's text, or the arguments of one part.
+
+    Args:
+        what: A family, ``family/name``, a recipe, ``fit``, or none for everything.
+        out: To print to.
+
+    Raises:
+        PartitaError: There is no such thing.
+    """
+    if what == "fit":
+        _fit_options(out)
+        return
+    if what and (what.startswith("recipe/") or what in recipes()):
+        out.print(find_recipe(what.removeprefix("recipe/")).read_text(encoding="utf-8"))
+        return
+    if what and "/" in what:
+        _describe(out, *what.split("/", 1))
+        return
+    if what and what not in (*FAMILIES, "recipe"):
+        everything = [f"{family}/{name}" for family in FAMILIES for name in (*presets(family), *names(family))]
+        named = [name for name in everything if name.split("/")[1] == what]
+        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*FAMILIES, "recipe", "fit"])
+        raise PartitaError(f"no family {what!r}{hint}")
+    if what in (None, "recipe"):
+        _table(out, "recipes", recipes())
+    if what == "data":
+        out.print("Several sources, each with its share of the clips: data: [chorales, {name: folder, …, weight: 2}]")
+    for family in FAMILIES:
+        if what in (None, family):
+            _table(out, f"{family}: parts", {f"{family}/{name}": line for name, line in names(family).items()})
+            _table(out, f"{family}: presets", {f"{family}/{name}": line for name, line in presets(family).items()})
+
+
+def _table(out: Console, title: str, rows: dict[str, str]) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, line in rows.items():
+        table.add_row(f"  {name}", line)
+    out.print(table)
+
+
+def _describe(out: Console, family: str, name: str) -> None:
+    """A part's arguments with types, defaults and docs; for a preset, its values too."""
+    from ..core.schema import SUPPLIED
+
+    if family not in FAMILIES:
+        raise PartitaError(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
+    values = preset_values(family, name)
+    preset = name in presets(family)
+    if preset:
+        path = find_preset(family, name)
+        out.print(_titled(f"{family}/{name}", comment(path) if path else ""))
+    cls = lookup(family, values["name"])
+    out.print(_titled(f"{family}/{cls.registered_name}", (cls.__doc__ or "").strip().split("\n")[0]))
+    skip = SUPPLIED if family == "generator" else ()
+    out.print(_arguments(cls, values if preset else None, skip))
+    if family == "generator":
+        out.print(f"What it is given enters by {', '.join(cls.fusions)}.")
+    if family != "data":
+        out.print("How it is trained, the `fit:` block: partita list fit", style="dim")
+
+
+def _titled(name: str, text: str) -> Text:
+    return Text.assemble((name, "bold"), f": {text}")
+
+
+def _fit_options(out: Console) -> None:
+    from ..core.fit import Fit
+
+    out.print(_titled("fit", "how a part is trained; every preset carries such a block"))
+    out.print(_arguments(Fit, None, ()))
+
+
+def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) -> Table:
+    """A row for each argument, groups of them with dotted names; ``values`` is what a preset sets."""
+    from ..core.schema import arguments, nested, plain, type_name
+
+    table = columns("argument", "type", "default", *(["here"] if values is not None else []), "")
+
+    def add(cls: type, values: Any, before: str) -> None:
+        for argument in arguments(cls).values():
+            if argument.name in skip:
+                continue
+            set_here = values.get(argument.name) if isinstance(values, dict) else None
+            group = nested(argument.type)
+            if group is not None:
+                add(group, set_here or {}, f"{before}{argument.name}.")
+                continue
+            default = "required" if argument.required else str(plain(argument.default))
+            here = ["" if set_here is None else str(set_here)] if isinstance(values, dict) else []
+            table.add_row(
+                before + argument.name, type_name(argument.type), default, *here, argument.doc.replace("``", "")
+            )
+
+    add(cls, values, "")
+    return table

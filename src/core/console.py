@@ -1,0 +1,137 @@
+"""Where the commands write, and the devices they take. What is printed is data: nothing in it is ever obeyed."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.table import Table
+
+from ..errors import PartitaError, printable
+
+
+class PlainConsole(Console):
+    """A console on which text stands as it is: no markup and no emoji codes, and control characters are spelled out.
+
+    Text comes from recipes, file names, prompts and messages of others. Everything that is printed, also in tables and
+    beside progress bars, passes :meth:`render`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of something printed, harmless."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+WIDTH = 160
+"""Columns of tables that go to a file or a pipe: they are not squeezed into 80."""
+
+out = PlainConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else WIDTH)
+err = PlainConsole(stderr=True)
+
+
+def written(thing: RenderableType) -> str:
+    """What :data:`out` would print to a file, as text."""
+    stream = io.StringIO()
+    PlainConsole(file=stream, width=WIDTH, color_system=None).print(thing)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def columns(*names: str, right: Iterable[str] = ()) -> Table:
+    """An empty table without lines; the columns ``right`` are for numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=i == 0, overflow="fold")
+    return table
+
+
+class Bars:
+    """Progress bars on a terminal, one for each thing that is being done.
+
+    Args:
+        progress: That shows them.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        """So much of something is done."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._tasks[name], completed=done, total=total)
+
+    def one(self, name: str, total: int | None = None) -> Callable[[int, int], None]:
+        """Show one bar, and return what tells it how much is done, of how much."""
+        self(name, 0, total)
+        return lambda done, total: self(name, done, total)
+
+
+_showing = False
+
+
+@contextmanager
+def bars(show: bool = True) -> Iterator[Bars]:
+    """Progress bars while this lasts; invisible where nobody watches, or where there are others already."""
+    global _showing
+    seen = show and not _showing and (err.is_terminal or err.is_jupyter)
+    texts = [TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
+    before, _showing = _showing, _showing or seen
+    try:
+        with Progress(*texts, console=err, transient=True, disable=not seen) as progress:
+            yield Bars(progress)
+    finally:
+        _showing = before
+
+
+@contextmanager
+def as_messages() -> Iterator[None]:
+    """While this lasts, warnings are printed as messages, and characters that a stream cannot write are spelled out.
+
+    Threads of loggers that cannot write end in a warning, too: what they log is not what a command is for.
+    """
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        err.print(f"warning: {message}", style="yellow")
+
+    def ended(thread: threading.ExceptHookArgs) -> None:
+        if isinstance(thread.exc_value, OSError):
+            show(f"a log cannot be written any more: {thread.exc_value}")
+        else:
+            threading.__excepthook__(thread)
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        before, threading.excepthook = threading.excepthook, ended
+        try:
+            yield
+        finally:
+            threading.excepthook = before
+
+
+def device_name(name: str) -> str:
+    """A device that is there; ``auto`` is a GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).cpu()  # of meta, nothing comes back
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
+        raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return name

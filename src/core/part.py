@@ -1,0 +1,202 @@
+"""The base of every trainable part: built from plain arguments, trained, saved and loaded alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+
+from ..errors import PartitaError
+from ..storage.files import kind, replacing_folder
+from ..storage.tensor_file import read_tensors, write_tensors
+from ..storage.untrusted import read_json
+from .contracts import finite
+from .fit import Fit
+from .registry import lookup
+from .schema import build, plain
+
+
+class Part(L.LightningModule):
+    """A LightningModule that remembers the arguments it was built from.
+
+    An argument can be another part (annotated with the base class of its family): a recipe names it like any other, and
+    it is saved with the outer one, whose ``training_step`` decides whether it is trained along.
+
+    Building a part never reads a file or the network: pretrained weights come in through :meth:`load_weights`.
+
+    Attributes:
+        arguments: Every constructor argument by name, defaults included.
+        fit_options: How it is trained; the ``fit:`` block of its preset.
+        trainable: Whether it is trained at all. A part that is not needs weights, unless it is weightless.
+        weightless: Whether there is nothing in it to train or to load; such a part is not trainable.
+        training_only: Prefixes of the state that only training needs (discriminators, parts trained alongside);
+            left out of what :meth:`save` writes.
+    """
+
+    family: ClassVar[str]
+    registered_name: ClassVar[str]
+    trainable: ClassVar[bool] = True
+    weightless: ClassVar[bool] = False
+    training_only: ClassVar[tuple[str, ...]] = ()
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments; they are saved with the part."""
+        part = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("self", None)
+        part.__dict__["arguments"] = arguments
+        return part
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fit_options = Fit()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain values from which :func:`~partita.core.schema.build` makes the part again, without its weights."""
+        return {"family": self.family, "name": self.registered_name, "arguments": plain(self.arguments)}
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters that using the part needs: without discriminators and parts trained alongside."""
+        own = sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self._not_exported))
+        return own + sum(part.num_parameters for part in self._inner.values())
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """The weights that using the part needs."""
+        state = {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith(self._not_exported)}
+        for prefix, part in self._inner.items():
+            state |= {prefix + k: v for k, v in part.exported_state().items()}
+        return state
+
+    @property
+    def _inner(self) -> dict[str, Part]:
+        """The parts it uses, by the prefix of their state."""
+        parts = {f"{name}.": child for name, child in self.named_children() if isinstance(child, Part)}
+        return {prefix: part for prefix, part in parts.items() if not prefix.startswith(self.training_only)}
+
+    @property
+    def _not_exported(self) -> tuple[str, ...]:
+        """Prefixes of the state that is for training only, or that a part inside writes itself."""
+        return (*self.training_only, *self._inner)
+
+    def load_exported_state(self, state: dict[str, Tensor], source: str | Path) -> None:
+        """Take over weights written by :meth:`save`; every name and shape must fit, and every value be finite.
+
+        Raises:
+            PartitaError: They do not; the message names the differences.
+        """
+        own = self.exported_state()
+        missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        both = sorted(own.keys() & state.keys())
+        other = [
+            f"{k} {state[k].dtype} instead of {own[k].dtype}" for k in both if _numbers(own[k]) != _numbers(state[k])
+        ]
+        wrong = [
+            f"{k} {list(state[k].shape)} instead of {list(own[k].shape)}"
+            for k in both
+            if own[k].shape != state[k].shape
+        ]
+        if missing or surplus or wrong or other:
+            lines = [
+                f"{len(found)} {what}: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}"
+                for what, found in (
+                    ("missing", missing),
+                    ("not of this part", surplus),
+                    ("of another shape", wrong),
+                    ("of another type", other),
+                )
+                if found
+            ]
+            raise PartitaError(
+                f"{source}: these weights are not of this {self.registered_name}\n  " + "\n  ".join(lines)
+            )
+        self.load_state_dict(state, strict=False)  # strict above; what is absent is training_only
+        broken = [name for name, tensor in self.exported_state().items() if not finite(tensor)]
+        if broken:
+            raise PartitaError(
+                f"{source}: {len(broken)} of these weights hold values that are not finite numbers (NaN or infinite): "
+                f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}; get or train them anew"
+            )
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
+        with replacing_folder(Path(folder)) as new:
+            (new / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+            write_tensors(self.exported_state(), new / "model.safetensors")
+
+    def load_weights(self, source: str | Path) -> None:
+        """Load pretrained weights: here a folder :meth:`save` wrote; parts with foreign weights say what they take."""
+        path = Path(source)
+        if kind(path) == "folder":
+            path = path / "model.safetensors"
+        if kind(path) != "file":
+            raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
+        self.load_exported_state(read_tensors(path), path)
+
+    @classmethod
+    def missing_weights(cls, source: str) -> str | None:
+        """What is wrong with the place of :meth:`load_weights`, as far as this machine knows; none where nothing is.
+
+        A hub id is believed, by the parts that take one: only the Hub knows.
+        """
+        path, foreign = Path(source), cls.load_weights is not Part.load_weights
+        if kind(path) or (foreign and re.fullmatch(r"\w[\w.-]*(/[\w.-]+){1,2}", source)):
+            return None
+        return f"there is no file or folder {path.absolute()}" + (", and this is no hub id" if foreign else "")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Rebuild a part from the folder :meth:`save` wrote."""
+        config = read_json(Path(folder) / "config.json")
+        if not {"family", "name", "arguments"} <= config.keys():
+            raise PartitaError(f"{folder} does not hold a saved part: its config.json does not say which")
+        part: Self = build(lookup(config["family"], config["name"]), config["arguments"])
+        if not isinstance(part, cls):
+            raise PartitaError(f"{folder} holds a {config['family']} ({config['name']}), not a {cls.__name__}")
+        part.load_weights(folder)
+        return part.eval()
+
+    def doubt(self) -> str | None:
+        """Why training it with its options cannot come to much, to be told before; none where nothing is known."""
+        return None
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Averaged weights, where the fit options ask for them."""
+        options = self.fit_options
+        if options.ema is None:
+            return []
+        # buffers (codebooks, counters) follow the weights in training rather than being averaged
+        return [
+            EMAWeightAveraging(
+                device=self.trainer.strategy.root_device,  # the part itself gets there later
+                decay=options.ema,
+                update_every_n_steps=options.ema_every,
+                use_buffers=False,
+            )
+        ]
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """Log a figure as Lightning does; figures of a validation are those of all processes."""
+        if name.startswith("val/"):
+            options = {"sync_dist": True} | options
+            if options.get("batch_size"):  # Lightning averages counts of examples over processes in whole numbers
+                options["batch_size"] *= self.trainer.world_size
+        super().log(name, value, *args, **options)
+
+
+def _numbers(tensor: Tensor) -> str:
+    """What kind of numbers a tensor holds: they are converted to another precision, but not to another kind."""
+    if tensor.is_complex() or tensor.is_floating_point():
+        return "complex" if tensor.is_complex() else "floating point"
+    return "truth" if tensor.dtype == torch.bool else "whole"

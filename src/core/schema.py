@@ -1,0 +1,286 @@
+"""The typed signature of a part is its schema: it gives the checks, the help and the documentation."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple, Union
+
+from docstring_parser import parse as parse_docstring
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .registry import FAMILIES, UnknownName, did_you_mean, lookup
+
+SUPPLIED = ("target", "given")
+"""Arguments that the system supplies; a recipe cannot set them."""
+
+
+class Argument(NamedTuple):
+    """One argument of a part."""
+
+    name: str
+    type: Any
+    default: Any
+    doc: str
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is MISSING
+
+
+class Mistake(NamedTuple):
+    """Something wrong with a value: where (dotted key), what, and what was probably meant."""
+
+    key: str
+    message: str
+    suggestion: str = ""
+
+
+def arguments(cls: type) -> dict[str, Argument]:
+    """The arguments of a class, or the fields of a dataclass, by name."""
+    docs = _docs(cls)
+    if is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(cls)}
+    else:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        defaults = {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in parameters}
+    return {
+        name: Argument(name, hints.get(name, Any), default, docs.get(name, "")) for name, default in defaults.items()
+    }
+
+
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+    """An instance from plain values, as a recipe or a saved part holds them.
+
+    Raises:
+        ValueError: The values do not fit the signature, or the class refuses them.
+    """
+    mistakes = check(cls, values)
+    if mistakes:
+        raise ValueError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
+    if any(isinstance(leaf, str) and "${" in leaf for leaf in _leaves(values)):
+        raise ValueError("a text with ${ in it: only recipes can refer to other keys")  # nor to the environment
+    parts = {name: _built(values[name]) for name in part_arguments(cls) if name in values}
+    plain_values = {name: value for name, value in values.items() if name not in parts}
+    objects = OmegaConf.to_object(OmegaConf.merge(_structured(cls), plain_values))
+    return cls(**{f.name: getattr(objects, f.name) for f in fields(objects)}, **parts)  # type: ignore[arg-type]
+
+
+def check(
+    cls: type,
+    values: Mapping[str, Any],
+    *,
+    skip: Iterable[str] = (),
+    key: str = "",
+    leave_parts: bool = False,
+    beside: Sequence[str] = (),
+) -> list[Mistake]:
+    """Every mistake in ``values``, each checked alone against the type the signature gives it.
+
+    Args:
+        cls: A part, or a dataclass.
+        values: By argument. One that takes a part holds a built one, or what :attr:`Part.config` gives.
+        skip: Arguments that the system supplies.
+        key: Where the values stand, for the messages.
+        leave_parts: Whether what is given for parts is left to the caller.
+        beside: Keys that the caller takes itself, or that stand deeper (``fit.steps``), and that may have been meant.
+    """
+    known = {name: argument for name, argument in arguments(cls).items() if name not in skip}
+    mistakes = []
+    for name, value in values.items():
+        path = f"{key}.{name}" if key else str(name)
+        if name not in known:
+            what = "the system supplies this; it cannot be set" if name in skip else "there is no such key"
+            deeper = next((other for other in beside if other.endswith(f".{name}")), None)
+            choices = [*known, *(other for other in beside if "." not in other)]
+            mistakes.append(Mistake(path, what, did_you_mean(deeper or name, [deeper] if deeper else choices)))
+        elif leave_parts and part_type(known[name].type):
+            continue
+        elif value != _OMEGA_MISSING:
+            mistakes += _check_value(known[name], value, path)
+    for name, argument in known.items():
+        if values.get(name) == _OMEGA_MISSING or (argument.required and name not in values):
+            mistakes.append(Mistake(f"{key}.{name}" if key else name, "must be given", _hint(argument)))
+    if not mistakes and is_dataclass(cls):
+        mistakes += _post_init(cls, values, key)
+    return mistakes
+
+
+def type_name(hint: Any) -> str:
+    """A type as people write it.
+
+    >>> type_name(tuple[int, ...] | None), type_name(Literal["a", "b"]), type_name(float)
+    ('tuple of int or none', 'a | b', 'float')
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (None, type(None)):
+        return "none"
+    if origin is Literal:
+        return " | ".join(str(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_name(a) for a in args)
+    if origin in (tuple, list):
+        inner = " and ".join(dict.fromkeys(type_name(a) for a in args if a is not ...))
+        return f"{origin.__name__} of {inner}" if inner else origin.__name__
+    if origin is dict:
+        return f"mapping of {type_name(args[1])}"
+    if part_type(hint):
+        return f"a {hint.family}"
+    return getattr(hint, "__name__", str(hint).removeprefix("typing."))
+
+
+def plain(value: Any) -> Any:
+    """A value as a file holds it: dataclasses as mappings, tuples as lists, parts as what they are built from."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return value.config if part_type(type(value)) else value
+
+
+def nested(hint: Any) -> type | None:
+    """The dataclass a type is, or is optionally."""
+    for candidate in (hint, *typing.get_args(hint)):
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def part_type(hint: Any) -> Any:
+    """The class of parts a type is, or is optionally: an argument annotated with it takes a part; none elsewhere."""
+    optional = typing.get_origin(hint) in (Union, types.UnionType)
+    for candidate in typing.get_args(hint) if optional else (hint,):
+        if isinstance(candidate, type) and getattr(candidate, "family", None) in FAMILIES:
+            return candidate
+    return None
+
+
+def part_arguments(cls: type) -> dict[str, str]:
+    """The arguments of a class that take a part, and the family of each."""
+    takes = {name: part_type(argument.type) for name, argument in arguments(cls).items()}
+    return {name: base.family for name, base in takes.items() if base is not None}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in mappings and lists, however deep."""
+    if isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(inner)
+    else:
+        yield value
+
+
+def _check_part(argument: Argument, value: Any, path: str) -> list[Mistake]:
+    base = part_type(argument.type)
+    if isinstance(value, base) or (value is None and type(None) in typing.get_args(argument.type)):
+        return []
+    match value:
+        case {"family": base.family, "name": str(name), "arguments": Mapping() as inner, **rest} if not rest:
+            try:
+                return check(lookup(base.family, name), inner, key=path)
+            except UnknownName as error:
+                return [Mistake(f"{path}.name", str(error))]
+    return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument))]
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return build(lookup(value["family"], value["name"]), value["arguments"])
+    return value
+
+
+def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
+    if part_type(argument.type):
+        return _check_part(argument, value, path)
+    if not all(math.isfinite(leaf) for leaf in _leaves(value) if isinstance(leaf, float)):
+        return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
+    group = nested(argument.type) if typing.get_origin(argument.type) is not dict else None
+    if group is not None and isinstance(value, Mapping):
+        return check(group, value, key=path)
+    if is_dataclass(value) and isinstance(value, group or ()):
+        return []
+    if type(value) is argument.type and argument.type in (bool, int, float, str):
+        return []  # most values are: no need to ask
+    try:
+        OmegaConf.to_object(OmegaConf.merge(_holder(argument.type), {"value": value}))
+    except (OmegaConfBaseException, ValueError, TypeError, AssertionError, AttributeError, RecursionError):
+        return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
+    return []
+
+
+@cache
+def _holder(hint: Any) -> DictConfig:
+    """A config with one value of a type; merging copies it."""
+    holder = make_dataclass("Holder", [("value", hint, field(default=_OMEGA_MISSING))])
+    return _writable(OmegaConf.structured(holder))
+
+
+def _post_init(cls: type, values: Mapping[str, Any], key: str) -> list[Mistake]:
+    try:
+        OmegaConf.to_object(OmegaConf.merge(_structured(cls), dict(values)))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        return [Mistake(key, str(error).split("\n")[0])]
+    return []
+
+
+def _hint(argument: Argument, value: Any = None) -> str:
+    choices = [str(a) for a in typing.get_args(argument.type)] if typing.get_origin(argument.type) is Literal else []
+    if choices:
+        return did_you_mean(value, choices)
+    return f" ({argument.doc})" if argument.doc else ""
+
+
+@cache
+def _docs(cls: type) -> dict[str, str]:
+    """What the docstrings say of each argument; a subclass's word counts over its base's."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        if (base.__doc__ and base.__module__.startswith(__package__.partition(".")[0])) or base is cls:
+            docs |= {
+                p.arg_name: " ".join((p.description or "").split()) for p in parse_docstring(base.__doc__ or "").params
+            }
+    return docs
+
+
+_OMEGA_MISSING = "???"
+
+
+@cache
+def _structured(cls: type) -> DictConfig:
+    """A config with the arguments of a class; merging copies it."""
+
+    def default(argument: Argument) -> Any:
+        if argument.required:
+            return field(default=_OMEGA_MISSING)
+        return field(default_factory=lambda: _mutable(argument.default))
+
+    entries = [(a.name, a.type, default(a)) for a in arguments(cls).values() if not part_type(a.type)]
+    source = cls if is_dataclass(cls) else make_dataclass(cls.__name__, entries)
+    return _writable(OmegaConf.structured(source))
+
+
+def _mutable(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _writable(config: DictConfig) -> DictConfig:
+    """Frozen dataclasses make read-only configs; a schema is there to be merged into."""
+    OmegaConf.set_readonly(config, False)
+    for name in config:
+        if OmegaConf.is_missing(config, name):
+            continue
+        child = config._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _writable(child)
+    return config

@@ -1,0 +1,4 @@
+"""Measuring and comparing systems: evaluations and their scores, ablations, listening tests.
+
+The metrics themselves, which know no system, are in ``metrics``; pages are drawn with ``pages``.
+"""

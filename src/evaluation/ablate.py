@@ -1,0 +1,269 @@
+"""Running an ablation: every part trained once, every variant evaluated, and one page of results."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..core.console import out
+from ..core.schema import plain
+from ..errors import PartitaError
+from ..storage.files import replacing_file
+from ..system.assembly import INDEX
+from .ablation import Ablation
+from .ablation_page import write_results
+from .ablation_runs import Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
+from .launch import Launcher, Processes, run_tasks
+from .scores import check_asked, read_embedders
+from .tasks import SPEED, Task
+
+REQUEST = "ablation.yaml"
+
+LASTING = ("duration", "seed")
+"""What clips depend on. There can be more of them, and other scores, later."""
+
+
+def ablate(
+    ablation: Ablation,
+    folder: str | Path,
+    *,
+    launcher: Launcher | None = None,
+    jobs: int | None = None,
+    skip_unfit: bool = False,
+    say: Callable[[str], None] = out.print,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """Train and evaluate every variant with every seed, and write ``ablation.html``, ``.csv`` and ``.md``.
+
+    What several variants have in common is trained once for each seed. Run again to go on where a run was stopped, to
+    try again what failed, or with more variants or seeds.
+
+    Args:
+        ablation: What is compared.
+        folder: Of everything it makes; every variant's runs are in ``variants``, each like any other run.
+        launcher: Who does the work; processes of this machine where none is given.
+        jobs: How many of these at once; as many as the GPUs allow, or one, where none is given.
+        skip_unfit: Whether variants that no system can be made of are left out instead of refused.
+        say: Gets a line on each thing done; printed unless given.
+        progress: Called with (tasks that have ended, tasks in all).
+
+    Returns:
+        By title of a variant (and seed), why there is no result of it.
+
+    Raises:
+        PartitaError: Variants cannot be, or the folder holds another ablation.
+    """
+    if not isinstance(ablation, Ablation):
+        raise PartitaError(f"ablate takes what read_ablation returns, not {ablation!r}")
+    root = Path(folder)
+    wanted, problems = _checked(ablation, skip_unfit)
+    ablation = _alike(ablation, wanted)
+    _claim(ablation, root)
+    if launcher is None:
+        devices = [run.plan.trainer.get("devices") for run in wanted]
+        launcher = Processes(root, jobs, max((n for n in devices if type(n) is int and n > 0), default=1))
+    measurements = _measurements(wanted, ablation)
+    tasks: list[Task] = []
+    everything = list(wanted)
+    try:
+        if measurements:
+            slow = run_tasks(list({t.key: t for t in measurements.values()}.values()), root, launcher, say)
+            broken = {run.folder: slow[task.key] for (run, _), task in _each(measurements, wanted) if task.key in slow}
+            problems |= {_title(run): broken[run.folder] for run in wanted if run.folder in broken}
+            wanted = [_timed(run, ablation, measurements, root) for run in wanted if run.folder not in broken]
+            timed = {run.folder: run for run in wanted}
+            everything = [timed.get(run.folder, run) for run in everything]
+        for run in wanted:
+            _same(run, root)
+        tasks = work(wanted, ablation)
+        say(summary(wanted, tasks))
+        failed = run_tasks(tasks, root, launcher, say, progress)
+        runs_of = {_evaluation_key(run): _title(run) for run in wanted}
+        problems |= {runs_of[key]: reason for key, reason in failed.items() if key in runs_of}
+    finally:
+        places = {task.folder: task.parts for task in tasks if task.kind == "evaluate"}
+        if places:
+            write_results(root, ablation, everything, places, problems)
+    return problems
+
+
+def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False) -> list[str]:
+    """What :func:`ablate` would do, in lines.
+
+    Raises:
+        PartitaError: Variants cannot be.
+    """
+    root = Path(folder)
+    wanted, unfit = _checked(ablation, skip_unfit)
+    ablation = _alike(ablation, wanted)
+    _claim(ablation, root, write=False)
+    lines = [f"left out: {name}: {reason}" for name, reason in unfit.items()]
+    measurements = _measurements(wanted, ablation)
+    tasks = list({task.key: task for task in measurements.values()}.values())
+    if all(task.done(root) for task in tasks):
+        wanted = [_timed(run, ablation, measurements, root) for run in wanted]
+    else:
+        lines.append("how many steps fit into the minutes is measured first; there are more or fewer of them then")
+    if all(task.done(root) for task in tasks):
+        for run in wanted:
+            _same(run, root)
+    parts = work(wanted, ablation)
+    evaluations = {task.folder: task for task in parts if task.kind == "evaluate"}
+    steps = {
+        evaluations[run.folder].parts[folder]: f": {part.fit_options.steps:,} steps of {part.fit_options.examples}"
+        for run in wanted
+        for folder, part in trained(run).items()
+    }
+    done = {True: "done", False: "to do"}
+    lines += [f"{done[task.done(root)]}: {task.label}{steps.get(task.folder, '')}" for task in [*tasks, *parts]]
+    return [f"{summary(wanted, parts)}; baseline: {wanted[0].variant.title}; in {root}", *lines]
+
+
+def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
+    """The tasks of an ablation, each part's training once."""
+    tasks: dict[str, Task] = {}
+    for run in wanted:
+        made: dict[str, Task] = {}
+        for folder in separate(run):
+            recipe = recipe_of(run, folder)
+            key = fingerprint(recipe, folder)
+            if key not in tasks:
+                before = {name: made[name] for name in dependencies(run, folder) if name in made}
+                tasks[key] = Task(
+                    key,
+                    "train",
+                    f"{folder} of {_title(run)}",
+                    f"parts/{key}",
+                    _yaml(recipe),
+                    folder,
+                    {name: other.folder for name, other in before.items()},
+                    tuple(dict.fromkeys(other.key for other in before.values())),
+                )
+            made[folder] = tasks[key]
+            group, name = folder.split("/")
+            if group == "stages":
+                made |= {f"conditioners/{joint}": made[folder] for joint in run.outline.stages[name].joint}
+        key = _evaluation_key(run)
+        tasks[key] = Task(
+            key,
+            "evaluate",
+            f"evaluation of {_title(run)}",
+            run.folder,
+            _yaml(run.plan.values),
+            parts={name: other.folder for name, other in made.items()},
+            needs=tuple(dict.fromkeys(other.key for other in made.values())),
+            options=json.loads(json.dumps(plain(ablation.evaluation))),
+        )
+    return list(tasks.values())
+
+
+def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
+    """A line on how much there is to do."""
+    apart = sum(len(trained(run)) for run in wanted)
+    evaluations = {task.folder: task for task in tasks if task.kind == "evaluate"}
+    shared = {evaluations[run.folder].parts[folder] for run in wanted for folder in trained(run)}
+    return (
+        f"{len({run.variant.name for run in wanted})} variants, {len(wanted)} runs: {len(shared)} parts to train "
+        f"(in runs that share nothing, {apart}), {len(wanted)} evaluations"
+    )
+
+
+def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
+    """All that can be known to be wrong before anything is trained."""
+    wanted, unfit = runs(ablation, skip_unfit=skip_unfit)
+    sources: dict[str, Run] = {}
+    for run in wanted:
+        check_asked(run.outline, ablation.evaluation)
+        sources.setdefault(_yaml(run.plan.values.get("data")), run)
+    read_embedders(ablation.evaluation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what was skipped, every training says
+        for run in sources.values():
+            run.outline.source.setup()
+            run.outline.check_fields()
+    return wanted, unfit
+
+
+def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
+    """The ablation with clips of one length, where the variants' own windows differ."""
+    windows = {list(run.plan.stages.values())[-1].window for run in wanted if run.plan.stages}
+    if ablation.evaluation.duration is not None or len(windows) < 2:
+        return ablation
+    return replace(ablation, evaluation=replace(ablation.evaluation, duration=min(windows)))
+
+
+def _claim(ablation: Ablation, root: Path, write: bool = True) -> None:
+    """Make the folder this ablation's, or see that it is: it may grow, but what is there must stay comparable."""
+    path, values = root / REQUEST, plain(ablation)
+    if path.is_file():
+        then, now = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {}), values["evaluation"]
+        if lines := [f"  {key}: {then.get(key)} → {now[key]}" for key in LASTING if then.get(key) != now[key]]:
+            raise PartitaError(
+                f"the clips in {root} were generated in another way, and could not be compared with new ones; choose "
+                "another folder with -o. What differs:\n" + "\n".join(lines)
+            )
+    elif root.exists() and any(p.name != "tasks" and not p.name.startswith(".") for p in root.iterdir()):
+        raise PartitaError(f"{root} is not empty and holds no ablation: choose another folder with -o")
+    if not write:
+        return
+    with replacing_file(path) as new:
+        new.write_text(_yaml(values), encoding="utf-8")
+
+
+def _same(run: Run, root: Path) -> None:
+    """See that a run that is there already is of the same recipe."""
+    index = root / run.folder / INDEX
+    if index.is_file() and fingerprint(yaml.safe_load(index.read_text(encoding="utf-8"))) != fingerprint(
+        run.plan.values
+    ):
+        raise PartitaError(
+            f"{root / run.folder} is a run of another recipe than {_title(run)} is now (or has another budget): choose "
+            "another folder with -o, or delete that one"
+        )
+
+
+def _measurements(wanted: Sequence[Run], ablation: Ablation) -> dict[tuple[str, str], Task]:
+    """By run and part, what measures how many steps fit into its minutes: once for all seeds."""
+    tasks: dict[tuple[str, str], Task] = {}
+    for run in wanted:
+        first = replace(run, seed=0)
+        for folder in trained(run):
+            if "minutes" in ablation.budget.get(folder.split("/")[0], {}):
+                recipe = recipe_of(first, folder)
+                key = f"measure-{fingerprint(recipe, folder)}"
+                label = f"measuring {folder} of {run.variant.title}"
+                tasks[run.folder, folder] = Task(key, "measure", label, f"parts/{key}", _yaml(recipe), folder)
+    return tasks
+
+
+def _each(measurements: Mapping[tuple[str, str], Task], wanted: Sequence[Run]) -> list[tuple[tuple[Run, str], Task]]:
+    by_folder = {run.folder: run for run in wanted}
+    return [((by_folder[place], part), task) for (place, part), task in measurements.items()]
+
+
+def _timed(run: Run, ablation: Ablation, measurements: Mapping[tuple[str, str], Task], root: Path) -> Run:
+    """The run with as many steps as fit into its minutes."""
+    seconds: dict[str, Any] = {
+        part: json.loads((root / task.folder / SPEED).read_text(encoding="utf-8"))["seconds_per_step"]
+        for (place, part), task in measurements.items()
+        if place == run.folder
+    }
+    return with_steps(run, ablation.budget, seconds)
+
+
+def _title(run: Run) -> str:
+    return f"{run.variant.title}, seed {run.seed}"
+
+
+def _evaluation_key(run: Run) -> str:
+    return f"evaluate-{run.variant.name}-seed-{run.seed}"
+
+
+def _yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

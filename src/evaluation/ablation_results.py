@@ -1,0 +1,337 @@
+"""What an ablation found, in numbers: every variant's scores over seeds, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.version import __version__
+from ..metrics.significance import holm, p_text, paired_test
+from ..pages.tables import Table, fitted
+from ..training.report import read_curves
+from .ablation import Ablation
+from .ablation_runs import Run, tokens_per_step, trained
+from .evaluate import RESULTS
+from .tasks import DONE
+
+LEVEL = 0.05
+"""P-values below it are marked."""
+
+COUNTS = ("parameters", "steps")
+"""What figures that are counts end in."""
+
+ARROWS = {"higher": " ↑", "lower": " ↓"}
+
+TITLES = {"system": "Scores", "codec": "Scores of the codec", "memory": "Training clips known by heart"}
+"""Of the tables, by what their scores are of."""
+
+Places = Mapping[str, Mapping[str, str]]
+"""By run, where each of its parts was trained."""
+
+
+@dataclass
+class Found:
+    """What one run found.
+
+    Args:
+        run: It is of.
+        metrics: Rows of its evaluation by name; empty where it has none.
+        request: What was asked of the evaluation; empty where there is none.
+        figures: What it cost and how fast it is, by name.
+        device: That it was evaluated on.
+        notes: That every reader of the rows must know.
+    """
+
+    run: Run
+    metrics: dict[str, dict[str, Any]]
+    request: dict[str, Any]
+    figures: dict[str, float]
+    device: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Cell:
+    """A figure of one variant over its seeds.
+
+    Args:
+        mean: Of the seeds; nan where there are none.
+        deviation: Between them (unbiased); nan for one.
+        seeds: How many there are.
+        best: Whether it is better than every variant with as many seeds, by more than chance.
+        p: Of the difference from the baseline, corrected for the number of variants; nan where it is not known.
+    """
+
+    mean: float
+    deviation: float
+    seeds: int
+    best: bool = False
+    p: float = math.nan
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Cell:
+        """From one value for each seed."""
+        values = list(values)
+        mean = statistics.fmean(values) if values else math.nan
+        return cls(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+    def __str__(self) -> str:
+        text = number(self.mean, self.deviation) + (" ± 0" if self.deviation == 0 else "")
+        return f"**{text}**" if self.best else text
+
+    @property
+    def marked(self) -> str:
+        """The same with a star where it differs from the baseline by more than chance."""
+        return f"{self} \\*" if self.p < LEVEL else str(self)
+
+
+def number(mean: float, deviation: float = math.nan) -> str:
+    """A mean and its deviation, to two digits of the deviation, or four of the mean alone.
+
+    >>> number(2.0, 0.4), number(1234.5, 0.25), number(0.00042), number(7.0), number(math.nan)
+    ('2.00 ± 0.40', '1,234.50 ± 0.25', '0.00042', '7', '–')
+    """
+    if math.isnan(mean):
+        return "–"
+    if deviation > 0:
+        places = min(6, max(0, 1 - math.floor(math.log10(deviation))))
+        return f"{mean:,.{places}f} ± {deviation:,.{places}f}"
+    if mean == round(mean):
+        return f"{mean:,.0f}"
+    places = min(6, max(0, 3 - math.floor(math.log10(abs(mean)))))
+    return f"{mean:,.{places}f}".rstrip("0")
+
+
+def read_results(root: Path, wanted: Sequence[Run], places: Places) -> list[Found]:
+    """What the runs found, as far as they are done."""
+    return [_found(root, run, places.get(run.folder, {})) for run in wanted]
+
+
+def tables(ablation: Ablation, found: Sequence[Found]) -> list[Table]:
+    """Scores, what every choice does on average, and costs, each as one or more tables that fit a screen."""
+    result: list[Table] = []
+    better = {name: row["better"] for one in found for name, row in one.metrics.items()}
+    kinds = {name: row.get("of", "system") for one in found for name, row in one.metrics.items()}
+    titles = list(dict.fromkeys(one.run.variant.title for one in found))
+    done = [str(sum(bool(one.metrics) for one in found if one.run.variant.title == title)) for title in titles]
+    for of in dict.fromkeys(kinds.values()):
+        names = [name for name, kind in kinds.items() if kind == of]
+        arrows = [name + ARROWS[better[name]] for name in names]
+        scores = [
+            compare(_by_variant(found, titles, name), better[name], _chances(found, titles, name)) for name in names
+        ]
+        rows = [[title, done[i], *(cells[i].marked for cells in scores)] for i, title in enumerate(titles)]
+        rows += [[label, "", *cells] for label, cells in _beside(found, names)]
+        result += fitted(TITLES[of], ["variant", "runs", *arrows], rows)
+        for axis in ablation.axes if len(ablation.axes) > 1 else ():
+            title = f"{TITLES[of]}: what {axis} does on average"
+            result += fitted(title, [axis, *arrows], _effects(found, axis, names))
+        if any(not math.isnan(cell.p) for cells in scores for cell in cells):
+            ps = [[title, *(p_text(cells[i].p) for cells in scores)] for i, title in enumerate(titles)]
+            result += fitted(f"{TITLES[of]}: p of the difference from the baseline, corrected", ["", *names], ps[1:])
+    figures = list(dict.fromkeys(name for one in found for name in one.figures))
+    costs = {name: [Cell.of(one.values()) for one in _by_variant(found, titles, name)] for name in figures}
+    rows = [[title, *(_cost(name, costs[name][i]) for name in figures)] for i, title in enumerate(titles)]
+    return [*result, *fitted("Cost", ["variant", *figures], rows)]
+
+
+def compare(values: Sequence[Mapping[int, float]], better: str, explained: Sequence[bool] | None = None) -> list[Cell]:
+    """Variants' scores over seeds, compared with the first one's.
+
+    The best is told only where chance does not explain it: no variant has more seeds, it differs from every other one
+    with as many (p-values of these differences corrected after Holm), and it beats what chance scores.
+
+    Args:
+        values: Of each variant, by seed; the baseline first.
+        better: ``higher`` or ``lower``.
+        explained: Of each variant, whether it scores no better than chance.
+
+    Example:
+        >>> cells = compare([{0: 1.0, 1: 2.0, 2: 1.5}, {0: 4.0, 1: 5.1, 2: 4.4}], "higher")
+        >>> [str(cell) for cell in cells]
+        ['1.50 ± 0.50', '**4.50 ± 0.56**']
+    """
+    cells = [Cell.of(one.values()) for one in values]
+    most = max((cell.seeds for cell in cells), default=0)
+    rivals = [i for i, cell in enumerate(cells) if cell.seeds == most and most]
+    if len(rivals) > 1:
+        sign = 1 if better == "higher" else -1
+        first = max(rivals, key=lambda i: sign * cells[i].mean)
+        ps = [_paired(values[first], values[i]) for i in rivals if i != first]
+        chance = explained is not None and explained[first]
+        cells[first].best = not chance and not any(map(math.isnan, ps)) and max(holm(ps)) < LEVEL
+    ps = [_paired(values[0], one) for one in values[1:]]
+    known = [i for i, p in enumerate(ps) if not math.isnan(p)]
+    for i, p in zip(known, holm([ps[i] for i in known]), strict=True):
+        cells[1 + i].p = p
+    return cells
+
+
+def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> float:
+    """The p-value of their difference over the seeds that both have."""
+    common = sorted(first.keys() & second.keys())
+    return paired_test([first[seed] for seed in common], [second[seed] for seed in common])
+
+
+def _chances(found: Sequence[Found], titles: Sequence[str], name: str) -> list[bool]:
+    """Of each variant, whether one of its runs scores no better than chance."""
+    losers = {one.run.variant.title for one in found if one.metrics.get(name, {}).get("beats_chance") is False}
+    return [title in losers for title in titles]
+
+
+def _beside(found: Sequence[Found], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """What scores are read against: that of real clips, the same for all runs, and chance, in the mean over runs."""
+    rows = {name: [one.metrics.get(name, {}) for one in found if one.metrics] for name in names}
+    real = {name: _shared(row.get("real") for row in of) for name, of in rows.items()}
+    chance = {name: [row["chance"] for row in of if "chance" in row] for name, of in rows.items()}
+    if any(value is not None for value in real.values()):
+        yield "real clips", ["–" if value is None else number(value) for value in real.values()]
+    if any(chance.values()):
+        yield "chance", [number(statistics.fmean(values)) if values else "–" for values in chance.values()]
+
+
+def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
+    """What one has to know to read the tables."""
+    runs = [one.run for one in found]
+    seeds = sorted({run.seed for run in runs})
+    lines = [
+        f"{len({run.variant.title for run in runs})} variants, seeds {', '.join(map(str, seeds))}; baseline: "
+        f"{runs[0].variant.title}",
+        f"{sum(bool(one.metrics) for one in found)} of {len(found)} runs are evaluated, each on "
+        f"{ablation.evaluation.clips} clips"
+        + ("" if ablation.evaluation.duration is None else f" of {ablation.evaluation.duration:g} s"),
+    ]
+    if len({json.dumps(run.plan.values.get("data"), default=str) for run in runs}) > 1:
+        lines.append("the variants have different data, and are evaluated on different pieces")
+    lines += dict.fromkeys(note for one in found for note in one.notes)
+    if len(seeds) > 2:
+        lines.append(
+            "mean ± standard deviation over seeds; *: differs from the baseline with p < "
+            f"{LEVEL:g} (paired t-test over seeds, corrected for the number of variants after Holm); bold: differs so "
+            "from every other variant, and beats chance; where nothing is bold, chance explains which one is best"
+        )
+    elif len(seeds) > 1:
+        lines.append("mean ± standard deviation over seeds; with fewer than three, nothing is marked as best")
+    else:
+        lines.append("one seed: how much chance there is in a difference is not known, so none is marked as best")
+    for folder in dict.fromkeys(folder for run in runs for folder in trained(run)):
+        fits = {(p.fit_options.steps, p.fit_options.examples, p.fit_options.warmup_steps) for p in _parts(runs, folder)}
+        if len({fit[:2] for fit in fits}) > 1:
+            listed = " or ".join(f"{s:,} steps of {b}" for s, b in sorted({fit[:2] for fit in fits}))
+            lines.append(f"{folder} is not trained alike in all variants: {listed}")
+        if any(warmup > steps / 2 for steps, _, warmup in fits):
+            lines.append(
+                f"{folder} warms up for more than half of its training: its budget is too small for its preset"
+            )
+    if ablation.budget:
+        amounts = (f"{group}: {v:g} {unit}" for group, amount in ablation.budget.items() for unit, v in amount.items())
+        lines.append(f"budget: {', '.join(amounts)}")
+    devices = sorted({one.device for one in found if one.device})
+    lines.append(", ".join([f"Partita {__version__}", f"torch {torch.__version__}", *devices, str(date.today())]))
+    lines.append(
+        "training time is that of the steps alone; what variants share counts in full for each; parameters are those "
+        "that generating takes; tokens are codes of all codebooks, or frames of latents"
+    )
+    return lines
+
+
+def _parts(runs: Sequence[Run], folder: str) -> list[Any]:
+    return [part for run in runs if (part := trained(run).get(folder)) is not None]
+
+
+def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
+    """What a run's files say; of one without an evaluation, what can be known without."""
+    evaluation, speed = root / run.folder / "evaluation" / RESULTS, root / run.folder / "evaluation" / DONE
+    done, system = evaluation.is_file() and speed.is_file(), run.outline
+    figures = {"parameters": float(sum(part.num_parameters for part in system.parts.values()))}
+    for name, tokenizer in system.tokenizers.items():
+        spec = tokenizer.spec
+        if spec.num_codebooks and spec.cardinality:
+            bits = spec.frame_rate * spec.num_codebooks * math.log2(spec.cardinality)
+            figures[f"tokenizers/{name}: kbit/s"] = bits / 1000
+    minutes, hours = 0.0, 0.0
+    for folder, part in trained(run).items():
+        fit, (group, name) = part.fit_options, folder.split("/")
+        if not (root / places.get(folder, run.folder) / folder / "model.safetensors").is_file():
+            minutes = math.nan
+            continue
+        figures[f"{folder}: steps"] = float(fit.steps)
+        if group != "conditioners":
+            figures[f"{folder}: million tokens"] = fit.steps * tokens_per_step(system, folder) / 1e6
+        curves = read_curves(root / places.get(folder, run.folder), folder)
+        _, steps_per_second = curves.get("speed/steps_per_second", ([], []))
+        _, audio = curves.get("speed/audio_seconds_per_second", ([], []))
+        if not steps_per_second:
+            minutes = math.nan
+            continue
+        spent = fit.steps * statistics.fmean(1 / speed for speed in steps_per_second) / 60
+        seconds = system.plan.stages[name].window if group == "stages" else fit.crop
+        figures[f"{folder}: minutes"] = spent
+        figures[f"{folder}: audio s/s in training"] = statistics.median(audio)
+        minutes += spent
+        hours += spent / 60 * max(1, round(audio[-1] / (steps_per_second[-1] * fit.examples * seconds)))
+    if minutes > 0:
+        figures |= {"training minutes": minutes, "device hours": hours}
+    if not done:
+        return Found(run, {}, {}, figures)
+    fast = json.loads(speed.read_text(encoding="utf-8"))
+    figures["audio s/s generated"] = fast["audio_seconds_per_second"]
+    results = json.loads(evaluation.read_text(encoding="utf-8"))
+    return Found(run, results["metrics"], results["request"], figures, fast["device"], tuple(results.get("notes", ())))
+
+
+def _by_variant(found: Sequence[Found], titles: Sequence[str], figure: str) -> list[dict[int, float]]:
+    values: dict[str, dict[int, float]] = {title: {} for title in titles}
+    for one in found:
+        value = one.figures.get(figure, one.metrics.get(figure, {}).get("value", math.nan))
+        if not math.isnan(value):
+            values[one.run.variant.title][one.run.seed] = value
+    return list(values.values())
+
+
+def _effects(found: Sequence[Found], axis: str, metrics: Sequence[str]) -> list[list[str]]:
+    """For every choice, the mean over all else that is varied, where every choice has a result, and over seeds."""
+    choices = list(dict.fromkeys(one.run.variant.choices[axis] for one in found))
+    cells: dict[tuple[Any, ...], Found] = {}
+    for one in found:
+        rest = tuple(label for key, label in one.run.variant.choices.items() if key != axis)
+        cells[one.run.variant.choices[axis], rest, one.run.seed] = one
+    rests, seeds = dict.fromkeys(key[1] for key in cells), dict.fromkeys(key[2] for key in cells)
+    rows = []
+    for choice in choices:
+        row = [choice]
+        for name in metrics:
+            by_seed: dict[int, list[float]] = {}
+            for rest, seed in product(rests, seeds):
+                beside = [
+                    cells[other, rest, seed].metrics.get(name) for other in choices if (other, rest, seed) in cells
+                ]
+                if len(beside) == len(choices) and all(beside):
+                    by_seed.setdefault(seed, []).append(cells[choice, rest, seed].metrics[name]["value"])
+            cell = Cell.of(statistics.fmean(values) for values in by_seed.values())
+            row.append(number(cell.mean, cell.deviation))
+        rows.append(row)
+    return rows
+
+
+def _cost(name: str, cell: Cell) -> str:
+    whole = name.endswith(COUNTS) and not math.isnan(cell.mean)
+    return f"{cell.mean:,.0f}" if whole else number(cell.mean, cell.deviation)
+
+
+def _shared(values: Iterable[float | None]) -> float | None:
+    """What all have in common, up to rounding; none where they differ or one has none."""
+    known = list(values)
+    if not known or any(value is None or math.isnan(value) for value in known):
+        return None
+    low, high = min(known), max(known)  # type: ignore[type-var]
+    return known[0] if high - low <= 1e-6 * max(1.0, abs(high)) else None  # type: ignore[operator, arg-type]

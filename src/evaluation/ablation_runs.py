@@ -1,0 +1,199 @@
+"""The runs of an ablation, the recipe of each, and which parts they share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import yaml
+
+from ..core.part import Part
+from ..errors import PartitaError, RecipeError
+from ..recipe.compose import COMMAND_LINE, compose
+from ..recipe.plan import Plan, check_recipe
+from ..system.system import System
+from .ablation import GROUPS, Ablation, Variant, variants
+
+
+@dataclass
+class Run:
+    """One variant with one seed, checked.
+
+    Args:
+        variant: That it is of.
+        seed: Of its training.
+        plan: Its recipe.
+        outline: Its system without weights.
+    """
+
+    variant: Variant
+    seed: int
+    plan: Plan
+    outline: System
+
+    @property
+    def folder(self) -> str:
+        """Where it is kept, in the folder of the ablation."""
+        return f"variants/{self.variant.name}/seed-{self.seed}"
+
+
+def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], dict[str, str]]:
+    """The runs of an ablation, the first seed of every variant first, with budgets that need no measuring applied.
+
+    Args:
+        ablation: What is compared.
+        skip_unfit: Whether variants that no system can be made of are left out instead of refused.
+
+    Returns:
+        The runs, and by title of a variant that is left out, the reason.
+
+    Raises:
+        PartitaError: A variant cannot be made, or the first, which all are compared with; or a budget is nobody's.
+    """
+    found: list[Run] = []
+    unfit: dict[str, str] = {}
+    for seed, variant in product(ablation.seeds, variants(ablation)):
+        if variant.title in unfit:
+            continue
+        changes = {**ablation.set, **variant.changes, "seed": seed}
+        # a slot that is named anew would take along what was set inside it
+        ordered = sorted(changes.items(), key=lambda change: change[0].count("."))
+        try:
+            outline = System.checked(ablation.recipe, [f"{key}={_text(value)}" for key, value in ordered])
+            found.append(with_steps(Run(variant, seed, outline.plan, outline), ablation.budget))
+        except RecipeError as error:
+            ours = [p._replace(file="what this ablation sets") if p.file == COMMAND_LINE else p for p in error.problems]
+            unfit[variant.title] = str(RecipeError(ours))
+        except PartitaError as error:
+            unfit[variant.title] = str(error)
+    first = variants(ablation)[0].title
+    if first in unfit:
+        raise PartitaError(f"the first variant, which the others are compared with, is none: {first}: {unfit[first]}")
+    if unfit and not skip_unfit:
+        lines = "\n".join(f"{name}: {reason}" for name, reason in unfit.items())
+        raise PartitaError(f"these variants cannot be made; mend them, or leave them out with --skip-unfit:\n{lines}")
+    idle = set(ablation.budget) - {folder.split("/")[0] for run in found for folder in trained(run)}
+    if idle:
+        raise PartitaError(f"there is a budget for {', '.join(sorted(idle))}, of which nothing is trained here")
+    return found, unfit
+
+
+def separate(run: Run) -> dict[str, Part]:
+    """The parts of a run, by folder, that are trained or loaded on their own: not those that learn with a stage, nor
+    those that hold nothing."""
+    joint = {f"conditioners/{name}" for stage in run.outline.stages.values() for name in stage.joint}
+    parts = run.outline.parts.items()
+    return {folder: part for folder, part in parts if folder not in joint and not part.weightless}
+
+
+def trained(run: Run) -> dict[str, Part]:
+    """Those of them that are trained: that have no weights yet."""
+    return {f: part for f, part in separate(run).items() if run.outline.part_plan(f).weights is None}
+
+
+def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float] | None = None) -> Run:
+    """The run with as many steps as its parts' budgets allow.
+
+    Args:
+        run: Whose parts are trained.
+        budget: By group, an amount.
+        seconds: That a step of each part takes, by folder; without it, budgets in minutes are left for later.
+    """
+    values = deepcopy(run.plan.values)
+    for folder in trained(run):
+        group, name = folder.split("/")
+        unit, amount = next(iter(budget.get(group, {"": 0}).items()))
+        if unit == "tokens":
+            amount /= tokens_per_step(run.outline, folder)
+        elif unit == "minutes" and seconds is not None:
+            amount = amount * 60 / seconds[folder]
+        elif unit != "steps":
+            continue
+        slot = values[group][name]["generator"] if group == "stages" else values[group][name]
+        slot["fit"] = {**(slot.get("fit") or {}), "steps": max(1, round(amount))}
+    if values == run.plan.values:
+        return run
+    plan = check_recipe(compose(values))
+    return replace(run, plan=plan, outline=System.outline(plan))
+
+
+def tokens_per_step(system: System, folder: str) -> int:
+    """Codes (of latents, frames) that a step of a part's training goes over, in one process."""
+    group, name = folder.split("/")
+    fit = system.parts[folder].fit_options
+    if group == "conditioners":
+        raise PartitaError(f"{folder} yields no tokens to count: give it a budget in steps or minutes")
+    spec = system.tokenizers[name].spec if group == "tokenizers" else system.spec(system.plan.stages[name].target)
+    seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
+    return fit.examples * spec.frames(seconds) * (spec.num_codebooks or 1)
+
+
+def recipe_of(run: Run, folder: str) -> dict[str, Any]:
+    """The recipe of one part: of what is trained in ``folder`` and all that this depends on, and nothing else.
+
+    Runs with the same one share the part. So what matters only when something is generated is not in it.
+    """
+    needed = set(_needed(run.outline, folder))
+    values: dict[str, Any] = {}
+    for group in GROUPS:
+        slots = run.plan.values.get(group) or {}
+        values[group] = {name: value for name, value in slots.items() if f"{group}/{name}" in needed}
+    for name, stage in values["stages"].items():
+        generator = {key: value for key, value in stage["generator"].items() if key != "sampling"}
+        stage = {key: value for key, value in stage.items() if key != "overlap"}
+        values["stages"][name] = stage | {"generator": generator}
+    values |= {key: run.plan.values[key] for key in ("data", "trainer") if key in run.plan.values}
+    # what is loaded is the same with every seed
+    return values | {"seed": run.seed if folder in trained(run) else 0}
+
+
+def dependencies(run: Run, folder: str) -> list[str]:
+    """The folders of the parts that must be there before ``folder`` is trained, without those that learn with it."""
+    stages = {f"stages/{name}": stage for name, stage in run.outline.stages.items()}
+    own = {f"conditioners/{name}" for name in stages[folder].joint} if folder in stages else set()
+    needed = set(_needed(run.outline, folder)) - own - {folder}
+    return [f for f in run.outline.parts if f in needed]
+
+
+def fingerprint(values: Mapping[str, Any], folder: str = "") -> str:
+    """A name for what is made from a recipe, in whatever order its keys are where that makes no difference."""
+    digest = hashlib.blake2b(
+        json.dumps(_canonical(values, ordered=False), default=str).encode(), digest_size=6
+    ).hexdigest()
+    return f"{folder.replace('/', '-')}-{digest}" if folder else digest
+
+
+def _canonical(value: Any, ordered: bool) -> Any:
+    """Mappings as sorted pairs, but for those of names that the recipe gives, whose order counts."""
+    if isinstance(value, Mapping):
+        items = list(value.items()) if ordered else sorted(value.items())
+        return [[k, _canonical(v, ordered=k in (*GROUPS, "given"))] for k, v in items]
+    return [_canonical(v, ordered=False) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _text(value: Any) -> str:
+    """A value as one says it in an override."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=2**30, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _needed(system: System, folder: str) -> Iterator[str]:
+    """A part and all it depends on."""
+    yield folder
+    group, name = folder.split("/")
+    if group != "stages":
+        return
+    stage = system.plan.stages[name]
+    yield from (f"tokenizers/{r.tokenizer}" for r in (stage.target, *stage.references.values()))
+    for given in (given for given in stage.given if given not in stage.references):
+        yield f"conditioners/{given}"
+        for other, generator in system.stages.items():  # it learns with that one, which must come first
+            if given in generator.joint and other != name:
+                yield from _needed(system, f"stages/{other}")
+    for other in stage.after:
+        yield from _needed(system, f"stages/{other}")

@@ -1,0 +1,189 @@
+"""What clips are compared in: tokenizers, classifiers and joint conditioners that an evaluation names, with weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..conditioners.base import JointConditioner
+from ..core.part import Part
+from ..core.resample import convert
+from ..data.library import default_cache_dir
+from ..errors import PartitaError
+from ..metrics.frechet import FrechetDistance
+from ..metrics.gaussian import Gaussian
+from ..metrics.kernel import Sample
+from ..recipe.compose import slot_name
+from ..recipe.recipe_files import read_value
+from ..system.ready_parts import part_of
+from ..tokenizers.base import LatentView, Tokenizer
+
+AT_ONCE = 16
+"""Clips that are embedded together."""
+
+
+class Embedder:
+    """Clips to embeddings: a tokenizer's latents (of a codec, those before its codes) or a joint conditioner's.
+
+    Args:
+        name: What people call it.
+        part: With its weights.
+        weights: Where they came from; none where it has none.
+
+    Raises:
+        PartitaError: The part embeds no audio.
+    """
+
+    def __init__(self, name: str, part: Part, weights: str | None = None) -> None:
+        self.name, self.part, self.weights = name, part.eval(), weights
+        self.tokenizer: Tokenizer | LatentView | None = None
+        if isinstance(part, Tokenizer):
+            try:
+                self.tokenizer = LatentView(part) if part.spec.discrete else part
+            except ValueError as error:
+                raise PartitaError(f"{name} cannot be compared in: {error}") from None
+            spec = self.tokenizer.spec
+            self.sample_rate, self.channels, self.dim = spec.sample_rate, spec.channels, spec.dim or 1
+        elif isinstance(part, JointConditioner):
+            self.sample_rate, self.channels, self.dim = part.sample_rate, 1, part.dim
+        else:
+            raise PartitaError(f"{name} is a conditioner that embeds no audio: name a tokenizer or one such as CLAP")
+
+    @property
+    def label(self) -> str:
+        """Its name with its weights."""
+        weights = "" if self.weights is None else slot_name(self.weights)
+        return self.name if weights in self.name else f"{self.name}, {weights}"
+
+    def joint(self) -> JointConditioner:
+        """The part, which has texts and audio in one space.
+
+        Raises:
+            PartitaError: It has not.
+        """
+        if not isinstance(self.part, JointConditioner):
+            raise PartitaError(
+                f"{self.name} does not have texts and audio in one space: name one such as CLAP or MuLan"
+            )
+        return self.part
+
+    def check_classifier(self) -> None:
+        """See that what it yields are logits.
+
+        Raises:
+            PartitaError: They are not.
+        """
+        if not getattr(self.part, "logits", False):
+            raise PartitaError(f"{self.name} is no classifier: what it yields are not the logits of labels")
+
+    @torch.inference_mode()
+    def __call__(self, audio: Tensor, rate: int) -> Tensor:
+        """Clips ``[B, C, T]`` at ``rate`` Hz to embeddings ``[B, S, D]`` on the CPU.
+
+        Of frames only those that end with the clip or before it, if there are any, as the Fréchet distances of others
+        have it; of a classifier's windows all, as divergences do.
+        """
+        device = next((p.device for p in self.part.parameters()), torch.device("cpu"))
+        own = convert(audio, rate, self.sample_rate, self.channels).to(device)
+        if self.tokenizer is None:
+            return self.joint().embed_audio(own).float().cpu()
+        found = self.tokenizer.encode(own).mT.float().cpu()
+        if getattr(self.part, "logits", False):
+            return found
+        whole = self.tokenizer.spec.whole_frames(own.shape[-1], self.sample_rate)
+        return found[:, : max(1, whole)]
+
+    def of_all(self, clips: Sequence[Tensor] | Tensor, rate: int) -> Tensor:
+        """Clips ``[C, T]``, as many as there are, to embeddings ``[N, S, D]``."""
+        return torch.cat([self(batch, rate) for batch in batches(clips)])
+
+    @torch.inference_mode()
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to embeddings ``[N, D]`` on the CPU."""
+        starts = range(0, len(texts), AT_ONCE)
+        return torch.cat([self.joint().embed_text(texts[i : i + AT_ONCE]).float().cpu() for i in starts])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that changes embeddings: arguments, weights, and, for what neither tells, two seconds of noise."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(self.part.config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.part.exported_state().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        noise = 0.1 * torch.randn(1, self.channels, 2 * self.sample_rate, generator=torch.Generator().manual_seed(0))
+        heard = self(noise, self.sample_rate)[0]
+        # to three digits, as machines round differently
+        digest.update(" ".join(f"{float(x):.2e}" for x in (heard.mean(), heard.std(), heard[0, 0])).encode())
+        return digest.hexdigest()
+
+
+def read_embedder(text: str) -> Embedder:
+    """An embedder from the name of a tokenizer, else of a conditioner, or from a recipe slot, with its weights.
+
+    Raises:
+        PartitaError: There is no such part, it has no weights, or it embeds no audio.
+    """
+    try:
+        slot = read_value(text)
+    except ValueError as error:
+        raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot: {error}") from None
+    part, weights = part_of(slot)
+    return Embedder(slot_name(slot), part, weights)
+
+
+def read_reference(
+    embedder: Embedder, clips: Sequence[Tensor], rate: int, say: Callable[[str], None] = lambda line: None
+) -> tuple[Gaussian, Sample]:
+    """What distances know of reference clips ``[C, T]``; kept in the user's cache for the next evaluation.
+
+    The files are found by the clips' samples and the embedder's fingerprint, so other clips, of another length, number
+    or piece, or other weights have other files; what is in them says so once more.
+
+    Args:
+        embedder: What embeds them.
+        clips: All of one shape.
+        rate: Theirs, in Hz.
+        say: Gets a line where the cache was used, or could not be.
+
+    Returns:
+        What the Fréchet distance knows of them, and what the kernel distance does.
+    """
+    digest = hashlib.blake2b(f"{rate} {[list(clip.shape) for clip in clips]}".encode(), digest_size=16)
+    for clip in clips:
+        digest.update(clip.contiguous().numpy().tobytes())
+    source, embedding = digest.hexdigest(), f"{embedder.label} {embedder.fingerprint}"
+    key = hashlib.blake2b(f"{embedding} {source}".encode(), digest_size=12).hexdigest()
+    folder = default_cache_dir() / "references"
+    paths = {Gaussian: folder / f"reference-{key}.safetensors", Sample: folder / f"frames-{key}.safetensors"}
+    if all(path.is_file() for path in paths.values()):
+        try:
+            gaussian = Gaussian.load(paths[Gaussian], embedding=embedding, source=source)
+            sample = Sample.load(paths[Sample], embedding=embedding, source=source)
+            say(f"the real clips in {embedder.name} are known from before")
+            return gaussian, sample
+        except PartitaError as error:
+            say(f"{error}; it is computed again")
+    metric, samples = FrechetDistance(embedder.dim), []
+    for batch in batches(clips):
+        frames = embedder(batch, rate)
+        metric.update(frames.flatten(0, 1), reference=True)
+        samples.append(Sample.of(frames.flatten(0, 1), torch.full((len(frames),), frames.shape[1])))
+    gaussian, sample = metric.reference_statistics, Sample.joined(samples)
+    try:
+        gaussian.save(paths[Gaussian], embedding=embedding, source=source)
+        sample.save(paths[Sample], embedding=embedding, source=source)
+    except OSError as error:
+        say(f"cannot keep what is known of the real clips in {folder} ({error}); set PARTITA_CACHE")
+    return gaussian, sample
+
+
+def batches(clips: Sequence[Tensor] | Tensor, size: int = AT_ONCE) -> Iterator[Tensor]:
+    """Clips ``[C, T]`` in batches ``[B, C, T]``."""
+    for start in range(0, len(clips), size):
+        yield torch.stack(list(clips[start : start + size]))

@@ -1,0 +1,218 @@
+"""The pieces of work of an ablation: trainings, measurements and evaluations, each done by a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
+
+from ..core.registry import UnknownName
+from ..core.schema import build
+from ..data.examples import Examples
+from ..errors import PartitaError
+from ..recipe.compose import compose
+from ..recipe.plan import Plan, check_recipe
+from ..storage.files import replacing_file, replacing_folder
+from ..system.assembly import INDEX, index_text
+from ..system.system import System, load
+from ..training.training import seconds_per_step, train
+from .evaluate import Evaluation, evaluate
+from .scores import reconstructed
+
+SPEED = "speed.json"
+"""What a measurement found, in its folder."""
+
+DONE = "done.json"
+"""Marks a run as evaluated, in its ``evaluation`` folder, and says how fast it generates."""
+
+PATIENCE = 600.0
+"""Seconds that processes which train one part together wait for the first of them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work; it is kept as a file, so that another process can do it, and do it again.
+
+    Args:
+        key: Its name, fit for a file's.
+        kind: What is to be done: train (or load) a part, measure how long that would take, or evaluate a system.
+        label: Its name for people.
+        folder: The run it works in, in the folder of the ablation.
+        recipe: Of that run, as YAML.
+        part: Folder of the part that is trained or measured.
+        parts: Parts that other tasks have trained: where each is, by folder.
+        needs: Keys of those tasks.
+        options: Of an evaluation.
+    """
+
+    key: str
+    kind: Literal["train", "measure", "evaluate"]
+    label: str
+    folder: str
+    recipe: str
+    part: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, root: Path) -> None:
+        """Write the file that :func:`perform` reads."""
+        _write(root / "tasks" / f"{self.key}.json", asdict(self))
+
+    def done(self, root: Path) -> bool:
+        """Whether it is."""
+        results = {"train": f"{self.part}/model.safetensors", "measure": SPEED, "evaluate": f"evaluation/{DONE}"}
+        result = root / self.folder / results[self.kind]
+        return result.is_file() and (self.kind != "evaluate" or _read(result)["options"] == self.options)
+
+    def log(self, root: Path) -> Path:
+        """The file that whatever it says goes to."""
+        return root / "tasks" / f"{self.key}.log"
+
+    def error(self, root: Path) -> Path:
+        """The file that says why it failed."""
+        return root / "tasks" / f"{self.key}.error"
+
+
+def perform(root: str | Path, key: str) -> None:
+    """Do a task, from where it stands.
+
+    Nobody does the same one twice: who comes second waits, and finds it done. Of the processes that train one part
+    together, the first does what only one can.
+
+    Args:
+        root: Folder of the ablation.
+        key: Of the task.
+    """
+    root = Path(root)
+    task = Task(**_read(root / "tasks" / f"{key}.json"))
+    try:
+        if getattr(rank_zero_only, "rank", 0):
+            if task.kind != "evaluate" and not task.done(root):
+                _wait(task, root)
+                _DOING[task.kind](task, root)
+            return
+        with FileLock(root / "tasks" / f"{key}.lock"):
+            if not task.done(root):
+                task.error(root).unlink(missing_ok=True)
+                _prepare(task, root)
+                _DOING[task.kind](task, root)
+    except Exception as error:
+        if not task.error(root).exists():  # of several processes, the first to fail knows why
+            ours = isinstance(error, PartitaError | UnknownName)
+            task.error(root).write_text(str(error) if ours else f"{type(error).__name__}: {error}", encoding="utf-8")
+        raise
+
+
+def _prepare(task: Task, root: Path) -> None:
+    """The parts a task needs, and its recipe last, which tells other processes that all is there."""
+    for folder, place in task.parts.items():
+        if not (root / place / folder / "model.safetensors").is_file():
+            raise PartitaError(f"{folder} is not in {root / place} any more: run the same command again")
+        _take_over(root / place, root / task.folder, folder)
+        _take_over(root / place, root / task.folder, f"logs/{folder}")
+    index = root / task.folder / INDEX
+    if not index.is_file():
+        with replacing_file(index) as new:
+            new.write_text(index_text(check_recipe(compose(yaml.safe_load(task.recipe)))), encoding="utf-8")
+
+
+def _wait(task: Task, root: Path) -> None:
+    files = [root / task.folder / INDEX, *(root / task.folder / part / "model.safetensors" for part in task.parts)]
+    begin = time.monotonic()
+    while not all(file.is_file() for file in files):
+        if time.monotonic() - begin > PATIENCE:
+            raise PartitaError(f"the first process of {task.label} did not begin in {PATIENCE:g} s")
+        time.sleep(0.1)
+
+
+def _train(task: Task, root: Path) -> None:
+    train(_plan(task, root), root / task.folder, say=_say)
+
+
+def _measure(task: Task, root: Path) -> None:
+    seconds = seconds_per_step(_plan(task, root), task.part)
+    if not getattr(rank_zero_only, "rank", 0):
+        _write(root / task.folder / SPEED, {"seconds_per_step": seconds})
+
+
+def _evaluate(task: Task, root: Path) -> None:
+    run, device = root / task.folder, "cuda" if torch.cuda.is_available() else "cpu"
+    for folder, part in System(_plan(task, root)).parts.items():
+        if part.weightless:
+            part.save(run / folder)
+        elif _read(run / folder / "config.json") != json.loads(json.dumps(part.config)):
+            _write(run / folder / "config.json", part.config)  # trained with other settings of what it generates
+    evaluate(run, options=build(Evaluation, task.options), device=device, say=_say)
+    _write(run / "evaluation" / DONE, {"options": task.options, **_speed(load(run, device=device))})
+
+
+_DOING = {"train": _train, "measure": _measure, "evaluate": _evaluate}
+
+
+def _plan(task: Task, root: Path) -> Plan:
+    return check_recipe(compose(root / task.folder / INDEX))
+
+
+def _speed(system: System) -> dict[str, Any]:
+    """Seconds of audio that a second makes, one clip at a time, or brings through a codec alone; the better of two."""
+    system.source.setup()
+    piece = Examples.at(system.output.spec, system.source, "test", 1, 10.0, seed=0)[0]
+    seconds, prompts = [], system.prompts_of([piece.fields])
+    for _ in range(2):
+        start = time.perf_counter()
+        if system.stages:
+            audio = system.generate(prompts, seed=0).cpu()
+        else:
+            audio = reconstructed(system.output, piece.audio[None], system.device)
+        seconds.append(time.perf_counter() - start)
+    device = torch.cuda.get_device_name() if system.device.type == "cuda" else "cpu"
+    return {"audio_seconds_per_second": audio.shape[-1] / system.sample_rate / min(seconds), "device": device}
+
+
+def _take_over(source: Path, run: Path, name: str) -> None:
+    """A folder of another run, without a second copy of its files where the file system can do that."""
+    if (source / name).is_dir() and not _same_files(source / name, run / name):
+        with replacing_folder(run / name) as new:
+            shutil.copytree(source / name, new, copy_function=_link, dirs_exist_ok=True)
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether all files of a folder are in another one, as large and as old."""
+
+    def kept(path: Path) -> tuple[int, int]:
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    files = [path.relative_to(one) for path in one.rglob("*") if path.is_file() and path.name != "config.json"]
+    return other.is_dir() and all((other / f).is_file() and kept(one / f) == kept(other / f) for f in files)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _say(line: object) -> None:
+    print(line, flush=True)  # noqa: T201  (to the log of the task)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    with replacing_file(path) as new:
+        new.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,286 @@
+"""What a system is published with: its weights, the recipe, and a model card with audio examples."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from ..data.base import NAMES
+from ..data.examples import Examples
+from ..data.overview import gaps, overview
+from ..errors import PartitaError
+from ..evaluation.score_texts import DISTANCES, clips_text
+from ..limits import LARGEST_RESULTS
+from ..pages.plots import png, spectrogram_figure
+from ..storage.audio_file import flac
+from ..storage.untrusted import own_file, read_json
+from ..system.assembly import INDEX
+from ..system.system import System, load
+from .private import Owner, publishable
+
+EVALUATION = "evaluation.json"
+EVALUATED = f"evaluation/{EVALUATION}"
+"""Where `partita evaluate` leaves it in a run."""
+"""Of a run: metrics by name, each a number or a mapping with ``value``, ``low`` and ``high``."""
+
+SEED = 2
+
+REPORT_HOLDS = (
+    "report.html holds audio of test pieces, as recorded and as the codec has it: publish it only if you may publish "
+    "those pieces"
+)
+
+
+def collect(
+    run: str | Path, repo_id: str, *, license: str | None = None, examples: int = 3, report: bool = False
+) -> dict[str, Path | bytes]:
+    """Everything that is published of a finished system, by its path in the repository.
+
+    What tells of this machine and of its user (paths, names) is taken out of all of it.
+
+    Args:
+        run: A run folder, or one that ``system.save`` wrote.
+        repo_id: ``user/name``, for the card.
+        license: Identifier on the Hub.
+        examples: Clips to generate; only of a run of one's own, whose data is at hand.
+        report: Whether ``report.html`` goes along. It holds audio of test pieces, which may be under rights of others.
+
+    Raises:
+        PartitaError: It is no finished system, or a file tells of this machine what cannot be taken out.
+    """
+    folder = Path(run)
+    if not (folder / INDEX).is_file():
+        raise PartitaError(f"{run} holds no system: give the folder of a run or an export")
+    system = load(folder)
+    owner = Owner.here(folder, system.plan.values, repo_id)
+    system.plan.values = owner.value(system.plan.values)
+    found: dict[str, Path | bytes] = {INDEX: yaml.safe_dump(system.plan.values, sort_keys=False).encode()}
+    for name in system.parts:
+        for path in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
+            file = path.relative_to(folder).as_posix()
+            found[file] = own_file(folder, file).resolve()
+    metrics, notes = {}, []
+    if (folder / EVALUATED).is_file():
+        found[EVALUATION] = own_file(folder, EVALUATED)
+        evaluation = read_json(folder / EVALUATED)
+        metrics, notes = evaluation.get("metrics", {}), evaluation.get("notes", [])
+    if report and (folder / "report.html").is_file():
+        page = found["report.html"] = own_file(folder, "report.html", LARGEST_RESULTS)
+        if b"data:audio/" in page.read_bytes():
+            warnings.warn(REPORT_HOLDS, stacklevel=2)
+    own = (folder / "logs").is_dir()
+    media = dict(_examples(system, examples)) if own else {}
+    found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
+    captions = {i: clip["caption"].decode() for i, clip in media.items()}
+    found["README.md"] = model_card(
+        system, repo_id, license, metrics, captions, notes, _overview(system) if own else ()
+    ).encode()
+    return publishable(found, owner)
+
+
+def model_card(
+    system: System,
+    repo_id: str,
+    license: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    captions: Mapping[int, str] | None = None,
+    notes: Sequence[str] = (),
+    data: Sequence[str] = (),
+) -> str:
+    """The README of a repository: metadata as YAML, then what a person should know.
+
+    Args:
+        system: With the recipe as it is published.
+        repo_id: ``user/name``.
+        license: Identifier on the Hub.
+        metrics: Those of ``evaluation.json``.
+        captions: Of the examples in ``samples/``, by number.
+        notes: Those of ``evaluation.json``.
+        data: What there is of it, a line for each source.
+    """
+    rows = list(_metrics(metrics or {}, ()))
+    prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
+    texts = "text" in [conditioner.input for conditioner in system.conditioners.values()]
+    untold = "no prompt" if texts else "no words"
+    values = {
+        "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
+        "title": repo_id.split("/")[-1],
+        "repo_id": repo_id,
+        "description": _line(system.plan.values.get("description") or ""),
+        "generates": bool(system.stages),
+        "what": "This system generates audio" + (" from text." if texts else ".")
+        if system.stages
+        else "This system turns audio into tokens and back.",
+        "sample_rate": system.sample_rate if system.stages else 0,
+        "call": f"[{json.dumps(_line(prompt), ensure_ascii=False)}], duration={_longest(system):g}" if texts else "",
+        "quoted_prompt": f"{json.dumps(_line(prompt), ensure_ascii=False)} " if texts else "",
+        "diagram": diagram(system),
+        "parts": [part._replace(spec=_line(part.spec)) for part in system.summary()],
+        "training": list(_training(system)),
+        "data": " ".join(
+            [
+                f"The data is `{system.source.registered_name}`{_settings(system)}.",
+                *(f"{_line(line)}." for line in data),
+            ]
+        ),
+        "origins": [_line(f"{origin.what}: {origin.license}") for origin in system.source.origins],
+        "metrics": rows,
+        "distances": DISTANCES,
+        "pieces": NAMES[system.source.stand_in("test")] if captions else "",
+        "notes": [_line(str(note)) for note in notes],
+        "examples": [
+            {"caption": _line(text) or untold, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
+            for i, text in (captions or {}).items()
+        ],
+        "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
+        "codec": _line(str(system.output.spec if system.stages else next(iter(system.tokenizers.values())).spec)),
+    }
+    text = (files(__package__) / "card.md").read_text(encoding="utf-8")
+    return (
+        jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        .from_string(text)
+        .render(values)
+    )
+
+
+def diagram(system: System) -> str:
+    """The chain as a mermaid flowchart: what is given to which stage, and what makes audio of it."""
+    nodes, arrows = [], []
+
+    def box(kind: str, name: str, part: Any) -> None:
+        nodes.append(f'  {_id(kind, name)}["{name}: {part.registered_name}"]')
+
+    for name, conditioner in system.conditioners.items():
+        box("conditioner", name, conditioner)
+        arrows.append(f'  {_id("input", conditioner.input)}(["{conditioner.input}"]) --> {_id("conditioner", name)}')
+    makers: dict[str, list[str]] = {}
+    for name, stage in system.plan.stages.items():
+        box("stage", name, system.stages[name])
+        for given, how in system.stages[name].given.items():
+            sources = [_id("conditioner", given)]
+            if given in stage.references:
+                sources = [_id("stage", maker) for maker in makers.get(stage.references[given].source, [])]
+            arrows += [f'  {source} -->|"{given}, {how.entry}"| {_id("stage", name)}' for source in sources]
+        makers.setdefault(stage.target.source, []).append(name)
+    if system.plan.stages:
+        last = list(system.plan.stages.values())[-1].target
+        decoder = _id("tokenizer", last.tokenizer)
+        box("tokenizer", last.tokenizer, system.tokenizers[last.tokenizer])
+        for maker in makers[last.source]:
+            arrows.append(f'  {_id("stage", maker)} -->|"{system.plan.stages[maker].target}"| {decoder}')
+        arrows.append(f'  {decoder} --> audio(["audio"])')
+    else:
+        for name, tokenizer in system.tokenizers.items():
+            box("tokenizer", name, tokenizer)
+            arrows.append(f'  audio(["audio"]) <--> {_id("tokenizer", name)}')
+    return "\n".join(["flowchart LR", *nodes, *arrows])
+
+
+def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = [part.registered_name for part in system.parts.values()]
+    metadata: dict[str, Any] = {} if license is None else {"license": license}
+    metadata |= {
+        "library_name": "partita",
+        "pipeline_tag": "text-to-audio" if system.stages else "audio-to-audio",
+        "tags": list(dict.fromkeys(["partita", "music", "music-generation", "audio", *kinds])),
+    }
+    if rows:
+        task = {"type": metadata["pipeline_tag"], "name": "Music generation"}
+        data = {"type": system.source.registered_name, "name": system.source.registered_name}
+        results = [{"type": row["name"], "name": row["name"], "value": row["number"]} for row in rows]
+        title = repo_id.split("/")[-1]
+        metadata["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": results}]}]
+    return metadata
+
+
+def _training(system: System) -> Iterator[dict[str, str]]:
+    for folder, part in system.parts.items():
+        plan, fit = system.part_plan(folder), part.fit_options
+        row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"folder": folder}
+        if plan.weights is not None or part.weightless:
+            row["steps"] = "pretrained" if plan.weights is not None else "nothing to learn"
+        elif getattr(part, "with_stage", False):
+            row["steps"] = "with its stage"
+        else:
+            group, name = folder.split("/")
+            seconds = system.plan.stages[name].window if group == "stages" else fit.crop
+            seen = fit.steps * fit.examples * seconds
+            row |= {"steps": f"{fit.steps:,}", "batch": f"{fit.examples}", "clip": f"{seconds:g} s"}
+            row |= {"seen": f"{seen:,.0f} s" if seen < 7200 else f"{seen / 3600:,.0f} h", "rate": f"{fit.lr:g}"}
+        yield row
+
+
+def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """A row for every number, and for every mapping with ``value``, ``low`` and ``high``."""
+    for name, value in values.items():
+        path = (*at, str(name))
+        if isinstance(value, Mapping) and not isinstance(value.get("value"), int | float):
+            yield from _metrics(value, path)
+            continue
+        number = value["value"] if isinstance(value, Mapping) else value
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        low, high = (value.get("low"), value.get("high")) if isinstance(value, Mapping) else (None, None)
+        known = isinstance(low, int | float) and isinstance(high, int | float)
+        interval = f"{low:.4g} to {high:.4g}" if known else "–"
+        more = dict.fromkeys(("real", "chance", "clips", "embedding"), "–") | {"of": "system"}
+        if isinstance(value, Mapping):
+            told = {k: v for k in more if (v := value.get(k)) is not None}
+            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in told.items()}
+            more |= {"clips": _line(clips_text(value))} if "clips" in value else {}
+        yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval, **more}
+
+
+def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """FLAC, spectrogram and caption of clips from the captions of test pieces; none where there is no such data."""
+    if not system.stages or count < 1:
+        return
+    try:
+        spec = system.output.spec
+        system.source.setup()
+        pieces = Examples.at(spec, system.source, "test", count, 1.0, SEED)
+        known = [pieces[i].fields for i in range(count)]
+        audio = system.generate(system.prompts_of(known), seed=list(range(count))).cpu()
+    except (PartitaError, OSError):
+        return
+    for i, (clip, fields) in enumerate(zip(audio, known, strict=True), 1):
+        caption = str(fields.get("text", ""))
+        image = png(spectrogram_figure(clip, spec.sample_rate))
+        yield i, {"flac": flac(clip.numpy(), spec.sample_rate), "png": image, "caption": caption.encode()}
+
+
+def _overview(system: System) -> list[str]:
+    """What there is of the data, as long as it is at hand."""
+    try:
+        system.source.setup()
+    except (PartitaError, OSError):
+        return []
+    return [*overview(system.source), *gaps(system.source, system.reads, advise=False)]
+
+
+def _id(kind: str, name: str) -> str:
+    return f"{kind}_{re.sub(r'[^A-Za-z0-9]', '_', name)}"
+
+
+def _settings(system: System) -> str:
+    data = system.plan.values.get("data")
+    sources = data if isinstance(data, list) else [data] if isinstance(data, dict) else []
+    given = [", ".join(f"{k}: {v}" for k, v in source.items() if k != "name" or len(sources) > 1) for source in sources]
+    return f" ({_line('; '.join(given))})" if any(given) else ""
+
+
+def _longest(system: System) -> float:
+    return max(stage.window for stage in system.plan.stages.values())
+
+
+def _line(text: str) -> str:
+    """A text that stays within its cell and its line."""
+    return " ".join(text.split()).replace("|", "¦").replace('"', "'").replace("<", "‹").replace(">", "›")

@@ -1,0 +1,467 @@
+"""Recipes as data: files, presets, bases and command-line overrides, merged into one plain tree.
+
+Nothing in a recipe is ever imported or executed. Every key remembers the file it came from, for the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..core.registry import OWN, UnknownName, did_you_mean, lookup, names
+from ..errors import PartitaError, Problem
+from ..limits import MOST_PARTS, TooMuch, beyond
+from ..storage.files import kind
+from .expansion import check_references
+from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
+
+COMMAND_LINE = "command line"
+SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
+"""Recipe keys whose values are mappings of slots, and the family of the parts in them."""
+
+LISTS = ("data",)
+"""Recipe keys that hold a slot, or a list of them. While a recipe is put together, a list is a mapping from numbers, so
+that each of its slots has a key of its own: ``data.0``."""
+
+KeyPath = tuple[str, ...]
+"""A dotted key, taken apart."""
+
+
+class Tree:
+    """A recipe being put together: a plain nested mapping, where each key came from, and what is wrong so far."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+        self._parts = 0
+        self._origins: dict[KeyPath, str] = {}
+        self._below: dict[KeyPath, dict[KeyPath, None]] = {}
+
+    def origin(self, key: str) -> str:
+        """The file that set the dotted ``key``, or its nearest ancestor."""
+        path = tuple(key.split("."))
+        while path and path not in self._origins:
+            path = path[:-1]
+        return self._origins.get(path, self._origins.get((), "recipe"))
+
+    def blame(self, key: str) -> str:
+        """Where a mistake in ``key`` most likely comes from: the command line, where that had a say in it."""
+        path = tuple(key.split("."))
+        below = {file for known, file in self._origins.items() if known[: len(path)] == path}
+        return COMMAND_LINE if COMMAND_LINE in below else self.origin(key)
+
+    def later(self, path: KeyPath, other: KeyPath) -> bool:
+        """Whether the value at ``path`` was set after that at ``other``, or by the same file."""
+        # `place` moves what it notes to the end.
+        order = {known: i for i, known in enumerate(self._origins)}
+        newest, reference = (
+            max((known for known in order if known[: len(p)] == p), key=order.__getitem__, default=())
+            for p in (path, other)
+        )
+        same = self.origin(".".join(newest)) == self.origin(".".join(reference))
+        return same or order.get(newest, 0) > order.get(reference, 0)
+
+    def complain(self, key: str, message: str, suggestion: str = "", file: str | None = None) -> None:
+        """Note a mistake."""
+        self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
+
+    def merge(self, values: dict[str, Any], file: str, at: KeyPath = ()) -> None:
+        """Lay ``values`` over what is there; a part named anew replaces the old one whole."""
+        self._origins.setdefault((), file)
+        node = self.values
+        for step in at:
+            node = node[step]
+        self._merge(node, values, file, at)
+
+    def place(self, path: KeyPath, file: str) -> None:
+        """Say where the value at ``path`` comes from, in place of what was known of it and all below."""
+        self._forget(path)
+        self._origins[path] = file
+        if path:
+            self._below.setdefault(path[:-1], {})[path] = None
+
+    def count_part(self) -> None:
+        """One more slot is going to be looked into.
+
+        Raises:
+            TooMuch: There are too many.
+        """
+        self._parts += 1
+        if beyond(self._parts, MOST_PARTS):
+            raise TooMuch(f"{self.origin('')}: more than {MOST_PARTS:,} parts, far more than a recipe has: refused")
+
+    def _merge(self, node: dict[str, Any], values: dict[str, Any], file: str, at: KeyPath) -> None:
+        for key, value in values.items():
+            path = (*at, key)
+            old = node.get(key)
+            # what a stage is given is replaced whole, so that a recipe can give less than its base; and so are lists
+            whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
+            if isinstance(value, list) and ".".join(path) in LISTS:
+                value, whole = {str(number): slot for number, slot in enumerate(value)}, True
+            if isinstance(value, dict):
+                if isinstance(old, str) and may_be_slot(path) and not (whole or _names_part(value)):
+                    old = node[key] = {"preset": old}
+                    self.place((*path, "preset"), self._origins[path])
+                if isinstance(old, dict) and not whole and not (may_be_slot(path) and _names_part(value)):
+                    self._merge(old, value, file, path)
+                    continue
+                node[key] = {}
+                self.place(path, file)
+                self._merge(node[key], value, file, path)
+            else:
+                node[key] = value
+                self.place(path, file)
+
+    def _forget(self, path: KeyPath) -> None:
+        for inner in self._below.pop(path, ()):
+            self._forget(inner)
+        self._origins.pop(path, None)
+
+
+def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Tree:
+    """Read a recipe with its bases and presets, and lay the overrides over it.
+
+    Args:
+        recipe: A path, the name of a recipe that comes with the package, or the values of one.
+        overrides: ``key=value``, dotted keys and YAML values.
+
+    Raises:
+        PartitaError: There is no such recipe, or its file cannot be read.
+    """
+    tree, folder = Tree(), Path()
+    if isinstance(recipe, Mapping):
+        tree.merge(dict(recipe), "recipe")
+    else:
+        path = find_recipe(str(recipe))
+        folder = path.parent
+        _lay(tree, path, [])
+    for override in overrides:
+        _override(tree, override)
+    if isinstance(stages := tree.values.get("stages"), dict):
+        for name in [name for name, stage in stages.items() if stage is None]:  # taken out
+            del stages[name]
+    if not tree.later(("description",), ("data",)):
+        tree.values.pop("description", None)  # it is of other data
+    for key in LISTS:
+        _check_numbers(tree, key)
+    for slot in list(slots(tree.values)):
+        _expand(tree, slot, str(family_of(slot)), folder)
+    for key in LISTS:
+        value = tree.values.get(key)
+        if _numbered(value):
+            tree.values[key] = list(value.values())
+    _interpolate(tree)
+    return tree
+
+
+def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
+    """The paths of all places in a recipe that hold a part."""
+    for group in SLOTS:
+        if isinstance(values.get(group), dict):
+            yield from ((group, name) for name in values[group])
+    if isinstance(values.get("stages"), dict):
+        for name, stage in values["stages"].items():
+            if isinstance(stage, dict) and "generator" in stage:
+                yield ("stages", name, "generator")
+    for key in LISTS:
+        several = values.get(key)
+        if isinstance(several, list):
+            yield from ((key, str(number)) for number in range(len(several)))
+        elif _numbered(several):
+            yield from ((key, number) for number in several)
+        elif key in values:
+            yield (key,)
+
+
+def family_of(path: KeyPath) -> str | None:
+    """The family of the part that belongs at ``path``, or none where no part does."""
+    match path:
+        case ("tokenizers" | "conditioners" as group, _):
+            return SLOTS[group]
+        case ("stages", _, "generator"):
+            return "generator"
+        case ("data",) | ("data", _) if len(path) == 1 or path[1].isdecimal():
+            return "data"
+    return None
+
+
+def may_be_slot(path: KeyPath) -> bool:
+    """Whether a part may belong at ``path``: a slot, or an argument of a part, which only its class says.
+
+    >>> may_be_slot(("tokenizers", "semantic", "features")), may_be_slot(("tokenizers", "semantic", "name"))
+    (True, False)
+    """
+    if family_of(path):
+        return True
+    return len(path) > 1 and path[-1] not in ("preset", "name", "weights", "fit") and may_be_slot(path[:-1])
+
+
+def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
+    """The arguments in a slot's ``values`` that hold parts themselves, and the family of each."""
+    from ..core.schema import part_arguments
+
+    try:
+        takes = part_arguments(lookup(family, str(values.get("name"))))
+    except (UnknownName, ImportError):
+        return {}  # complained about when the recipe is checked
+    return {name: inner for name, inner in takes.items() if name in values}
+
+
+def at(values: Any, path: Sequence[str]) -> Any:
+    """What is at a path, in mappings and lists; none where nothing is."""
+    for step in path:
+        if isinstance(values, list) and step.isdecimal() and len(step) < 10 and int(step) < len(values):
+            values = values[int(step)]
+        elif isinstance(values, dict) and step in values:
+            values = values[step]
+        else:
+            return None
+    return values
+
+
+def _numbered(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it is a list of slots on its way."""
+    return isinstance(value, dict) and any(key.isdecimal() for key in value) and not _names_part(value)
+
+
+def _check_numbers(tree: Tree, key: str) -> None:
+    """See that what was set in a list of slots on its way is one of them, and take out what is not."""
+    value = tree.values.get(key)
+    if not _numbered(value):
+        return
+    count = next(number for number in range(len(value) + 1) if str(number) not in value)
+    for other in value.keys() - {str(number) for number in range(count)}:
+        hint = "" if other.isdecimal() else f": set {key}.0.{other}"
+        tree.complain(f"{key}.{other}", f"{key} is a list of {count}, {key}.0 to {key}.{count - 1}", hint)
+        del value[other]
+
+
+def _names_part(value: dict[str, Any]) -> bool:
+    return "preset" in value or "name" in value
+
+
+def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
+    """Lay a recipe file over its bases."""
+    if path.resolve() in below:
+        tree.complain(
+            "base", f"{path} is its own base, by way of {' and '.join(p.name for p in below)}", file=str(path)
+        )
+        return
+    values = read_yaml(path)
+    if "recipe" in values:
+        raise PartitaError(f"{path} is no recipe, but a file that compares some: run `partita ablate {path}`")
+    base = values.pop("base", None)
+    if isinstance(base, str):
+        beside = path.parent / base
+        try:
+            found = beside if kind(beside) == "file" else find_recipe(base)
+            _lay(tree, found, [*below, path.resolve()])
+        except PartitaError as error:
+            tree.complain("base", str(error), file=str(path))
+    elif base is not None:
+        tree.complain("base", f"expected the name or path of a recipe, got {base!r}", file=str(path))
+    tree.merge(values, str(path))
+
+
+def _override(tree: Tree, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        tree.complain(override, "expected key=value, such as tokenizers.acoustic=soundstream-tiny", file=COMMAND_LINE)
+        return
+    try:
+        value = read_value(text)
+    except (PartitaError, ValueError) as error:
+        tree.complain(key, str(error), file=COMMAND_LINE)
+        return
+    path = key.split(".")
+    for depth in range(1, len(path)):
+        parent = at(tree.values, path[:depth])
+        scalar = parent is not None and not isinstance(parent, dict)
+        if scalar and not (isinstance(parent, str) and may_be_slot(tuple(path[:depth]))):
+            tree.complain(
+                key, f"{'.'.join(path[:depth])} is {parent!r}, which has no keys of its own", file=COMMAND_LINE
+            )
+            return
+    for step in reversed(path):
+        value = {step: value}
+    tree.merge(value, COMMAND_LINE)
+
+
+def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[str, ...] = ()) -> None:
+    """Turn a slot into a registered name with its arguments, following its presets; then the slots inside it.
+
+    Args:
+        tree: The recipe.
+        path: Of the slot.
+        family: Of the part that belongs there.
+        folder: That of the recipe.
+        around: Files of the presets that the parts around it are made from.
+    """
+    tree.count_part()
+    key = ".".join(path)
+    parent = at(tree.values, path[:-1])
+    value = parent[path[-1]]
+    if value is None:
+        del parent[path[-1]]
+        return
+    if isinstance(value, str):
+        value = {"preset": value}
+    if not isinstance(value, dict):
+        tree.complain(key, f"expected the name of a {family} or a mapping, got {value!r}")
+        return
+    try:
+        layers = _layers(value, family, folder, around)
+    except PartitaError as error:
+        tree.complain(key, str(error))
+        return
+    if _trains_what_is_final(tree, path, [layer for layer, _ in layers]):
+        tree.complain(
+            f"{key}.fit",
+            "the part has weights, which are final, so it would not be trained",
+            ": leave out fit to use the weights as they are, or set weights to null to train from scratch",
+            file=tree.blame(f"{key}.fit"),
+        )
+    elif any(layer.get("weights") is not None for layer, _ in layers):
+        layers = [({k: v for k, v in layer.items() if k != "fit"}, file) for layer, file in layers]
+    origins = {k: tree.origin(f"{key}.{k}") for k in value}
+    slot_origin, inside = tree.origin(key), family_of(path) is None
+    parent[path[-1]] = {}
+    tree.place(path, slot_origin)
+    for layer, file in reversed(layers):
+        for k, v in layer.items():
+            # a part inside another is not trained on its own, as its preset thinks
+            if k != "preset" and not (k == "fit" and file and inside):
+                tree.merge({k: v}, file or origins.get(k, slot_origin), path)
+    if "name" not in parent[path[-1]]:
+        choices = ", ".join(_choices(family, folder))
+        tree.complain(key, "names no part", f": add `preset:` or `name:`, one of {choices}")
+    files = (*around, *(file for _, file in layers if file))
+    for name, inner in slots_inside(family, parent[path[-1]]).items():
+        _expand(tree, (*path, name), inner, folder, files)
+
+
+def _trains_what_is_final(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a slot says how to train a part whose weights are given, rather than inheriting that from further down.
+
+    Args:
+        tree: The recipe, with the slot as it was written.
+        path: Key of the slot.
+        layers: The slot and the presets it is made from, the slot first.
+    """
+    weights = next((i for i, layer in enumerate(layers) if "weights" in layer), None)
+    if weights is None or layers[weights]["weights"] is None:
+        return False
+    fit = next((i for i, layer in enumerate(layers) if layer.get("fit")), len(layers))
+    if fit != weights or fit > 0:
+        return fit <= weights
+    return tree.later((*path, "fit"), (*path, "weights"))
+
+
+def _layers(
+    value: dict[str, Any], family: str, folder: Path, around: tuple[str, ...] = ()
+) -> list[tuple[dict[str, Any], str | None]]:
+    """A slot and the presets it is made from, each with its file, the slot itself first."""
+    layers: list[tuple[dict[str, Any], str | None]] = [(value, None)]
+    while "preset" in layers[-1][0]:
+        preset = layers[-1][0]["preset"]
+        found = find_preset(family, preset, folder) if isinstance(preset, str) else None
+        if found is not None:
+            if str(found) in (*around, *(file for _, file in layers)):
+                raise PartitaError(f"preset {preset!r} is made from itself")
+            layers.append((read_yaml(found), str(found)))
+        elif isinstance(preset, str) and preset in names(family):
+            layers.append(({"name": preset}, None))
+        else:
+            raise PartitaError(f"no {family} is called {preset!r}{did_you_mean(preset, _choices(family, folder))}{OWN}")
+    return layers
+
+
+def preset_values(family: str, name: str) -> dict[str, Any]:
+    """What a packaged preset or a part's name stands for: the part's name, and the values the preset sets.
+
+    Raises:
+        PartitaError: The family has no such preset or part.
+    """
+    tree = Tree()
+    for layer, file in reversed(_layers({"preset": name}, family, packaged())):
+        tree.merge({key: value for key, value in layer.items() if key != "preset"}, file or name)
+    return tree.values
+
+
+def _choices(family: str, folder: Path) -> list[str]:
+    """Every name a slot of the family can hold."""
+    local = [path.stem for path in sorted((folder / family).glob("*.yaml"))]
+    return list(dict.fromkeys([*presets(family), *local, *names(family)]))
+
+
+def _interpolate(tree: Tree) -> None:
+    """Resolve ``${key}``; resolvers, which could read the environment of whoever loads a recipe, are refused."""
+    refused = []
+    for path, text in _leaves(tree.values, ()):
+        if re.search(r"\$\{[^}]*:", text):
+            refused.append(".".join(path))
+            tree.complain(
+                refused[-1], f"{text!r} calls a resolver, which recipes cannot", ": write ${key} for another key"
+            )
+    if not refused and (wrong := check_references(tree.values)):
+        refused.append(wrong)
+        tree.complain("", wrong)
+    if refused:
+        return
+    before = len(tree.problems)
+    try:
+        config = OmegaConf.create(tree.values)
+    except (OmegaConfBaseException, ValueError) as error:
+        tree.complain("", " ".join(str(error).split()))
+        return
+    for path, text in _leaves(tree.values, ()):
+        if "${" not in text:
+            continue
+        try:
+            node: Any = config
+            for step in path:
+                node = node[int(step) if OmegaConf.is_list(node) else step]
+        except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+            tree.complain(".".join(path), f"{text!r} refers to nothing: {str(error).splitlines()[0]}")
+    if len(tree.problems) == before:
+        tree.values = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+
+
+def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
+    """Every value of a tree that is no mapping, with its dotted key.
+
+    >>> dict(flat({"a": {"b": 1, "c": [2]}}))
+    {'a.b': 1, 'a.c': [2]}
+    """
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, (*at, key))
+        else:
+            yield ".".join((*at, key)), value
+
+
+def slot_name(value: Any) -> str:
+    """A value as people call it: a slot by what it is made from and what is changed, a path by its last part.
+
+    >>> spoken({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
+    'vggish hop=0.48 weights=vggish.pth'
+    """
+    if isinstance(value, Mapping):
+        return " ".join(slot_name(v) if k in ("preset", "name") else f"{k}={slot_name(v)}" for k, v in value.items())
+    if isinstance(value, str):
+        return Path(value).name if value.startswith(("/", "~", ".")) else value
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+
+
+def _leaves(values: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield from _leaves(value, (*at, str(key)))
+    if isinstance(values, str):
+        yield at, values

@@ -1,0 +1,146 @@
+"""The files of recipes and presets: where they are, and what they hold."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from io import StringIO
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..core.registry import did_you_mean
+from ..errors import PartitaError
+from ..limits import LARGEST_RECIPE
+from ..storage.files import kind
+from ..storage.untrusted import read_text
+from .expansion import check_yaml
+
+UNREADABLE = (
+    *(yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError),
+    *(LookupError, AttributeError, ArithmeticError, RecursionError),
+)
+"""What readers of YAML raise: PyYAML looks up the truth of ``!!bool maybe`` without a thought that there is none."""
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or a name among the packaged recipes.
+
+    Raises:
+        PartitaError: There is none.
+    """
+    path = Path(name)
+    if kind(path / "recipe.yaml") == "file":
+        return path / "recipe.yaml"
+    if kind(path) == "file":
+        return path
+    if name.removesuffix(".yaml") in recipes():
+        return packaged() / f"{name.removesuffix('.yaml')}.yaml"
+    if kind(path) == "other":
+        raise PartitaError(f"{name} is not a regular file: refused")
+    if "/" in name or path.suffix in (".yaml", ".yml"):
+        raise PartitaError(f"there is no file {name:.200}")
+    raise PartitaError(f"no recipe {name[:200]!r}{did_you_mean(name[:200], recipes())}")
+
+
+def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
+    """The file of a preset: beside the recipe first, then among the packaged ones; none where there is none."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        return None
+    for place in ([folder / family] if folder else []) + [packaged() / family]:
+        if kind(place / f"{name}.yaml") == "file":
+            return place / f"{name}.yaml"
+    return None
+
+
+def recipes() -> dict[str, str]:
+    """The packaged recipes, with the comment on their first line."""
+    return {path.stem: comment(path).split("\n")[0] for path in sorted(packaged().glob("*.yaml"))}
+
+
+def presets(family: str) -> dict[str, str]:
+    """The packaged presets of a family, with the comment on their first line."""
+    return {path.stem: comment(path).split("\n")[0] for path in sorted((packaged() / family).glob("*.yaml"))}
+
+
+def comment(path: Path) -> str:
+    """The comment that a YAML file begins with, or nothing."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return "\n".join(line.lstrip("# ") for line in lines)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping as plain data, interpolations unresolved.
+
+    Raises:
+        PartitaError: It is not one; the message says why and where.
+    """
+    text = read_text(path, LARGEST_RECIPE)
+    try:
+        check_yaml(text, path)
+        values = words(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
+    except UNREADABLE as error:
+        raise PartitaError(f"{path} is not valid YAML: {reason(error)}") from None
+    except OSError:  # of OmegaConf, about a single number
+        values = 0.0
+    if not isinstance(values, dict):
+        raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
+    return values
+
+
+def read_value(text: str) -> Any:
+    """A YAML value from the command line, as it would be in a recipe: ``1e-3`` is a number, and there are no tags.
+
+    Raises:
+        ValueError: It is none; the message says why.
+    """
+    return _read(text, text, "a YAML value")
+
+
+def read_values(text: str) -> list[Any]:
+    """Several, separated by commas; those inside brackets and quotes do not separate.
+
+    Raises:
+        ValueError: They are none; the message says why.
+    """
+    found: list[Any] = _read(f"[{text}]", text, "a list of YAML values")
+    return found
+
+
+def _read(text: str, shown: str, what: str) -> Any:
+    """The YAML value of a text; a message shows another one, and says what it should be."""
+    try:
+        check_yaml(f"value: {text}", Path("the value"))
+        return words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
+    except UNREADABLE as error:
+        raise ValueError(f"{shown[:200]!r} is not {what}: {reason(error)}") from None
+
+
+def words(value: Any) -> Any:
+    """Keys as text: YAML also allows numbers, dates and nothing at all.
+
+    Raises:
+        ValueError: A whole number does not fit into 64 bits, and so not into anything that is built here.
+    """
+    if isinstance(value, dict):
+        return {str(words(k)): words(v) for k, v in value.items()}
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError(f"a whole number of {value.bit_length()} bits is more than anything can be")
+    return [words(v) for v in value] if isinstance(value, list) else value
+
+
+def reason(error: Exception) -> str:
+    """What a reader of YAML says is wrong, on one line."""
+    if "integer string conversion" in str(error):
+        return "a whole number has thousands of digits"
+    said = " ".join(str(error).split())[:500]
+    return said if isinstance(error, yaml.YAMLError | OmegaConfBaseException | ValueError) else f"{said}: no such value"
+
+
+def packaged() -> Path:
+    """The folder of the recipes that come with the package; a folder of presets for each family is in it."""
+    return Path(str(files("partita.recipes")))

@@ -1,0 +1,172 @@
+"""What a recipe can tell ``L.Trainer``, and why it cannot tell it the rest."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+
+from ..core.precision import Precision
+from ..core.registry import did_you_mean
+from ..core.schema import Mistake, build, check
+from .logger_options import check_loggers
+
+MOST_DEVICES = 1024
+"""Of one machine: beyond it, a number of devices is a slip."""
+
+
+@dataclass
+class TrainerOptions:
+    """What a recipe can set, for all parts under ``trainer`` or for one under its ``fit.trainer``.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``gpu``, or another that Lightning knows.
+        strategy: How processes train together: ``auto``, ``ddp``, or another that Lightning knows.
+        devices: ``auto``, how many (-1 for all), or a list of their numbers.
+        num_nodes: Machines that train together.
+        precision: Of the layers; without it, ``fit.precision`` as far as the machine is made for it.
+        logger: Where curves are logged: a name, a list of names, or a mapping from names to options (``csv``,
+            ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``); false for nowhere.
+        num_sanity_val_steps: Batches of a validation before the training; -1 for all.
+        log_every_n_steps: Steps between two points of a curve.
+        enable_progress_bar: Whether there is a bar; where there is none, lines say how far it is.
+        enable_model_summary: Whether Lightning prints the layers.
+        deterministic: Whether only deterministic algorithms are used; ``warn`` to be told where there is none.
+        benchmark: Whether cuDNN looks for the fastest algorithm.
+        profiler: Lightning's, which says at the end what took how long.
+        detect_anomaly: Whether to look for where a gradient that is no number comes from.
+        sync_batchnorm: Whether processes share the statistics of batch normalization.
+    """
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    precision: Precision | None = None
+    logger: Any = None
+    num_sanity_val_steps: int = 0
+    log_every_n_steps: int = 20
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool = False
+    deterministic: Any = None
+    benchmark: bool | None = None
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    detect_anomaly: bool = False
+    sync_batchnorm: bool = False
+
+    def __post_init__(self) -> None:
+        accelerators = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+        if self.accelerator not in accelerators:
+            raise ValueError(
+                f"there is no accelerator {self.accelerator!r}{did_you_mean(self.accelerator, accelerators)}"
+            )
+        strategies = ["auto", *StrategyRegistry.available_strategies()]
+        if self.strategy not in strategies:
+            raise ValueError(f"there is no strategy {self.strategy!r}{did_you_mean(self.strategy, strategies)}")
+        if any(kind in self.strategy for kind in ("notebook", "fork", "spawn")):
+            raise ValueError(
+                f"strategy {self.strategy!r} trains in copies of this process, which do not give back what they "
+                f"learned: take {'_'.join(w for w in self.strategy.split('_') if w not in _COPIES)!r}"
+            )
+        _check_devices(self.devices)
+        if wrong := check_loggers(self.logger):
+            raise ValueError("; ".join(wrong))
+        if self.num_nodes < 1:
+            raise ValueError(f"num_nodes must be at least 1, not {self.num_nodes}")
+        if self.num_sanity_val_steps < -1:
+            raise ValueError(f"num_sanity_val_steps must be -1 or more, not {self.num_sanity_val_steps}")
+        if self.log_every_n_steps < 1:
+            raise ValueError(f"log_every_n_steps must be at least 1, not {self.log_every_n_steps} (see logger: false)")
+        if self.deterministic not in (None, True, False, "warn"):
+            raise ValueError(f"deterministic must be true, false or warn, not {self.deterministic!r}")
+
+
+_COPIES = ("notebook", "fork", "spawn")
+
+ELSEWHERE = {
+    "max_steps": "the fit block decides this: set fit.steps",
+    "max_epochs": "the fit block decides this: set fit.steps",
+    "min_steps": "a part takes exactly fit.steps steps: set those",
+    "min_epochs": "a part takes exactly fit.steps steps: set those",
+    "max_time": "a part is finished after fit.steps steps: to pause it after a time, end the process (Ctrl-C, SIGTERM, "
+    "or the time limit of a scheduler), and run the same command again",
+    "fast_dev_run": "this would leave the part untrained: to try a recipe out, set fit.steps to a few and take "
+    "another run folder",
+    "overfit_batches": "this would train on a few batches of the data: give data with few pieces instead",
+    "limit_train_batches": "the fit block decides this: set fit.steps",
+    "limit_val_batches": "the fit block decides this: set fit.validation_examples",
+    "limit_test_batches": "training tests nothing: see partita evaluate",
+    "limit_predict_batches": "training predicts nothing: see partita generate",
+    "val_check_interval": "the fit block decides this: set fit.validate_every",
+    "check_val_every_n_epoch": "the fit block decides this: set fit.validate_every",
+    "accumulate_grad_batches": "the fit block decides this: set fit.accumulate",
+    "gradient_clip_val": "the fit block decides this: set fit.gradient_clip",
+    "gradient_clip_algorithm": "gradients are clipped by their norm: set fit.gradient_clip",
+    "enable_checkpointing": "a run keeps one checkpoint to go on from: set fit.checkpoint_every",
+    "default_root_dir": "the run folder decides this: set -o",
+    "callbacks": "these are Python objects, which a recipe cannot hold: use L.Trainer on the part in a script of yours",
+    "plugins": "these are Python objects, which a recipe cannot hold: use L.Trainer on the part in a script of yours",
+    "inference_mode": "validations take the weights that training goes on with: there is nothing to choose",
+    "use_distributed_sampler": "processes share out the examples by themselves",
+    "barebones": "this would leave out checkpoints, curves and progress: see logger and enable_progress_bar",
+    "reload_dataloaders_every_n_epochs": "a part is trained in one epoch of fit.steps steps",
+    "enable_autolog_hparams": "the recipe of a run is in its folder: there is nothing to choose",
+    "model_registry": "a system is published with partita push",
+}
+"""Arguments of ``L.Trainer`` that a recipe cannot set, and what to do instead."""
+
+
+def check_trainer(values: Any, key: str) -> list[Mistake]:
+    """Every mistake in a recipe's ``trainer`` block.
+
+    Args:
+        values: The block.
+        key: Where it stands.
+    """
+    if not isinstance(values, Mapping):
+        return [] if values is None else [Mistake(key, f"expected a mapping, got {values!r}")]
+    ours = TrainerOptions.__dataclass_fields__
+    theirs = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+    mistakes = []
+    for name in values:
+        if name not in ours:
+            unknown = "L.Trainer takes no such argument" if name not in theirs else "a recipe cannot set this"
+            hint = "" if name in theirs else did_you_mean(name, list(ours))
+            mistakes.append(Mistake(f"{key}.{name}", ELSEWHERE.get(name, unknown), hint))
+    for name in values.keys() & ours.keys():  # each alone, so that what one may not be does not hide the next
+        mistakes += [
+            Mistake(f"{key}.{name}", m.message.removeprefix(f"{name} "), m.suggestion)
+            for m in check(TrainerOptions, {name: values[name]}, key=key)
+        ]
+    return mistakes
+
+
+def trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checked block sets, each value of its type."""
+    built = build(TrainerOptions, values)
+    return {name: getattr(built, name) for name in values}
+
+
+def _check_devices(devices: Any) -> None:
+    match devices:
+        case "auto" | -1 | "-1":
+            return
+        case bool():
+            pass
+        case int() if 1 <= devices <= MOST_DEVICES:
+            return
+        case str() if all(number.strip().isdecimal() and len(number) < 8 for number in devices.split(",")):
+            if "," in devices or 1 <= int(devices) <= MOST_DEVICES:
+                return
+        case list() if devices and all(type(n) is int and 0 <= n < MOST_DEVICES for n in devices):
+            if len(set(devices)) == len(devices):
+                return
+    raise ValueError(
+        f"devices must be auto, how many (1 to {MOST_DEVICES:,}, or -1 for all), or a list of their numbers, "
+        f"not {devices!r}"
+    )

@@ -1,0 +1,115 @@
+"""Weights of others: a local folder or a hub id, read as safetensors, or as pickles of plain data and nothing else."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import PartitaError
+from .download import fetch
+from .files import kind
+from .tensor_file import read_tensors
+from .untrusted import read_header, read_json
+
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+"""The files of a checkpoint, without those of a text tokenizer."""
+
+
+def checkpoint_folder(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> Path:
+    """The folder of a checkpoint: ``source`` itself where it is one, otherwise the Hub's files, downloaded once.
+
+    Args:
+        source: A folder, or a hub id such as ``google-t5/t5-base``.
+        patterns: Names of the files needed.
+
+    Raises:
+        PartitaError: There is no such folder, and the Hub has no such repository or cannot be reached.
+    """
+    path = Path(source)
+    if kind(path) == "folder":
+        return path
+    if path.is_absolute() or str(source).startswith("."):
+        raise PartitaError(f"no weights at {source}: there is no such file or folder")
+    return fetch(str(source), patterns)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint; empty where it has none.
+
+    Raises:
+        PartitaError: It is not a JSON mapping, or larger than a configuration can be.
+    """
+    path = folder / "config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors in a folder's safetensors files whose names are ``wanted``; no others are read.
+
+    Raises:
+        PartitaError: The folder has no such file, or one is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise PartitaError(
+            f"{folder} holds no safetensors file, and the pickled weights (.bin, .pt) of this model are not read"
+        )
+    state = {}
+    for path in paths:
+        read_header(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                state.update({name: file.get_tensor(name) for name in filter(wanted, file.keys())})
+        except (SafetensorError, OSError) as error:
+            raise PartitaError(f"{path} is damaged or no safetensors file: {error}") from None
+    return state
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights: of its entry ``model`` or ``state_dict``, where a training left more in it.
+
+    Pickles are read as plain data, in which nothing can be called. Numeric NumPy arrays count as such: early releases
+    hold some.
+
+    Raises:
+        PartitaError: The file is damaged, holds objects that are no data, or something other than weights.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        with torch.serialization.safe_globals(_arrays()):
+            # mapped where the format allows: most of what a training leaves is the optimizer's
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise PartitaError(
+            f"{path} cannot be read as weights: it is damaged, no file of PyTorch's, or holds more than plain data "
+            f"({type(error).__name__})"
+        ) from None
+    if isinstance(content, dict):
+        content = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    if not isinstance(content, dict) or not all(_is_numeric(value) for value in content.values()):
+        raise PartitaError(f"{path} does not hold the weights of a model: it should map names to tensors")
+    return {str(name): torch.as_tensor(value) for name, value in content.items()}
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _arrays() -> list[Any]:
+    """What a pickle of numeric NumPy arrays and scalars names, under the module names of NumPy 1 and 2."""
+    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    named = [
+        (function, f"numpy.{core}.multiarray.{function.__name__}")
+        for function in functions
+        for core in ("core", "_core")
+    ]
+    return [*named, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLefd")]

@@ -1,0 +1,68 @@
+"""Weights in a safetensors file, which tells when a bit of them has changed since they were written."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import PartitaError
+from .hub_cache import remedy
+from .untrusted import read_header
+
+CHECKSUM = "crc32"
+"""The key of the file's metadata that holds the checksum."""
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write contiguous tensors and their checksum.
+
+    Raises:
+        PartitaError: The file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
+    except SafetensorError as error:
+        raise PartitaError(f"{path} cannot be written: {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Their checksum must be right where the file has one: not all writers add it.
+
+    Raises:
+        PartitaError: The file is damaged, or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file is no mapping)
+            written = (file.metadata() or {}).get(CHECKSUM)
+    except (SafetensorError, OSError) as error:
+        raise PartitaError(f"{path} is damaged or no safetensors file: {error}{remedy(path)}") from None
+    if written is not None and written != checksum(tensors):
+        raise PartitaError(
+            f"{path} is damaged: its tensors are not the ones that were written"
+            + (remedy(path) or ". Delete its folder, and train or download it anew")
+        )
+    return tensors
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of all names and values, in the order of the names, in hexadecimal.
+
+    >>> checksum({"a": torch.zeros(2), "b": torch.ones(1)}) == checksum({"b": torch.ones(1), "a": torch.zeros(2)})
+    True
+    """
+    found = 0
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(values.numpy().data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"

@@ -1,0 +1,201 @@
+"""Generating with a whole chain: stage by stage, window by window, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.contracts import Condition, RepresentationSpec, finite
+from ..core.rates import at_least, exact, nearest
+from ..core.reference import Reference
+from ..core.resample import convert
+from ..core.seeds import derive_seed
+from ..errors import PartitaError
+from ..limits import MOST_WINDOWS, TooMuch, beyond
+from ..recipe.plan import StagePlan
+from .assembly import Assembly
+from .request import Request, Story
+from .windows import Window, common_grid, windows
+
+Progress = Callable[[str, int, int], None]
+
+
+def generate(system: Assembly, request: Request, progress: Progress | None = None) -> dict[str, Tensor]:
+    """What every stage of a system generates, by representation."""
+    results, groups = [], request.groups()
+    for starts, members in groups.items():
+        chain = Chain(
+            system,
+            {
+                name: [[_part(values[i], part) for i in members] for part in range(len(starts))]
+                for name, values in request.inputs.items()
+            },
+            starts,
+            [request.seeds[i] for i in members],
+            request.seconds,
+            request.draws,
+            {name: [values[i] for i in members] for name, values in request.avoided.items()},
+            None if request.heard is None else request.heard[members],
+            request.transition,
+            progress,
+        )
+        results.append(chain.run())
+    order = torch.tensor([i for members in groups.values() for i in members], device=system.device).argsort()
+    return {source: torch.cat([made[source] for made in results])[order] for source in results[0]}
+
+
+@dataclass
+class Chain:
+    """One batch on its way through all stages; its prompts change at the same times.
+
+    Attributes:
+        system: What generates.
+        inputs: Per input field the prompts, ``[part of the story][sample]``.
+        times: When each part begins, in seconds.
+        seeds: One per sample.
+        seconds: How much is generated.
+        draws: By stage, the arguments of its ``generate`` that say how it draws.
+        avoided: Per input field what guidance leads away from, one prompt per sample.
+        heard: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
+        transition: Seconds that the next part of a story goes on from.
+        progress: Called with (stage, steps done, steps in all).
+        made: By source, what has been generated.
+    """
+
+    system: Assembly
+    inputs: dict[str, list[list[Any]]]
+    times: tuple[float, ...]
+    seeds: list[int]
+    seconds: float
+    draws: dict[str, dict[str, Any]]
+    avoided: dict[str, list[Any]]
+    heard: Tensor | None
+    transition: float | None
+    progress: Progress | None
+    made: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self) -> dict[str, Tensor]:
+        """Every stage over the whole duration, one after the other."""
+        for name, plan in self.system.plan.stages.items():
+            source, new = plan.target.source, self._stage(name, plan)
+            self.made[source] = torch.cat([self.made[source], new], dim=1) if source in self.made else new
+        return self.made
+
+    def _stage(self, name: str, plan: StagePlan) -> Tensor:
+        """One stage over the whole duration, window by window."""
+        stage, spec = self.system.stages[name].eval(), self.system.spec(plan.target)
+        known = None if self.heard is None else self._known(plan.target, self.heard)
+        stretches, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
+        conditions: dict[tuple[str, int], tuple[Condition, Condition]] = {}
+        for index, ((start, begin, stop), part) in enumerate(zip(stretches, parts, strict=True)):
+            given = {}
+            for source in plan.given:
+                if (source, part) not in conditions:
+                    conditions[source, part] = self._condition(plan, source, part)
+                rate = stage.given[source].spec.frame_rate
+                pair = conditions[source, part]
+                if rate is not None:
+                    first, last = (round(frame * exact(rate) / exact(spec.frame_rate)) for frame in (start, stop))
+                    pair = (pair[0].part(first, max(last, first + 1)), pair[1].part(first, max(last, first + 1)))
+                given[source] = pair
+            try:
+                new = stage.generate(
+                    given,
+                    stop - start,
+                    seeds=[derive_seed(seed, name, index) for seed in self.seeds],
+                    prefix=None if known is None or start == begin else known[..., start:],
+                    progress=self._progress(name, index, len(stretches)),
+                    **self.draws[name],
+                )
+            except FloatingPointError as error:
+                raise not_finite(f"the stage {name}", str(error)) from None
+            known = new if known is None else torch.cat([known[..., :start], new], dim=-1)
+        assert known is not None
+        if not finite(known):
+            raise not_finite(f"the stage {name}", f"{plan.target} that is not finite numbers")
+        return known
+
+    def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
+        """The windows of a stage, and the part of the story that each belongs to."""
+        spec = self.system.spec(plan.target)
+        rate = spec.frame_rate
+        others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
+        window, overlap = spec.frames(plan.window), at_least(plan.overlap, rate)
+        grid = common_grid(rate, others)
+        if grid > window - overlap:  # rates that hardly ever meet: what is given starts within half a frame
+            grid = 1
+        # A story changes only what is given one of its inputs.
+        fields = {self.system.conditioners[given].input for given in plan.given if given not in plan.references}
+        times = self.times if fields & self.inputs.keys() else (0.0,)
+        starts = [round(exact(time) * exact(rate) / grid) * grid for time in times]
+        transition = None if self.transition is None else nearest(self.transition, rate)
+        total = spec.frames(self.seconds)
+        ahead = windows(total, window, overlap, known=known, grid=grid, changes=starts[1:], transition=transition)
+        made = []
+        for one in ahead:
+            made.append(one)
+            if beyond(len(made), MOST_WINDOWS):
+                raise TooMuch(f"{name} would take more than {MOST_WINDOWS:,} windows for {self.seconds:g} s: refused")
+        return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
+
+    def _condition(self, plan: StagePlan, name: str, part: int) -> tuple[Condition, Condition]:
+        """The pair (condition, null) of something given; what is to be avoided takes the place of the null."""
+        if name in plan.references:
+            values = plan.references[name].take(self.made[plan.references[name].source])
+            condition = Condition.of(values, torch.ones_like(values[:, 0], dtype=torch.bool))
+            return condition, condition.absent()
+        conditioner, batch = self.system.conditioners[name].eval(), len(self.seeds)
+        wanted = self.inputs[conditioner.input][part] if conditioner.input in self.inputs else [None] * batch
+        avoided = self.avoided.get(conditioner.input, [])
+        try:
+            prepared = conditioner.prepare([*wanted, *avoided])  # together, so that both have the same length
+        except (TypeError, ValueError) as error:
+            raise PartitaError(f"{conditioner.input}: {error}") from None
+        condition = conditioner({key: tensor.to(self.system.device) for key, tensor in prepared.items()})
+        if not finite(condition.values):
+            raise not_finite(f"the conditioner {name}", "a condition that is not finite numbers")
+        if not avoided:
+            return condition, conditioner.null(condition)
+        return (
+            Condition(condition.values[:batch], condition.mask[:batch]),
+            Condition(condition.values[batch:], condition.mask[batch:]),
+        )
+
+    def _known(self, target: Reference, heard: Tensor) -> Tensor:
+        """The representation of audio to continue, whole frames only."""
+        tokenizer, output = self.system.tokenizer_of(target), self.system.output.spec
+        spec = tokenizer.spec
+        audio = convert(heard, output.sample_rate, spec.sample_rate, spec.channels)
+        frames = heard_frames(heard.shape[-1], output.sample_rate, spec)
+        encoded = tokenizer.encode(audio)
+        if not finite(encoded):
+            raise not_finite(f"the tokenizer {target.tokenizer}", "latents that are not finite numbers")
+        return target.take(encoded)[..., :frames]
+
+    def _progress(self, stage: str, index: int, windows: int) -> Callable[[int, int], None] | None:
+        """Steps of one window as steps of all."""
+        report = self.progress
+        if report is None:
+            return None
+        return lambda done, total: report(stage, index * total + done, windows * total)
+
+
+def heard_frames(samples: int, sample_rate: int, spec: RepresentationSpec) -> int:
+    """How many frames there are of audio to continue: whole ones, at least one."""
+    return max(1, spec.whole_frames(samples, sample_rate))
+
+
+def not_finite(who: str, what: str) -> PartitaError:
+    """The refusal of something that is not a result: who made it, and what."""
+    return PartitaError(
+        f"{who} makes {what} (NaN or infinite): its weights are damaged, or its training went wrong; where its numbers "
+        "are too large for half precision, use float32"
+    )
+
+
+def _part(prompt: Any, part: int) -> Any:
+    return prompt.segments[part][1] if isinstance(prompt, Story) else prompt

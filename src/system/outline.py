@@ -1,0 +1,76 @@
+"""Building a system without its weights, and with hardly any memory or work, whatever the recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules import module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..limits import MOST_LAYERS, MOST_OUTLINED, TooMuch, beyond
+
+
+@contextmanager
+def outlining() -> Iterator[None]:
+    """While this lasts, tensors are made without memory; those that ask for some, and modules, are counted.
+
+    Raises:
+        TooMuch: A constructor makes more of either than any part needs.
+    """
+    built = 0
+
+    def count(*registered: Any) -> None:
+        nonlocal built
+        built += 1
+        if beyond(built, MOST_LAYERS):
+            raise TooMuch(f"more than {MOST_LAYERS:,} layers and weights, far more than a system has: refused")
+
+    hooks = [
+        module.register_module_module_registration_hook(count),
+        module.register_module_parameter_registration_hook(count),
+        module.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        with torch.device("meta"), _Metered():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Metered(TorchDispatchMode):
+    """Adds up the memory of all results that take some, and refuses before it is taken.
+
+    How much an operation takes is what it would yield without memory, which is tried first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if not operation.is_view:
+            self.taken += _needed(operation, args, kwargs)
+            if beyond(self.taken, MOST_OUTLINED):
+                raise TooMuch(f"its constants alone take more than {MOST_OUTLINED:,} bytes: refused")
+        return operation(*args, **kwargs)
+
+
+def _needed(operation: Any, args: Any, kwargs: dict[str, Any]) -> int:
+    """Bytes of an operation's results; 0 where they take none, or where only the values say how much."""
+    device = kwargs.get("device")
+    if (device is not None and device.type == "meta") or (args and isinstance(args[0], Tensor) and args[0].is_meta):
+        return 0
+    makes = any(argument.name == "device" for argument in operation._schema.arguments)
+    args, kwargs = tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), (args, kwargs))
+    try:
+        made = operation(*args, **{**kwargs, **({"device": torch.device("meta")} if makes else {})})
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return 0
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(made) if isinstance(leaf, Tensor))

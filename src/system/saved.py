@@ -1,0 +1,129 @@
+"""Saved systems of strangers: what is checked before one is built, and before memory is taken for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.part import Part
+from ..core.registry import UnknownName, lookup
+from ..core.schema import build
+from ..errors import PartitaError
+from ..limits import LARGEST_CONFIG, LARGEST_NUMBER, LARGEST_VOCABULARY, SPARE_BYTES, TooMuch, beyond
+from ..recipe.plan import Plan, load_recipe
+from ..recipe.recipe_files import read_yaml
+from ..storage.text_tokenizer import check_text_tokenizer
+from ..storage.untrusted import DTYPES, own_file, read_header, read_json
+from .assembly import INDEX, Assembly
+from .outline import outlining
+
+
+def checked_plan(folder: Path) -> Plan:
+    """The plan of a saved system, once everything in its folder is checked that is going to be believed.
+
+    Raises:
+        PartitaError: Something is refused, or weights are missing.
+    """
+    check_index(own_file(folder, INDEX))
+    plan = load_recipe(folder / INDEX)
+    outline = Assembly.outline(plan)
+    if all((folder / name / "model.safetensors").is_file() for name in outline.parts):
+        check_parts(outline, folder)
+    else:
+        outline.load_parts(folder)  # says which are missing
+    return plan
+
+
+def check_index(path: Path) -> None:
+    """See that the recipe of a saved system is the whole, resolved one that was saved.
+
+    Raises:
+        PartitaError: It has a base, presets or references, or numbers beyond all measure.
+    """
+    values = read_yaml(path)
+    if "base" in values:
+        raise PartitaError(f"{path}: base: the recipe of a saved system is whole; it cannot name another file")
+    for where, value in _leaves(values, ()):
+        key = ".".join(where)
+        if where[-1:] == ("preset",):
+            raise PartitaError(f"{path}: {key}: the recipe of a saved system is whole; it cannot name presets")
+        if isinstance(value, str) and "${" in value:
+            raise PartitaError(f"{path}: {key}: the recipe of a saved system is resolved; it cannot refer to keys")
+        huge = isinstance(value, int | float) and beyond(abs(value), LARGEST_NUMBER)
+        if huge and where[0] in ("tokenizers", "conditioners", "stages") and "fit" not in where:
+            raise TooMuch(f"{path}: {key}: {value!r} is more than any part can be built with: refused")
+
+
+def check_parts(outline: Assembly, folder: Path) -> None:
+    """See that what is going to be built is what the folder has weights for, before any memory is taken for it.
+
+    Args:
+        outline: The system without memory, as :meth:`Assembly.outline` makes it.
+        folder: Of the saved system; every part has its sub-folder there.
+
+    Raises:
+        PartitaError: Weights do not fit, or parts are larger than their weights.
+    """
+    for name, part in outline.parts.items():
+        _check_part(part, folder, name)
+
+
+def check_saved_part(root: Path, name: str) -> None:
+    """See that a saved part, alone, is what its folder has weights for, before any memory is taken for it.
+
+    Args:
+        root: A folder that no file of the part may lead out of.
+        name: The part's folder in it.
+
+    Raises:
+        PartitaError: It is not, or the folder holds no saved part.
+    """
+    config, folder = read_json(own_file(root, f"{name}/config.json", LARGEST_CONFIG)), root / name
+    match config:
+        case {"family": str(family), "name": str(kind), "arguments": dict(arguments)}:
+            pass
+        case _:
+            raise PartitaError(f"{folder} does not hold a saved part: its config.json does not say which")
+    try:
+        with outlining():
+            part = build(lookup(family, kind), arguments)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, UnknownName) as error:
+        raise PartitaError(f"{folder}: {str(error).splitlines()[0]}") from None
+    _check_part(part, root, name)
+
+
+def _check_part(part: Part, folder: Path, name: str) -> None:
+    config = read_json(own_file(folder, f"{name}/config.json", LARGEST_CONFIG))
+    held, expected = (config.get("family"), config.get("name")), (part.family, part.registered_name)
+    if held != expected:
+        raise PartitaError(
+            f"{folder / name} holds the {held[0]!s:.80} {held[1]!r:.80}, but the recipe says the {part.family} "
+            f"{part.registered_name!r}"
+        )
+    path = own_file(folder, f"{name}/model.safetensors")
+    header = read_header(path)
+    state = {
+        key: torch.empty(shape, dtype=getattr(torch, DTYPES[dtype][1]), device="meta")
+        for key, (dtype, shape) in header.items()
+    }
+    part.load_exported_state(state, path)
+    whole = sum(t.numel() * t.element_size() for t in (*part.parameters(), *part.buffers()))
+    if beyond(whole, 16 * path.stat().st_size + SPARE_BYTES):
+        raise TooMuch(f"{folder}: {name} takes {whole:,} bytes, far more than its weights in {path}: refused")
+    extra = folder / name / "tokenizer"
+    if extra.is_dir():
+        for file in sorted(extra.iterdir()):
+            own_file(folder, str(file.relative_to(folder)), LARGEST_VOCABULARY)
+        check_text_tokenizer(extra)
+
+
+def _leaves(value: Any, at: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield at, value
+        return
+    for key, inner in items:
+        yield from _leaves(inner, (*at, str(key)))

@@ -1,0 +1,171 @@
+"""What a part is trained on: clips at its rate, and for a stage what it generates and is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..core.contracts import Condition, StageBatch
+from ..core.reference import Reference
+from ..core.resample import convert
+from ..core.seeds import derive_seed
+from ..data.base import Source, Split
+from ..data.examples import Collate, Examples, Loader, Span
+from ..system.system import System
+
+VALIDATION_SEED = 1
+"""Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
+
+
+class FitData(L.LightningDataModule):
+    """Data for one part: clips at its rate, and for a stage their target and conditions, made on the device.
+
+    Args:
+        system: The system with the part and the source.
+        folder: Folder of the part.
+        say: Gets a line on each piece that cannot be read.
+    """
+
+    def __init__(self, system: System, folder: str, say: Callable[[str], None] = lambda line: None) -> None:
+        super().__init__()
+        self.say = say
+        self.system = system
+        self.folder = folder
+        self.fit = system.parts[folder].fit_options
+        group, name = folder.split("/")
+        self.stage = system.plan.stages[name] if group == "stages" else None
+        references = [Reference(name)] if self.stage is None else [self.stage.target, *self.stage.references.values()]
+        rates = [system.tokenizer_of(reference).spec for reference in references]
+        # read once, at the best of the rates that are needed
+        self.sample_rate, self.channels = max(r.sample_rate for r in rates), max(r.channels for r in rates)
+        self.seconds = self.fit.crop if self.stage is None else self.stage.window
+        names = [] if self.stage is None else [n for n in self.stage.given if n not in self.stage.references]
+        self.conditioners = {n: system.conditioners[n] for n in names}
+
+    def train_dataloader(self) -> DataLoader:
+        """From the first batch that is not done yet."""
+        assert self.trainer is not None
+        fit, trainer = self.fit, self.trainer
+        span = Span(
+            fit.batches,
+            fit.batch_size,
+            start=trainer.fit_loop.epoch_loop.batch_progress.current.completed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        seed = derive_seed(self.system.plan.seed, self.folder, "data")
+        return self._loader(self.examples("train", len(span) * trainer.world_size, seed), span, fit.batch_size)
+
+    def val_dataloader(self) -> DataLoader:
+        """Fixed clips of held-out pieces, dealt to the processes batch by batch, at least one for each."""
+        assert self.trainer is not None
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        examples = self.validation_examples(at_least=processes)
+        size = min(self.fit.batch_size, len(examples) // processes)
+        batches = [range(first, min(first + size, len(examples))) for first in range(0, len(examples), size)]
+        return self._loader(examples, [i for batch in batches[rank::processes] for i in batch], size)
+
+    def validation_examples(self, at_least: int = 1) -> Examples:
+        """The fixed clips."""
+        return self.examples("validation", max(at_least, self.fit.validation_examples), VALIDATION_SEED)
+
+    def originals(self, count: int = 2) -> Tensor:
+        """The first fixed clips ``[B, C, T]``."""
+        return self._shown(count)["audio"]
+
+    @torch.no_grad()
+    def render(self, count: int = 2) -> Tensor:
+        """What the part in training makes of them: reconstructions, or clips generated from their conditions.
+
+        No clips at all where what it makes cannot be heard.
+        """
+        part = self.system.parts[self.folder]
+        was_training, device = part.training, part.device
+        part.eval()
+        batch = self.transfer_batch_to_device(self._shown(count), device, 0)
+        try:
+            if self.stage is None:
+                return part.decode(part.encode(batch["audio"]))  # type: ignore[operator]
+            staged = self.on_after_batch_transfer(batch, 0)
+            pairs, seeds = part.resolve(staged), list(range(count))  # type: ignore[operator]
+            representation = part.generate(pairs, staged.target.shape[-1], seeds=seeds)  # type: ignore[operator]
+            whole = self._encoded(batch["audio"])[self.stage.target.source]
+            made = torch.cat([whole[:, : self.stage.target.start], representation], dim=1)
+            return self.system.tokenizer_of(self.stage.target).decode(made)
+        except NotImplementedError:
+            return torch.empty(0)
+        finally:
+            part.train(was_training)
+
+    def _shown(self, count: int) -> dict[str, Any]:
+        examples = self.validation_examples()
+        return Collate(self.conditioners)([examples[i % len(examples)] for i in range(count)])
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
+        """For a stage: encode the audio and run the conditioners that are not trained with it."""
+        if self.stage is None:
+            return batch
+        audio, stage = batch["audio"], self.system.stages[self.folder.split("/")[1]]
+        encoded = self._encoded(audio)
+
+        def part(reference: Reference) -> tuple[Tensor, Tensor]:
+            representation = reference.take(encoded[reference.source])
+            frames = self.system.spec(reference).begun_frames(batch["num_samples"], self.sample_rate)
+            return representation, torch.arange(representation.shape[-1], device=audio.device) < frames[:, None]
+
+        given: dict[str, Any] = {}
+        for name in self.stage.given:
+            if name in self.stage.references:
+                condition = Condition.of(*part(self.stage.references[name]))
+                given[name] = (condition, condition.absent())
+            elif name in stage.joint:
+                given[name] = batch["prepared"][name]
+            else:
+                conditioner = self.conditioners[name].to(audio.device).eval()
+                condition = conditioner(batch["prepared"][name])
+                given[name] = (condition, conditioner.null(condition))
+        return StageBatch(*part(self.stage.target), given)
+
+    def _encoded(self, audio: Tensor) -> dict[str, Tensor]:
+        """What the stage generates or is given, whole, by source."""
+        assert self.stage is not None
+        encoded = {}
+        for reference in (self.stage.target, *self.stage.references.values()):
+            if reference.source not in encoded:
+                self.system.tokenizers[reference.tokenizer].to(audio.device).eval()
+                tokenizer = self.system.tokenizer_of(reference)
+                spec = tokenizer.spec
+                converted = convert(audio, self.sample_rate, spec.sample_rate, spec.channels)
+                encoded[reference.source] = tokenizer.encode(converted)
+        return encoded
+
+    def examples(self, split: Split, length: int, seed: int, source: Source | None = None) -> Examples:
+        """Clips as this part sees them, from the system's source unless another one is given, set up."""
+        return Examples(
+            source or self.system.source,
+            split,
+            length=length,
+            seconds=self.seconds,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            seed=seed,
+        )
+
+    def _loader(self, examples: Examples, sampler: Any, batch_size: int) -> DataLoader:
+        workers = self.fit.num_workers
+        return Loader(
+            examples,
+            lambda line: self.say(f"  {line}"),
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=Collate(self.conditioners),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,221 @@
+"""The report of a run: one self-contained page with curves, figures, spectrograms and players."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.contracts import RepresentationSpec
+from ..core.reference import Reference
+from ..core.resample import convert
+from ..data.base import NAMES, Split
+from ..data.examples import Examples
+from ..data.overview import gaps, overview, provenance
+from ..metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
+from ..pages.page import clip_media, data_uri, write_page
+from ..pages.plots import curves_figure, png
+from ..system.assembly import index_text
+from ..system.request import Story
+from ..system.system import System
+from ..tokenizers.base import LatentView, Tokenizer
+from .condition_use import condition_use
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+"""What is held out of training."""
+
+SEED = 2
+"""Of the test clips every report shows and measures."""
+
+
+def write_report(system: System, run: Path, *, title: str, clips: int = 3, measured: int = 48) -> Path:
+    """Write ``report.html`` into the run folder.
+
+    Args:
+        system: Trained, its source set up.
+        run: The run folder, with its logs.
+        title: Of the page.
+        clips: Reconstructions and generated clips to show.
+        measured: Test clips over which a codec is measured, and validation clips over which conditions are.
+    """
+    codecs = [_codec(system, reference, clips, measured) for reference in _references(system)]
+    generated, followed = _generated(system, clips)
+    path = run / "report.html"
+    write_page(
+        path,
+        "report.html",
+        title=title,
+        subtitle=system.plan.values.get("description", ""),
+        data=[*overview(system.source), *provenance(system.source)],
+        parts=[(summary, _last_validation(run, summary.folder)) for summary in system.summary()],
+        generated=generated,
+        followed=followed,
+        codecs=codecs,
+        conditions=[use.as_row() for use in condition_use(system, clips=measured)],
+        watched=NAMES[system.source.stand_in("validation")],
+        pieces=NAMES[system.source.stand_in("test")],
+        warnings=[
+            *(s for split in SPLITS if (s := system.source.shortage(split)) is not None),
+            *gaps(system.source, system.reads),
+        ],
+        curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
+        notes=system.source.report,
+        recipe=index_text(system.plan),
+    )
+    return path
+
+
+def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: int) -> dict[str, Any]:
+    """Figures of a tokenizer on test pieces, beside those of the best spectrum that does not change in time.
+
+    Returns:
+        ``mel_distance``, ``constant_distance``, their ``ratio`` (all three only where it can decode), and of codes, per
+        codebook, ``usage`` and ``perplexity``.
+    """
+    spec = tokenizer.spec
+    distance, constant = MelDistance(spec.sample_rate), ConstantSpectrum(spec.sample_rate)
+    usage = CodebookUsage(spec.num_codebooks, spec.cardinality) if spec.discrete else None  # type: ignore[arg-type]
+    for batch in _batches(_clips(system, spec, "train", examples, 4.0)):
+        constant.fit(batch)
+    for batch in _batches(_clips(system, spec, "test", examples, 4.0)):
+        encoded = tokenizer.encode(batch.to(system.device))
+        if usage is not None:
+            usage.update(encoded.cpu())
+        constant.update(batch)
+        with suppress(NotImplementedError):
+            distance.update(tokenizer.decode(encoded).cpu()[..., : batch.shape[-1]], batch)
+    figures: dict[str, Any] = {}
+    if distance.update_called:
+        figures = {"mel_distance": float(distance.compute()), "constant_distance": float(constant.compute())}
+        figures["ratio"] = figures["mel_distance"] / figures["constant_distance"]
+    if usage is not None:
+        figures |= {name: value.reshape(-1).tolist() for name, value in usage.compute().items()}
+    return figures
+
+
+def _references(system: System) -> list[Reference]:
+    """Every tokenizer, and the latents that stages generate or are given."""
+    named = [r for stage in system.plan.stages.values() for r in (stage.target, *stage.references.values())]
+    latents = dict.fromkeys(Reference(r.tokenizer, latents=True) for r in named if r.latents)
+    return [*(Reference(name) for name in system.tokenizers), *latents]
+
+
+def _clips(system: System, spec: RepresentationSpec, split: Split, length: int, seconds: float) -> Examples:
+    return Examples.at(spec, system.source, split, length, seconds, SEED)
+
+
+def _batches(examples: Examples, size: int = 16) -> Any:
+    for start in range(0, len(examples), size):
+        stop = min(start + size, len(examples))
+        yield torch.stack([examples[i].audio for i in range(start, stop)])
+
+
+@torch.inference_mode()
+def _codec(system: System, reference: Reference, clips: int, measured: int) -> dict[str, Any]:
+    system.tokenizers[reference.tokenizer].eval()
+    tokenizer = system.tokenizer_of(reference)
+    spec, figures = tokenizer.spec, measure_codec(system, tokenizer, measured)
+    rows, media = [], []
+    # how near the sound comes to the original is asked of what is heard, not of tokens that say what happens
+    heard = not system.stages or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer
+    if "ratio" in figures and heard:
+        rows += [
+            ("log-mel distance", f"{figures['mel_distance']:.3f}"),
+            ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
+            ("ratio (100 %: no better than a sound that never changes)", f"{figures['ratio']:.1%}"),
+        ]
+    if "usage" in figures:
+        rows += [
+            ("codes in use, by codebook", "  ".join(f"{v:.0%}" for v in figures["usage"])),
+            ("perplexity, by codebook", "  ".join(f"{v:.0f}" for v in figures["perplexity"])),
+        ]
+    shown = _clips(system, spec, "test", clips, 5.0)
+    for example in (shown[i] for i in range(clips) if "ratio" in figures):
+        audio = example.audio
+        reconstructed = tokenizer.decode(tokenizer.encode(audio[None].to(system.device)))[0, :, : audio.shape[-1]].cpu()
+        caption = example.fields.get("text") or example.fields.get("id", "")
+        media += [
+            clip_media(audio, spec.sample_rate, f"original: {caption}"),
+            clip_media(reconstructed, spec.sample_rate, "reconstruction" if heard else "what these codes alone keep"),
+        ]
+    return {"folder": f"tokenizers/{reference}", "figures": rows, "clips": media}
+
+
+def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
+    """Clips from the captions of test pieces, the last one a story of two; and how later stages follow earlier ones."""
+    if not system.stages:
+        return [], []
+    spec = system.output.spec
+    examples = _clips(system, spec, "test", clips, 1.0)
+    known = [examples[i].fields for i in range(clips)]
+    inputs = system.prompts_of(known)
+    captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in known]
+    made = system.generate_representations(inputs, seed=list(range(clips)))
+    audio = system.decode(made)
+    media = [clip_media(clip, spec.sample_rate, text) for clip, text in zip(audio.cpu(), captions, strict=True)]
+    if inputs and "text" in inputs and len(set(captions[:2])) == 2:
+        change = max(stage.window for stage in system.plan.stages.values())
+        told = {name: [Story([(0, values[0]), (change, values[1])])] for name, values in inputs.items()}
+        clip = system.generate(told, duration=2 * change)[0].cpu()
+        media.append(clip_media(clip, spec.sample_rate, f"{captions[0]} … from {change:g} s: {captions[1]}"))
+    return media, _followed(system, made, audio)
+
+
+@torch.inference_mode()
+def _followed(system: System, made: Mapping[str, Tensor], audio: Tensor) -> list[tuple[str, str]]:
+    """Of the codes that later stages were given: how many the result has, beside those of other clips."""
+    rows, spec = [], system.output.spec
+    named = {str(r): r for stage in system.plan.stages.values() for r in stage.references.values()}
+    for name, reference in named.items():
+        tokenizer = system.tokenizer_of(reference)
+        own = tokenizer.spec
+        if not own.discrete or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer:
+            continue
+        given = reference.take(made[reference.source])
+        reconstructed = reference.take(
+            tokenizer.encode(convert(audio, spec.sample_rate, own.sample_rate, own.channels))
+        )
+        frames = min(given.shape[-1], reconstructed.shape[-1])
+        same = (given[..., :frames] == reconstructed[..., :frames]).float().mean()
+        other = (given[..., :frames] == reconstructed.roll(1, 0)[..., :frames]).float().mean()
+        rows.append((f"codes of {name} that the result has, too", f"{same:.0%} (those of another clip: {other:.0%})"))
+    return rows
+
+
+def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Every logged scalar of a part as (steps, values); where a run was resumed, the later word counts."""
+    points: dict[str, dict[float, float]] = defaultdict(dict)
+    versions = sorted((run / "logs" / folder / "csv").glob("version_*"), key=lambda p: int(p.name.split("_")[1]))
+    for version in versions:
+        if not (version / "metrics.csv").is_file():
+            continue
+        with (version / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch") and row.get("step"):
+                        points[name][float(row["step"])] = float(value)
+    return {name: tuple(map(list, zip(*sorted(series.items()), strict=True))) for name, series in points.items()}  # type: ignore[misc]
+
+
+def _last_validation(run: Path, folder: str) -> str:
+    """What the last validation of a part found."""
+    curves = read_curves(run, folder)
+    found = [name for name in ("val/loss", "val/mel_distance") if name in curves]
+    return f"{found[0].partition('/')[2].replace('_', ' ')} {curves[found[0]][1][-1]:.3f}" if found else ""
+
+
+def _curves(run: Path, folder: str) -> dict[str, Any]:
+    groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = defaultdict(dict)
+    for name, series in read_curves(run, folder).items():
+        split, _, term = name.rpartition("/")
+        stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a picture
+        groups[stem if number.isdigit() else term][f"{split} {term}".strip()] = series
+    ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
+    images = [(title, data_uri(png(curves_figure(group, title)), "image/png")) for title, group in ordered]
+    return {"folder": folder, "images": images}

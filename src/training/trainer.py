@@ -1,0 +1,161 @@
+"""The Lightning trainer of a part, and the checkpoints it goes on from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..core.part import Part
+from ..core.precision import feasible
+from ..core.seeds import derive_seed
+from ..errors import PartitaError
+from ..recipe.compose import flat
+from ..recipe.plan import Plan
+from ..recipe.trainer_options import trainer_options
+from ..storage.files import replacing_file
+from .callbacks import Bar, CountSteps, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Throughput
+from .fit_data import FitData
+from .loggers import make_loggers
+from .run_log import RunLog
+
+
+def make_trainer(
+    plan: Plan, part: Part, folder: str, run: Path, data: FitData, log: RunLog, **changes: Any
+) -> L.Trainer:
+    """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults.
+
+    Args:
+        plan: The recipe.
+        part: What is trained.
+        folder: Its folder in the run.
+        run: The run folder.
+        data: What it is trained on.
+        log: Gets what is to be said of it, and of its progress.
+        changes: Arguments of ``L.Trainer`` that count over all; its callbacks come first.
+
+    Raises:
+        PartitaError: Lightning refuses the options, on this machine at least.
+    """
+    fit, given = part.fit_options, plan.trainer | part.fit_options.trainer
+    seed = derive_seed(plan.seed, folder, "steps")
+    options: dict[str, Any] = {
+        "log_every_n_steps": min(20, fit.steps),
+        "precision": fit.precision,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "enable_progress_bar": sys.stdout.isatty(),
+        **trainer_options({name: value for name, value in given.items() if value is not None}),
+        **changes,
+    }
+    if given.get("precision") is None:
+        options["precision"] = feasible(fit.precision, options.get("accelerator", "auto"))
+        if options["precision"] != fit.precision:
+            log(
+                f"  in {options['precision']}: {fit.precision} is slow on this CPU "
+                f"(trainer.precision={fit.precision} insists on it)"
+            )
+    options["logger"] = make_loggers(options.get("logger"), run, folder, dict(flat(plan.values)))
+    every = options["log_every_n_steps"]
+    ours: list[L.Callback] = [
+        CountSteps(),
+        Reseed(seed),
+        NaNGuard(every),
+        Throughput(fit.examples * data.seconds, every),
+        Media(data.originals, data.render, data.sample_rate),
+        KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every, fit.checkpoint_seconds),
+    ]
+    ours.append(Lines(fit.steps, log.keep if options["enable_progress_bar"] else log))
+    if options["enable_progress_bar"]:
+        ours.append(Bar())
+    if options["logger"]:
+        ours.append(LearningRateMonitor("step"))
+    if part.automatic_optimization:  # others do this themselves
+        options |= {"gradient_clip_val": fit.gradient_clip, "accumulate_grad_batches": fit.accumulate}
+    options |= {
+        "callbacks": [*options.get("callbacks", []), *ours],
+        "max_epochs": 1,
+        "default_root_dir": run,
+        "plugins": [AtomicCheckpoints()],
+        "enable_checkpointing": True,
+        "val_check_interval": min(fit.validate_every or fit.steps, fit.steps) * fit.accumulate,
+        "use_distributed_sampler": False,
+    }
+    try:
+        trainer = L.Trainer(**options)
+        if trainer.world_size > 1 and not part.automatic_optimization and options.get("strategy") in (None, *_PLAIN):
+            # each of a codec's two updates leaves out the parameters of the other
+            trainer = L.Trainer(**options | {"strategy": "ddp_find_unused_parameters_true"})
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
+        raise PartitaError(f"{folder}: L.Trainer refuses these options: {error}") from None
+    return trainer
+
+
+_PLAIN = ("auto", "ddp")
+
+
+def await_machines(trainer: L.Trainer, say: Callable[[str], None]) -> None:
+    """Say what a training on several machines waits for.
+
+    Raises:
+        PartitaError: Nothing tells the machines where to meet.
+    """
+    if trainer.num_nodes == 1:
+        return
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if type(environment) is LightningEnvironment and lacking:
+        raise PartitaError(
+            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the machines meet. Start the same command on "
+            f"each of them with torchrun or, under Slurm, with srun, or set {', '.join(lacking)} on each (address and "
+            "a free port of the first machine, and the number of this one, from 0)"
+        )
+    if environment is not None:
+        say(
+            f"  waiting until all {trainer.num_nodes} machines have met at {environment.main_address}:"
+            f"{environment.main_port}; this is number {environment.node_rank()}"
+        )
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are either whole or not there, and that are read without unpickling anything but tensors."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside the old one, then take its place."""
+        with replacing_file(Path(path)) as new, new.open("wb") as file:  # of a path, torch would not say what is wrong
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read tensors and plain values only, once all of them have the checksums that torch wrote with them.
+
+        Raises:
+            PartitaError: It is damaged.
+        """
+        try:
+            with ZipFile(path) as archive:
+                wrong = archive.testzip()
+            if wrong is None:
+                return torch.load(path, map_location=map_location, weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file can be anything
+            wrong = type(error).__name__
+        raise PartitaError(
+            f"{path} is damaged ({wrong}): delete it and run the same command again, which trains this part anew; the "
+            "parts that are finished are kept"
+        )
+
+
+def checkpoint_path(run: Path, folder: str) -> Path:
+    """Where a part's unfinished training is kept."""
+    return run / "checkpoints" / f"{folder.replace('/', '-')}.ckpt"

@@ -1,0 +1,221 @@
+"""Training a system: its parts in order under one run folder, each its own Lightning fit, resumed exactly."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import statistics
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+
+from ..core.part import Part
+from ..data.overview import gaps, overview
+from ..errors import PartitaError, Stopped
+from ..recipe.compose import flat
+from ..recipe.plan import PartPlan, Plan
+from ..recipe.recipe_files import read_yaml
+from ..storage.files import recover, replacing_file, saying_when_full
+from ..system.assembly import INDEX, index_text
+from ..system.system import System
+from .callbacks import Stopwatch
+from .fit_data import FitData
+from .loggers import close
+from .run_lock import is_first, training_alone
+from .run_log import RunLog
+from .trainer import await_machines, checkpoint_path, make_trainer
+
+
+def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda line: None) -> System:
+    """Train every part of a system that has no weights, or go on where a killed run stopped.
+
+    Args:
+        plan: A checked recipe.
+        run: Folder of the run; made if it is not there.
+        say: Gets a line on each thing done.
+
+    Raises:
+        PartitaError: The folder holds a run of another recipe, another process is training there, the data is unusable,
+            or training broke down.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and tips
+    run, system = Path(run), System(plan)
+    found = [path.name for path in run.iterdir() if not path.name.startswith(".")] if run.exists() else []
+    if is_first() and found and INDEX not in found:
+        raise PartitaError(f"{run} is not empty and holds no run: choose another folder with -o")
+    with training_alone(run):
+        if is_first():
+            _claim(plan, run)
+        _train_parts(system, run, RunLog(run / "logs" / "train.log", say))
+    return system
+
+
+def _train_parts(system: System, run: Path, log: RunLog) -> None:
+    """Train what is not trained yet, in a run folder that is claimed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what was skipped is in the report
+        system.source.setup()
+    for line in (*(f"data: {line}" for line in overview(system.source)), *system.source.report):
+        log(line)
+    if (shortage := system.source.shortage("validation")) is not None:
+        log(shortage)
+    system.check_fields()
+    for line in gaps(system.source, system.reads):
+        log(line)
+    # What learns with a stage is saved before it, and is done when the stage is.
+    joint = {f"conditioners/{name}": f"stages/{stage}" for stage, part in system.stages.items() for name in part.joint}
+    done = set()
+    for folder, part in system.parts.items():  # before any training, which missing weights would waste
+        weights = system.part_plan(folder).weights
+        if (run / joint.get(folder, folder) / "model.safetensors").is_file():
+            _load_finished(part, run / folder)
+            log(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
+            done.add(folder)
+        elif weights is not None or part.weightless:
+            if weights is not None:
+                part.load_weights(weights)
+                log(f"{folder}: weights from {weights}")
+            if is_first():
+                part.save(run / folder)
+            done.add(folder)
+        else:
+            _load_inner(part, system.part_plan(folder))
+    for folder, part in system.parts.items():
+        if folder not in done and folder not in joint:
+            since = ", going on from the last checkpoint" if checkpoint_path(run, folder).is_file() else ""
+            log(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
+            if (doubt := part.doubt()) is not None:
+                log(f"{folder}: {doubt}")
+            _fit(system, folder, run, log)
+        part.eval().requires_grad_(False)
+
+
+def _load_finished(part: Part, folder: Path) -> None:
+    """The weights of a part that the run has finished."""
+    try:
+        part.load_weights(folder)
+    except PartitaError as error:
+        raise PartitaError(f"{error}. Delete {folder} and run the same command again to train it anew") from None
+
+
+def _load_inner(part: Part, plan: PartPlan) -> None:
+    """The pretrained weights of parts inside a part that is going to be trained."""
+    for name, inner in plan.parts.items():
+        if inner.weights is not None:
+            getattr(part, name).load_weights(inner.weights)
+        else:
+            _load_inner(getattr(part, name), inner)
+
+
+_WITHOUT_EFFECT = re.compile(
+    r"^description$|(^|\.)fit\.(checkpoint_every|checkpoint_seconds|num_workers)$"
+    r"|(^|\.)trainer\.(logger\b.*|log_every_n_steps|enable_progress_bar|enable_model_summary|profiler)$"
+)
+"""Keys that change nothing about the weights: a run goes on when they differ."""
+
+
+def _claim(plan: Plan, run: Path) -> None:
+    """Make the folder this recipe's, or see that it is."""
+    recover(run)
+    index, text = run / INDEX, index_text(plan)
+    old = index.read_text(encoding="utf-8") if index.is_file() else None
+    begun = any(run.rglob("*.safetensors")) or any(run.rglob("*.ckpt"))
+    changed: list[str] = []
+    if old is not None and old != text:
+        ours, theirs = dict(flat(OmegaConf.to_container(OmegaConf.create(text)))), dict(flat(read_yaml(index)))
+        differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+        keys = [key for key in differing if not _WITHOUT_EFFECT.search(key)]
+        changed = [f"  {key}: {theirs.get(key, 'unset')} → {ours.get(key, 'unset')}" for key in keys]
+    if old is not None and begun and changed:
+        raise PartitaError(
+            f"{run} holds a run of another recipe; choose another folder with -o, or go on with the same recipe. "
+            "What differs:\n" + "\n".join(changed[:12])
+        )
+    if old != text:
+        with replacing_file(index) as new:
+            new.write_text(text, encoding="utf-8")
+
+
+def _fit(system: System, folder: str, run: Path, log: RunLog) -> None:
+    """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
+    part = system.parts[folder]
+    part.train().requires_grad_(True)
+    data, checkpoint = FitData(system, folder, log), checkpoint_path(run, folder)
+    trainer = make_trainer(system.plan, part, folder, run, data, log)
+    await_machines(trainer, log)
+    with saying_when_full(run), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
+        )
+        try:
+            trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
+        except torch.OutOfMemoryError as error:
+            raise PartitaError(
+                f"{folder}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size (and raise "
+                "fit.accumulate) or fit.crop (a stage's window), or set fit.precision=bf16-mixed "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        except MisconfigurationException as error:
+            raise PartitaError(f"{folder}: L.Trainer refuses these options: {error}") from None
+        except torch.distributed.DistError as error:
+            raise PartitaError(
+                f"{folder}: the processes that train together did not meet, or lost each other: see whether one of "
+                f"them ended, and run the same command again ({str(error).splitlines()[0]})"
+            ) from None
+        finally:
+            close(trainer.loggers)
+    if not trainer.state.finished:
+        raise Stopped(signal.SIGINT)
+    done = trainer.fit_loop.epoch_loop.batch_progress.total.completed // part.fit_options.accumulate
+    if done < part.fit_options.steps:
+        raise PartitaError(
+            f"{folder}: the training ended after {done:,} of {part.fit_options.steps:,} steps, so there are no "
+            "finished weights; see what ended it (perhaps an environment variable PL_TRAINER_…), and run the same "
+            "command again"
+        )
+    part.cpu()
+    if trainer.is_global_zero:
+        for name, conditioner in getattr(part, "joint", {}).items():
+            conditioner.save(run / "conditioners" / name)
+        part.save(run / folder)
+        checkpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # other parts may have one there
+            checkpoint.parent.rmdir()
+    trainer.strategy.barrier()
+
+
+def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
+    """How long a step of a part's training takes here: the median of its first ones, after a third to warm up.
+
+    A part that changes on the way, such as a codec that an adversary joins, may become slower than that. What the part
+    is trained on is untrained: that changes nothing about the time.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    system, watch = System(plan), Stopwatch()
+    system.source.setup()
+    for name, part in system.parts.items():
+        if (weights := system.part_plan(name).weights) is not None:
+            part.load_weights(weights)
+        if name != folder:
+            part.eval().requires_grad_(False)
+    part = system.parts[folder]
+    part.fit_options = replace(part.fit_options, steps=steps)
+    with TemporaryDirectory() as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        data = FitData(system, folder)
+        log = RunLog(Path(run) / "train.log", lambda line: None)
+        options: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "callbacks": [watch]}
+        trainer = make_trainer(plan, part, folder, Path(run), data, log, **options)
+        trainer.fit(part, datamodule=data)
+    return statistics.median(b - a for a, b in pairwise(watch.times[steps // 3 :]))

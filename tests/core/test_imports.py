@@ -1,0 +1,69 @@
+"""Parts in a file of one's own, named by its user and never by a recipe."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import partita
+
+PART = '''
+from partita.core.registry import register
+from toys import ToyCodec
+
+
+@register("tokenizer", "NAME")
+class Mine(ToyCodec):
+    """A part of one's own."""
+'''
+TOYS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+
+
+def command(*arguments):
+    environment = {**os.environ, "PYTHONPATH": TOYS}
+    words = [sys.executable, "-m", "partita.cli.main", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_flag_makes_a_part_of_a_file_usable(tmp_path):
+    file, recipe = tmp_path / "flag_part.py", tmp_path / "recipe.yaml"
+    file.write_text(PART.replace("NAME", "flag-part"))
+    recipe.write_text("tokenizers: {acoustic: flag-part}\ndata: {name: toy-sines}\n")
+    done = command("--import", file, "check", recipe)
+    assert done.returncode == 0, done.stderr
+    assert "flag-part" in done.stdout
+    without = command("check", recipe)
+    assert without.returncode == 2
+    assert "partita --import FILE.py" in without.stderr
+
+
+def test_a_file_is_imported_once_and_handed_on(tmp_path):
+    from partita import imports, launch
+
+    file = tmp_path / "handed_part.py"
+    file.write_text(PART.replace("NAME", "handed-part"))
+    for _ in range(2):
+        partita.import_file(file)
+    assert imports.imported().count(str(file)) == 1
+    assert str(file) in launch.Restartable().imports
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("none.py", None, "no such file"),
+        ("part.txt", "", r"does not end in \.py"),
+        ("json.py", "", "a module 'json'"),
+        ("two-words.py", "", "a module 'two-words'"),
+        ("broken_part.py", "x = 1\nx +\n", "line 2: SyntaxError"),
+        ("failing_part.py", "x = 1\n\nx / 0\n", "line 3: ZeroDivisionError"),
+    ],
+)
+def test_files_that_cannot_be_imported_are_one_message(tmp_path, name, content, word):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    path = list(sys.path)
+    with pytest.raises(partita.PartitaError, match=word):
+        partita.import_file(tmp_path / name)
+    assert sys.path == path

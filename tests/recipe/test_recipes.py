@@ -1,0 +1,64 @@
+"""Every packaged recipe on the corpus, shrunk, trains two steps and generates; so do its one-word variants."""
+
+import pytest
+import torch
+
+import partita
+from partita.recipe.compose import compose
+from partita.recipe.plan import load_recipe, plan
+from partita.recipe.recipe_files import recipes
+from partita.tokenizers.encodec import EnCodec
+from partita.training.training import train
+
+
+def shrunk(recipe, *overrides):
+    """The plan of a recipe at two steps per part on a few pieces."""
+    tree = compose(recipe, [*overrides, "data.limit=12"])
+    fits = [slot for group in ("tokenizers", "conditioners") for slot in tree.values[group].values()]
+    for stage in tree.values["stages"].values():
+        stage["window"] = 0.6
+        fits.append(stage["generator"])
+    for slot in fits:
+        if slot.get("weights") is None:
+            slot["fit"] = {**slot.get("fit", {}), "steps": 2, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
+    return plan(tree)
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes() if name.startswith("chorales")])
+def test_recipe(recipe, tmp_path):
+    system = train(shrunk(recipe), tmp_path / "run")
+    loaded = partita.load(tmp_path / "run")
+    for made in (system, loaded):
+        audio = made.generate(["a slow chorale for church organ", "flute"], duration=0.4, seed=1)
+        spec = made.output.spec
+        assert audio.shape == (2, spec.channels, round(0.4 * spec.sample_rate))
+        assert audio.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "override", ["tokenizers.acoustic=soundstream-tiny", "conditioners.text={name: lookup, dim: 32}"]
+)
+def test_another_part_is_one_word(override, tmp_path):
+    system = train(shrunk("chorales-tiny", override), tmp_path)
+    assert system.generate(["flute"], duration=0.4).shape[:2] == (1, 1)
+
+
+def test_a_pretrained_codec_and_text_encoder_take_the_place_of_trained_ones(tmp_path, t5_checkpoint):
+    EnCodec(model="24khz").save(tmp_path / "encodec")
+    text = t5_checkpoint("relu", ["a slow chorale for flute"])
+    small = "width: 16, feed_forward_width: 24, depth: 2, num_heads: 2, head_width: 8, vocabulary: 64"
+    swapped = shrunk(
+        "chorales-tiny",
+        f"tokenizers.acoustic={{preset: encodec-24khz, num_codebooks: 2, weights: {tmp_path / 'encodec'}}}",
+        f"conditioners.text={{preset: t5-small, weights: {text}, {small}}}",
+    )
+    system = train(swapped, tmp_path / "run")
+    audio = system.generate(["flute", None], duration=0.4, seed=3)
+    assert audio.shape == (2, 1, 30 * 320)
+    assert torch.equal(partita.load(tmp_path / "run").generate(["flute", None], duration=0.4, seed=3), audio)
+
+
+def test_presets_without_weights_here_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(partita.PartitaError, match=r"google-t5/t5-base"):
+        train(load_recipe("chorales-tiny", ["conditioners.text=t5-base", "data.limit=12"]), tmp_path)

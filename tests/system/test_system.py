@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+import partita
+from partita.recipe.plan import load_recipe
+from partita.system.system import System
+
+
+@pytest.fixture
+def system(toy_recipe):
+    return System(load_recipe(toy_recipe))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"prompts": []}, "list with one prompt"),
+        ({"prompts": {"text": 100}}, "list with one prompt"),
+        ({"prompts": {"tempo": [100]}}, "nothing in this system reads 'tempo'"),
+        ({"prompts": ["a", "b"], "seed": [1]}, "2 prompts, but 1 seeds"),
+        ({"seed": 1.5}, "whole number"),
+        ({"duration": "1"}, "more than 0 seconds"),
+        ({"duration": float("nan")}, "more than 0 seconds"),
+        (
+            {"prompts": [partita.Story([(0, "a"), (2, "b")])], "duration": 1.5},
+            "goes on at 2 s, but the clip ends at 1.5 s",
+        ),
+        ({"negative": []}, "negative: text takes a list"),
+        ({"guidance": []}, "guidance is a number"),
+        ({"sampling": ["temperature=1"]}, "sampling is a mapping"),
+        ({"sampling": {"mian": {"temperature": 1.0}}}, "no stage is called 'mian': did you mean 'main'"),
+        ({"sampling": {"main": {"temprature": 1.0}}}, "sampling of main: temprature"),
+        ({"continuation": 3}, r"has the shape \[T\], \[C, T\] or"),
+        ({"continuation": object()}, "a path, an array or a tensor, not object"),
+        ({"continuation": "nowhere.wav"}, "nowhere.wav"),
+        ({"continuation": torch.zeros(1, 1, 0)}, r"not \[1, 1, 0\]"),
+        ({"transition": 1.0}, "shorter than the window"),
+        ({"transition": -1}, "0 or more seconds"),
+        ({"negative": ["a", "b"]}, "negative takes 1 prompts"),
+        ({"negative": ["a"], "guidance": 1.0}, "no stage is guided here: set guidance above 1"),
+        ({"negative": ["a"], "guidance": {"main": 1}}, "no stage is guided here"),
+        ({"guidance": float("nan")}, "guidance is a number"),
+        ({"guidance": [(1.0, ["text"])]}, "guidance is a number"),
+        ({"sampling": {"temprature": 1}}, "'temperature'"),
+        ({"continuation": torch.zeros(2, 1, 100)}, "1 clips continue one recording, or one each, not 2"),
+        ({"continuation": torch.zeros(100, 2)}, r"100 channels of 2 samples: turn it round"),
+        ({"continuation": torch.zeros(1, 1, 4000)}, "set a longer duration"),
+    ],
+)
+def test_what_cannot_be_generated_is_one_message(system, arguments, word):
+    with pytest.raises(partita.PartitaError, match=word):
+        system.generate(**{"prompts": ["tone 1"], **arguments})
+
+
+def test_what_can_be_generated(system):
+    clip = system.generate("tone 1", duration=0.5, guidance=2.0, sampling={"temperature": 0.0})
+    assert clip.shape == (1, 1, system.sample_rate // 2)
+    terms = [partita.Term(None, 2.0), partita.Term((), -1.0)]
+    assert torch.equal(system.generate(["tone 1"], duration=0.5, guidance=terms), clip)
+    assert system.generate(None, seed=[1, 2], duration=0.5).shape[0] == 2
+    heard = np.zeros((1, 1, 1000), np.float32)
+    assert system.generate(["tone 1"], duration=0.5, continuation=heard).shape == clip.shape

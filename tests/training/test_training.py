@@ -1,0 +1,433 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+import partita
+from partita.errors import PartitaError, Stopped
+from partita.recipe.plan import load_recipe
+from partita.system.system import System
+from partita.training.callbacks import Reseed
+from partita.training.fit_data import FitData
+from partita.training.report import read_curves
+from partita.training.training import train
+from toys import ToyBigram
+
+
+def weights(run):
+    return {(str(p.relative_to(run)), k): v for p in Path(run).rglob("*.safetensors") for k, v in load_file(p).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("overrides", "deadly"),
+    [
+        ([], (2, 5, 9, 11, 16, 20, 21)),
+        (
+            ["stages.main.generator.fit.accumulate=4", "tokenizers.acoustic.fit.accumulate=3"],
+            (2, 9, 17, 30, 45, 50, 66, 67),
+        ),
+    ],
+    ids=["steps", "accumulated"],
+)
+def test_a_run_interrupted_anywhere_ends_with_the_same_weights(toy_recipe, tmp_path, monkeypatch, overrides, deadly):
+    """Also within the batches that a step accumulates."""
+    plan = load_recipe(toy_recipe, overrides)
+    train(plan, tmp_path / "whole")
+    batches, batch = 0, Reseed.on_train_batch_start
+
+    def dying(self, *args):
+        nonlocal batches
+        batches += 1
+        if batches in deadly:
+            raise Killed
+        batch(self, *args)
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
+    deaths = 0
+    while True:
+        try:
+            train(plan, tmp_path / "broken")
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == len(deadly)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert not list((tmp_path / "broken").rglob("*.ckpt"))
+
+
+def test_a_killed_process_leaves_no_half_file_and_resumes(toy_recipe, tmp_path):
+    """SIGKILL while a checkpoint is being written."""
+    script = f"""
+import sys, os, signal, torch
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import toys
+from partita.recipe.plan import load_recipe
+from partita.training.training import train
+save, count = torch.save, 0
+def dying(value, file, *args):
+    global count
+    count += 1
+    if count == 2:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(value, file, *args)
+torch.save = dying
+train(load_recipe({str(toy_recipe)!r}), {str(tmp_path / "run")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == -9
+    checkpoint = tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["state_dict"]
+    plan = load_recipe(toy_recipe)
+    train(plan, tmp_path / "run")
+    train(plan, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert not list((tmp_path / "run").rglob(".*.part"))
+
+
+def test_a_run_killed_between_saving_a_conditioner_and_its_stage_starts_that_stage_anew(
+    toy_recipe, tmp_path, monkeypatch
+):
+    plan = load_recipe(toy_recipe, ["stages.main.generator.fit.checkpoint_every=1000"])
+    save = ToyBigram.save
+
+    def dying(self, folder):
+        raise Killed
+
+    monkeypatch.setattr(ToyBigram, "save", dying)
+    with pytest.raises(Killed):
+        train(plan, tmp_path / "run")
+    assert (tmp_path / "run" / "conditioners" / "text" / "model.safetensors").is_file()
+    monkeypatch.setattr(ToyBigram, "save", save)
+    train(plan, tmp_path / "run")
+    train(plan, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, number, status):
+    plan = load_recipe(toy_recipe, ["tokenizers.acoustic.fit.checkpoint_every=1000"])
+    step, before = Reseed.on_train_batch_start, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self, trainer, module, batch, batch_idx):
+        step(self, trainer, module, batch, batch_idx)
+        if batch_idx == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train(plan, tmp_path / "run")
+    assert 128 + stopped.value.signal == status
+    assert signal.getsignal(signal.SIGINT) is before
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt", weights_only=True)
+    assert checkpoint["global_step"] in (3, 4)
+    monkeypatch.undo()
+    said = []
+    train(plan, tmp_path / "run", say=said.append)
+    assert "tokenizers/acoustic: 6 steps of 2, going on from the last checkpoint" in said
+    train(plan, tmp_path / "whole", say=said.append)
+    assert "tokenizers/acoustic: 6 steps of 2" in said
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_failed_start_leaves_the_folder_free(toy_recipe, tmp_path):
+    for override in ("data={name: folder, path: /nowhere}", "trainer.accelerator=tpu"):
+        with pytest.raises(PartitaError):
+            train(load_recipe(toy_recipe, [override]), tmp_path / "run")
+    train(load_recipe(toy_recipe), tmp_path / "run")
+
+
+def test_weights_are_as_readable_as_other_files(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "run" / "tokenizers" / "acoustic").iterdir()}
+    assert modes == {(tmp_path / "run" / "recipe.yaml").stat().st_mode & 0o777}
+
+
+def test_seed_and_batch_order_decide_the_weights(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "a")
+    train(load_recipe(toy_recipe), tmp_path / "b")
+    train(load_recipe(toy_recipe, ["seed=1"]), tmp_path / "c")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_a_trained_run_loads_and_generates_the_same_from_run_and_export(toy_recipe, tmp_path):
+    system = train(load_recipe(toy_recipe), tmp_path / "run")
+    expected = system.generate(["tone 3", "tone 5"], duration=0.5, seed=7)
+    assert expected.shape == (2, 1, 2000)
+    loaded = partita.load(tmp_path / "run")
+    loaded.save(tmp_path / "export")
+    for again in (loaded, partita.load(tmp_path / "export")):
+        assert torch.equal(again.generate(["tone 3", "tone 5"], duration=0.5, seed=7), expected)
+
+
+def test_a_part_with_weights_is_not_trained_again(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "first")
+    codec = tmp_path / "first" / "tokenizers" / "acoustic"
+    said = []
+    train(load_recipe(toy_recipe, [f"tokenizers.acoustic.weights={codec}"]), tmp_path / "second", say=said.append)
+    assert any("weights from" in line for line in said)
+    first, second = (
+        load_file(tmp_path / r / "tokenizers" / "acoustic" / "model.safetensors") for r in ("first", "second")
+    )
+    assert torch.equal(first["gain"], second["gain"])
+
+
+def test_the_conditioner_learns_with_its_stage(toy_recipe, tmp_path):
+    from partita.system.system import System
+
+    before = System(load_recipe(toy_recipe)).conditioners["text"].embedding.weight.detach().clone()
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    after = load_file(tmp_path / "run" / "conditioners" / "text" / "model.safetensors")["embedding.weight"]
+    letters = sorted(set(b"tone 1"))
+    assert (after[letters] - before[letters]).abs().min() > 0
+    assert not any("joint" in key for _, key in weights(tmp_path / "run"))
+
+
+def test_another_recipe_is_refused_and_the_difference_named(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    with pytest.raises(PartitaError, match="seed: unset → 1"):
+        train(load_recipe(toy_recipe, ["seed=1"]), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(PartitaError, match="not empty"):
+        train(load_recipe(toy_recipe), tmp_path / "other")
+
+
+def test_an_unfinished_run_says_what_is_missing(toy_recipe, tmp_path):
+    from partita.system.system import System
+
+    System(load_recipe(toy_recipe)).save_index(tmp_path / "run")
+    with pytest.raises(PartitaError, match=r"tokenizers/acoustic.*partita train"):
+        partita.load(tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_is_named_at_once(toy_recipe, tmp_path, monkeypatch):
+    import toys
+
+    step = toys.ToyCodec.training_step
+
+    def exploding(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        self.log("train/spectral", loss * (float("nan") if batch_idx == 3 else 1))
+        return loss
+
+    monkeypatch.setattr(toys.ToyCodec, "training_step", exploding)
+    with pytest.raises(PartitaError, match="spectral became nan at step 3 of toy-codec"):
+        train(load_recipe(toy_recipe), tmp_path / "run")
+
+
+def test_what_lightning_refuses_is_one_message(toy_recipe, tmp_path):
+    with pytest.raises(PartitaError, match=r"L\.Trainer refuses"):
+        train(load_recipe(toy_recipe, ["trainer.accelerator=tpu"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("native", "changes", "half"),
+    [
+        (True, [], True),
+        (False, [], False),
+        (False, ["trainer.precision=bf16-mixed"], True),
+        (False, ["stages.main.generator.fit.trainer.precision=bf16-mixed"], True),
+    ],
+)
+def test_half_precision_that_the_cpu_emulates_is_only_used_on_demand(
+    toy_recipe, tmp_path, monkeypatch, native, changes, half
+):
+    used, said, loss = [], [], ToyBigram.loss
+
+    def watched(self, *args):
+        used.append(torch.is_autocast_enabled("cpu"))
+        return loss(self, *args)
+
+    monkeypatch.setattr(ToyBigram, "loss", watched)
+    monkeypatch.setattr("partita.core.precision.has_bfloat16", lambda: native)
+    recipe = load_recipe(
+        toy_recipe, ["trainer.accelerator=cpu", "stages.main.generator.fit.precision=bf16-mixed", *changes]
+    )
+    train(recipe, tmp_path / "run", say=said.append)
+    assert set(used) == {half}
+    assert any("bf16-mixed is slow on this CPU" in line for line in said) is not half
+
+
+def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
+    train(load_recipe(toy_recipe, ["trainer.log_every_n_steps=2"]), tmp_path / "run")
+    curves = read_curves(tmp_path / "run", "stages/main")
+    assert curves["train/loss"][0] == [1, 3, 5, 7]
+    assert {"val/loss", "lr-AdamW", "speed/steps_per_second"} <= curves.keys()
+    events = list((tmp_path / "run" / "logs" / "stages" / "main" / "tensorboard").glob("events*"))
+    assert b"rendered/0" in events[0].read_bytes()
+
+
+def test_a_folder_of_mixed_files_trains_and_the_bad_ones_are_named(toy_recipe, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(4):
+        soundfile.write(folder / f"stereo{i}.ogg", draw.uniform(-0.5, 0.5, (44100 * 2, 2)), 44100)
+        (folder / f"stereo{i}.txt").write_text(f"noise {i}")
+        soundfile.write(folder / f"mono{i}.wav", draw.uniform(-0.5, 0.5, 22050 * 2), 22050)
+    whole = (folder / "stereo0.ogg").read_bytes()
+    (folder / "cut.ogg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("this is no audio")
+    said = []
+    plan = load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"])
+    system = train(plan, tmp_path / "run", say=said.append)
+    assert system.generate(["noise 1"], duration=0.2).shape == (1, 1, 800)
+    for name in ("cut.ogg", "empty.wav", "text.wav"):
+        assert any(name in line for line in said), said
+    assert not any("stereo1.ogg" in line for line in said)
+
+
+def test_a_folder_without_captions_cannot_train_what_reads_them(toy_recipe, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.zeros(8000), 8000)
+    with pytest.raises(PartitaError, match=r"none of 1 file in music has a caption"):
+        train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run")
+
+
+TOGETHER = """
+tokenizers:
+  acoustic:
+    name: soundstream
+    sample_rate: 4000
+    dim: 4
+    network: {width: 2, strides: [5, 8], dilations: [1]}
+    quantizer: {num_codebooks: 1, cardinality: 16, warmup_steps: 100}
+    losses: {balanced: true, adversarial: 1.0, feature_matching: 1.0}
+    spectral: {windows: [64, 256], bands: 20}
+    discriminators: {wave_scales: [2], wave_width: 2, stft_windows: [256], stft_width: 2}
+    adversarial_start: 1
+    fit: {steps: 4, batch_size: 2, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, accumulate: 2, ema: 0.5, validation_examples: 5}
+conditioners:
+  text: toy-letters
+stages:
+  main:
+    generator: {name: toy-bigram, fit: {steps: 3, batch_size: 2, eps: 1.0e-2, validation_examples: 5}}
+    target: acoustic
+    given: [text]
+    window: 1.0
+data: toy-sines
+trainer: {accelerator: cpu}
+"""
+
+
+def test_two_processes_train_as_one_with_all_their_examples(tmp_path):
+    """A codec with adversary, balancer, accumulation and averaged weights, and a stage on it."""
+    recipe = tmp_path / "together.yaml"
+    recipe.write_text(TOGETHER)
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import toys, torch
+from partita.recipe.plan import load_recipe
+from partita.training.run_lock import is_first
+from partita.training.training import train
+system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(tmp_path / "two")!r})
+state = {{f"{{name}} {{key}}": v for name, part in system.parts.items() for key, v in part.state_dict().items()}}
+torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first() else 1}}.pt")
+"""
+    (tmp_path / "ddp.py").write_text(script)
+    done = subprocess.run([sys.executable, str(tmp_path / "ddp.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert any("balancer.norms" in key for key in first)
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    larger = ["tokenizers.acoustic.fit.batch_size=4", "stages.main.generator.fit.batch_size=4"]
+    train(load_recipe(recipe, larger), tmp_path / "one")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
+    for folder, names in (("tokenizers/acoustic", ["mel_distance", "spectral"]), ("stages/main", ["loss"])):
+        curves = [read_curves(tmp_path / run, folder) for run in ("one", "two")]
+        for name in names:
+            assert curves[1][f"val/{name}"][1] == pytest.approx(curves[0][f"val/{name}"][1], rel=1e-3)
+
+
+def test_with_more_processes_than_clips_each_has_one_to_validate(toy_recipe):
+    """What one process logs and others do not is waited for without end."""
+    plan = load_recipe(toy_recipe)
+    for processes in (1, 2, 3, 5):
+        dealt = []
+        for rank in range(processes):
+            data = FitData(System(plan), "stages/main")
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=processes)
+            dealt.append([list(batch) for batch in data.val_dataloader().batch_sampler])
+        assert min(map(len, dealt)) >= 1
+        assert sorted(i for batches in dealt for batch in batches for i in batch) == list(range(max(2, processes)))
+
+
+def test_two_files_train_and_it_is_said_that_none_is_held_out(toy_recipe, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for i in range(2):
+        soundfile.write(folder / f"{i}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, 8000), 4000)
+        (folder / f"{i}.txt").write_text(f"noise {i}")
+    said = []
+    train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run", say=said.append)
+    assert "val/loss" in read_curves(tmp_path / "run", "stages/main")
+    assert any("no validation pieces, so training pieces stand in" in line for line in said)
+
+
+def interrupted(plan, run, monkeypatch, step):
+    """Train until ``step`` of the first part, and die there."""
+    begin = Reseed.on_train_batch_start
+
+    def dying(self, trainer, module, batch, batch_idx):
+        begin(self, trainer, module, batch, batch_idx)
+        if batch_idx == step:
+            raise Killed
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
+    with pytest.raises(Killed):
+        train(plan, run)
+    monkeypatch.setattr(Reseed, "on_train_batch_start", begin)
+
+
+def test_a_run_goes_on_when_only_keys_without_effect_on_its_weights_have_changed(toy_recipe, tmp_path, monkeypatch):
+    interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
+    changes = [
+        "description=mine",
+        "tokenizers.acoustic.fit.checkpoint_every=1",
+        "tokenizers.acoustic.fit.num_workers=1",
+        "stages.main.generator.fit.checkpoint_seconds=5",
+        "trainer.profiler=simple",
+        "stages.main.generator.fit.trainer.log_every_n_steps=3",
+        "trainer.logger=[csv]",
+        "trainer.log_every_n_steps=2",
+    ]
+    train(load_recipe(toy_recipe, changes), tmp_path / "run")
+    train(load_recipe(toy_recipe), tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("change", ["tokenizers.acoustic.fit.lr=0.5", "seed=4", "trainer.precision=bf16-mixed"])
+def test_a_run_does_not_go_on_as_another_one(toy_recipe, tmp_path, monkeypatch, change):
+    interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
+    with pytest.raises(PartitaError, match=rf"(?s)holds a run of another recipe.*{change.split('=')[0]}"):
+        train(load_recipe(toy_recipe, [change, "description=mine"]), tmp_path / "run")
+
+
+def test_a_run_whose_recipe_is_damaged_is_refused_by_name(toy_recipe, tmp_path, monkeypatch):
+    interrupted(load_recipe(toy_recipe), tmp_path / "run", monkeypatch, 5)
+    (tmp_path / "run" / "recipe.yaml").write_text("tokenizers: [unfinished")
+    with pytest.raises(PartitaError, match=r"recipe\.yaml"):
+        train(load_recipe(toy_recipe), tmp_path / "run")

@@ -26,6 +26,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files | xargs $(BIN)/codespell
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -97,8 +97,9 @@ def saved_toy(tmp_path_factory):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub of its own, an empty cache, and alice's token."""
-    from hub_server import Hub
     from huggingface_hub import constants
+
+    from hub_server import Hub
 
     hub = Hub()
     monkeypatch.setenv("HF_TOKEN", "hf_alice")

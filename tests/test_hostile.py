@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_server import Hub
 from huggingface_hub import constants
-from saved_systems import change
 
 import partita
+from hub_server import Hub
 from partita.core.part import Part
 from partita.limits import MOST_LISTED, SPARE_BYTES
 from partita.publishing.pull import pull
@@ -24,6 +23,7 @@ from partita.recipe.recipe_files import read_yaml, recipes
 from partita.storage.pretrained import read_config, read_safetensors
 from partita.storage.untrusted import read_header
 from partita.system.system import System
+from saved_systems import change
 
 OPENED: list[str] | None = None
 

@@ -9,7 +9,6 @@ import struct
 import pytest
 import torch
 import yaml
-from saved_systems import change
 
 import partita
 from partita import limits
@@ -20,6 +19,7 @@ from partita.storage.text_tokenizer import check_text_tokenizer, read_text_token
 from partita.storage.untrusted import read_header, read_json
 from partita.system.outline import outlining
 from partita.system.system import System
+from saved_systems import change
 
 
 def refused(match, attempt, *arguments):

@@ -58,7 +58,7 @@ class ToyCodec(Tokenizer):
         self.gain = nn.Parameter(torch.randn(()) * 0.01 + 0.5)
 
     @property
-    def representation(self):
+    def spec(self):
         return RepresentationSpec(4000, 1, 4000 / self.hop, 1, self.cardinality)
 
     def encode(self, audio):

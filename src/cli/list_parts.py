@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.console import columns
-from ..core.registry import FAMILIES, did_you_mean, lookup, names
+from ..core.registry import REGISTERED, did_you_mean, lookup, names
 from ..errors import PartitaError
 from ..recipe.compose import preset_values
 from ..recipe.recipe_files import comment, find_preset, find_recipe, presets, recipes
@@ -35,16 +35,16 @@ def show(what: str | None, out: Console) -> None:
     if what and "/" in what:
         _describe(out, *what.split("/", 1))
         return
-    if what and what not in (*FAMILIES, "recipe"):
-        everything = [f"{family}/{name}" for family in FAMILIES for name in (*presets(family), *names(family))]
+    if what and what not in (*REGISTERED, "recipe"):
+        everything = [f"{family}/{name}" for family in REGISTERED for name in (*presets(family), *names(family))]
         named = [name for name in everything if name.split("/")[1] == what]
-        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*FAMILIES, "recipe", "fit"])
+        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*REGISTERED, "recipe", "fit"])
         raise PartitaError(f"no family {what!r}{hint}")
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())
     if what == "data":
         out.print("Several sources, each with its share of the clips: data: [chorales, {name: folder, …, weight: 2}]")
-    for family in FAMILIES:
+    for family in REGISTERED:
         if what in (None, family):
             _table(out, f"{family}: parts", {f"{family}/{name}": line for name, line in names(family).items()})
             _table(out, f"{family}: presets", {f"{family}/{name}": line for name, line in presets(family).items()})
@@ -65,8 +65,8 @@ def _describe(out: Console, family: str, name: str) -> None:
     """A part's arguments with types, defaults and docs; for a preset, its values too."""
     from ..core.schema import SUPPLIED
 
-    if family not in FAMILIES:
-        raise PartitaError(f"no family {family!r}{did_you_mean(family, FAMILIES)}")
+    if family not in REGISTERED:
+        raise PartitaError(f"no family {family!r}{did_you_mean(family, REGISTERED)}")
     values = preset_values(family, name)
     preset = name in presets(family)
     if preset:

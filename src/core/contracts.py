@@ -142,7 +142,7 @@ class Condition:
         """The null of a condition that needs no other: of the same shape, all masked."""
         return Condition(torch.zeros_like(self.values), torch.zeros_like(self.mask))
 
-    def part(self, start: int, stop: int) -> Condition:
+    def crop(self, start: int, stop: int) -> Condition:
         """Positions ``start`` to ``stop``; fewer where there are no more."""
         along = slice(start, stop)
         values = self.values[:, along] if self.values.is_floating_point() else self.values[:, :, along]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from pathlib import Path
@@ -17,22 +16,23 @@ from ..errors import PartitaError
 from ..storage.files import kind, replacing_folder
 from ..storage.tensor_file import read_tensors, write_tensors
 from ..storage.untrusted import read_json
+from .configured import Configured
 from .contracts import finite
 from .fit import Fit
 from .registry import lookup
-from .schema import build, plain
+from .schema import build
 
 
-class Part(L.LightningModule):
+class Part(Configured, L.LightningModule):
     """A LightningModule that remembers the arguments it was built from.
 
     An argument can be another part (annotated with the base class of its family): a recipe names it like any other, and
-    it is saved with the outer one, whose ``training_step`` decides whether it is trained along.
+    it is saved with the outer one, whose ``training_step`` decides whether it is trained along. What has no use of its
+    own is a :class:`~partita.core.component.Component` instead.
 
     Building a part never reads a file or the network: pretrained weights come in through :meth:`load_weights`.
 
     Attributes:
-        arguments: Every constructor argument by name, defaults included.
         fit_options: How it is trained; the ``fit:`` block of its preset.
         trainable: Whether it is trained at all. A part that is not needs weights, unless it is weightless.
         weightless: Whether there is nothing in it to train or to load; such a part is not trainable.
@@ -40,31 +40,13 @@ class Part(L.LightningModule):
             left out of what :meth:`save` writes.
     """
 
-    family: ClassVar[str]
-    registered_name: ClassVar[str]
     trainable: ClassVar[bool] = True
     weightless: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
-    arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments; they are saved with the part."""
-        part = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        arguments.pop("self", None)
-        part.__dict__["arguments"] = arguments
-        return part
 
     def __init__(self) -> None:
         super().__init__()
         self.fit_options = Fit()
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Plain values from which :func:`~partita.core.schema.build` makes the part again, without its weights."""
-        return {"family": self.family, "name": self.registered_name, "arguments": plain(self.arguments)}
 
     @property
     def num_parameters(self) -> int:

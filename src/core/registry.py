@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 FAMILIES = {"tokenizer": "tokenizers", "conditioner": "conditioners", "generator": "generators", "data": "data"}
-"""Each family and the folder that holds it."""
+"""Each family of parts, and the folder that holds it."""
+
+COMPONENTS = {
+    "autoencoder": "tokenizers/autoencoders",
+    "bottleneck": "tokenizers/bottlenecks",
+    "discriminator": "tokenizers/discriminators",
+    "backbone": "generators/backbones",
+    "denoiser": "generators/denoisers",
+}
+"""Each family of components, which parts are made of, and the folder that holds it."""
+
+REGISTERED = FAMILIES | COMPONENTS
 
 PACKAGE, PACKAGE_NAME = Path(__file__).parents[1], __package__.rpartition(".")[0]
 """The folder of this package, and its name."""
@@ -46,8 +57,8 @@ def register(family: str, name: str) -> Callable[[T], T]:
     Raises:
         ValueError: The family does not exist, or another class has the name.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"no family {family!r}: choose one of {', '.join(FAMILIES)}")
+    if family not in REGISTERED:
+        raise ValueError(f"no family {family!r}: choose one of {', '.join(REGISTERED)}")
 
     def decorate(cls: T) -> T:
         taken = _classes.get((family, name))
@@ -106,13 +117,13 @@ def _entry_points(family: str) -> dict[str, EntryPoint]:
 @cache
 def _sources(family: str) -> dict[str, _Source]:
     """Registered classes of this package by name, read from the source without importing it."""
-    folder = FAMILIES[family]
+    folder = REGISTERED[family]
     found = {}
     for path in sorted((PACKAGE / folder).glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             for name in _registered_names(node, family):
                 summary = (ast.get_docstring(node) or "").split("\n")[0]  # type: ignore[arg-type]
-                found[name] = _Source(f"{PACKAGE_NAME}.{folder}.{path.stem}", summary)
+                found[name] = _Source(f"{PACKAGE_NAME}.{folder.replace('/', '.')}.{path.stem}", summary)
     return found
 
 

@@ -15,7 +15,7 @@ from docstring_parser import parse as parse_docstring
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .registry import FAMILIES, UnknownName, did_you_mean, lookup
+from .registry import REGISTERED, UnknownName, did_you_mean, lookup
 
 SUPPLIED = ("target", "given")
 """Arguments that the system supplies; a recipe cannot set them."""
@@ -161,7 +161,7 @@ def part_type(hint: Any) -> Any:
     """The class of parts a type is, or is optionally: an argument annotated with it takes a part; none elsewhere."""
     optional = typing.get_origin(hint) in (Union, types.UnionType)
     for candidate in typing.get_args(hint) if optional else (hint,):
-        if isinstance(candidate, type) and getattr(candidate, "family", None) in FAMILIES:
+        if isinstance(candidate, type) and getattr(candidate, "family", None) in REGISTERED:
             return candidate
     return None
 

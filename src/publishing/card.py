@@ -168,7 +168,7 @@ def diagram(system: System) -> str:
             sources = [_id("conditioner", given)]
             if given in stage.references:
                 sources = [_id("stage", maker) for maker in makers.get(stage.references[given].source, [])]
-            arrows += [f'  {source} -->|"{given}, {how.entry}"| {_id("stage", name)}' for source in sources]
+            arrows += [f'  {source} -->|"{given}, {how.fusion}"| {_id("stage", name)}' for source in sources]
         makers.setdefault(stage.target.source, []).append(name)
     if system.plan.stages:
         last = list(system.plan.stages.values())[-1].target

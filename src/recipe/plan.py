@@ -24,7 +24,10 @@ LONGEST_NAME = 100
 """Bytes of the name of a slot: folders and files are called after it, and a file system takes 255."""
 
 PART_KEYS = ("name", "weights", "fit")
-"""What a slot holds beside the arguments of its part."""
+"""What a slot of a trained family holds beside the arguments of its part."""
+
+TRAINED = ("tokenizer", "conditioner", "generator")
+"""The families whose parts have weights and a training of their own."""
 
 
 @dataclass
@@ -218,6 +221,13 @@ def _of_another_source(mistake: Mistake, key: str) -> Mistake:
     return mistake._replace(suggestion=f"; {owners[0]} has it: {key}={{name: {owners[0]}, {name}: …}}")
 
 
+def _own_keys(family: str, path: tuple[str, ...]) -> tuple[str, ...]:
+    """What a slot holds beside the arguments of its part or component."""
+    if family in TRAINED:
+        return PART_KEYS
+    return ("name", "weight") if family == "data" and len(path) > 1 else ("name",)
+
+
 def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: bool = False) -> PartPlan | None:
     """The plan of a slot.
 
@@ -241,7 +251,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     except ImportError as error:
         tree.complain(f"{key}.name", f"{value['name']} needs a package that is not installed: {error}")
         return None
-    own = PART_KEYS if family != "data" else ("name", "weight") if len(path) > 1 else ("name",)
+    own = _own_keys(family, path)
     given = {k: v for k, v in value.items() if k not in own}
     beside = [name for name in own if name != "name" and not (name == "fit" and inside)]
     beside += [f"fit.{name}" for name in arguments(Fit)] if "fit" in beside else []
@@ -251,7 +261,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     weights, fit, wrong = value.get("weights"), value.get("fit"), []
     loaded = loaded or weights is not None
     parts = {name: _part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
-    if family != "data":
+    if family in TRAINED:
         if weights is not None and cls.weightless:
             tree.complain(f"{key}.weights", f"{value['name']} has no weights: leave this out")
         elif weights is not None and not isinstance(weights, str):

@@ -31,7 +31,7 @@ def generate(system: Assembly, request: Request, progress: Progress | None = Non
         chain = Chain(
             system,
             {
-                name: [[_part(values[i], part) for i in members] for part in range(len(starts))]
+                name: [[_segment(values[i], segment) for i in members] for segment in range(len(starts))]
                 for name, values in request.inputs.items()
             },
             starts,
@@ -100,7 +100,7 @@ class Chain:
                 pair = conditions[source, part]
                 if rate is not None:
                     first, last = (round(frame * exact(rate) / exact(spec.frame_rate)) for frame in (start, stop))
-                    pair = (pair[0].part(first, max(last, first + 1)), pair[1].part(first, max(last, first + 1)))
+                    pair = (pair[0].crop(first, max(last, first + 1)), pair[1].crop(first, max(last, first + 1)))
                 given[source] = pair
             try:
                 new = stage.generate(
@@ -197,5 +197,5 @@ def not_finite(who: str, what: str) -> PartitaError:
     )
 
 
-def _part(prompt: Any, part: int) -> Any:
-    return prompt.segments[part][1] if isinstance(prompt, Story) else prompt
+def _segment(prompt: Any, segment: int) -> Any:
+    return prompt.segments[segment][1] if isinstance(prompt, Story) else prompt

@@ -29,27 +29,27 @@ class Story:
     """A prompt that changes in time (MusicLM's story mode, arXiv 2301.11325 §5.6).
 
     Args:
-        parts: Pairs (seconds, prompt) in order, the first at 0.
+        segments: Pairs (seconds, prompt) in order, the first at 0.
 
     Raises:
         PartitaError: They are not.
     """
 
-    parts: Sequence[tuple[float, Any]]
+    segments: Sequence[tuple[float, Any]]
 
     def __post_init__(self) -> None:
-        parts = self.parts
-        if not parts or not all(isinstance(p, tuple | list) and len(p) == 2 for p in parts):
-            raise PartitaError(f"a story is a list of pairs (seconds, prompt), not {parts!r}")
-        times = [time for time, _ in parts]
+        segments = self.segments
+        if not segments or not all(isinstance(s, tuple | list) and len(s) == 2 for s in segments):
+            raise PartitaError(f"a story is a list of pairs (seconds, prompt), not {segments!r}")
+        times = [time for time, _ in segments]
         rising = all(isinstance(t, int | float) and math.isfinite(t) for t in times) and times[0] == 0
         if not rising or any(not later > earlier for earlier, later in pairwise(times)):
             raise PartitaError(f"the times of a story begin at 0 and rise, unlike {times}")
 
     @property
     def times(self) -> tuple[float, ...]:
-        """When each part begins, in seconds."""
-        return tuple(float(time) for time, _ in self.parts)
+        """When each segment begins, in seconds."""
+        return tuple(float(time) for time, _ in self.segments)
 
 
 def segments_of(prompt: Any) -> list[Any]:

@@ -97,7 +97,7 @@ class AudioSpectrogramTransformer(FrozenFeatures):
         self.freeze()
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """A window every 10.24 s."""
         return RepresentationSpec(SAMPLE_RATE, 1, SAMPLE_RATE / (FRAMES * HOP), dim=self.dim)
 

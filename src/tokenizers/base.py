@@ -43,7 +43,7 @@ class Tokenizer(Part):
 
     @property
     @abstractmethod
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """The facts of what :meth:`encode` returns, at the number of codebooks in use."""
 
     @abstractmethod
@@ -149,7 +149,7 @@ class LatentView:
         self.codec = codec
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """The codec's, with latents in the place of codes."""
         return replace(self.codec.spec, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim)
 

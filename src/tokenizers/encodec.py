@@ -89,7 +89,7 @@ class EnCodec(Tokenizer):
     latent_dim = 128
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """Codes, at the number of codebooks in use."""
         return RepresentationSpec(
             sample_rate=self.model.sample_rate,

@@ -112,7 +112,7 @@ class HuBERT(FrozenFeatures):
         self.freeze()
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """A feature vector every 320 samples."""
         return RepresentationSpec(self.sample_rate, 1, self.sample_rate / HOP, dim=self.network.config.hidden_size)
 

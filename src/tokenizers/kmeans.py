@@ -82,7 +82,7 @@ class KMeans(Tokenizer):
         self.register_buffer("share", torch.ones(cardinality))
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """One code a frame of the features."""
         spec = self.features.spec
         return RepresentationSpec(spec.sample_rate, spec.channels, spec.frame_rate, 1, len(self.centers))

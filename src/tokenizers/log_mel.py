@@ -71,7 +71,7 @@ class LogMel(Tokenizer):
         self.register_buffer("filterbank", filterbank, persistent=False)
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """Log magnitudes, a frame a hop."""
         return RepresentationSpec(self.sample_rate, self.channels, self.frame_rate, dim=self.channels * self.bands)
 

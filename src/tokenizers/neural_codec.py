@@ -125,7 +125,7 @@ class NeuralCodec(Tokenizer):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """Codes, at the number of codebooks in use."""
         return RepresentationSpec(
             sample_rate=self.sample_rate,

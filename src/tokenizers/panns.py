@@ -83,7 +83,7 @@ class PANNs(FrozenFeatures):
         self.freeze()
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """Logits or an embedding a window."""
         return RepresentationSpec(self.sample_rate, 1, self.sample_rate / self.length, dim=self.dim)
 

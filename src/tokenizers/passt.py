@@ -92,7 +92,7 @@ class PaSST(FrozenFeatures):
         self.freeze()
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """Logits or an embedding a window."""
         return RepresentationSpec(SAMPLE_RATE, 1, 1 / self.window, dim=self.dim)
 

@@ -86,7 +86,7 @@ class VGGish(FrozenFeatures):
         self.freeze()
 
     @property
-    def representation(self) -> RepresentationSpec:
+    def spec(self) -> RepresentationSpec:
         """An embedding a hop."""
         return RepresentationSpec(SAMPLE_RATE, 1, SAMPLE_RATE / HOP / self.hop, dim=DIM)
 

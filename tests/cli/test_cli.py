@@ -7,19 +7,8 @@ import time
 import pytest
 import soundfile
 
+from command_line import run
 from partita.cli import list_parts as catalog
-from partita.cli import main as cli
-
-
-def run(*arguments, monkeypatch, capfd):
-    """Status and output of the command line, run as its entry point is."""
-    monkeypatch.setattr(sys, "argv", ["partita", *map(str, arguments)])
-    monkeypatch.setattr(cli.out, "width", 200)
-    monkeypatch.setattr(cli.err, "width", 200)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capfd.readouterr()
-    return stop.value.code or 0, captured.out + captured.err
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import threading
 import warnings
 
 import pytest
-from test_cli import run
 
+from command_line import run
 from partita.core import console
 from partita.core.console import PlainConsole
 from partita.errors import PartitaError

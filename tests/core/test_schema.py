@@ -121,7 +121,7 @@ class Outer(Tokenizer):
         self.inner, self.other, self.size = inner, other, size
 
     @property
-    def representation(self):
+    def spec(self):
         return self.inner.spec
 
     def encode(self, audio):

@@ -56,7 +56,7 @@ class ToyListener(Tokenizer):
         self.labels = labels
 
     @property
-    def representation(self):
+    def spec(self):
         return RepresentationSpec(4000, 1, 4.0, dim=self.labels)
 
     def encode(self, audio):

@@ -10,8 +10,8 @@ import pyloudnorm
 import pytest
 import soundfile
 from scipy.stats import binomtest, permutation_test
-from test_cli import run
 
+from command_line import run
 from partita.errors import PartitaError
 from partita.evaluation.listen import KEY, PAGE, Clip, Material, degraded, gather, make_orders, write_test
 from partita.evaluation.listen_results import Answer, Listener, analyze, bradley_terry, evaluate, win_table

@@ -9,6 +9,7 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+
 from hub_server import Hub
 
 RECIPE = """tokenizers:

@@ -8,9 +8,9 @@ import torch
 import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from test_cli import run as run_cli
 
 import partita
+from command_line import run as run_cli
 from partita.publishing.card import collect, model_card
 from partita.publishing.push import push, write_out
 from partita.recipe.plan import load_recipe

@@ -15,9 +15,9 @@ import soundfile
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_cli import run as run_cli
 
 import partita
+from command_line import run as run_cli
 from partita.publishing.card import collect
 from partita.publishing.private import Owner
 from partita.publishing.push import push, write_out

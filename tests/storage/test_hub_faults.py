@@ -11,13 +11,13 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from hub_server import dripping, login_page, refusing, silent
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
-from test_cli import run as run_cli
 
 import partita
+from command_line import run as run_cli
+from hub_server import dripping, login_page, refusing, silent
 from partita import limits
 from partita.publishing.push import push
 from partita.storage.download import fetch

@@ -5,8 +5,8 @@ import pyloudnorm
 import pytest
 import soundfile
 from scipy.signal import resample
-from test_cli import run
 
+from command_line import run
 from partita.errors import PartitaError
 from partita.recipe.plan import load_recipe
 from partita.storage.audio_file import check_writable, inspect_audio, write_audio

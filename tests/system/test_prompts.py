@@ -7,9 +7,9 @@ import warnings
 import pytest
 import soundfile
 import torch
-from test_cli import run
 
 import partita
+from command_line import run
 from partita.conditioners.lookup import Lookup
 from partita.system.batches import generate_each
 from partita.system.prompts import Row, doubts, read_prompts

@@ -33,7 +33,7 @@ class ToyFrames(Tokenizer):
         self.dim, self.codes = dim, codes
 
     @property
-    def representation(self):
+    def spec(self):
         if self.codes:
             return RepresentationSpec(400, 1, 400 / self.dim, 1, 16)
         return RepresentationSpec(400, 1, 400 / self.dim, dim=self.dim)

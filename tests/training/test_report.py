@@ -1,8 +1,8 @@
 import re
 
 import pytest
-from test_generation import CHAIN
 
+from chains import CHAIN
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
 from partita.tokenizers.base import Tokenizer

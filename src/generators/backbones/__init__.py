@@ -1,0 +1,1 @@
+"""Backbones: causal networks that autoregressive stages run on."""

@@ -1,0 +1,1 @@
+"""Denoisers: networks that diffusion stages run on."""

@@ -1,0 +1,1 @@
+"""Autoencoders: the encoder and decoder of a codec, from audio to frames and back."""

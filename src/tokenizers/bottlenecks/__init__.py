@@ -1,0 +1,1 @@
+"""Bottlenecks: what a codec does to the frames between its encoder and its decoder."""

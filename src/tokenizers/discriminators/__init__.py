@@ -1,0 +1,1 @@
+"""Discriminators: the adversaries a codec is trained against."""

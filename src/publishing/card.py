@@ -207,7 +207,7 @@ def _training(system: System) -> Iterator[dict[str, str]]:
         row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"folder": folder}
         if plan.weights is not None or part.weightless:
             row["steps"] = "pretrained" if plan.weights is not None else "nothing to learn"
-        elif getattr(part, "with_stage", False):
+        elif getattr(part, "trained_with_stage", False):
             row["steps"] = "with its stage"
         else:
             group, name = folder.split("/")

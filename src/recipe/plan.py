@@ -405,7 +405,11 @@ def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...
         "conditioners": {n for s in stages.values() for n in s.given},
     }
     if not stages:  # a recipe for tokenizers or conditioners alone, but not for those that learn with a stage
-        alone = {path for path, p in parts.items() if p.weights is not None or not getattr(p.cls, "with_stage", False)}
+        alone = {
+            path
+            for path, p in parts.items()
+            if p.weights is not None or not getattr(p.cls, "trained_with_stage", False)
+        }
         used = {group: {path[1] for path in alone if path[0] == group} for group in SLOTS}
     for group, wanted in used.items():
         for _, name in (path for path in parts if path[0] == group):

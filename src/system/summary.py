@@ -35,7 +35,7 @@ def summary(system: Assembly) -> list[PartSummary]:
         training = f"{fit.steps:,} steps of {fit.examples}" if weights is None else f"none: {weights}"
         if part.weightless:
             training = "nothing to learn"
-        elif weights is None and getattr(part, "with_stage", False):
+        elif weights is None and getattr(part, "trained_with_stage", False):
             training = "with its stage"
         lines.append(PartSummary(folder, part.registered_name, part.num_parameters, spec[folder], training))
     return lines

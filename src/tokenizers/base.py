@@ -96,7 +96,7 @@ class Tokenizer(Part):
         try:
             given = torch.as_tensor(representation, device=self.device)
         except (TypeError, ValueError, RuntimeError):
-            raise PartitaError(f"{what} are an array or a tensor, not {type(spec).__name__}") from None
+            raise PartitaError(f"{what} are an array or a tensor, not {type(representation).__name__}") from None
         given = given[None] if given.dim() == 2 else given
         if given.dim() != 3 or given.shape[1] != rows or not given.numel():
             kind = "K" if spec.discrete else "D"

@@ -22,7 +22,7 @@ TOYS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
 
 def command(*arguments):
     environment = {**os.environ, "PYTHONPATH": TOYS}
-    words = [sys.executable, "-m", "partita.cli.main", *map(str, arguments)]
+    words = [sys.executable, "-m", "partita.cli", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -39,7 +39,8 @@ def test_the_flag_makes_a_part_of_a_file_usable(tmp_path):
 
 
 def test_a_file_is_imported_once_and_handed_on(tmp_path):
-    from partita import imports, launch
+    from partita.core import imports
+    from partita.evaluation import launch
 
     file = tmp_path / "handed_part.py"
     file.write_text(PART.replace("NAME", "handed-part"))

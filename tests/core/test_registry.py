@@ -42,7 +42,7 @@ def test_another_package_adds_a_part_by_entry_point(tmp_path, monkeypatch):
     (package / "entry_points.txt").write_text("[partita.tokenizer]\nzither = zither:Zither\n")
     (tmp_path / "zither.py").write_text("class Zither:\n    '''A part from elsewhere.'''\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    from partita import registry
+    from partita.core import registry
 
     registry._entry_points.cache_clear()
     try:

@@ -5,7 +5,7 @@ import torch
 
 import partita
 from partita.recipe.compose import compose
-from partita.recipe.plan import load_recipe, plan
+from partita.recipe.plan import check_recipe, load_recipe
 from partita.recipe.recipe_files import recipes
 from partita.tokenizers.encodec import EnCodec
 from partita.training.training import train
@@ -21,7 +21,7 @@ def shrunk(recipe, *overrides):
     for slot in fits:
         if slot.get("weights") is None:
             slot["fit"] = {**slot.get("fit", {}), "steps": 2, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
-    return plan(tree)
+    return check_recipe(tree)
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipes() if name.startswith("chorales")])

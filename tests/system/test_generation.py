@@ -62,7 +62,7 @@ def recorded(system, name):
     calls, generate = [], system.stages[name].generate
 
     def record(conditions, frames, **options):
-        prompt = options["prompt"]
+        prompt = options["prefix"]
         calls.append((frames, 0 if prompt is None else prompt.shape[-1], conditions))
         return generate(conditions, frames, **options)
 

@@ -82,7 +82,7 @@ def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
         for target, sources in _JOINED.items():
             if modules.keys() >= set(sources):
                 new[f"transformer.blocks.{index}.{target}.weight"] = torch.cat([modules[source] for source in sources])
-    for target, source in (("embeddings", "model.decoder.embed_tokens"), ("num_heads", "lm_heads")):
+    for target, source in (("embeddings", "model.decoder.embed_tokens"), ("output_heads", "lm_heads")):
         parts = {int(n.split(".")[-2]): t for n, t in flat.items() if n.startswith(f"{source}.")}
         if parts:
             new[f"{target}.weight"] = torch.cat([parts[k] for k in sorted(parts)])

@@ -449,7 +449,7 @@ def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
 def slot_name(value: Any) -> str:
     """A value as people call it: a slot by what it is made from and what is changed, a path by its last part.
 
-    >>> spoken({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
+    >>> slot_name({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
     'vggish hop=0.48 weights=vggish.pth'
     """
     if isinstance(value, Mapping):

@@ -104,7 +104,7 @@ class ToyJoint(JointConditioner):
 class ToySinger(toys.ToyDice):
     """The sine that a caption "tone 3" is of, in the codes of a codec of one gain and any hop."""
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         tone = conditions["text"][0].values[:, 0].argmax(-1, keepdim=True) + 1
         time = torch.arange(frames) / self.target.frame_rate
         sine = torch.sin(2 * torch.pi * 100 * tone * time + 0.1)
@@ -138,10 +138,10 @@ class ToyLoops(toys.ToySines):
 class ToyLoop(toys.ToyDice):
     """The prompt, again and again; dice where there is none."""
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
-        if prompt is None:
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
+        if prefix is None:
             return super().generate(conditions, frames, seeds=seeds)
-        return prompt.repeat(1, 1, -(-frames // prompt.shape[-1]))[..., :frames]
+        return prefix.repeat(1, 1, -(-frames // prefix.shape[-1]))[..., :frames]
 
 
 @dataclass(frozen=True)
@@ -163,19 +163,19 @@ class ToyMisled(ToyLoop):
 
     sampling = Guided()
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         guided = len(guidance or classifier_free(sampling.guidance)) > 1
-        return super().generate(conditions, frames, seeds=seeds, prompt=None if guided else prompt)
+        return super().generate(conditions, frames, seeds=seeds, prefix=None if guided else prefix)
 
 
 @register("generator", "toy-mute")
 class ToyMute(toys.ToyDice):
     """Silence, after the prompt if any."""
 
-    def generate(self, conditions, frames, *, seeds, prompt=None, guidance=None, sampling=None, progress=None):
+    def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         codes = torch.full((len(seeds), 1, frames), self.target.cardinality // 2)
-        if prompt is not None:
-            codes[..., : prompt.shape[-1]] = prompt
+        if prefix is not None:
+            codes[..., : prefix.shape[-1]] = prefix
         return codes
 
 

@@ -7,7 +7,7 @@ import partita
 from partita.layers.codec_losses import MultiScaleSpectralLoss, SpectralDistance
 from partita.metrics.codec import MelDistance
 from partita.recipe.compose import compose
-from partita.recipe.plan import load_recipe, plan
+from partita.recipe.plan import check_recipe, load_recipe
 from partita.system.system import System
 from partita.training.training import train
 
@@ -38,7 +38,7 @@ def test_shrunk_it_trains_and_decodes_stereo(preset, rate, tmp_path):
     stage = tree.values["stages"]["acoustic"]
     stage["window"] = 0.4
     stage["generator"]["fit"] = {**stage["generator"]["fit"], "steps": 2, "batch_size": 2, "validation_examples": 2}
-    train(plan(tree), tmp_path / "run")
+    train(check_recipe(tree), tmp_path / "run")
     system = partita.load(tmp_path / "run")
     audio = system.generate(["flute"], duration=0.4, seed=1)
     assert audio.shape == (1, 2, round(0.4 * rate))

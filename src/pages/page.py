@@ -22,7 +22,9 @@ def template_text(name: str) -> str:
 
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Render a template of this package, such as ``report.html``, to a file, replacing it whole or not at all."""
-    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(Path(__file__).parent))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(Path(__file__).parent)
+    )
     with replacing_file(path) as new:
         new.write_text(environment.get_template(template).render(values), encoding="utf-8")
 

@@ -145,7 +145,9 @@ def model_card(
     }
     text = (files(__package__) / "card.md").read_text(encoding="utf-8")
     return (
-        jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        jinja2.Environment(
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        )
         .from_string(text)
         .render(values)
     )

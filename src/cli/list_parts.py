@@ -1,19 +1,36 @@
-"""What `partita list` shows: recipes, parts and presets, and what each takes. A part is imported to be described."""
+"""The command that lists recipes, parts and presets, and what each takes. A part is imported to be described."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.console import columns
+import partita
+
+from ..core.console import columns, out
 from ..core.registry import REGISTERED, did_you_mean, lookup, names
+from ..core.schema import SUPPLIED, arguments, nested, plain, type_name
 from ..errors import PartitaError
 from ..recipe.compose import preset_values
 from ..recipe.recipe_files import comment, find_preset, find_recipe, presets, recipes
+
+
+def list_(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FAMILY[/NAME]]",
+            help="A family, a part or preset, a recipe, or fit (how parts are trained).",
+        ),
+    ] = None,
+) -> None:
+    """List recipes, parts and presets, or the arguments of one part."""
+    show(what, out)
 
 
 def show(what: str | None, out: Console) -> None:
@@ -63,8 +80,6 @@ def _table(out: Console, title: str, rows: dict[str, str]) -> None:
 
 def _describe(out: Console, family: str, name: str) -> None:
     """A part's arguments with types, defaults and docs; for a preset, its values too."""
-    from ..core.schema import SUPPLIED
-
     if family not in REGISTERED:
         raise PartitaError(f"no family {family!r}{did_you_mean(family, REGISTERED)}")
     values = preset_values(family, name)
@@ -87,16 +102,12 @@ def _titled(name: str, text: str) -> Text:
 
 
 def _fit_options(out: Console) -> None:
-    from ..core.fit import Fit
-
     out.print(_titled("fit", "how a part is trained; every preset carries such a block"))
-    out.print(_arguments(Fit, None, ()))
+    out.print(_arguments(partita.Fit, None, ()))
 
 
 def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) -> Table:
     """A row for each argument, groups of them with dotted names; ``values`` is what a preset sets."""
-    from ..core.schema import arguments, nested, plain, type_name
-
     table = columns("argument", "type", "default", *(["here"] if values is not None else []), "")
 
     def add(cls: type, values: Any, before: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the commands write, and the devices they take. What is printed is data: nothing in it is ever obeyed."""
+"""Where the commands write. What is printed is data: nothing in it is ever obeyed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.segment import Segment
 from rich.table import Table
 
-from ..errors import PartitaError, printable
+from ..errors import printable
 
 
 class PlainConsole(Console):
@@ -122,16 +122,3 @@ def as_messages() -> Iterator[None]:
             yield
         finally:
             threading.excepthook = before
-
-
-def device_name(name: str) -> str:
-    """A device that is there; ``auto`` is a GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).cpu()  # of meta, nothing comes back
-    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
-        raise PartitaError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
-    return name

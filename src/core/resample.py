@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import soxr
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,8 +45,6 @@ def convert(audio: Tensor, rate: int, to_rate: int, channels: int) -> Tensor:
 
 
 def _by_soxr(audio: Tensor, source: int, target: int, length: int) -> Tensor:
-    import soxr
-
     # of a length between two samples soxr leaves out the last: what follows is silence, and enough of it for one more
     signals = F.pad(audio.detach().float().cpu().reshape(-1, audio.shape[-1]), (0, -(-source // target) + 1)).numpy()
     made = [torch.from_numpy(soxr.resample(signal, source, target)[:length]) for signal in signals]

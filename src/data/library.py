@@ -25,6 +25,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from ..errors import PartitaError
 from ..storage.files import replacing_file
@@ -134,9 +136,6 @@ def score_files(collections: Sequence[str]) -> dict[str, Path]:
 
 
 def _parse(scores: list[tuple[str, Path]]) -> tuple[list[Piece], list[str]]:
-    from rich.console import Console
-    from rich.progress import track
-
     todo: SimpleQueue[tuple[str, Path]] = SimpleQueue()
     for score in scores:
         todo.put(score)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import sparse
 
 from .scores import Piece, find_melody
 
@@ -29,8 +30,6 @@ def tune_families(pieces: Sequence[Piece]) -> list[str]:
     Args:
         pieces: Of any collections; which piece gives its name depends on their order, the families do not.
     """
-    from scipy import sparse
-
     owners: list[int] = []
     lines: list[np.ndarray] = []
     for number, piece in enumerate(pieces):

@@ -10,6 +10,7 @@ import jinja2
 
 from ..storage.audio_file import flac
 from ..storage.files import replacing_file
+from .plots import png, spectrogram_figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +32,6 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
     """A caption, a playable data URI and a spectrogram of audio ``[C, T]``, ``sample_rate`` in Hz."""
-    from .plots import png, spectrogram_figure  # torch, which pages without clips do without
-
     return {
         "caption": caption,
         "audio": data_uri(flac(audio.float().clamp(-1, 1).numpy(), sample_rate), "audio/flac"),

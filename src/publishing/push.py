@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
 from ..errors import PartitaError
 from ..storage.download import check_id
 from ..storage.files import replacing_folder
 from ..storage.hub_errors import as_messages
 from ..storage.patience import patiently
+from .card import collect
 
 OURS = ("tokenizers/", "conditioners/", "stages/", "samples/", "recipe.yaml", "evaluation.json")
 """What a push replaces: of these, files that are not pushed again are deleted."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Where and how a system is published.
+
+    Args:
+        private: Make a new repository private. One that exists stays what it is.
+        branch: Branch to commit to, made from ``main`` if there is none of that name. ``None`` commits to ``main``.
+        tag: Name to give this version, such as ``v1``. ``None`` gives it none.
+        message: Message of the commit. ``None`` takes a standard one.
+
+    Raises:
+        PartitaError: A branch or tag cannot have such a name.
+    """
+
+    private: bool = False
+    branch: str | None = None
+    tag: str | None = None
+    message: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.branch, self.tag):
+            if name is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name, re.ASCII):
+                raise PartitaError(
+                    f"a branch or tag is made of letters, digits and . - _ /, such as v1.0, not {name!r}"
+                )
+
+
+DEFAULT_COMMIT = Commit()
 
 
 def push(
     run: str | Path,
     repo_id: str,
     *,
-    private: bool = False,
-    branch: str | None = None,
-    tag: str | None = None,
-    message: str | None = None,
     license: str | None = None,
     examples: int = 3,
     report: bool = False,
+    commit: Commit = DEFAULT_COMMIT,
 ) -> str:
     """Publish a finished system in one commit: weights, recipe, model card, audio examples. All of it or nothing.
 
@@ -37,13 +67,10 @@ def push(
     Args:
         run: A run folder, or one that ``system.save`` wrote.
         repo_id: ``user/name``; made where there is no such repository.
-        private: Make a new repository private; one that is there stays what it is.
-        branch: To commit to; ``main`` where none is given, made from ``main`` where it is not there.
-        tag: Name to give this version.
-        message: Of the commit.
-        license: Identifier on the Hub, such as ``apache-2.0`` or ``cc-by-nc-4.0``.
-        examples: Clips to generate for the card.
+        license: License of the weights, by its identifier on the Hub: ``apache-2.0``, ``cc-by-nc-4.0`` …
+        examples: Number of clips to generate for the card.
         report: Upload the run's ``report.html`` too. It holds audio of test pieces, which others may have rights to.
+        commit: Where and how it is published.
 
     Returns:
         The address of the commit.
@@ -51,46 +78,69 @@ def push(
     Raises:
         PartitaError: The system is not finished, or the Hub cannot be reached or refuses.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-
-    from ..publishing.card import collect
-
     api = HfApi(library_name="partita")
     check_id(repo_id)
-    for name in (branch, tag):
-        if name is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name, re.ASCII):
-            raise PartitaError(f"a branch or tag is made of letters, digits and . - _ /, such as v1.0, not {name!r}")
 
     def check() -> None:
         api.whoami()
         if license is not None:
             ModelCard(f"---\n{yaml.safe_dump({'license': license})}---\n").validate()
-        known = api.list_repo_refs(repo_id).tags if tag is not None and api.repo_exists(repo_id) else []
-        if tag in [other.name for other in known]:
-            raise PartitaError(f"{repo_id} has a tag {tag!r} already: choose another one")
+        known = api.list_repo_refs(repo_id).tags if commit.tag is not None and api.repo_exists(repo_id) else []
+        if commit.tag in [other.name for other in known]:
+            raise PartitaError(f"{repo_id} has a tag {commit.tag!r} already: choose another one")
 
     def publish() -> str:
-        api.create_repo(repo_id, private=private or None, exist_ok=True)
-        if branch is not None:
-            api.create_branch(repo_id, branch=branch, exist_ok=True)
-        old = api.list_repo_files(repo_id, revision=branch)
+        api.create_repo(repo_id, private=commit.private or None, exist_ok=True)
+        if commit.branch is not None:
+            api.create_branch(repo_id, branch=commit.branch, exist_ok=True)
+        old = api.list_repo_files(repo_id, revision=commit.branch)
         stale = [name for name in old if name.startswith(OURS) and name not in files]
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
-        commit = api.create_commit(
+        pushed = api.create_commit(
             repo_id,
             [*added, *map(CommitOperationDelete, stale)],
-            commit_message=message or "A system of Partita",
-            revision=branch,
+            commit_message=commit.message or "A system of Partita",
+            revision=commit.branch,
         )
-        if tag is not None:
-            api.create_tag(repo_id, tag=tag, revision=commit.oid)
-        return str(commit.commit_url)
+        if commit.tag is not None:
+            api.create_tag(repo_id, tag=commit.tag, revision=pushed.oid)
+        return str(pushed.commit_url)
 
-    with as_messages(repo_id, branch):
+    with as_messages(repo_id, commit.branch):
         patiently(check)  # before the minutes that follow
     files = collect(run, repo_id, license=license, examples=examples, report=report)
-    with as_messages(repo_id, branch):
+    with as_messages(repo_id, commit.branch):
         return patiently(publish)
+
+
+def preview_push(
+    run: str | Path,
+    repo_id: str,
+    folder: str | Path,
+    *,
+    license: str | None = None,
+    examples: int = 3,
+    report: bool = False,
+) -> list[str]:
+    """Write what :func:`push` would upload into a folder instead, and return the names of the files.
+
+    Args:
+        run: A run folder, or one that ``system.save`` wrote.
+        repo_id: ``user/name``, which the model card names.
+        folder: Folder to write; it must not exist.
+        license: License of the weights, by its identifier on the Hub.
+        examples: Number of clips to generate for the card.
+        report: Whether the run's ``report.html`` would be uploaded.
+
+    Raises:
+        PartitaError: The folder exists, or the system is not finished.
+    """
+    check_id(repo_id)
+    if Path(folder).exists():
+        raise PartitaError(f"{folder} exists already: choose another folder")
+    files = collect(run, repo_id, license=license, examples=examples, report=report)
+    write_out(files, folder)
+    return sorted(files)
 
 
 def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:

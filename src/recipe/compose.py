@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..core.registry import OWN, UnknownName, did_you_mean, lookup, names
+from ..core.schema import part_arguments
 from ..errors import PartitaError, Problem
 from ..limits import MOST_PARTS, TooMuch, beyond
 from ..storage.files import kind
@@ -204,8 +205,6 @@ def may_be_slot(path: KeyPath) -> bool:
 
 def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
     """The arguments in a slot's ``values`` that hold parts themselves, and the family of each."""
-    from ..core.schema import part_arguments
-
     try:
         takes = part_arguments(lookup(family, str(values.get("name"))))
     except (UnknownName, ImportError):

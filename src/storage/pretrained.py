@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import PartitaError
@@ -55,8 +56,6 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
     Raises:
         PartitaError: The folder has no such file, or one is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise PartitaError(

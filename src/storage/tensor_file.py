@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import PartitaError
@@ -23,9 +25,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         PartitaError: The file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     try:
         save_file(dict(tensors), path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
     except SafetensorError as error:
@@ -38,8 +37,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         PartitaError: The file is damaged, or no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     read_header(path)
     try:
         with safe_open(path, framework="pt") as file:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import soxr
+from scipy.ndimage import minimum_filter1d
 
 from ..errors import PartitaError
 
@@ -132,8 +133,6 @@ def limited(audio: np.ndarray, sample_rate: int, ceiling: float) -> np.ndarray:
     The gain is the same for all channels, falls ahead of a peak, and rises again at a constant rate. It is exact by
     construction: every value it is averaged from is low enough for the peak.
     """
-    from scipy.ndimage import minimum_filter1d
-
     high = np.abs(_oversampled(audio, sample_rate)).max(axis=0)
     # Of each sample: the highest point from half a sample before to half a sample after.
     half = _OVERSAMPLING // 2

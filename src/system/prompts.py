@@ -35,6 +35,13 @@ class Row:
     duration: float | None = None
     where: str = ""
 
+    @property
+    def words(self) -> str:
+        """Its prompt as a message shows it."""
+        texts = [str(prompt) for prompt in segments_of(self.inputs.get("text")) if prompt]
+        others = (f"{name}: {value}" for name, value in self.inputs.items() if name != "text")
+        return " … ".join([*texts, *others])
+
 
 def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
     """The rows of a file of prompts, all of them checked.
@@ -75,6 +82,12 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with replacing_file(path) as new:
         new.write_bytes(text.encode(errors="backslashreplace"))  # file names may be no UTF-8; JSON has escapes for it
+
+
+def doubts_about(system: Assembly, rows: Sequence[Row]) -> list[str]:
+    """What is probably not meant by some rows, a sentence each."""
+    inputs = {name: [row.inputs.get(name) for row in rows] for name in {name for row in rows for name in row.inputs}}
+    return [*doubts(system, inputs), *filter(None, [silent(system, inputs, len(rows))])]
 
 
 def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:

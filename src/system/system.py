@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Group
 from torch import Tensor
 
 from ..core.console import bars
 from ..core.contracts import finite
+from ..core.devices import find_device
 from ..core.excerpt import spliced
 from ..core.rates import exact
 from ..core.registry import did_you_mean
@@ -26,7 +28,7 @@ from .generation import Progress, generate, heard_frames, not_finite
 from .prompts import doubts
 from .request import Continued, Guidance, Prompts, Request
 from .saved import checked_plan
-from .summary import PartSummary, described, summary
+from .summary import PartSummary, described, overview, summary
 
 
 class System(Assembly):
@@ -35,6 +37,10 @@ class System(Assembly):
     def summary(self) -> list[PartSummary]:
         """A line on every part."""
         return summary(self)
+
+    def overview(self) -> Group:
+        """The table of all parts, and lines on the data, as `partita check` prints them."""
+        return overview(self)
 
     def __repr__(self) -> str:
         return described(self)
@@ -141,12 +147,17 @@ class System(Assembly):
 
 
 def load(source: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> System:
-    """A system with its weights, from a run folder, an export, a hub id, or a recipe whose parts all have weights.
+    """A system with its weights.
+
+    Args:
+        source: A run folder, an export, a hub id, or a recipe whose parts all have weights.
+        revision: A branch, tag or commit of a hub id.
+        device: Where the system goes, as torch names devices; ``auto`` for a GPU if there is one.
 
     Raises:
         PartitaError: There is no such thing, or it is not complete; the message says what to do.
     """
-    path = Path(source)
+    path, device = Path(source), find_device(device)
     if revision is not None and (kind(path) or str(source) in recipes()):
         raise PartitaError(f"{source} is not on the hub, so it has no revision {revision!r}")
     if kind(path) == "folder":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -166,8 +167,6 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         """Log matplotlib figures."""
-        import io
-
         import trackio
         from PIL import Image
 

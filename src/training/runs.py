@@ -14,6 +14,7 @@ from ..core.console import out
 from ..data.dataset import fields_of, supplying
 from ..recipe.plan import Plan
 from ..system.system import System
+from .report import write_report
 from .training import train as train_parts
 
 
@@ -52,8 +53,6 @@ def train(
         system = train_parts(plan, folder, say=tell)
     if getattr(rank_zero_only, "rank", 0) == 0:
         if report:
-            from .report import write_report
-
             tell(f"report: {write_report(system, folder, title=_title(recipe, folder.name))}")
         tell(f"trained: {folder}")
     return system

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from command_line import run
-from partita.core import console
+from partita.core import console, devices
 from partita.core.console import PlainConsole
 from partita.errors import PartitaError
 
@@ -107,4 +107,4 @@ def test_a_thread_that_can_no_longer_log_is_a_warning(capfd):
 @pytest.mark.parametrize("name", ["meta", "hpu", "abc", "cuda:-1"])
 def test_devices_that_nothing_runs_on_are_one_message(name):
     with pytest.raises(PartitaError, match=f"no device '{name}' here"):
-        console.device_name(name)
+        devices.find_device(name)

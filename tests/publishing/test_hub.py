@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import partita
 from command_line import run as run_cli
 from partita.publishing.card import collect, model_card
-from partita.publishing.push import push, write_out
+from partita.publishing.push import Commit, push, write_out
 from partita.recipe.plan import load_recipe
 from partita.storage.download import fetch
 from partita.training.training import train
@@ -112,10 +112,10 @@ def test_the_card_asks_for_what_has_a_caption(trained):
 
 
 def test_older_versions_stay_and_what_is_gone_is_gone(hub, trained, tmp_path):
-    push(trained, "alice/toy", tag="v1", examples=2)
+    push(trained, "alice/toy", examples=2, commit=Commit(tag="v1"))
     first = hub.repositories["alice/toy"].refs["main"]
     push(changed(trained, tmp_path / "later"), "alice/toy", examples=0)
-    push(trained, "alice/toy", branch="old", examples=0)
+    push(trained, "alice/toy", examples=0, commit=Commit(branch="old"))
     files = hub.repositories["alice/toy"].commits[hub.repositories["alice/toy"].refs["main"]].files
     assert not [name for name in files if name.startswith("samples/")]
     old, new = clip(partita.load(trained)), clip(partita.load(tmp_path / "later"))
@@ -187,7 +187,7 @@ def test_what_the_hub_refuses_is_one_message(hub, cli, trained, tmp_path, monkey
 
 
 def test_private_and_gated_repositories_open_to_their_owner(hub, trained, monkeypatch):
-    push(trained, "alice/secret", private=True, examples=0)
+    push(trained, "alice/secret", examples=0, commit=Commit(private=True))
     assert hub.repositories["alice/secret"].private
     assert partita.load("alice/secret").stages
     hub.repositories["alice/secret"].gated = True

@@ -1,0 +1,59 @@
+"""Options of a command as one dataclass, so that a command takes its options in groups."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+Recipe = Annotated[
+    str, typer.Argument(help="Name of a packaged recipe, or the path of a YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]…", help="Changes, such as tokenizers.acoustic=soundstream-tiny seed=1.", show_default=False
+    ),
+]
+Model = Annotated[
+    str, typer.Argument(help="A run folder, an export folder, or a hub id (user/name).", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses are replaced by an option for each of their fields.
+
+    The fields are annotated as typer's options are (``Annotated[int, typer.Option(…)]``), and have defaults.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name not in groups:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        of_fields = get_type_hints(groups[parameter.name], include_extras=True)
+        parameters += [_parameter(f, of_fields[f.name]) for f in fields(groups[parameter.name])]
+
+    @wraps(command)
+    def flat(**values: Any) -> None:
+        built = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        command(**values, **built)
+
+    # an option may have no default after one that has: typer passes all of them by name
+    flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del flat.__wrapped__  # type: ignore[attr-defined]  # whose signature would count
+    return flat
+
+
+def _parameter(of: Field[Any], hint: Any) -> inspect.Parameter:
+    default = of.default if of.default is not MISSING else inspect.Parameter.empty
+    return inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

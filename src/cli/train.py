@@ -1,0 +1,46 @@
+"""The commands that check and train recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import partita
+
+from ..core.console import bars, out
+from ..errors import PartitaError
+from .options import Overrides, Recipe
+
+
+def check(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data", help="Decode all audio once, and list what is damaged.")] = False,
+) -> None:
+    """Compose and validate a recipe, and print the system: parts, rates, shapes, parameters."""
+    system = partita.System.checked(recipe, overrides or [])
+    out.print(system.overview())
+    if not data:
+        return
+    with bars() as bar:
+        lines, damaged = partita.check_data(system, bar.one("decoding"))
+    for line in lines:
+        out.print(f"data: {line}")
+    for line in damaged:
+        out.print(f"  {line}")
+    if damaged:
+        raise PartitaError(f"{len(damaged)} damaged; training would leave out what cannot be read of them")
+    system.check_fields()
+    out.print("data: nothing is damaged")
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; runs/RECIPE unless given.")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+) -> None:
+    """Train every untrained part of a system, in order. Run the same command again to resume."""
+    partita.train(recipe, output, overrides or [], report=report)

@@ -34,8 +34,6 @@ MOST_VALUES = 20_000
 """Of a recipe, keys counted and aliases written out; the largest shipped one has 285, defaults and all."""
 MOST_PARTS = 200
 """Of a recipe, parts inside others counted; no shipped one has 10."""
-LARGEST_RESOLVED = 10_000_000
-"""Characters of a recipe, references resolved."""
 DEEPEST = 100
 """Levels of a recipe."""
 LARGEST_NUMBER = 10_000_000

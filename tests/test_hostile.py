@@ -17,7 +17,6 @@ from hub_server import Hub
 from partita.core.part import Part
 from partita.limits import MOST_LISTED, SPARE_BYTES
 from partita.publishing.pull import pull
-from partita.recipe.compose import compose
 from partita.recipe.plan import load_recipe
 from partita.recipe.recipe_files import read_yaml, recipes
 from partita.storage.pretrained import read_config, read_safetensors
@@ -337,21 +336,6 @@ def test_yaml_bombs(system, text, words):
     refused(system, words)
     refused(system / "recipe.yaml", words, read_yaml)
     assert not Path("/tmp/owned-by-yaml").exists()
-
-
-@pytest.mark.parametrize("kind", ["texts", "mappings", "relative", "nested"])
-def test_references_that_multiply(tmp_path, kind):
-    double = {"texts": "'${a%d}${a%d}'", "relative": "'${.a%d}${.a%d}'", "mappings": "{x: '${a%d}', y: '${a%d}'}"}
-    lines = [f"a{i}: " + double.get(kind, double["texts"]) % (i - 1, i - 1) for i in range(1, 40)]
-    if kind == "nested":
-        lines = ["k: a0", "b: '${${k}}'"]
-    (tmp_path / "bomb.yaml").write_text("\n".join(["a0: 'laughs, '", *lines]))
-    refused(tmp_path / "bomb.yaml", "multiply it|another by its name", lambda path: problems(compose(path)))
-
-
-def problems(tree):
-    if tree.problems:
-        raise partita.PartitaError(str(tree.problems))
 
 
 def test_anchors_that_expand_to_little_are_welcome(tmp_path):

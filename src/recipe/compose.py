@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ..core.registry import OWN, UnknownName, did_you_mean, lookup, names
 from ..core.schema import part_arguments
 from ..errors import PartitaError, Problem
 from ..limits import MOST_PARTS, TooMuch, beyond
 from ..storage.files import kind
-from .expansion import check_references
 from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
 
 COMMAND_LINE = "command line"
@@ -157,7 +154,7 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
         value = tree.values.get(key)
         if _numbered(value):
             tree.values[key] = list(value.values())
-    _interpolate(tree)
+    _refuse_references(tree)
     return tree
 
 
@@ -399,37 +396,13 @@ def _choices(family: str, folder: Path) -> list[str]:
     return list(dict.fromkeys([*presets(family), *local, *names(family)]))
 
 
-def _interpolate(tree: Tree) -> None:
-    """Resolve ``${key}``; resolvers, which could read the environment of whoever loads a recipe, are refused."""
-    refused = []
-    for path, text in _leaves(tree.values, ()):
-        if re.search(r"\$\{[^}]*:", text):
-            refused.append(".".join(path))
-            tree.complain(
-                refused[-1], f"{text!r} calls a resolver, which recipes cannot", ": write ${key} for another key"
-            )
-    if not refused and (wrong := check_references(tree.values)):
-        refused.append(wrong)
-        tree.complain("", wrong)
-    if refused:
-        return
-    before = len(tree.problems)
-    try:
-        config = OmegaConf.create(tree.values)
-    except (OmegaConfBaseException, ValueError) as error:
-        tree.complain("", " ".join(str(error).split()))
-        return
-    for path, text in _leaves(tree.values, ()):
-        if "${" not in text:
-            continue
-        try:
-            node: Any = config
-            for step in path:
-                node = node[int(step) if OmegaConf.is_list(node) else step]
-        except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
-            tree.complain(".".join(path), f"{text!r} refers to nothing: {str(error).splitlines()[0]}")
-    if len(tree.problems) == before:
-        tree.values = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+def _refuse_references(tree: Tree) -> None:
+    """A recipe holds values only: a ``${…}`` could read the environment of whoever loads it."""
+    for path, text in list(_leaves(tree.values, ())):
+        if "${" in text:
+            tree.complain(".".join(path), f"{text!r:.200}: recipes cannot refer to other keys", ": write the value")
+            around = at(tree.values, path[:-1])
+            around[int(path[-1]) if isinstance(around, list) else path[-1]] = text.replace("${", "")  # no more of it
 
 
 def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:

@@ -35,6 +35,8 @@ class Fit:
         schedule: Of the learning rate after the warm-up.
         warmup_steps: Steps in which the learning rate rises linearly from zero.
         final_lr: Fraction of the peak at which a cosine or linear schedule ends.
+        trainable: Names of the parameters that are trained, with ``*`` and ``?`` for what may stand there:
+            ``[output_heads.*, "*.blocks.23.*"]``. The others keep the values they start from. ``None`` trains all.
         gradient_clip: Largest gradient norm; none for no clipping.
         ema: Decay of the averaged weights that are validated, saved and used; none for no averaging.
         ema_every: Steps between two updates of the average.
@@ -61,6 +63,7 @@ class Fit:
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     warmup_steps: int = 0
     final_lr: float = 0.0
+    trainable: list[str] | None = None
     gradient_clip: float | None = 1.0
     ema: float | None = None
     ema_every: int = 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,7 +21,7 @@ from ..storage.untrusted import read_json
 from .configured import Configured
 from .contracts import finite
 from .fit import Fit
-from .registry import lookup
+from .registry import did_you_mean, lookup
 from .schema import build
 
 
@@ -148,6 +150,23 @@ class Part(Configured, L.LightningModule):
             raise PartitaError(f"{folder} holds a {config['family']} ({config['name']}), not a {cls.__name__}")
         part.load_weights(folder)
         return part.eval()
+
+    def train_only(self, patterns: Sequence[str] | None) -> None:
+        """Let some parameters be trained, and hold the others.
+
+        Args:
+            patterns: Names of parameters, with ``*`` and ``?`` as file names have them. ``None`` trains all.
+
+        Raises:
+            ValueError: A pattern fits no parameter.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        for pattern in patterns or ():
+            if not fnmatch.filter(names, pattern):
+                blocks = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
+                raise ValueError(f"no parameter is called {pattern!r}{did_you_mean(pattern, blocks[:12])}")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(patterns is None or any(fnmatch.fnmatchcase(name, p) for p in patterns))
 
     def doubt(self) -> str | None:
         """Why training it with its options cannot come to much, to be told before; none where nothing is known."""

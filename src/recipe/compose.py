@@ -197,7 +197,7 @@ def may_be_slot(path: KeyPath) -> bool:
     """
     if family_of(path):
         return True
-    return len(path) > 1 and path[-1] not in ("preset", "name", "weights", "fit") and may_be_slot(path[:-1])
+    return len(path) > 1 and path[-1] not in ("preset", "name", "weights", "init", "fit") and may_be_slot(path[:-1])
 
 
 def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
@@ -316,6 +316,7 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
     except PartitaError as error:
         tree.complain(key, str(error))
         return
+    layers = _started_anew(layers)
     if _trains_what_is_final(tree, path, [layer for layer, _ in layers]):
         tree.complain(
             f"{key}.fit",
@@ -340,6 +341,19 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
     files = (*around, *(file for _, file in layers if file))
     for name, inner in slots_inside(family, parent[path[-1]]).items():
         _expand(tree, (*path, name), inner, folder, files)
+
+
+Layer = tuple[dict[str, Any], str | None]
+"""A slot, or a preset it is made from, and the file of the preset."""
+
+
+def _started_anew(layers: list[Layer]) -> list[Layer]:
+    """The layers of a slot, without the final weights of presets where ``init`` says that they are trained further."""
+    first = next((i for i, (layer, _) in enumerate(layers) if layer.get("init") is not None), len(layers))
+    return [
+        ({k: v for k, v in layer.items() if k != "weights"} if i > first else layer, file)
+        for i, (layer, file) in enumerate(layers)
+    ]
 
 
 def _trains_what_is_final(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, Any]]) -> bool:

@@ -23,7 +23,7 @@ from .trainer_options import check_trainer
 LONGEST_NAME = 100
 """Bytes of the name of a slot: folders and files are called after it, and a file system takes 255."""
 
-PART_KEYS = ("name", "weights", "fit")
+PART_KEYS = ("name", "weights", "init", "fit")
 """What a slot of a trained family holds beside the arguments of its part."""
 
 TRAINED = ("tokenizer", "conditioner", "generator")
@@ -86,6 +86,7 @@ class PartPlan:
         cls: The registered class.
         arguments: What to build it with, facts and parts excepted.
         weights: A hub id or path to load instead of training.
+        init: A run, an export, a hub id or a path whose weights training starts from.
         fit: The ``fit:`` block.
         parts: Plans of the parts that it is built from, by argument.
         weight: How often clips are drawn of a source of data, relative to others.
@@ -96,6 +97,7 @@ class PartPlan:
     cls: Any
     arguments: dict[str, Any]
     weights: str | None = None
+    init: str | None = None
     fit: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, PartPlan] = field(default_factory=dict)
     weight: float = 1.0
@@ -221,6 +223,16 @@ def _of_another_source(mistake: Mistake, key: str) -> Mistake:
     return mistake._replace(suggestion=f"; {owners[0]} has it: {key}={{name: {owners[0]}, {name}: …}}")
 
 
+def _check_init(tree: Tree, key: str, init: Any, weights: Any, cls: Any) -> None:
+    """See that something can be trained from a starting point."""
+    if not isinstance(init, str):
+        tree.complain(key, f"expected a run, an export, a hub id or a path, got {init!r}")
+    elif weights is not None:
+        tree.complain(key, "the part has weights, which are final: it would not be trained", ": leave one out")
+    elif not cls.trainable or cls.weightless:
+        tree.complain(key, f"{cls.registered_name} is never trained here", ": set weights")
+
+
 def _own_keys(family: str, path: tuple[str, ...]) -> tuple[str, ...]:
     """What a slot holds beside the arguments of its part or component."""
     if family in TRAINED:
@@ -258,7 +270,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     skip = SUPPLIED if family == "generator" else ()
     mistakes = check(cls, given, skip=skip, key=key, leave_parts=True, beside=beside)
     _note(tree, [_of_another_source(mistake, key) for mistake in mistakes] if family == "data" else mistakes)
-    weights, fit, wrong = value.get("weights"), value.get("fit"), []
+    weights, init, fit, wrong = value.get("weights"), value.get("init"), value.get("fit"), []
     loaded = loaded or weights is not None
     parts = {name: _part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
     if family in TRAINED:
@@ -266,6 +278,10 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
             tree.complain(f"{key}.weights", f"{value['name']} has no weights: leave this out")
         elif weights is not None and not isinstance(weights, str):
             tree.complain(f"{key}.weights", f"expected a hub id or a path, got {weights!r}")
+        if init is not None and inside:
+            tree.complain(f"{key}.init", "a part inside another is not trained on its own", ": give it weights")
+        elif init is not None:
+            _check_init(tree, f"{key}.init", init, weights, cls)
         if fit is not None and inside:
             tree.complain(f"{key}.fit", "a part inside another is not trained on its own", ": give it weights")
         elif fit is not None and not isinstance(fit, dict):
@@ -289,6 +305,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         cls,
         {k: v for k, v in given.items() if k not in parts},
         weights if isinstance(weights, str) else None,
+        init if isinstance(init, str) else None,
         fit if isinstance(fit, dict) and not wrong else {},
         inner,
         float(weight),

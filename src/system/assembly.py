@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,9 @@ from .outline import outlining
 
 INDEX = "recipe.yaml"
 """The file that makes a folder a system: its resolved recipe."""
+
+PART_ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/((?:tokenizers|conditioners|stages)/[\w-]+)")
+"""A part of a system on the Hub, such as ``user/name/stages/acoustic``: the repository, and the part in it."""
 
 FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
 """What a repository on the Hub needs of its files; nothing else is downloaded."""
@@ -100,6 +104,7 @@ class Assembly:
         if problems:
             raise RecipeError(problems)
         self._join()
+        self._check_trainable()
 
     @classmethod
     def from_recipe(cls, recipe: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -201,9 +206,11 @@ class Assembly:
         plan, problems = self.plan, []
 
         def look(part: PartPlan) -> None:
-            wrong = None if part.weights is None else part.cls.missing_weights(part.weights)
-            if wrong is not None:
-                problems.append(Problem(plan.origin(f"{part.key}.weights"), f"{part.key}.weights", wrong))
+            for name, source in (("weights", part.weights), ("init", part.init)):
+                on_hub = name == "init" and PART_ON_HUB.fullmatch(source or "")
+                wrong = None if source is None or on_hub else part.cls.missing_weights(source)
+                if wrong is not None:
+                    problems.append(Problem(plan.origin(f"{part.key}.{name}"), f"{part.key}.{name}", wrong))
             for inner in part.parts.values():
                 look(inner)
 
@@ -234,6 +241,19 @@ class Assembly:
                 ):
                     self.stages[name].joint[given] = conditioner
                     taken.add(given)
+
+    def _check_trainable(self) -> None:
+        """See that every part has the parameters that its ``fit.trainable`` names."""
+        problems = []
+        for name, part in self.parts.items():
+            if (patterns := part.fit_options.trainable) is not None:
+                key = f"{self.part_plan(name).key}.fit.trainable"
+                try:
+                    part.train_only(patterns)
+                except ValueError as error:
+                    problems.append(Problem(self.plan.blame(key), key, str(error)))
+        if problems:
+            raise RecipeError(problems)
 
     def save_index(self, folder: str | Path) -> None:
         """Write the resolved recipe alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ..recipe.plan import check_recipe
 from ..recipe.recipe_files import presets
 from ..storage.download import fetch
 from ..storage.files import kind
-from .assembly import FILES, INDEX
+from .assembly import FILES, INDEX, PART_ON_HUB
 from .saved import check_saved_part
 from .system import System
 
@@ -49,7 +48,7 @@ def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.dev
         return Part.load(path).to(device)
     if kind(path) == "file":
         raise PartitaError(f"{path} is a file, and a saved part is a folder with a config.json")
-    if found := re.fullmatch(r"([\w.-]+/[\w.-]+)/((?:tokenizers|conditioners|stages)/[\w-]+)", text):
+    if found := PART_ON_HUB.fullmatch(text):
         root = fetch(found[1], [f"{found[2]}/{pattern}" for pattern in FILES])
         check_saved_part(root, found[2])
         return Part.load(root / found[2]).to(device)

@@ -28,6 +28,7 @@ from ..recipe.plan import PartPlan, Plan
 from ..recipe.recipe_files import read_yaml
 from ..storage.files import recover, replacing_file, saying_when_full
 from ..system.assembly import INDEX, index_text
+from ..system.starting_points import load_start
 from ..system.system import System
 from .callbacks import Stopwatch
 from .fit_data import FitData
@@ -91,6 +92,9 @@ def _train_parts(system: System, run: Path, log: RunLog) -> None:
             done.add(folder)
         else:
             _load_inner(part, system.part_plan(folder))
+            if (start := system.part_plan(folder).init) is not None:
+                load_start(part, folder, start)
+                log(f"{folder}: starts from {start}")
     for folder, part in system.parts.items():
         if folder not in done and folder not in joint:
             since = ", going on from the last checkpoint" if checkpoint_path(run, folder).is_file() else ""
@@ -150,7 +154,7 @@ def _claim(plan: Plan, run: Path) -> None:
 def _fit(system: System, folder: str, run: Path, log: RunLog) -> None:
     """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
     part = system.parts[folder]
-    part.train().requires_grad_(True)
+    part.train().train_only(part.fit_options.trainable)
     data, checkpoint = FitData(system, folder, log), checkpoint_path(run, folder)
     trainer = make_trainer(system.plan, part, folder, run, data, log)
     await_machines(trainer, log)
@@ -210,6 +214,7 @@ def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
         if name != folder:
             part.eval().requires_grad_(False)
     part = system.parts[folder]
+    part.train_only(part.fit_options.trainable)
     part.fit_options = replace(part.fit_options, steps=steps)
     with TemporaryDirectory() as run, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.console import bars, err, out
+from ..core.console import bars, err, logged, out
+from ..core.progress import reporting
+from .evaluate import NoScoreOptions, ScoreOptions, score_options
 
 
 def ablate(
@@ -50,10 +52,8 @@ def ablate(
     duration: Annotated[
         float | None, typer.Option("--duration", "-d", help="Seconds of each clip; the shortest window unless given.")
     ] = None,
-    embedding: Annotated[list[str] | None, typer.Option(help="As of evaluate, and so are the next three.")] = None,
-    classifier: Annotated[list[str] | None, typer.Option(help="For KLD.")] = None,
-    joint: Annotated[list[str] | None, typer.Option(help="For how well clips and captions go together.")] = None,
-    memorization: Annotated[bool, typer.Option("--memorization", help="Continue training clips, too.")] = False,
+    score: ScoreOptions = None,
+    no_score: NoScoreOptions = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -78,31 +78,22 @@ def ablate(
     from ..evaluation.ablate import preview
     from ..evaluation.ablation import read_ablation
 
-    given = {
-        "clips": clips,
-        "reference_clips": reference_clips,
-        "duration": duration,
-        "embeddings": embedding,
-        "classifiers": classifier,
-        "joint": joint,
-        "memorization": memorization or None,
-    }
-    evaluation = {name: value for name, value in given.items() if value is not None}
+    given = {"clips": clips, "reference_clips": reference_clips, "duration": duration}
+    evaluation: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    evaluation["scores"] = score_options(score or [], no_score or [])
     ablation = read_ablation(recipe, changes or [], budget or [], evaluation)
     folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
     if dry_run:
         for line in preview(ablation, folder, skip_unfit=skip_unfit):
             out.print(line)
         return
-    with bars() as bar:
+    with bars() as shown, reporting(shown), logged(out):
         problems = run_ablation(
             ablation,
             folder,
             launcher=_cluster(folder, jobs, cluster, cluster_option or []),
             jobs=jobs,
             skip_unfit=skip_unfit,
-            say=out.print,
-            progress=bar.one("tasks"),
         )
     out.print((folder / "ablation.md").read_text(encoding="utf-8"))
     out.print(f"{folder / 'ablation.html'}, {folder / 'ablation.csv'}")
@@ -121,7 +112,8 @@ def task(folder: Path, key: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # the end of the input: that process is gone
 
     threading.Thread(target=watch, daemon=True).start()
-    perform(folder, key)
+    with logged(out):
+        perform(folder, key)
 
 
 def _cluster(folder: Path, jobs: int | None, name: str | None, options: list[str]) -> Any:

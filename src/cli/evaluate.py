@@ -1,89 +1,114 @@
-"""The command that evaluates."""
+"""The command that evaluates a system, and the options of evaluations that ablations take as well."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..core.console import bars, columns, out
-from .options import Device, Model
+from ..core.console import bars, columns, logged, out
+from ..core.progress import reporting
+from ..errors import PartitaError
+from ..recipe.recipe_files import read_value
+from .options import Device, Model, grouped
 
 
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Which scores are measured."""
+
+    score: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[={…}]",
+            help="A score to measure, with its options if any: --score memorization, or "
+            "--score 'fad={embeddings: [encodec-24khz]}'. Can be given more than once; partita list score shows all.",
+        ),
+    ] = None
+    no_score: Annotated[
+        list[str] | None,
+        typer.Option("--no-score", metavar="NAME", help="A score to leave out that is measured by default."),
+    ] = None
+
+    def chosen(self) -> dict[str, Any]:
+        """The scores that a command line asks for, as :attr:`Evaluation.scores` takes them.
+
+        Raises:
+            PartitaError: An option is not YAML, or a score is named twice.
+        """
+        found: dict[str, Any] = {}
+        for text in self.score or ():
+            name, equals, value = text.partition("=")
+            if name in found:
+                raise PartitaError(f"--score {name} is given twice: give all of its options at once")
+            try:
+                found[name] = read_value(value) if equals else True
+            except ValueError as error:
+                raise PartitaError(f"--score {name}: {error}") from None
+            if equals and not isinstance(found[name], Mapping):
+                raise PartitaError(
+                    f"--score {name} takes options as {{option: value}}, such as "
+                    f"'fad={{embeddings: [encodec-24khz]}}', not {value!r:.80}; partita list score/{name} shows them"
+                )
+        for name in self.no_score or ():
+            if name in found:
+                raise PartitaError(f"--score {name} and --no-score {name} contradict each other")
+            found[name] = False
+        return found
+
+
+@grouped
 def evaluate(
     model: Model,
+    scores: ScoreOptions,
     data: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[DATA=VALUE]…", help="Other data, such as data=folder data.path=/music.", show_default=False
         ),
     ] = None,
-    clips: Annotated[int, typer.Option(help="Clips to generate from the captions of test pieces.")] = 64,
-    reference_clips: Annotated[int, typer.Option(help="Real clips that distributions are compared with.")] = 256,
+    clips: Annotated[int, typer.Option(help="Number of clips to generate from the captions of test pieces.")] = 64,
+    reference_clips: Annotated[
+        int, typer.Option(help="Number of real clips with which distributions are compared.")
+    ] = 256,
     duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of each clip.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all clips.")] = 0,
-    embedding: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Tokenizer, or conditioner such as clap, in whose latents distributions are compared: a name, or a "
-            "slot such as '{preset: encodec-24khz}'. Can be given more than once; log-mel-16khz unless given."
-        ),
-    ] = None,
-    classifier: Annotated[
-        list[str] | None,
-        typer.Option(help="Tokenizer of logits, by which clips and the pieces of their captions are compared (KLD)."),
-    ] = None,
-    joint: Annotated[
-        list[str] | None,
-        typer.Option(help="Conditioner such as clap, by which clips and their captions are compared."),
-    ] = None,
-    memorization: Annotated[
-        bool, typer.Option("--memorization", help="Continue training clips, too: are they known by heart?")
-    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the first clip.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; MODEL/evaluation unless given.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Generate from the captions of test pieces, score, and write a page. Run the same command again to go on."""
+    """Generate from the captions of test pieces, score, and write a page. Run the same command again to continue."""
     from ..evaluation.evaluate import RESULTS
     from ..evaluation.evaluate import evaluate as evaluate_system
     from ..evaluation.options import Evaluation
-    from ..evaluation.score_texts import clips_text
 
-    options = Evaluation(
-        clips=clips,
-        reference_clips=reference_clips,
-        duration=duration,
-        seed=seed,
-        embeddings=tuple(embedding or Evaluation.embeddings),
-        classifiers=tuple(classifier or ()),
-        joint=tuple(joint or ()),
-        memorization=memorization,
-    )
+    options = Evaluation(clips, reference_clips, duration, seed, scores=scores.chosen())
     folder = output or Path(model) / "evaluation"
-    with bars() as bar:
-        results = evaluate_system(
-            model,
-            output,
-            data=data or [],
-            options=options,
-            device=device,
-            say=out.print,
-            progress=bar.one("clips", clips),
-        )
+    with bars() as shown, reporting(shown), logged(out):
+        results = evaluate_system(model, output, data=data or [], options=options, device=device)
+    _print_rows(results["metrics"])
+    out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")
+
+
+def _print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table of all scores, in sections by what they measure."""
+    from ..evaluation.rows import clips_text
+    from ..evaluation.score import SUBJECTS
+
     numbers = ("generated", "95 %", "real clips", "coded", "chance")
     table = columns("metric", *numbers, "better", "clips", right=(*numbers, "clips"))
-    before = None
-    for name, row in results["metrics"].items():
-        if before not in (None, row["of"]):  # those of the codec are apart from those of what is generated
+    for subject in SUBJECTS:
+        own = {name: row for name, row in rows.items() if row["subject"] == subject}
+        if own and table.row_count:
             table.add_section()
-            table.add_row(f"of the {row['of']}:")
-        before = row["of"]
-        interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
-        beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
-        beside[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
-        table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], clips_text(row))
+            table.add_row(f"{SUBJECTS[subject].title}:")
+        for name, row in own.items():
+            interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
+            beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
+            beside[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
+            table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], clips_text(row))
     out.print(table)
-    out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")

@@ -93,7 +93,10 @@ def _describe(out: Console, family: str, name: str) -> None:
     out.print(_arguments(cls, values if preset else None, skip))
     if family == "generator":
         out.print(f"What it is given enters by {', '.join(cls.fusions)}.")
-    if family != "data":
+    if family == "score":
+        for line in cls.description():
+            out.print(line)
+    elif family != "data":
         out.print("How it is trained, the `fit:` block: partita list fit", style="dim")
 
 

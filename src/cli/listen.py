@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.console import out
+from ..core.console import logged, out
 from ..errors import PartitaError
 
 listen = typer.Typer(help="Blind listening tests: a page that asks which of two clips is better.", no_args_is_help=True)
@@ -43,7 +43,8 @@ def make_listening_test(
     if (output / KEY).exists():
         raise PartitaError(f"{output} holds a listening test already: choose another folder")
     check_numbers(len(systems), trials=trials, catch=catch, level=loudness)
-    material = gather(systems, prompts=prompts, duration=duration, seed=seed, device=device, say=out.print)
+    with logged(out):
+        material = gather(systems, prompts=prompts, duration=duration, seed=seed, device=device)
     page, notes = write_test(material, output, question=question, trials=trials, catch=catch, level=loudness, seed=seed)
     for note in notes:
         out.print(note)

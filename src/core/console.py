@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 import warnings
@@ -94,6 +95,31 @@ def bars(show: bool = True) -> Iterator[Bars]:
             yield Bars(progress)
     finally:
         _showing = before
+
+
+class _Printed(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage())
+
+
+@contextmanager
+def logged(console: Console) -> Iterator[None]:
+    """While this lasts, what Partita logs (``partita.…``, INFO and above) is printed as lines."""
+    logger, handler = logging.getLogger(__package__.partition(".")[0]), _Printed(console)
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 @contextmanager

@@ -27,7 +27,10 @@ COMPONENTS = {
 }
 """Each family of components, which parts are made of, and the folder that holds it."""
 
-REGISTERED = FAMILIES | COMPONENTS
+EXTENSIONS = {"score": "evaluation/scores"}
+"""Each family of what extends the library beside the parts of a system, and the folder that holds it."""
+
+REGISTERED = FAMILIES | COMPONENTS | EXTENSIONS
 
 PACKAGE, PACKAGE_NAME = Path(__file__).parents[1], __package__.rpartition(".")[0]
 """The folder of this package, and its name."""

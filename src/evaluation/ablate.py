@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..core.console import out
 from ..core.schema import plain
 from ..errors import PartitaError
 from ..storage.files import replacing_file
@@ -19,14 +19,17 @@ from ..system.assembly import INDEX
 from .ablation import Ablation
 from .ablation_page import write_results
 from .ablation_runs import Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
+from .embedders import Embedders
 from .launch import Launcher, Processes, run_tasks
-from .scores import check_asked, read_embedders
+from .scoring import chosen_scores, measurable
 from .tasks import SPEED, Task
 
 REQUEST = "ablation.yaml"
 
 LASTING = ("duration", "seed")
-"""What clips depend on. There can be more of them, and other scores, later."""
+"""The options that clips depend on. Their number and the scores can change later."""
+
+log = logging.getLogger(__name__)
 
 
 def ablate(
@@ -36,28 +39,25 @@ def ablate(
     launcher: Launcher | None = None,
     jobs: int | None = None,
     skip_unfit: bool = False,
-    say: Callable[[str], None] = out.print,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, str]:
     """Train and evaluate every variant with every seed, and write ``ablation.html``, ``.csv`` and ``.md``.
 
-    What several variants have in common is trained once for each seed. Run again to go on where a run was stopped, to
-    try again what failed, or with more variants or seeds.
+    Parts that several variants have in common are trained once for each seed. Run it again to continue after an
+    interruption, to retry what failed, or with more variants or seeds. What is done is logged (``partita.evaluation``,
+    INFO), and its progress goes to :func:`partita.core.progress.reporting`.
 
     Args:
         ablation: What is compared.
-        folder: Of everything it makes; every variant's runs are in ``variants``, each like any other run.
-        launcher: Who does the work; processes of this machine where none is given.
-        jobs: How many of these at once; as many as the GPUs allow, or one, where none is given.
-        skip_unfit: Whether variants that no system can be made of are left out instead of refused.
-        say: Gets a line on each thing done; printed unless given.
-        progress: Called with (tasks that have ended, tasks in all).
+        folder: Folder for all results; ``variants`` in it holds every variant's runs, each an ordinary run.
+        launcher: Does the tasks; ``None`` for processes of this machine.
+        jobs: Number of these processes; ``None`` for as many as the GPUs allow, or one without GPUs.
+        skip_unfit: Whether variants that make no valid system are left out instead of refused.
 
     Returns:
-        By title of a variant (and seed), why there is no result of it.
+        By title of a variant (with its seed), why it has no result.
 
     Raises:
-        PartitaError: Variants cannot be, or the folder holds another ablation.
+        PartitaError: A variant makes no valid system, or the folder holds another ablation.
     """
     if not isinstance(ablation, Ablation):
         raise PartitaError(f"ablate takes what read_ablation returns, not {ablation!r}")
@@ -73,7 +73,7 @@ def ablate(
     everything = list(wanted)
     try:
         if measurements:
-            slow = run_tasks(list({t.key: t for t in measurements.values()}.values()), root, launcher, say)
+            slow = run_tasks(list({t.key: t for t in measurements.values()}.values()), root, launcher)
             broken = {run.folder: slow[task.key] for (run, _), task in _each(measurements, wanted) if task.key in slow}
             problems |= {_title(run): broken[run.folder] for run in wanted if run.folder in broken}
             wanted = [_timed(run, ablation, measurements, root) for run in wanted if run.folder not in broken]
@@ -82,8 +82,8 @@ def ablate(
         for run in wanted:
             _same(run, root)
         tasks = work(wanted, ablation)
-        say(summary(wanted, tasks))
-        failed = run_tasks(tasks, root, launcher, say, progress)
+        log.info("%s", summary(wanted, tasks))
+        failed = run_tasks(tasks, root, launcher)
         runs_of = {_evaluation_key(run): _title(run) for run in wanted}
         problems |= {runs_of[key]: reason for key, reason in failed.items() if key in runs_of}
     finally:
@@ -177,11 +177,13 @@ def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
 def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
     """All that can be known to be wrong before anything is trained."""
     wanted, unfit = runs(ablation, skip_unfit=skip_unfit)
+    scores, embedders = chosen_scores(ablation.evaluation), Embedders()
     sources: dict[str, Run] = {}
     for run in wanted:
-        check_asked(run.outline, ablation.evaluation)
+        measurable(scores, ablation.evaluation, run.outline)
         sources.setdefault(_yaml(run.plan.values.get("data")), run)
-    read_embedders(ablation.evaluation)
+    for score in scores.values():
+        score.load(embedders)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what was skipped, every training says
         for run in sources.values():

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.registry import did_you_mean
@@ -157,11 +158,20 @@ def read_ablation(
             raise PartitaError(f"there are two budgets for {twice.pop()}: give one")
         spent |= amount
     values["budget"] |= spent
-    values["evaluation"] |= evaluation or {}
+    scores = _scores(values["evaluation"], path) | dict((evaluation or {}).get("scores", {}))
+    values["evaluation"] |= {**(evaluation or {}), "scores": scores}
     if mistakes := check(Ablation, values):
         file = str(path) if "recipe" in found else COMMAND_LINE
         raise RecipeError([Problem(file, m.key, m.message, m.suggestion) for m in mistakes])
     return build(Ablation, values)
+
+
+def _scores(evaluation: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The scores that an ablation file asks for."""
+    scores = evaluation.get("scores", {})
+    if not isinstance(scores, dict):
+        raise PartitaError(f"{path}: evaluation.scores must be a mapping, not {scores!r:.80}")
+    return scores
 
 
 def variants(ablation: Ablation) -> list[Variant]:

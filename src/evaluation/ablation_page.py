@@ -1,4 +1,4 @@
-"""What an ablation found, to read, look at and listen to: a page, Markdown and CSV."""
+"""The results of an ablation to read, look at and listen to: a page, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..pages.plots import bands_figure, png
 from ..pages.tables import markdown, write_csv, write_text
 from ..training.report import read_curves
 from .ablation import Ablation
-from .ablation_results import Found, Places, notes, read_results, tables
+from .ablation_results import Places, RunResult, notes, read_results, tables
 from .ablation_runs import Run, trained
 from .evaluate import SEED
 
@@ -25,7 +25,7 @@ FIRST = ("val/loss", "val/mel_distance", "train/loss")
 """The curves that are looked at first."""
 
 HEARD, CAPTIONS = 10, 4
-"""Most variants, and captions, whose clips are on the page."""
+"""Largest numbers of variants and of captions whose clips are on the page."""
 
 
 def write_results(
@@ -37,8 +37,8 @@ def write_results(
         root: Folder of the ablation.
         ablation: What was compared.
         wanted: Its runs, done or not, the baseline first.
-        places: Of their parts.
-        problems: By what has no result, why.
+        places: Where their parts were trained.
+        problems: By title of a run without a result, the reason.
     """
     found = read_results(root, wanted, places)
     lines, tabled = notes(ablation, found), tables(ablation, found)
@@ -65,7 +65,7 @@ def write_results(
     )
 
 
-def _csv(path: Path, ablation: Ablation, found: Sequence[Found]) -> None:
+def _csv(path: Path, ablation: Ablation, found: Sequence[RunResult]) -> None:
     """A row for each run."""
     metrics = list(dict.fromkeys(name for one in found for name in one.metrics))
     figures = list(dict.fromkeys(name for one in found for name in one.figures))
@@ -79,9 +79,9 @@ def _csv(path: Path, ablation: Ablation, found: Sequence[Found]) -> None:
     write_csv(path, [*ablation.axes, "seed", "folder", *(" ".join(column) for column in columns), *figures], rows)
 
 
-def _clips(root: Path, found: Sequence[Found]) -> list[dict[str, Any]]:
+def _clips(root: Path, found: Sequence[RunResult]) -> list[dict[str, Any]]:
     """For a few captions, the real piece and what the first variants made of them, each with its first seed."""
-    first: dict[str, Found] = {}
+    first: dict[str, RunResult] = {}
     for one in found:
         if one.metrics:
             first.setdefault(one.run.variant.title, one)

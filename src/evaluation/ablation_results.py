@@ -1,4 +1,4 @@
-"""What an ablation found, in numbers: every variant's scores over seeds, and what they cost."""
+"""The results of an ablation in numbers: every variant's scores over seeds, and its costs."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from .evaluate import RESULTS
 from .tasks import DONE
 
 LEVEL = 0.05
-"""P-values below it are marked."""
+"""Level of significance: p-values below it are marked."""
 
 COUNTS = ("parameters", "steps")
-"""What figures that are counts end in."""
+"""Endings of the names of figures that are counts."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
-TITLES = {"system": "Scores", "codec": "Scores of the codec", "memory": "Training clips known by heart"}
-"""Of the tables, by what their scores are of."""
+TITLES = {"system": "Scores", "codec": "Scores of the codec", "memorization": "Memorized training clips"}
+"""Titles of the tables, by the subject of their scores."""
 
 Places = Mapping[str, Mapping[str, str]]
-"""By run, where each of its parts was trained."""
+"""By folder of a run, the folder in which each of its parts was trained."""
 
 
 @dataclass
-class Found:
-    """What one run found.
+class RunResult:
+    """The results of one run.
 
     Args:
-        run: It is of.
-        metrics: Rows of its evaluation by name; empty where it has none.
-        request: What was asked of the evaluation; empty where there is none.
-        figures: What it cost and how fast it is, by name.
-        device: That it was evaluated on.
-        notes: That every reader of the rows must know.
+        run: The run.
+        metrics: Rows of its evaluation by name; empty if it was not evaluated.
+        request: The request of its evaluation; empty if it was not evaluated.
+        figures: Its costs and speed, by name.
+        device: The device it was evaluated on.
+        notes: Notes that every reader of the rows must know.
     """
 
     run: Run
@@ -64,11 +64,11 @@ class Cell:
     """A figure of one variant over its seeds.
 
     Args:
-        mean: Of the seeds; nan where there are none.
-        deviation: Between them (unbiased); nan for one.
-        seeds: How many there are.
-        best: Whether it is better than every variant with as many seeds, by more than chance.
-        p: Of the difference from the baseline, corrected for the number of variants; nan where it is not known.
+        mean: Mean over the seeds; NaN without any.
+        deviation: Standard deviation between the seeds (unbiased); NaN for one.
+        seeds: Number of seeds.
+        best: Whether it is significantly better than every variant with as many seeds.
+        p: P-value of the difference from the baseline, corrected for the number of variants; NaN where not known.
     """
 
     mean: float
@@ -111,33 +111,35 @@ def number(mean: float, deviation: float = math.nan) -> str:
     return f"{mean:,.{places}f}".rstrip("0")
 
 
-def read_results(root: Path, wanted: Sequence[Run], places: Places) -> list[Found]:
-    """What the runs found, as far as they are done."""
-    return [_found(root, run, places.get(run.folder, {})) for run in wanted]
+def read_results(root: Path, wanted: Sequence[Run], places: Places) -> list[RunResult]:
+    """The results of the runs, as far as they are done."""
+    return [_result(root, run, places.get(run.folder, {})) for run in wanted]
 
 
-def tables(ablation: Ablation, found: Sequence[Found]) -> list[Table]:
+def tables(ablation: Ablation, found: Sequence[RunResult]) -> list[Table]:
     """Scores, what every choice does on average, and costs, each as one or more tables that fit a screen."""
     result: list[Table] = []
     better = {name: row["better"] for one in found for name, row in one.metrics.items()}
-    kinds = {name: row.get("of", "system") for one in found for name, row in one.metrics.items()}
+    subjects = {name: row["subject"] for one in found for name, row in one.metrics.items()}
     titles = list(dict.fromkeys(one.run.variant.title for one in found))
     done = [str(sum(bool(one.metrics) for one in found if one.run.variant.title == title)) for title in titles]
-    for of in dict.fromkeys(kinds.values()):
-        names = [name for name, kind in kinds.items() if kind == of]
+    for subject in dict.fromkeys(subjects.values()):
+        names = [name for name, own in subjects.items() if own == subject]
         arrows = [name + ARROWS[better[name]] for name in names]
         scores = [
             compare(_by_variant(found, titles, name), better[name], _chances(found, titles, name)) for name in names
         ]
         rows = [[title, done[i], *(cells[i].marked for cells in scores)] for i, title in enumerate(titles)]
         rows += [[label, "", *cells] for label, cells in _beside(found, names)]
-        result += fitted(TITLES[of], ["variant", "runs", *arrows], rows)
+        result += fitted(TITLES[subject], ["variant", "runs", *arrows], rows)
         for axis in ablation.axes if len(ablation.axes) > 1 else ():
-            title = f"{TITLES[of]}: what {axis} does on average"
+            title = f"{TITLES[subject]}: what {axis} does on average"
             result += fitted(title, [axis, *arrows], _effects(found, axis, names))
         if any(not math.isnan(cell.p) for cells in scores for cell in cells):
             ps = [[title, *(p_text(cells[i].p) for cells in scores)] for i, title in enumerate(titles)]
-            result += fitted(f"{TITLES[of]}: p of the difference from the baseline, corrected", ["", *names], ps[1:])
+            result += fitted(
+                f"{TITLES[subject]}: p of the difference from the baseline, corrected", ["", *names], ps[1:]
+            )
     figures = list(dict.fromkeys(name for one in found for name in one.figures))
     costs = {name: [Cell.of(one.values()) for one in _by_variant(found, titles, name)] for name in figures}
     rows = [[title, *(_cost(name, costs[name][i]) for name in figures)] for i, title in enumerate(titles)]
@@ -182,13 +184,13 @@ def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> float:
     return paired_test([first[seed] for seed in common], [second[seed] for seed in common])
 
 
-def _chances(found: Sequence[Found], titles: Sequence[str], name: str) -> list[bool]:
+def _chances(found: Sequence[RunResult], titles: Sequence[str], name: str) -> list[bool]:
     """Of each variant, whether one of its runs scores no better than chance."""
     losers = {one.run.variant.title for one in found if one.metrics.get(name, {}).get("beats_chance") is False}
     return [title in losers for title in titles]
 
 
-def _beside(found: Sequence[Found], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _beside(found: Sequence[RunResult], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """What scores are read against: that of real clips, the same for all runs, and chance, in the mean over runs."""
     rows = {name: [one.metrics.get(name, {}) for one in found if one.metrics] for name in names}
     real = {name: _shared(row.get("real") for row in of) for name, of in rows.items()}
@@ -199,7 +201,7 @@ def _beside(found: Sequence[Found], names: Sequence[str]) -> Iterator[tuple[str,
         yield "chance", [number(statistics.fmean(values)) if values else "–" for values in chance.values()]
 
 
-def notes(ablation: Ablation, found: Sequence[Found]) -> list[str]:
+def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
     """What one has to know to read the tables."""
     runs = [one.run for one in found]
     seeds = sorted({run.seed for run in runs})
@@ -248,8 +250,8 @@ def _parts(runs: Sequence[Run], folder: str) -> list[Any]:
     return [part for run in runs if (part := trained(run).get(folder)) is not None]
 
 
-def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
-    """What a run's files say; of one without an evaluation, what can be known without."""
+def _result(root: Path, run: Run, places: Mapping[str, str]) -> RunResult:
+    """The results of a run from its files; without an evaluation, only its costs."""
     evaluation, speed = root / run.folder / "evaluation" / RESULTS, root / run.folder / "evaluation" / DONE
     done, system = evaluation.is_file() and speed.is_file(), run.outline
     figures = {"parameters": float(sum(part.num_parameters for part in system.parts.values()))}
@@ -282,14 +284,16 @@ def _found(root: Path, run: Run, places: Mapping[str, str]) -> Found:
     if minutes > 0:
         figures |= {"training minutes": minutes, "device hours": hours}
     if not done:
-        return Found(run, {}, {}, figures)
+        return RunResult(run, {}, {}, figures)
     fast = json.loads(speed.read_text(encoding="utf-8"))
     figures["audio s/s generated"] = fast["audio_seconds_per_second"]
     results = json.loads(evaluation.read_text(encoding="utf-8"))
-    return Found(run, results["metrics"], results["request"], figures, fast["device"], tuple(results.get("notes", ())))
+    return RunResult(
+        run, results["metrics"], results["request"], figures, fast["device"], tuple(results.get("notes", ()))
+    )
 
 
-def _by_variant(found: Sequence[Found], titles: Sequence[str], figure: str) -> list[dict[int, float]]:
+def _by_variant(found: Sequence[RunResult], titles: Sequence[str], figure: str) -> list[dict[int, float]]:
     values: dict[str, dict[int, float]] = {title: {} for title in titles}
     for one in found:
         value = one.figures.get(figure, one.metrics.get(figure, {}).get("value", math.nan))
@@ -298,10 +302,10 @@ def _by_variant(found: Sequence[Found], titles: Sequence[str], figure: str) -> l
     return list(values.values())
 
 
-def _effects(found: Sequence[Found], axis: str, metrics: Sequence[str]) -> list[list[str]]:
+def _effects(found: Sequence[RunResult], axis: str, metrics: Sequence[str]) -> list[list[str]]:
     """For every choice, the mean over all else that is varied, where every choice has a result, and over seeds."""
     choices = list(dict.fromkeys(one.run.variant.choices[axis] for one in found))
-    cells: dict[tuple[Any, ...], Found] = {}
+    cells: dict[tuple[Any, ...], RunResult] = {}
     for one in found:
         rest = tuple(label for key, label in one.run.variant.choices.items() if key != axis)
         cells[one.run.variant.choices[axis], rest, one.run.seed] = one

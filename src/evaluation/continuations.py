@@ -1,13 +1,12 @@
-"""Whether a system goes on with the clips it was trained on as they go on (MusicLM, arXiv 2301.11325 §4.4).
+"""Continuations of training clips, and whether they are the clips' own (MusicLM, arXiv 2301.11325 §4.4).
 
-It is given the first half of a training clip and what was told of it, and goes on as in that study: greedily where it
-can, and without guidance, which would lead it away from what it has learned. The codes of what it makes are compared
-with those of the clip.
+A system is given the first half of a training clip and the clip's conditions, and continues it as in that study:
+greedily where it can, and without guidance, which would lead it away from what it has learned. The codes of the
+continuation are compared with those of the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..core.progress import progress
 from ..core.rates import nearest
 from ..core.resample import convert
 from ..core.seeds import derive_seed
@@ -30,24 +30,23 @@ from ..tokenizers.base import Tokenizer
 from .pairing import other_pieces
 
 LEAST_ENTROPY = 1.0
-"""Bits below which what followed in training says too little, such as silence, to be told from anything else."""
+"""Entropy of codes, in bits, below which a clip (such as silence) cannot be told from any other."""
 
 FALSE_POSITIVES = 0.01
-"""Of unrelated training clips, fewer than this fraction count as approximate matches."""
-
+"""Fraction of unrelated training clips that may count as approximate matches."""
 
 SHOWN = 4
-"""Continuations that are shown, those nearest to what followed in training."""
+"""Number of continuations that are shown: those nearest to their training clips."""
 
 
 @dataclass(frozen=True)
 class Continued:
-    """Training clips and how a system goes on with them.
+    """Training clips and a system's continuations of them.
 
     Args:
-        generated: Codes ``[N, S]`` of the continuations, after what was given.
-        target: Codes ``[N, S]`` of the clips there.
-        pieces: That the clips are from, one for each.
+        generated: Codes ``[N, S]`` of the continuations, without the prefix.
+        target: Codes ``[N, S]`` of the clips in the same place.
+        pieces: The piece that each clip is from.
     """
 
     generated: Tensor
@@ -62,13 +61,13 @@ def training_clip(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Continuations:
-    """How the continuations of a system are compared with what followed in training.
+    """How a system's continuations are compared with its training clips.
 
     Args:
-        system: With its data.
-        name: Of the stage whose training clips are continued.
-        tokenizer: Whose codes are compared, those of its first codebook.
-        source: The representation that holds them; none where they are read from the audio that was generated.
+        system: The system, with its data.
+        name: The stage whose training clips are continued.
+        tokenizer: The tokenizer whose codes are compared; only those of its first codebook are.
+        source: The representation that holds them; ``None`` if they are read from the generated audio.
     """
 
     system: System
@@ -92,13 +91,10 @@ class Continuations:
             name, stage = list(stages.items())[-1]
             chosen = cls(system, name, system.tokenizers[stage.target.tokenizer], None)
             if not chosen.tokenizer.spec.discrete:
-                raise PartitaError(
-                    f"memorization is told by codes, but {stage.target.tokenizer} has none: leave it out"
-                )
+                raise PartitaError(f"it compares codes, and {stage.target.tokenizer} has none")
         if chosen.plan.part.weights is not None:
             raise PartitaError(
-                f"{name} came with weights ({chosen.plan.part.weights}): which clips it was trained on is not known; "
-                "leave memorization out"
+                f"{name} came with weights ({chosen.plan.part.weights}), so the clips it was trained on are not known"
             )
         return chosen
 
@@ -113,23 +109,15 @@ class Continuations:
         return self.plan.window / 2
 
     @torch.inference_mode()
-    def tokens(
-        self,
-        folder: Path,
-        count: int,
-        batch_size: int = 8,
-        seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Continued:
+    def tokens(self, folder: Path, count: int, batch_size: int = 8, seed: int = 0) -> Continued:
         """Continue the first clips that the stage saw in training; what the folder holds already is not made again.
 
         Args:
             folder: Gets each training clip (``00000-training.flac``), its continuation (``00000.flac``) and the codes
                 of that (``00000.safetensors``).
-            count: Training clips to continue.
-            batch_size: Clips generated at once.
-            seed: Of the first.
-            progress: Called with (clips generated, clips in all).
+            count: Number of training clips to continue.
+            batch_size: Number of clips that are generated together.
+            seed: Seed of the first continuation.
         """
         spec, own = self.system.output.spec, self.tokenizer.spec
         self.system.source.setup()
@@ -165,8 +153,7 @@ class Continuations:
                         new.write_bytes(flac(sound.numpy(), spec.sample_rate))
                 with replacing_file(paths[i]) as new:
                     write_tensors({"codes": row.contiguous()}, new)
-            if progress is not None:
-                progress(first + len(batch), count)
+            progress("training clips", first + len(batch), count)
         generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)
         frames = min(generated.shape[1], target.shape[1])
         return Continued(generated[:, :frames], target[:, :frames], pieces)

@@ -1,11 +1,13 @@
-"""What clips are compared in: tokenizers, classifiers and joint conditioners that an evaluation names, with weights."""
+"""Embeddings of clips: the tokenizers, classifiers and joint conditioners that scores measure with, and their weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,14 +28,17 @@ from ..tokenizers.base import LatentView, Tokenizer
 AT_ONCE = 16
 """Clips that are embedded together."""
 
+log = logging.getLogger(__name__)
+
 
 class Embedder:
-    """Clips to embeddings: a tokenizer's latents (of a codec, those before its codes) or a joint conditioner's.
+    """Turns clips into embeddings: the latents of a tokenizer (of a codec, those before quantization) or a joint
+    conditioner's embeddings.
 
     Args:
-        name: What people call it.
-        part: With its weights.
-        weights: Where they came from; none where it has none.
+        name: Its name in rows.
+        part: The tokenizer or conditioner, with its weights.
+        weights: Where the weights came from; ``None`` for a part without weights.
 
     Raises:
         PartitaError: The part embeds no audio.
@@ -61,10 +66,10 @@ class Embedder:
         return self.name if weights in self.name else f"{self.name}, {weights}"
 
     def joint(self) -> JointConditioner:
-        """The part, which has texts and audio in one space.
+        """The part, which embeds texts and audio in one space.
 
         Raises:
-            PartitaError: It has not.
+            PartitaError: It does not.
         """
         if not isinstance(self.part, JointConditioner):
             raise PartitaError(
@@ -73,10 +78,10 @@ class Embedder:
         return self.part
 
     def check_classifier(self) -> None:
-        """See that what it yields are logits.
+        """Check that it yields logits.
 
         Raises:
-            PartitaError: They are not.
+            PartitaError: It does not.
         """
         if not getattr(self.part, "logits", False):
             raise PartitaError(f"{self.name} is no classifier: what it yields are not the logits of labels")
@@ -85,8 +90,8 @@ class Embedder:
     def __call__(self, audio: Tensor, rate: int) -> Tensor:
         """Clips ``[B, C, T]`` at ``rate`` Hz to embeddings ``[B, S, D]`` on the CPU.
 
-        Of frames only those that end with the clip or before it, if there are any, as the Fréchet distances of others
-        have it; of a classifier's windows all, as divergences do.
+        Only frames that end within the clip count, if there are any, as in other implementations of Fréchet distances.
+        All windows of a classifier count, as in other implementations of divergences.
         """
         device = next((p.device for p in self.part.parameters()), torch.device("cpu"))
         own = convert(audio, rate, self.sample_rate, self.channels).to(device)
@@ -99,7 +104,7 @@ class Embedder:
         return found[:, : max(1, whole)]
 
     def of_all(self, clips: Sequence[Tensor] | Tensor, rate: int) -> Tensor:
-        """Clips ``[C, T]``, as many as there are, to embeddings ``[N, S, D]``."""
+        """Any number of clips ``[C, T]`` to embeddings ``[N, S, D]``."""
         return torch.cat([self(batch, rate) for batch in batches(clips)])
 
     @torch.inference_mode()
@@ -110,7 +115,7 @@ class Embedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all that changes embeddings: arguments, weights, and, for what neither tells, two seconds of noise."""
+        """A digest of all that changes embeddings: arguments, weights, and the embedding of two seconds of noise."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.part.config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.part.exported_state().items()):
@@ -123,36 +128,50 @@ class Embedder:
         return digest.hexdigest()
 
 
-def read_embedder(text: str) -> Embedder:
-    """An embedder from the name of a tokenizer, else of a conditioner, or from a recipe slot, with its weights.
+class Embedders(dict[str, Embedder]):
+    """Embedders by slot, each loaded once, so that scores share them."""
+
+    def slot(self, slot: Any) -> Embedder:
+        """The embedder of a slot, as :func:`read_embedder` reads it."""
+        key = slot if isinstance(slot, str) else json.dumps(slot, sort_keys=True, default=str)
+        if key not in self:
+            self[key] = read_embedder(slot)
+        return self[key]
+
+
+def read_embedder(slot: Any) -> Embedder:
+    """An embedder with its weights.
+
+    Args:
+        slot: The name of a tokenizer or else of a conditioner; or a recipe slot (``{preset: …, weights: …}``), as a
+            mapping or as YAML.
 
     Raises:
         PartitaError: There is no such part, it has no weights, or it embeds no audio.
     """
     try:
-        slot = read_value(text)
+        slot = read_value(slot) if isinstance(slot, str) else slot
     except ValueError as error:
         raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot: {error}") from None
+    if not isinstance(slot, str | Mapping):
+        raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot, not {slot!r:.80}")
     part, weights = part_of(slot)
     return Embedder(slot_name(slot), part, weights)
 
 
-def read_reference(
-    embedder: Embedder, clips: Sequence[Tensor], rate: int, say: Callable[[str], None] = lambda line: None
-) -> tuple[Gaussian, Sample]:
-    """What distances know of reference clips ``[C, T]``; kept in the user's cache for the next evaluation.
+def read_reference(embedder: Embedder, clips: Sequence[Tensor], rate: int) -> tuple[Gaussian, Sample]:
+    """Statistics of reference clips ``[C, T]`` for distances; kept in the user's cache for the next evaluation.
 
-    The files are found by the clips' samples and the embedder's fingerprint, so other clips, of another length, number
-    or piece, or other weights have other files; what is in them says so once more.
+    The files are found by the clips' samples and the embedder's fingerprint. Clips of another length, number or piece,
+    and other weights, therefore have files of their own; and each file names what it was computed from once more.
 
     Args:
-        embedder: What embeds them.
-        clips: All of one shape.
-        rate: Theirs, in Hz.
-        say: Gets a line where the cache was used, or could not be.
+        embedder: Embeds the clips.
+        clips: Clips of one shape.
+        rate: Their sample rate, in Hz.
 
     Returns:
-        What the Fréchet distance knows of them, and what the kernel distance does.
+        The statistics for the Fréchet distance, and those for the kernel distance.
     """
     digest = hashlib.blake2b(f"{rate} {[list(clip.shape) for clip in clips]}".encode(), digest_size=16)
     for clip in clips:
@@ -165,10 +184,10 @@ def read_reference(
         try:
             gaussian = Gaussian.load(paths[Gaussian], embedding=embedding, source=source)
             sample = Sample.load(paths[Sample], embedding=embedding, source=source)
-            say(f"the real clips in {embedder.name} are known from before")
+            log.info("the statistics of the real clips in %s are known from before", embedder.name)
             return gaussian, sample
         except PartitaError as error:
-            say(f"{error}; it is computed again")
+            log.info("%s; it is computed again", error)
     metric, samples = FrechetDistance(embedder.dim), []
     for batch in batches(clips):
         frames = embedder(batch, rate)
@@ -179,7 +198,7 @@ def read_reference(
         gaussian.save(paths[Gaussian], embedding=embedding, source=source)
         sample.save(paths[Sample], embedding=embedding, source=source)
     except OSError as error:
-        say(f"cannot keep what is known of the real clips in {folder} ({error}); set PARTITA_CACHE")
+        log.info("cannot keep statistics of the real clips in %s (%s); set PARTITA_CACHE", folder, error)
     return gaussian, sample
 
 

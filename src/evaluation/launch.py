@@ -1,23 +1,28 @@
-"""Who does the tasks of an ablation: processes of this machine, or the jobs of a cluster."""
+"""Launchers of an ablation's tasks: processes of this machine, or jobs of a cluster."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from ..core.console import logged, out
 from ..core.imports import import_files, imported
+from ..core.progress import progress
 from ..core.registry import did_you_mean
 from ..errors import PartitaError, Stopped
 from .tasks import Task, perform
+
+log = logging.getLogger(__name__)
 
 CLUSTERS = ("slurm", "local")
 GRACE = 120.0
@@ -25,26 +30,26 @@ GRACE = 120.0
 
 
 class Job(Protocol):
-    """A task that somebody is doing."""
+    """A task that was started."""
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
 
     def failure(self) -> str | None:
-        """Once it has ended: why it failed, as far as the task itself does not say; nothing where it did not."""
+        """Why it failed, as far as the task's own file does not say; ``None`` if it did not, or has not ended."""
 
     def stop(self) -> None:
-        """Ask it to end soon; what it has done is kept. Asked again, it ends at once."""
+        """Ask it to end soon, and keep what it has done. Asked a second time, it ends at once."""
 
 
 class Launcher(Protocol):
     """Starts tasks.
 
     Attributes:
-        jobs: How many at once.
-        measuring: How many at once that measure the speed of something.
+        jobs: Number of tasks at once.
+        measuring: Number of tasks at once that measure speed.
         pause: Seconds between two looks at what is running.
-        patience: Seconds until what a job wrote can be seen here.
+        patience: Seconds until the files of a job can be seen here.
     """
 
     jobs: int
@@ -53,31 +58,23 @@ class Launcher(Protocol):
     patience: float
 
     def start(self, task: Task) -> Job:
-        """Begin a task, whose file is written."""
+        """Start a task, whose file is there."""
 
 
-def run_tasks(
-    tasks: Sequence[Task],
-    root: Path,
-    launcher: Launcher,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, str]:
-    """Do tasks, each after those it needs; one that fails takes along only those that need it.
+def run_tasks(tasks: Sequence[Task], root: Path, launcher: Launcher) -> dict[str, str]:
+    """Do tasks, each after those it needs. A task that fails stops only those that need it.
 
     Args:
-        tasks: In the order in which they are wanted.
+        tasks: The tasks, in the order in which they are wanted.
         root: Folder of the ablation.
-        launcher: Who does them.
-        say: Gets a line on each that begins or ends.
-        progress: Called with (tasks that have ended, tasks in all).
+        launcher: Starts them.
 
     Returns:
         By key, why a task was not done.
     """
     ended = {task.key for task in tasks if task.done(root)}
     if ended:
-        say(f"{len(ended)} of {len(tasks)} tasks are done already")
+        log.info("%d of %d tasks are done already", len(ended), len(tasks))
     failed: dict[str, str] = {}
     waiting = [task for task in tasks if task.key not in ended]
     running: dict[str, tuple[Task, Job, float]] = {}
@@ -92,13 +89,13 @@ def run_tasks(
         except Exception as error:  # whatever a cluster says to a job too many
             if running:
                 most = len(running)
-                say(f"not more than {most} at once: {error}")
+                log.info("not more than %d at once: %s", most, error)
                 return
             failed[task.key] = f"it cannot be started: {error}"
-            say(f"failed: {task.label}: {failed[task.key]}")
+            log.info("failed: %s: %s", task.label, failed[task.key])
         else:
             running[task.key] = (task, job, time.monotonic())
-            say(f"begins: {task.label}")
+            log.info("begins: %s", task.label)
         waiting.remove(task)
 
     try:
@@ -117,12 +114,11 @@ def run_tasks(
                 reason = _outcome(task, job, root, launcher.patience)
                 if reason is None:
                     ended.add(key)
-                    say(f"done: {task.label}, {_duration(time.monotonic() - start)}")
+                    log.info("done: %s, %s", task.label, _duration(time.monotonic() - start))
                 else:
                     failed[key] = reason
-                    say(f"failed: {task.label}: {reason}")
-            if progress is not None:
-                progress(len(ended) + len(failed), len(tasks))
+                    log.info("failed: %s: %s", task.label, reason)
+            progress("tasks", len(ended) + len(failed), len(tasks))
             if running:
                 time.sleep(launcher.pause)
     finally:
@@ -164,8 +160,8 @@ class Processes:
 
     Args:
         root: Folder of the ablation.
-        jobs: At once; as many as the GPUs allow, or one, where none is given.
-        devices: GPUs that each takes.
+        jobs: Number of tasks at once; ``None`` for as many as the GPUs allow, or one without GPUs.
+        devices: Number of GPUs for each task.
     """
 
     pause, patience, measuring = 0.2, 0.0, 1
@@ -227,8 +223,8 @@ class Cluster:
     Args:
         root: Folder of the ablation, on a file system that all machines share.
         name: ``slurm``, or, to try it out, ``local``.
-        options: Of ``submitit.AutoExecutor.update_parameters``, such as ``timeout_min`` or ``slurm_partition``.
-        jobs: At once; no limit where none is given.
+        options: Arguments of ``submitit.AutoExecutor.update_parameters``, such as ``timeout_min``.
+        jobs: Number of tasks at once; ``None`` for no limit.
     """
 
     pause, patience, measuring = 5.0, 60.0, sys.maxsize
@@ -264,7 +260,8 @@ class Restartable:
         """Do the task."""
         import_files(self.imports)
         try:
-            perform(root, key)
+            with logged(out):
+                perform(root, key)
         except Stopped as stop:
             time.sleep(GRACE)  # submitit hears of it by a signal of its own, and ends this process in its handler
             raise RuntimeError(str(stop)) from None

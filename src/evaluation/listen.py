@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,8 @@ PAGE, KEY = "listen.html", "key.json"
 
 ORDERS = 24
 """Different orders of the trials. An even number: every second one has the sides of the one before swapped."""
+
+log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _BATCH = 8
@@ -74,7 +77,6 @@ def gather(
     duration: float | None = None,
     seed: int = 0,
     device: str = "cpu",
-    say: Callable[[str], None] = lambda text: None,
 ) -> Material:
     """Take or generate the clips of a test.
 
@@ -86,8 +88,7 @@ def gather(
         prompts: A number of test pieces of the first system's data, or a file with a prompt on each line.
         duration: Seconds of every clip; that of the first system's window, or of the files, unless given.
         seed: Of the first clip of each system; the next ones count up.
-        device: To generate on.
-        say: Takes a line for each thing done.
+        device: Device to generate on.
 
     Raises:
         PartitaError: A source is nothing of the kind, holds other files than the rest, or cannot be given the prompts.
@@ -111,7 +112,7 @@ def gather(
     for source, label in zip(sources, labels, strict=True):
         if source in folders:
             clips[label] = [_clip(folders[source][name], duration) for name in items]
-            say(f"{label}: {len(items)} clips from {source}")
+            log.info("%s: %d clips from %s", label, len(items), source)
             continue
         from ..system.system import load
 
@@ -130,7 +131,7 @@ def gather(
         if duration is None:
             duration = list(system.plan.stages.values())[-1].window if system.stages else None
         clips[label] = _generate(system, label, inputs, count, duration, seed)
-        say(f"{label}: {count} clips generated")
+        log.info("%s: %d clips generated", label, count)
     return Material(clips, items, shown)
 
 

@@ -1,30 +1,30 @@
-"""What an evaluation generates and compares."""
+"""The options of an evaluation: how many clips are generated, and which scores are measured."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from ..core.registry import UnknownName, lookup
+from ..core.schema import check
 from ..errors import PartitaError
 from ..limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is generated and compared.
+    """What is generated and which scores are measured.
 
     Args:
-        clips: To generate.
-        reference_clips: Of real audio to compare distributions with.
-        duration: Seconds of each clip; the system's window where none are given.
-        seed: Of the first clip.
-        batch_size: Clips generated at once.
-        embeddings: Names of tokenizers or joint conditioners, or recipe slots, in whose latents or embeddings
-            distributions are compared (Fréchet audio distance).
-        classifiers: Names of tokenizers, or recipe slots, that yield logits: what they hear in clips is compared with
-            what they hear in the pieces of the same captions (Kullback–Leibler divergence).
-        joint: Names of joint conditioners, or recipe slots, that say how well clips and captions go together.
-        memorization: Whether as many training clips are continued, and compared with how they go on.
+        clips: Number of clips to generate.
+        reference_clips: Number of real clips with which distributions are compared.
+        duration: Length of each clip in seconds; ``None`` for the system's window.
+        seed: Seed of the first clip.
+        batch_size: Number of clips that are generated together.
+        scores: By name of a score, its options as a mapping; ``true`` to measure it with its defaults, ``false`` to
+            leave it out. A score that is not named is measured if it runs by default.
     """
 
     clips: int = 64
@@ -32,10 +32,7 @@ class Evaluation:
     duration: float | None = None
     seed: int = 0
     batch_size: int = 8
-    embeddings: tuple[str, ...] = ("log-mel-16khz",)
-    classifiers: tuple[str, ...] = ()
-    joint: tuple[str, ...] = ()
-    memorization: bool = False
+    scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("clips", "reference_clips", "batch_size"):
@@ -47,3 +44,26 @@ class Evaluation:
             raise PartitaError(f"duration must be a number of seconds above 0, not {self.duration}")
         if self.duration is not None and beyond(self.duration, LONGEST_CLIP):
             raise TooMuch(f"duration is {self.duration:g} s, and a clip is at most {LONGEST_CLIP:g} s long: refused")
+        for name, choice in self.scores.items():
+            _check_choice(name, choice)
+
+
+def _check_choice(name: str, choice: Any) -> None:
+    """Check the options of one score.
+
+    Raises:
+        PartitaError: There is no such score, or its options do not fit.
+    """
+    try:
+        score = lookup("score", name)
+    except UnknownName as error:
+        raise PartitaError(f"scores: {error}") from None
+    if choice is False:
+        return
+    if choice is not True and not isinstance(choice, Mapping):
+        raise PartitaError(
+            f"scores.{name} must be a mapping of options, true or false, not {choice!r:.80} (partita list score/{name} "
+            "shows its options)"
+        )
+    if mistakes := check(score, {} if choice is True else choice, key=f"scores.{name}"):
+        raise PartitaError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))

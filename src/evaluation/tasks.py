@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -26,33 +27,36 @@ from ..storage.files import replacing_file, replacing_folder
 from ..system.assembly import INDEX, index_text
 from ..system.system import System, load
 from ..training.training import seconds_per_step, train
-from .evaluate import Evaluation, evaluate
-from .scores import reconstructed
+from .comparison import reconstruct
+from .evaluate import evaluate
+from .options import Evaluation
 
 SPEED = "speed.json"
-"""What a measurement found, in its folder."""
+"""File of a measured speed, in the folder of its task."""
 
 DONE = "done.json"
-"""Marks a run as evaluated, in its ``evaluation`` folder, and says how fast it generates."""
+"""File that marks a run as evaluated, in its ``evaluation`` folder, and holds its speed of generation."""
 
 PATIENCE = 600.0
 """Seconds that processes which train one part together wait for the first of them."""
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work; it is kept as a file, so that another process can do it, and do it again.
+    """One piece of work. It is kept as a file, so that another process can do it, and do it again.
 
     Args:
-        key: Its name, fit for a file's.
+        key: Name of its files.
         kind: What is to be done: train (or load) a part, measure how long that would take, or evaluate a system.
-        label: Its name for people.
+        label: Name that people see.
         folder: The run it works in, in the folder of the ablation.
-        recipe: Of that run, as YAML.
+        recipe: The recipe of that run, as YAML.
         part: Folder of the part that is trained or measured.
-        parts: Parts that other tasks have trained: where each is, by folder.
-        needs: Keys of those tasks.
-        options: Of an evaluation.
+        parts: For each part that another task trained, by its folder, the run that holds it.
+        needs: Keys of the tasks that must be done before.
+        options: Options of an evaluation.
     """
 
     key: str
@@ -70,29 +74,29 @@ class Task:
         _write(root / "tasks" / f"{self.key}.json", asdict(self))
 
     def done(self, root: Path) -> bool:
-        """Whether it is."""
+        """Whether its results are there."""
         results = {"train": f"{self.part}/model.safetensors", "measure": SPEED, "evaluate": f"evaluation/{DONE}"}
         result = root / self.folder / results[self.kind]
         return result.is_file() and (self.kind != "evaluate" or _read(result)["options"] == self.options)
 
     def log(self, root: Path) -> Path:
-        """The file that whatever it says goes to."""
+        """The file of its output."""
         return root / "tasks" / f"{self.key}.log"
 
     def error(self, root: Path) -> Path:
-        """The file that says why it failed."""
+        """The file with the reason of a failure."""
         return root / "tasks" / f"{self.key}.error"
 
 
 def perform(root: str | Path, key: str) -> None:
-    """Do a task, from where it stands.
+    """Do a task, or what is left of it.
 
-    Nobody does the same one twice: who comes second waits, and finds it done. Of the processes that train one part
-    together, the first does what only one can.
+    No task is done twice: a second process waits for the first one and finds it done. Of several processes that train
+    one part together, the first also does what only one can.
 
     Args:
         root: Folder of the ablation.
-        key: Of the task.
+        key: Key of the task.
     """
     root = Path(root)
     task = Task(**_read(root / "tasks" / f"{key}.json"))
@@ -137,7 +141,7 @@ def _wait(task: Task, root: Path) -> None:
 
 
 def _train(task: Task, root: Path) -> None:
-    train(_plan(task, root), root / task.folder, say=_say)
+    train(_plan(task, root), root / task.folder, say=log.info)
 
 
 def _measure(task: Task, root: Path) -> None:
@@ -153,7 +157,7 @@ def _evaluate(task: Task, root: Path) -> None:
             part.save(run / folder)
         elif _read(run / folder / "config.json") != json.loads(json.dumps(part.config)):
             _write(run / folder / "config.json", part.config)  # trained with other settings of what it generates
-    evaluate(run, options=build(Evaluation, task.options), device=device, say=_say)
+    evaluate(run, options=build(Evaluation, task.options), device=device)
     _write(run / "evaluation" / DONE, {"options": task.options, **_speed(load(run, device=device))})
 
 
@@ -174,7 +178,7 @@ def _speed(system: System) -> dict[str, Any]:
         if system.stages:
             audio = system.generate(prompts, seed=0).cpu()
         else:
-            audio = reconstructed(system.output, piece.audio[None], system.device)
+            audio = reconstruct(system.output, piece.audio[None], system.device)
         seconds.append(time.perf_counter() - start)
     device = torch.cuda.get_device_name() if system.device.type == "cuda" else "cpu"
     return {"audio_seconds_per_second": audio.shape[-1] / system.sample_rate / min(seconds), "device": device}
@@ -203,10 +207,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _say(line: object) -> None:
-    print(line, flush=True)  # noqa: T201  (to the log of the task)
 
 
 def _read(path: Path) -> Any:

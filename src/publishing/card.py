@@ -17,7 +17,7 @@ from ..data.base import NAMES
 from ..data.examples import Examples
 from ..data.overview import gaps, overview
 from ..errors import PartitaError
-from ..evaluation.score_texts import DISTANCES, clips_text
+from ..evaluation.rows import clips_text
 from ..limits import LARGEST_RESULTS
 from ..pages.plots import png, spectrogram_figure
 from ..storage.audio_file import flac
@@ -67,11 +67,12 @@ def collect(
         for path in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
             file = path.relative_to(folder).as_posix()
             found[file] = own_file(folder, file).resolve()
-    metrics, notes = {}, []
+    metrics, notes, reading = {}, [], []
     if (folder / EVALUATED).is_file():
         found[EVALUATION] = own_file(folder, EVALUATED)
         evaluation = read_json(folder / EVALUATED)
         metrics, notes = evaluation.get("metrics", {}), evaluation.get("notes", [])
+        reading = evaluation.get("reading", [])
     if report and (folder / "report.html").is_file():
         page = found["report.html"] = own_file(folder, "report.html", LARGEST_RESULTS)
         if b"data:audio/" in page.read_bytes():
@@ -81,7 +82,7 @@ def collect(
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
     captions = {i: clip["caption"].decode() for i, clip in media.items()}
     found["README.md"] = model_card(
-        system, repo_id, license, metrics, captions, notes, _overview(system) if own else ()
+        system, repo_id, license, metrics, captions, notes, _overview(system) if own else (), reading
     ).encode()
     return publishable(found, owner)
 
@@ -94,6 +95,7 @@ def model_card(
     captions: Mapping[int, str] | None = None,
     notes: Sequence[str] = (),
     data: Sequence[str] = (),
+    reading: Sequence[str] = (),
 ) -> str:
     """The README of a repository: metadata as YAML, then what a person should know.
 
@@ -105,6 +107,7 @@ def model_card(
         captions: Of the examples in ``samples/``, by number.
         notes: Those of ``evaluation.json``.
         data: What there is of it, a line for each source.
+        reading: Those of ``evaluation.json``: how to read its metrics.
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
@@ -133,7 +136,7 @@ def model_card(
         ),
         "origins": [_line(f"{origin.what}: {origin.license}") for origin in system.source.origins],
         "metrics": rows,
-        "distances": DISTANCES,
+        "reading": [_line(str(text)) for text in reading],
         "pieces": NAMES[system.source.stand_in("test")] if captions else "",
         "notes": [_line(str(note)) for note in notes],
         "examples": [
@@ -233,7 +236,7 @@ def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[st
         low, high = (value.get("low"), value.get("high")) if isinstance(value, Mapping) else (None, None)
         known = isinstance(low, int | float) and isinstance(high, int | float)
         interval = f"{low:.4g} to {high:.4g}" if known else "–"
-        more = dict.fromkeys(("real", "chance", "clips", "embedding"), "–") | {"of": "system"}
+        more = dict.fromkeys(("real", "chance", "clips", "embedding"), "–") | {"subject": "system"}
         if isinstance(value, Mapping):
             told = {k: v for k in more if (v := value.get(k)) is not None}
             more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in told.items()}

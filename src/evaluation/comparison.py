@@ -1,0 +1,115 @@
+"""What scores are given: generated clips, the real pieces of their captions, and other real clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..core.contracts import Example, RepresentationSpec
+from ..errors import PartitaError
+from ..system.system import System
+from ..tokenizers.base import LatentView, Tokenizer
+from .embedders import Embedder, Embedders, batches
+from .options import Evaluation
+from .pairing import other_pieces
+
+Clips = Literal["generated", "real", "reconstructed"]
+"""The three sets of clips of a comparison."""
+
+
+@dataclass
+class Comparison:
+    """Generated clips and what they are compared with.
+
+    Args:
+        system: The system that generated them.
+        generated: Generated clips ``[N, C, T]``, at the sample rate of the system's output.
+        pieces: The real clips whose captions they were generated from, of the same length and in the same order.
+        reference: Other real clips.
+        options: The options of the evaluation.
+        folder: The folder of the evaluation, in which a score can keep files.
+        embedders: The embedders that scores share.
+    """
+
+    system: System
+    generated: Tensor
+    pieces: Sequence[Example]
+    reference: Sequence[Example]
+    options: Evaluation
+    folder: Path
+    embedders: Embedders = field(default_factory=Embedders)
+    _embedded: dict[tuple[Embedder, Clips], Tensor] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> RepresentationSpec:
+        """Sample rate and channels of all clips."""
+        return self.system.output.spec
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        """The fields of each piece: its text, key, melody and whatever else the data knows."""
+        return [piece.fields for piece in self.pieces]
+
+    @property
+    def piece_ids(self) -> list[str | None]:
+        """The piece that each clip belongs to; ``None`` for a piece without an id."""
+        return piece_ids(self.pieces)
+
+    @property
+    def inputs(self) -> set[str]:
+        """The inputs that the system reads."""
+        return {conditioner.input for conditioner in self.system.conditioners.values()}
+
+    def from_other_pieces(self, clips: Sequence[int], shift: int = 1) -> list[int] | None:
+        """For each of these clips, another of them from a different piece; ``None`` where all are from one piece.
+
+        Args:
+            clips: Numbers of clips.
+            shift: Which of the other pieces; as many choices as there are pieces, less one.
+        """
+        others = other_pieces([self.pieces[i].fields.get("id", i) for i in clips], shift)
+        return None if others is None else [clips[i] for i in others]
+
+    @cached_property
+    def real(self) -> Tensor:
+        """The audio of the pieces, ``[N, C, T]``."""
+        return torch.stack([piece.audio for piece in self.pieces])
+
+    @cached_property
+    @torch.inference_mode()
+    def reconstructed(self) -> Tensor:
+        """The pieces after the codec that makes the system's audio, ``[N, C, T]``."""
+        coded = [reconstruct(self.system.output, batch, self.system.device) for batch in batches(self.real)]
+        return torch.cat(coded)
+
+    def embedded(self, embedder: Embedder, clips: Clips) -> Tensor:
+        """Embeddings ``[N, S, D]`` of one set of clips; computed once."""
+        key = (embedder, clips)
+        if key not in self._embedded:
+            self._embedded[key] = embedder.of_all(getattr(self, clips), self.spec.sample_rate)
+        return self._embedded[key]
+
+
+def piece_ids(clips: Sequence[Example]) -> list[str | None]:
+    """The piece that each clip belongs to; ``None`` for a piece without an id."""
+    return [None if clip.fields.get("id") is None else str(clip.fields["id"]) for clip in clips]
+
+
+@torch.inference_mode()
+def reconstruct(codec: Tokenizer | LatentView, audio: Tensor, device: torch.device) -> Tensor:
+    """Clips ``[B, C, T]`` after a codec, as long as they were.
+
+    Raises:
+        PartitaError: The codec cannot decode.
+    """
+    try:
+        decoded = codec.decode(codec.encode(audio.to(device)))
+    except NotImplementedError as error:
+        raise PartitaError(f"nothing of this system can be heard: {error}") from None
+    return decoded.float().cpu()[..., : audio.shape[-1]].clamp(-1, 1)

@@ -1,0 +1,71 @@
+"""Measuring: the scores that an evaluation asks for, found in the registry, and all of their rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from ..core.registry import lookup, names
+from ..core.schema import build
+from ..errors import PartitaError
+from ..system.system import System
+from .comparison import Comparison
+from .options import Evaluation
+from .rows import Rows, beats_chance
+from .score import SUBJECTS, Score, sentence
+
+log = logging.getLogger(__name__)
+
+
+def chosen_scores(options: Evaluation) -> dict[str, Score]:
+    """The scores that the options ask for and those that run by default, by name, without those left out.
+
+    Raises:
+        PartitaError: A score was asked for, and a package that it needs is not installed.
+    """
+    chosen: dict[str, Score] = {}
+    for name in names("score"):
+        cls = lookup("score", name)
+        choice = options.scores.get(name, cls.runs_by_default)
+        if choice is False:
+            continue
+        if missing := cls.missing_packages():
+            reason = f"{name} is not measured: it needs {' and '.join(missing)} (pip install 'partita[metrics]')"
+            if name in options.scores:
+                raise PartitaError(reason)
+            log.info("%s", reason)
+            continue
+        chosen[name] = build(cls, choice if isinstance(choice, Mapping) else {})
+    order = list(SUBJECTS)
+    return dict(sorted(chosen.items(), key=lambda item: order.index(item[1].subject)))
+
+
+def measurable(scores: Mapping[str, Score], options: Evaluation, system: System) -> dict[str, Score]:
+    """Those of the scores that can be measured of a system.
+
+    Raises:
+        PartitaError: A score that was asked for cannot be; one that runs by default is left out instead.
+    """
+    found: dict[str, Score] = {}
+    for name, score in scores.items():
+        reason = score.obstacle(system)
+        if reason is None:
+            found[name] = score
+        elif name in options.scores:
+            raise PartitaError(f"{name} cannot be measured: {reason}; leave it out")
+        else:
+            log.debug("%s is not measured: %s", name, reason)
+    return found
+
+
+def measure(scores: Mapping[str, Score], comparison: Comparison) -> Rows:
+    """The rows of all scores, by name, with what their classes say of them."""
+    rows: Rows = {}
+    for name, score in scores.items():
+        # of a codec alone, the clips are what it makes of the pieces
+        subject = "codec" if score.subject == "system" and not comparison.system.stages else score.subject
+        for label, row in score.measure(comparison).items():
+            rows[label] = row | {"score": name, "about": sentence(score, label), "subject": subject}
+            beats = beats_chance(row) if subject != "memorization" else None
+            rows[label] |= {} if beats is None else {"beats_chance": beats}
+    return rows

@@ -1,4 +1,4 @@
-"""Embeddings of clips: the tokenizers, classifiers and joint conditioners that scores measure with, and their weights."""
+"""Embeddings of clips, by the tokenizers, classifiers and joint conditioners that scores measure with."""
 
 from __future__ import annotations
 

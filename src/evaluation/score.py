@@ -70,6 +70,9 @@ class Score(Configured, ABC):
     needs_packages: ClassVar[tuple[str, ...]] = ()
     reading: ClassVar[str] = ""
 
+    def __init__(self) -> None:
+        """A score without options; one with options replaces this."""
+
     @abstractmethod
     def measure(self, comparison: Comparison) -> Rows:
         """The rows of a system's clips, by name; no rows where the clips or pieces lack what is compared."""

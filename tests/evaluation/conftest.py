@@ -13,7 +13,7 @@ def _no_pictures(request, monkeypatch):
     if "real_clips" not in request.node.name:
         media = {"audio": "data:", "image": "data:"}
         monkeypatch.setattr(
-            "partita.evaluation.evaluate.clip_media", lambda clip, rate, caption: media | {"caption": caption}
+            "partita.evaluation.evaluation_page.clip_media", lambda clip, rate, caption: media | {"caption": caption}
         )
 
 

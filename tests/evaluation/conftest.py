@@ -1,4 +1,6 @@
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -7,21 +9,29 @@ from partita.recipe.plan import load_recipe
 from partita.system.system import System
 
 
+@pytest.fixture
+def pictures():
+    """Requested by tests that see that spectrograms and curves are there."""
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
-    """Drawing spectrograms takes most of an evaluation as small as these: one test sees that they are there."""
-    if "real_clips" not in request.node.name:
-        media = {"audio": "data:", "image": "data:"}
+    """Drawing them takes most of an evaluation as small as these."""
+    if "pictures" in request.fixturenames:
+        return
+    media = {"audio": "data:", "image": "data:"}
+    for page in ("evaluation_page", "ablation_page"):
         monkeypatch.setattr(
-            "partita.evaluation.evaluation_page.clip_media", lambda clip, rate, caption: media | {"caption": caption}
+            f"partita.evaluation.{page}.clip_media", lambda clip, rate, caption: media | {"caption": caption}
         )
+    monkeypatch.setattr("partita.evaluation.ablation_page.bands_figure", lambda lines, name: None)
+    monkeypatch.setattr("partita.evaluation.ablation_page.png", lambda figure: b"")
 
 
 @pytest.fixture
-def run(toy_recipe, tmp_path):
-    """A saved system with random weights."""
-    System(load_recipe(toy_recipe)).save(tmp_path / "run")
-    return tmp_path / "run"
+def run(saved_toy, tmp_path):
+    """A saved system with random weights, in a folder of its own."""
+    return Path(shutil.copytree(saved_toy, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -45,16 +55,28 @@ def joint(tmp_path):
 
 @pytest.fixture
 def singer(other, joint):
-    """A system that does as it is told."""
+    """A system that sings what its prompt says."""
     return other("tokenizers.acoustic.hop=1", f"conditioners.text={joint}", "stages.main.generator={name: toy-singer}")
 
 
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
 @pytest.fixture
-def logged(caplog):
-    """Lines that are logged from here on."""
-    caplog.set_level(logging.INFO, logger="partita")
-
-    def lines():
-        return [record.getMessage() for record in caplog.records]
-
-    return lines
+def lines():
+    """The lines that are logged, as they come."""
+    logger, handler = logging.getLogger("partita"), Lines()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler.lines
+    logger.removeHandler(handler)
+    logger.setLevel(before)

@@ -5,16 +5,19 @@ import pytest
 import torch
 
 from partita.core.contracts import Example
+from partita.evaluation.comparison import Comparison
 from partita.evaluation.options import Evaluation
 from partita.evaluation.pairing import other_pieces
-from partita.evaluation.score_texts import NAMES, about
-from partita.evaluation.scores import Comparison, agreement, codec, score
+from partita.evaluation.scores.agreement import FIGURES, Agreement
+from partita.evaluation.scores.codec import Codec
+from partita.evaluation.scoring import measure
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
 
 RATE = 4000
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
 KEYS = {"C major": 0, "F# major": 6, "Eb major": 3}
+SCORES = {"agreement": Agreement(), "codec": Codec()}
 
 
 def scale(tonic):
@@ -30,7 +33,7 @@ def compared(toy_recipe, tmp_path, pieces, audio=None):
     """Toy clips beside pieces; what is generated is the pieces themselves unless given."""
     system = System(load_recipe(toy_recipe))
     audio = torch.stack([piece.audio for piece in pieces]) if audio is None else audio
-    return Comparison(system, audio, pieces, pieces, Evaluation(embeddings=()), {}, tmp_path)
+    return Comparison(system, audio, pieces, pieces, Evaluation(), tmp_path)
 
 
 def piece(key, name):
@@ -41,7 +44,7 @@ def piece(key, name):
 def test_chance_is_the_score_against_the_labels_of_other_pieces(toy_recipe, tmp_path):
     keys = list(KEYS) * 2
     pieces = [piece(key, f"{key} {i}") for i, key in enumerate(keys)]
-    rows = agreement(compared(toy_recipe, tmp_path, pieces))
+    rows = Agreement().measure(compared(toy_recipe, tmp_path, pieces))
     assert rows.keys() == {"right key", "right or related key"}
     row = rows["right key"]
     # of the four pieces that each is compared with, the third is in the same key
@@ -50,23 +53,24 @@ def test_chance_is_the_score_against_the_labels_of_other_pieces(toy_recipe, tmp_
 
 def test_clips_of_one_piece_say_nothing_of_chance(toy_recipe, tmp_path):
     pieces = [piece("C major", "the same") for _ in range(3)]
-    assert "chance" not in agreement(compared(toy_recipe, tmp_path, pieces))["right key"]
+    assert "chance" not in Agreement().measure(compared(toy_recipe, tmp_path, pieces))["right key"]
 
 
-def test_what_chance_explains_is_told(toy_recipe, tmp_path):
+def test_what_chance_explains_is_marked(toy_recipe, tmp_path):
     """Where all pieces share a key, having it proves nothing."""
     alike = [piece("C major", str(i)) for i in range(4)]
-    row = score(compared(toy_recipe, tmp_path, alike))["right key"]
+    row = measure(SCORES, compared(toy_recipe, tmp_path, alike))["right key"]
     assert (row["value"], row["chance"], row["beats_chance"]) == (1, 1, False)
     pieces = [piece(key, f"{key} {i}") for i, key in enumerate(list(KEYS) * 4)]
-    row = score(compared(toy_recipe, tmp_path, pieces))["right key"]
+    row = measure(SCORES, compared(toy_recipe, tmp_path, pieces))["right key"]
     assert row["beats_chance"] is True
     assert row["chance"] < row["low"]
 
 
-def test_what_is_no_better_than_chance_is_told_of_one_piece_too(toy_recipe, tmp_path):
+def test_what_is_no_better_than_chance_is_marked_for_one_piece_too(toy_recipe, tmp_path):
     """One piece gives no interval; a codec that is worse than a sound that never changes is known to be."""
-    row = score(compared(toy_recipe, tmp_path, [piece("C major", "one") for _ in range(3)]))["codec distance"]
+    one = [piece("C major", "one") for _ in range(3)]
+    row = measure(SCORES, compared(toy_recipe, tmp_path, one))["codec distance"]
     assert "low" not in row
     assert row["value"] > row["chance"]
     assert row["beats_chance"] is False
@@ -74,19 +78,19 @@ def test_what_is_no_better_than_chance_is_told_of_one_piece_too(toy_recipe, tmp_
 
 def test_every_score_has_a_sentence_and_the_codec_is_set_apart(toy_recipe, tmp_path):
     made = compared(toy_recipe, tmp_path, [piece(key, key) for key in KEYS])
-    rows = score(made)
-    assert {name: row["of"] for name, row in rows.items()} == {
+    rows = measure(SCORES, made)
+    assert {name: row["subject"] for name, row in rows.items()} == {
         "right key": "system",
         "right or related key": "system",
         "codec distance": "codec",
     }
-    assert rows.keys() - codec(made).keys() == {"right key", "right or related key"}
+    assert rows.keys() - Codec().measure(made).keys() == {"right key", "right or related key"}
     for row in rows.values():
         assert row["about"].endswith(".")
-    assert all(about(name) for name in NAMES.values())
+    assert FIGURES.values() <= Agreement.about.keys()
 
 
-def test_nobody_is_compared_with_his_own_piece():
+def test_no_clip_is_compared_with_its_own_piece():
     pieces = list("aabbbcad")
     for shift in range(1, 4):
         others = other_pieces(pieces, shift)

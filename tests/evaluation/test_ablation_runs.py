@@ -1,0 +1,97 @@
+"""The runs of an ablation: shared parts and budgets."""
+
+import time
+from types import SimpleNamespace
+
+import yaml
+
+from ablation_toys import Here, study
+from partita.evaluation import tasks
+from partita.evaluation.ablate import ablate, work
+from partita.evaluation.ablation import read_ablation
+from partita.evaluation.ablation_runs import fingerprint, recipe_of, runs, tokens_per_step
+from partita.recipe.plan import load_recipe
+from partita.training import callbacks
+from partita.training.training import seconds_per_step
+from toys import ToyBigram
+
+
+def test_what_variants_have_in_common_is_trained_once():
+    """Another codec leaves the semantic tokens and the stage that makes them alone; another seed does not."""
+    ablation = read_ablation(
+        "chorales-hierarchical-tiny", ["tokenizers.acoustic=spectral-tiny,soundstream-tiny", "seed=0,1"]
+    )
+    found, _ = runs(ablation)
+    trainings = [task.part for task in work(found, ablation) if task.kind == "train"]
+    counts = {part: trainings.count(part) for part in trainings}
+    assert counts["tokenizers/semantic"] == counts["stages/semantic"] == 2
+    assert counts["tokenizers/acoustic"] == 4
+    assert {n for part, n in counts.items() if part.startswith("stages/") and part != "stages/semantic"} == {4}
+
+
+def test_the_recipe_of_a_part_holds_what_it_depends_on():
+    run = runs(read_ablation("chorales-hierarchical-tiny"))[0][0]
+    assert set(recipe_of(run, "tokenizers/acoustic")["tokenizers"]) == {"acoustic"}
+    assert not recipe_of(run, "tokenizers/acoustic")["stages"]
+    first, *_, last = run.plan.stages
+    assert list(recipe_of(run, f"stages/{first}")["stages"]) == [first]
+    assert set(recipe_of(run, f"stages/{last}")["stages"]) == set(run.plan.stages)
+
+
+def test_how_a_recipe_is_put_makes_no_difference_to_what_is_shared(toy_recipe):
+    one, other = (
+        runs(study(toy_recipe, *changes))[0][0]
+        for changes in (
+            ["tokenizers.acoustic.fit.lr=0.01", "tokenizers.acoustic.fit.eps=1e-7"],
+            ["tokenizers.acoustic.fit.eps=1e-7", "tokenizers.acoustic.fit.lr=0.01"],
+        )
+    )
+    assert fingerprint(recipe_of(one, "stages/main")) == fingerprint(recipe_of(other, "stages/main"))
+
+
+def test_what_matters_only_in_generation_is_not_trained_twice():
+    """Overlap of windows, and how a stage draws; each run keeps its own."""
+    changes = ["stages.acoustic.generator.sampling.temperature=0.5,1.0", "stages.acoustic.overlap=0,1"]
+    ablation = read_ablation("chorales-tiny", changes)
+    tasks_ = work(runs(ablation)[0], ablation)
+    assert [task.kind for task in tasks_ if task.kind == "train"] == ["train"] * 2
+    drawn = {yaml.safe_load(t.recipe)["stages"]["acoustic"]["generator"]["sampling"]["temperature"] for t in tasks_[2:]}
+    assert drawn == {0.5, 1.0}
+
+
+def test_equal_budgets_in_tokens_are_unequal_in_steps(toy_recipe):
+    """Two clips of a second, at 40 and at 20 codes a second: 80 and 40 a step."""
+    found, _ = runs(study(toy_recipe, "tokenizers.acoustic.hop=100,200", budget=["tokens=800"]))
+    assert [tokens_per_step(run.outline, "stages/main") for run in found] == [80, 40]
+    assert [run.outline.stages["main"].fit_options.steps for run in found] == [10, 20]
+    assert [run.outline.tokenizers["acoustic"].fit_options.steps for run in found] == [6, 6]
+
+
+def test_equal_budgets_in_minutes_are_as_many_steps_as_fit(toy_recipe, tmp_path, monkeypatch):
+    speeds = iter([0.5, 0.25])
+    monkeypatch.setattr(tasks, "seconds_per_step", lambda plan, folder: next(speeds))
+    ablation = study(toy_recipe, "stages.main.generator.width=16,8", "seed=0,1", budget=["minutes=0.05"])
+    root = tmp_path / "out"
+    assert ablate(ablation, root, launcher=Here(root)) == {}
+    steps = {}
+    for path in root.glob("variants/*/*/recipe.yaml"):
+        steps[path.parent.parent.name, path.parent.name] = yaml.safe_load(path.read_text())["stages"]["main"][
+            "generator"
+        ]["fit"]["steps"]
+    assert steps == {("width=16", s): 6 for s in ("seed-0", "seed-1")} | {
+        ("width=8", s): 12 for s in ("seed-0", "seed-1")
+    }
+
+
+def test_a_step_is_timed(toy_recipe, monkeypatch):
+    steps, loss = 0, ToyBigram.loss
+
+    def counted(self, *args):
+        nonlocal steps
+        steps += 1
+        return loss(self, *args)
+
+    monkeypatch.setattr(ToyBigram, "loss", counted)
+    clock = SimpleNamespace(perf_counter=lambda: steps * 0.5, monotonic=time.monotonic)
+    monkeypatch.setattr(callbacks, "time", clock)
+    assert seconds_per_step(load_recipe(toy_recipe), "stages/main") == 0.5

@@ -1,0 +1,110 @@
+"""Tasks as processes and as jobs of a cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from ablation_toys import study
+from partita.errors import PartitaError
+from partita.evaluation.ablate import work
+from partita.evaluation.ablation_runs import runs
+from partita.evaluation.launch import Cluster, Processes, run_tasks
+from partita.evaluation.tasks import Task
+
+
+@pytest.fixture
+def toy_package(tmp_path):
+    """Environment of a process in which the toys are an installed package."""
+    info = tmp_path / "site" / "toys-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
+    names = {
+        "data": {"toy-sines": "ToySines"},
+        "tokenizer": {"toy-codec": "ToyCodec"},
+        "conditioner": {"toy-letters": "ToyLetters"},
+        "generator": {"toy-bigram": "ToyBigram"},
+    }
+    lines = [
+        f"[partita.{family}]\n" + "".join(f"{name} = toys:{cls}\n" for name, cls in of.items())
+        for family, of in names.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[1])])}
+
+
+def long_training(recipe, root, steps):
+    run = runs(
+        study(recipe, f"tokenizers.acoustic.fit.steps={steps}", "tokenizers.acoustic.fit.checkpoint_every=100000")
+    )[0][0]
+    task = next(t for t in work([run], study(recipe)) if t.part == "tokenizers/acoustic")
+    task.write(root)
+    return task
+
+
+def test_processes_end_with_the_one_that_started_them_and_keep_what_they_did(toy_recipe, tmp_path, toy_package):
+    root = tmp_path / "out"
+    task = long_training(toy_recipe, root, 100_000)
+    script = (
+        "import json, time; from pathlib import Path; from partita.evaluation.launch import Processes; "
+        f"from partita.evaluation.tasks import Task; root = Path({str(root)!r}); "
+        f"task = Task(**json.loads((root / 'tasks' / {task.key + '.json'!r}).read_text())); "
+        "job = Processes(root).start(task); print(job._process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, **toy_package}
+    )
+    parent.stdout.readline()
+    for _ in range(1200):
+        if list((root / task.folder).glob("logs/**/metrics.csv")):
+            break
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    with FileLock(root / "tasks" / f"{task.key}.lock", timeout=120):  # the worker holds it as long as it lives
+        pass
+    assert (root / task.folder / "checkpoints" / "tokenizers-acoustic.ckpt").is_file()
+
+
+def test_what_processes_say_when_they_fail(toy_recipe, tmp_path, toy_package, monkeypatch, lines):
+    for name, value in toy_package.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "out"
+    good = long_training(toy_recipe, root, 3)
+    bad = Task(
+        "bad",
+        "train",
+        "bad",
+        "parts/bad",
+        "tokenizers: {acoustic: {name: toy-codex}}\ndata: {name: toy-sines}",
+        "tokenizers/acoustic",
+    )
+    later = Task("later", "train", "later", "parts/later", good.recipe, "tokenizers/acoustic", needs=("bad",))
+    failed = run_tasks([bad, later, good], root, Processes(root, jobs=2))
+    assert set(failed) == {"bad", "later"}
+    assert "did you mean 'toy-codec'" in failed["bad"]
+    assert failed["later"].startswith("what it needs was not done: ")
+    assert good.done(root)
+
+
+def test_a_cluster_does_the_same(toy_recipe, tmp_path, toy_package, monkeypatch):
+    for name, value in toy_package.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "out"
+    task = long_training(toy_recipe, root, 3)
+    bad = Task("bad", "train", "bad", "parts/bad", "data: {name: toy-sines}", "tokenizers/acoustic")
+    failed = run_tasks([task, bad], root, Cluster(root, "local", {"timeout_min": 5}))
+    assert list(failed) == ["bad"]
+    assert "tokenizers: must be given" in failed["bad"]
+    assert task.done(root)
+    with pytest.raises(PartitaError, match="did you mean 'slurm'"):
+        Cluster(root, "slum", {})
+    with pytest.raises(PartitaError, match="cannot use the cluster"):
+        Cluster(root, "local", {"partition_of_slurm": "gpu"})
+    with pytest.raises(PartitaError, match="cannot use the cluster 'slurm'"):
+        Cluster(root, "slurm", {})

@@ -1,0 +1,82 @@
+"""Systems that are known to have memorized their training clips, and others."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.stats import t as student
+
+from evaluation_toys import scored
+from partita.evaluation.evaluate import evaluate
+from partita.evaluation.options import Evaluation
+
+
+def test_memorized_training_clips_are_found(other):
+    """A stage that goes on with the prompt again does what the clips do; one that rolls dice does not."""
+    options, rows = (
+        Evaluation(clips=8, reference_clips=2, batch_size=3, scores={"fad": False, "memorization": True}),
+        {},
+    )
+    for name in ("toy-loop", "toy-dice"):
+        made = other("data={name: toy-loops, pieces: 8}", f"stages.main.generator={{name: {name}}}")
+        rows[name] = evaluate(made, options=options)["metrics"]
+        folder = made / "evaluation" / "memorization"
+        assert len(list(folder.glob("*.safetensors"))) == 8
+        # each clip and its continuation
+        assert len(list(folder.glob("*.flac"))) == 2 * 8
+        page = (made / "evaluation" / "evaluation.html").read_text()
+        assert page.count("<figcaption>training clip") == page.count("<figcaption>its continuation") == 4
+    for figure in ("memorized exactly", "memorized approximately"):
+        loop, dice = rows["toy-loop"][figure], rows["toy-dice"][figure]
+        assert (loop["value"], loop["high"], loop["chance"]) == (1, 1, 0)
+        # Wilson's bound for 8 of 8, n / (n + q²), with Student's quantile
+        assert loop["low"] == pytest.approx(8 / (8 + student.ppf(0.975, 7) ** 2))
+        assert dice["value"] == 0
+        assert (loop["clips"], loop["prompt_seconds"], loop["embedding"]) == (8, 0.5, "codes of toy-codec")
+
+
+def test_memorization_goes_on_and_its_clips_are_those_of_training(other):
+    made = other("data={name: toy-loops}", "stages.main.generator={name: toy-dice}")
+    options = Evaluation(clips=5, reference_clips=2, batch_size=2, scores={"fad": False, "memorization": True})
+    calls = []
+
+    def interrupt(name, done, total):
+        calls.append(done)
+        if len(calls) > 4:  # three batches of clips, and two of continuations
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), reporting(interrupt):
+        evaluate(made, options=options)
+    folder = made / "evaluation" / "memorization"
+    codes = {path.name: load_file(path)["codes"] for path in folder.glob("*.safetensors")}
+    assert len(codes) == 4
+    resumed = evaluate(made, options=options)
+    assert all(torch.equal(load_file(folder / name)["codes"], value) for name, value in codes.items())
+    whole = evaluate(made, made.parent / "whole", options=options)
+    assert resumed == whole
+    # of the clip, what follows the prompt is left to the stage: 20 of 40 frames
+    assert {len(value) for value in codes.values()} == {20}
+
+
+def test_training_clips_are_continued_without_guidance(other):
+    """As in MusicLM's study: guidance leads away from what was learned, and hides what is known by heart."""
+    made = other("data={name: toy-loops, pieces: 8}", "stages.main.generator={name: toy-misled}")
+    options = Evaluation(clips=8, reference_clips=2, scores={"fad": False, "memorization": True})
+    assert evaluate(made, options=options)["metrics"]["memorized exactly"]["value"] == 1
+
+
+def test_silence_cannot_tell_memorization(other, lines):
+    """What remembers nothing but silence does not remember; where all is silence, nobody can say."""
+    options = scored(memorization=True)
+    made = other("data={name: toy-loops, pauses: 2}", "stages.main.generator={name: toy-loop}")
+    row = evaluate(made, options=options)["metrics"]["memorized exactly"]
+    assert (row["value"], row["clips"], row["left_out"]) == (1, 3, pytest.approx(0.4))
+    mute = other("data={name: toy-loops, pauses: 4}", "stages.main.generator={name: toy-loop}")
+    assert "memorized exactly" not in evaluate(mute, options=options)["metrics"]
+    assert any("memorization is not measured: in 1 of 5 training clips" in line for line in lines)
+
+
+def test_a_stage_that_falls_silent_remembers_nothing(other):
+    made = other("data={name: toy-loops}", "stages.main.generator={name: toy-mute}")
+    rows = evaluate(made, options=scored(memorization=True))["metrics"]
+    assert rows["memorized exactly"]["value"] == rows["memorized approximately"]["value"] == 0
+    assert rows["memorized exactly"]["clips"] == 5

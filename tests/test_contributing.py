@@ -1,5 +1,7 @@
 """The worked examples of CONTRIBUTING.md do what it says."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,12 @@ import torch
 import yaml
 
 import partita
+from partita.cli.list_parts import show
+from partita.core import registry
+from partita.core.console import out
 from partita.core.part import Part
+from partita.evaluation.evaluate import evaluate
+from partita.evaluation.options import Evaluation
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
 
@@ -18,6 +25,11 @@ def blocks(language):
     return [part.split("```")[0] for part in TEXT.split(f"```{language}\n")[1:]]
 
 
+def example(language, word):
+    """The block of a worked example: the first with this word."""
+    return next(block for block in blocks(language) if word in block)
+
+
 def define(block):
     names = {"__name__": "example"}
     exec(compile(block, "example.py", "exec"), names)
@@ -25,7 +37,7 @@ def define(block):
 
 
 def test_a_conditioner(toy_recipe, tmp_path):
-    define(blocks("python")[0])
+    define(example("python", "Tempo"))
     overrides = ["conditioners.tempo=tempo", "stages.main.given=[text, tempo]", "data={name: corpus, limit: 12}"]
     system = train(load_recipe(toy_recipe, overrides), tmp_path / "run")
     assert system.generate({"text": ["flute"], "tempo": [90]}, duration=0.2).shape == (1, 1, 800)
@@ -35,7 +47,7 @@ def test_a_conditioner(toy_recipe, tmp_path):
 
 def test_a_kind_of_stage_goes_through_everything(tmp_path):
     """Registered, put into a mixed chain by a recipe, trained, saved, loaded, over several windows, told a story."""
-    define(blocks("python")[1])
+    define(example("python", "OnePass"))
     recipe = yaml.safe_load(next(block for block in blocks("yaml") if "one-pass" in block))
     few = {"steps": 3, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
     recipe["tokenizers"] = {"acoustic": {"fit": few}, "semantic": {"fit": few}}
@@ -60,7 +72,7 @@ def test_a_kind_of_stage_goes_through_everything(tmp_path):
 def test_the_kind_of_stage_learns(tmp_path):
     from partita.core.contracts import Condition, Given, RepresentationSpec
 
-    stage_class = define(blocks("python")[1].replace('"one-pass"', '"one-pass-again"'))["OnePass"]
+    stage_class = define(example("python", "OnePass").replace('"one-pass"', '"one-pass-again"'))["OnePass"]
     given = RepresentationSpec(16000, 1, 25.0, 1, 8).as_condition()
     target = RepresentationSpec(16000, 1, 50.0, 2, 8)
     stage = stage_class(target, {"semantic": Given(given, "add")}, dropout=0.0)
@@ -76,3 +88,36 @@ def test_the_kind_of_stage_learns(tmp_path):
     sampling = stage.changed_sampling({"temperature": 0.0, "guidance": 1.0})
     made = stage.generate({"semantic": (condition, condition.absent())}, 16, seeds=range(4), sampling=sampling)
     assert (made == codes).float().mean() >= 0.99
+
+
+def test_a_score(monkeypatch, saved_toy, tmp_path, capsys):
+    """One file, and it is listed, measured, kept, written to the page, left out and compared in ablations."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # other tests know nothing of it
+    define(example("python", "Brightness"))
+    show("score", out)
+    assert "score/brightness" in capsys.readouterr().out
+    show("score/brightness", out)
+    assert "spectral centroids" in capsys.readouterr().out
+    folder, few = tmp_path / "evaluation", Evaluation(clips=4, reference_clips=4, scores={"fad": False})
+    evaluate(saved_toy, folder, options=few)
+    row = json.loads((folder / "evaluation.json").read_text())["metrics"]["brightness difference"]
+    assert row["low"] <= row["value"] <= row["high"]
+    assert (row["score"], row["subject"], row["clips"]) == ("brightness", "system", 4)
+    page = (folder / "evaluation.html").read_text()
+    assert "brightness difference" in page
+    assert "in octaves." in page
+    other = replace(few, scores={"fad": False, "brightness": {"frame": 512}})
+    assert evaluate(saved_toy, folder, options=other)["metrics"]["brightness difference"]["value"] != row["value"]
+    without = replace(few, scores={"fad": False, "brightness": False})
+    assert "brightness difference" not in evaluate(saved_toy, folder, options=without)["metrics"]
+    with pytest.raises(partita.PartitaError, match="did you mean 'frame'"):
+        Evaluation(scores={"brightness": {"frames": 512}})
+
+
+def test_the_score_measures_octaves(monkeypatch):
+    """A sine an octave above another one."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    score = define(example("python", "Brightness"))["Brightness"]()
+    sine = torch.sin(2 * torch.pi * 0.05 * torch.arange(8000)[None, None] * torch.tensor([1.0, 2.0])[:, None, None])
+    low, high = score.centroid(sine)
+    assert (high / low).log2().item() == pytest.approx(1, abs=0.1)

@@ -107,7 +107,7 @@ def test_a_value_cannot_read_the_environment(monkeypatch):
     """Recipes are resolved before, and what is saved is resolved; nothing else refers to anything."""
     monkeypatch.setenv("PARTITA_SECRET", "secret")
     with pytest.raises(ValueError, match=r"only recipes can refer"):
-        build(Evaluation, {"embeddings": ["${oc.env:PARTITA_SECRET}"]})
+        build(Evaluation, {"scores": {"fad": {"embeddings": ["${oc.env:PARTITA_SECRET}"]}}})
 
 
 def test_combinations_are_counted_before_they_are_made(tmp_path, saved_toy, monkeypatch):

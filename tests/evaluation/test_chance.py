@@ -87,7 +87,7 @@ def test_every_score_has_a_sentence_and_the_codec_is_set_apart(toy_recipe, tmp_p
     assert rows.keys() - Codec().measure(made).keys() == {"right key", "right or related key"}
     for row in rows.values():
         assert row["about"].endswith(".")
-    assert FIGURES.values() <= Agreement.about.keys()
+    assert set(FIGURES.values()) == Agreement.about.keys()
 
 
 def test_no_clip_is_compared_with_its_own_piece():

@@ -25,7 +25,7 @@ from partita.evaluation.options import Evaluation
         ({"fad": {"embeddings": [3]}}, "expected the name of a tokenizer"),
         (
             {"fad": {"embedding": ["log-mel-16khz"]}},
-            "scores.fad.embedding: there is no such key: did you mean 'embeddings'",
+            r"scores\.fad\.embedding: there is no such key: did you mean",
         ),
         ({"fid": True}, "no score is called 'fid': did you mean 'fad'"),
         ({"fad": 3}, "scores.fad must be a mapping"),

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from scipy.stats import t as student
 
 from evaluation_toys import scored
+from partita.core.progress import reporting
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.options import Evaluation
 

@@ -52,7 +52,11 @@ def _file(random: Random, place: Place) -> dict[str, Any]:
             [{}, {"stages": {"steps": 10}}, {"tokenizers": {"tokens": 1e4}}, {"stages": {"minutes": 1}}]
         ),
         "evaluation": random.choice(
-            [{}, {"clips": 2, "reference_clips": 2}, {"duration": 1.0, "embeddings": ["log-mel-16khz"]}]
+            [
+                {},
+                {"clips": 2, "reference_clips": 2},
+                {"duration": 1.0, "scores": {"fad": {"embeddings": ["log-mel-16khz"]}}},
+            ]
         ),
     }
 
@@ -76,9 +80,7 @@ def _more(random: Random) -> list[str]:
         )
         found += ["--budget", f"{unit}={amount}"]
     if random.random() < 0.3:
-        option = random.choice(
-            ["--clips", "--reference-clips", "--duration", "--embedding", "--classifier", "--joint", "--jobs"]
-        )
+        option = random.choice(["--clips", "--reference-clips", "--duration", "--score", "--no-score", "--jobs"])
         value = random.choice(
             [*NUMBERS, *TEXTS, *TAGGED, "{preset: log-mel-16khz}", "{preset: log-mel-16khz, weights: pipe}"]
         )

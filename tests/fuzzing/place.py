@@ -93,7 +93,7 @@ class World:
             "better": "lower",
             "embedding": "log-mel-16khz",
             "clips": 2,
-            "of": "system",
+            "subject": "system",
             "weights": weights,
         }
         request = {"data": "folder", "pieces": "test", "duration": 1.0, "seed": 0, "clips": 2, "reference_clips": 2}

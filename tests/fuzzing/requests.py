@@ -70,7 +70,7 @@ def _other(random: Random, place: Place) -> Command:
     system, absurd = str(place.world.system), str(random.choice(ABSURD))
     text = argument(random.choice([*TEXTS, *TAGGED]))
     number = random.choice(["--clips", "--reference-clips", "--duration", "--seed"])
-    part = random.choice(["--embedding", "--classifier", "--joint", "data", "data.pieces"])
+    part = random.choice(["--score", "--no-score", "--score=fad", "data", "data.pieces"])
     few = ["--clips", "1", "--reference-clips", "1", "-d", "0.5"]
     measured = ["--loudness", "--trials", "--catch", "--duration", "--prompts"]
     return random.choice(

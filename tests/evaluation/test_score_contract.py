@@ -1,0 +1,100 @@
+"""Every registered score keeps its contract, on a system and pieces that have whatever a score may ask for."""
+
+import math
+
+import pytest
+import torch
+
+import toys
+from evaluation_toys import ToyJoint
+from partita.core.contracts import RepresentationSpec
+from partita.core.registry import lookup, names, register
+from partita.core.schema import arguments, build
+from partita.data.examples import Examples
+from partita.evaluation.comparison import Comparison
+from partita.evaluation.options import Evaluation
+from partita.evaluation.score import SUBJECTS
+from partita.evaluation.scoring import chosen_scores, measurable, measure
+from partita.recipe.plan import load_recipe
+from partita.system.system import System
+
+SECONDS, CLIPS = 6.0, 8
+INPUTS = ("text", "key", "chords", "tempo", "beats", "melody")
+
+for field in INPUTS:
+
+    @register("conditioner", f"toy-reads-{field}")
+    class ToyReader(toys.ToyLetters):
+        """Reads one field, and learns nothing from it."""
+
+        input = field
+
+        def __init__(self, *, dim: int = 8):
+            super().__init__(dim=dim)
+
+        def prepare(self, inputs, seeds=None):
+            return super().prepare([None for _ in inputs])
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """A good system's clips beside its pieces: what a codec of 16 levels makes of them."""
+    folder = tmp_path_factory.mktemp("contract")
+    lines = [
+        "tokenizers: {acoustic: {name: toy-codec, hop: 1, cardinality: 16}}",
+        f"conditioners: {{{', '.join(f'{name}: toy-reads-{name}' for name in INPUTS)}}}",
+        f"stages: {{main: {{generator: toy-dice, target: acoustic, given: [{', '.join(INPUTS)}], window: 0.2}}}}",
+        "data: {name: corpus, limit: 24}",
+    ]
+    (folder / "recipe.yaml").write_text("\n".join(lines))
+    torch.manual_seed(0)
+    system = System(load_recipe(folder / "recipe.yaml"))
+    with torch.no_grad():
+        system.tokenizers["acoustic"].gain.fill_(1.0)
+    source = system.source
+    source.setup()
+    spec = RepresentationSpec(4000, 1, 40.0)
+    clips = [Examples.at(spec, source, "test", CLIPS, SECONDS, seed) for seed in (0, 1)]
+    pieces, reference = ([made[i] for i in range(CLIPS)] for made in clips)
+    joint = ToyJoint()
+    for piece in pieces:  # a caption that the joint conditioner understands: the pitch that it hears
+        piece.fields["text"] = f"tone {int(joint.embed_audio(piece.audio[None])[0].mean(0).argmax())}"
+    made = Comparison(system, torch.zeros(0), pieces, reference, Evaluation(clips=CLIPS), folder)
+    made.generated = made.reconstructed
+    return made
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory):
+    """What scores take by the names of their arguments, at toy size."""
+    folder = tmp_path_factory.mktemp("weights") / "joint"
+    ToyJoint().save(folder)
+    joint = {"name": "toy-joint", "weights": str(folder)}
+    return {"embeddings": ["log-mel-16khz"], "classifiers": ["toy-listener"], "conditioners": [joint]}
+
+
+@pytest.mark.parametrize("name", names("score"))
+def test_a_score_keeps_its_contract(comparison, slots, name):
+    cls = lookup("score", name)
+    options = {argument: slots[argument] for argument in arguments(cls) if argument in slots}
+    only = dict.fromkeys(names("score"), False) | {name: options}
+    evaluation = Evaluation(clips=CLIPS, scores=only)
+    (score,) = chosen_scores(evaluation).values()
+    score.load(comparison.embedders)
+    assert list(measurable({name: score}, evaluation, comparison.system)) == [name]
+    rows = measure({name: score}, comparison)
+    assert rows, "nothing was measured, though all that there is can be"
+    for label, row in rows.items():
+        assert math.isfinite(row["value"]), label
+        assert row["better"] in ("lower", "higher"), label
+        assert row["about"].endswith("."), label
+        assert row["embedding"], label
+        assert row["subject"] in SUBJECTS, label
+        assert 0 < row["clips"] <= CLIPS, label
+        assert "low" not in row or row["low"] <= row["value"] <= row["high"], label
+        if "real" in row and "chance" in row:
+            assert row["real"] >= row["chance"] if row["better"] == "higher" else row["real"] <= row["chance"], label
+    assert score.explanation(rows) == "" or score.explanation(rows).endswith(".")
+    assert all(path.is_file() for _, path in score.clips(rows, comparison.folder))
+    assert build(cls, score.config["arguments"]).config == score.config
+    assert list(cls.description())

@@ -2,15 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import toys
-from evaluation_toys import ToyJoint
-from partita.core.contracts import RepresentationSpec
+from evaluation_toys import ToyJoint, ToyLoops
+from partita.core.contracts import Example
 from partita.core.registry import lookup, names, register
 from partita.core.schema import arguments, build
-from partita.data.examples import Examples
 from partita.evaluation.comparison import Comparison
 from partita.evaluation.options import Evaluation
 from partita.evaluation.score import SUBJECTS
@@ -18,7 +18,8 @@ from partita.evaluation.scoring import chosen_scores, measurable, measure
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
 
-SECONDS, CLIPS = 6.0, 8
+CLIPS, RATE, SECONDS = 6, 4000, 8
+TONICS = {"C": 0, "F#": 6, "Eb": 3, "A": 9, "D": 2, "G#": 8}
 INPUTS = ("text", "key", "chords", "tempo", "beats", "melody")
 
 for field in INPUTS:
@@ -36,6 +37,40 @@ for field in INPUTS:
             return super().prepare([None for _ in inputs])
 
 
+@register("data", "toy-labeled")
+class ToyLabeled(ToyLoops):
+    """Loops of which everything could be known."""
+
+    fields = frozenset({"id", *INPUTS})
+
+
+def piece(number, seed):
+    """Triads I, IV, V and I, two seconds each, struck on every beat; with everything that is known of them."""
+    tonic = list(TONICS)[number]
+    bpm, sharps = 80 + 15 * number, ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
+    roots = [(TONICS[tonic] + step) % 12 for step in (0, 5, 7, 0)]
+    time = np.arange(RATE * SECONDS) / RATE
+    decay = np.exp(-6 * (time % (60 / bpm)))
+    audio = np.random.default_rng(seed).normal(0, 1e-3, len(time))
+    for bar, root in enumerate(roots):
+        for interval in (0, 4, 7):
+            note = np.sin(2 * np.pi * 261.63 * 2 ** ((root + interval) / 12) * time)
+            audio += 0.25 * note * decay * (time // 2 == bar)
+    fields = {
+        "id": f"piece {number}",
+        "key": f"{tonic} major",
+        "chords": [(2.0 * bar, 2.0 * bar + 2, f"{sharps[root]}:maj") for bar, root in enumerate(roots)],
+        "tempo": float(bpm),
+        "beats": np.arange(0, SECONDS, 60 / bpm).tolist(),
+        "melody": [(2.0 * bar, 2.0 * bar + 2, 60 + root) for bar, root in enumerate(roots)],
+    }
+    example = Example(torch.from_numpy(audio.astype(np.float32))[None], len(time), fields)
+    # a caption that the toy joint conditioner understands: the pitch that it hears
+    heard = int(ToyJoint().embed_audio(example.audio[None])[0].mean(0).argmax())
+    fields["text"] = f"tone {heard}"
+    return example
+
+
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     """A good system's clips beside its pieces: what a codec of 16 levels makes of them."""
@@ -44,21 +79,13 @@ def comparison(tmp_path_factory):
         "tokenizers: {acoustic: {name: toy-codec, hop: 1, cardinality: 16}}",
         f"conditioners: {{{', '.join(f'{name}: toy-reads-{name}' for name in INPUTS)}}}",
         f"stages: {{main: {{generator: toy-dice, target: acoustic, given: [{', '.join(INPUTS)}], window: 0.2}}}}",
-        "data: {name: corpus, limit: 24}",
+        "data: {name: toy-labeled, pieces: 8}",
     ]
     (folder / "recipe.yaml").write_text("\n".join(lines))
-    torch.manual_seed(0)
     system = System(load_recipe(folder / "recipe.yaml"))
     with torch.no_grad():
         system.tokenizers["acoustic"].gain.fill_(1.0)
-    source = system.source
-    source.setup()
-    spec = RepresentationSpec(4000, 1, 40.0)
-    clips = [Examples.at(spec, source, "test", CLIPS, SECONDS, seed) for seed in (0, 1)]
-    pieces, reference = ([made[i] for i in range(CLIPS)] for made in clips)
-    joint = ToyJoint()
-    for piece in pieces:  # a caption that the joint conditioner understands: the pitch that it hears
-        piece.fields["text"] = f"tone {int(joint.embed_audio(piece.audio[None])[0].mean(0).argmax())}"
+    pieces, reference = ([piece(number, seed) for number in range(CLIPS)] for seed in (0, 1))
     made = Comparison(system, torch.zeros(0), pieces, reference, Evaluation(clips=CLIPS), folder)
     made.generated = made.reconstructed
     return made

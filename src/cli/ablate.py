@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +14,44 @@ import typer
 
 from ..core.console import bars, err, logged, out
 from ..core.progress import reporting
-from .evaluate import NoScoreOptions, ScoreOptions, score_options
+from .evaluate import ScoreOptions
+from .options import grouped
 
 
+@dataclass(frozen=True)
+class EvaluationOptions(ScoreOptions):
+    """How each run is evaluated; what is not given is as in the ablation file, or as usual."""
+
+    clips: Annotated[int | None, typer.Option(help="Clips that each run is evaluated on.")] = None
+    reference_clips: Annotated[int | None, typer.Option(help="Real clips that distributions are compared with.")] = None
+    duration: Annotated[
+        float | None, typer.Option("--duration", "-d", help="Seconds of each clip; the shortest window unless given.")
+    ] = None
+
+    def values(self) -> dict[str, Any]:
+        """Those that are given, as :func:`~partita.evaluation.ablation.read_ablation` takes them."""
+        given = {"clips": self.clips, "reference_clips": self.reference_clips, "duration": self.duration}
+        return {name: value for name, value in given.items() if value is not None} | {"scores": self.chosen()}
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Where the tasks are done."""
+
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."
+        ),
+    ] = None
+    cluster: Annotated[str | None, typer.Option(help="Submit to a cluster by submitit: slurm.")] = None
+    cluster_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of submitit, such as timeout_min=600 or slurm_partition=gpu."),
+    ] = None
+
+
+@grouped
 def ablate(
     recipe: Annotated[
         str,
@@ -25,6 +61,8 @@ def ablate(
             show_default=False,
         ),
     ],
+    evaluation: EvaluationOptions,
+    launch: LaunchOptions,
     changes: Annotated[
         list[str] | None,
         typer.Argument(
@@ -45,26 +83,6 @@ def ablate(
             "What the recipe says unless given.",
         ),
     ] = None,
-    clips: Annotated[int | None, typer.Option(help="Clips that each run is evaluated on.")] = None,
-    reference_clips: Annotated[
-        int | None, typer.Option(help="Real clips that distributions are compared with.")
-    ] = None,
-    duration: Annotated[
-        float | None, typer.Option("--duration", "-d", help="Seconds of each clip; the shortest window unless given.")
-    ] = None,
-    score: ScoreOptions = None,
-    no_score: NoScoreOptions = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."
-        ),
-    ] = None,
-    cluster: Annotated[str | None, typer.Option(help="Submit to a cluster by submitit: slurm.")] = None,
-    cluster_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Of submitit, such as timeout_min=600 or slurm_partition=gpu."),
-    ] = None,
     skip_unfit: Annotated[
         bool, typer.Option("--skip-unfit", help="Leave out variants whose parts do not fit together.")
     ] = False,
@@ -72,16 +90,13 @@ def ablate(
 ) -> None:
     """Train and compare variants of a recipe: one page with scores, costs, curves and players.
 
-    What variants have in common is trained once. Run the same command again to go on.
+    Parts that variants have in common are trained once. Run the same command again to continue.
     """
     from ..evaluation.ablate import ablate as run_ablation
     from ..evaluation.ablate import preview
     from ..evaluation.ablation import read_ablation
 
-    given = {"clips": clips, "reference_clips": reference_clips, "duration": duration}
-    evaluation: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    evaluation["scores"] = score_options(score or [], no_score or [])
-    ablation = read_ablation(recipe, changes or [], budget or [], evaluation)
+    ablation = read_ablation(recipe, changes or [], budget or [], evaluation.values())
     folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
     if dry_run:
         for line in preview(ablation, folder, skip_unfit=skip_unfit):
@@ -91,8 +106,8 @@ def ablate(
         problems = run_ablation(
             ablation,
             folder,
-            launcher=_cluster(folder, jobs, cluster, cluster_option or []),
-            jobs=jobs,
+            launcher=_cluster(folder, launch),
+            jobs=launch.jobs,
             skip_unfit=skip_unfit,
         )
     out.print((folder / "ablation.md").read_text(encoding="utf-8"))
@@ -116,20 +131,20 @@ def task(folder: Path, key: str) -> None:
         perform(folder, key)
 
 
-def _cluster(folder: Path, jobs: int | None, name: str | None, options: list[str]) -> Any:
+def _cluster(folder: Path, launch: LaunchOptions) -> Any:
     """The cluster, if there is to be one."""
     from ..errors import PartitaError
 
-    if name is None:
-        if options:
+    if launch.cluster is None:
+        if launch.cluster_option:
             raise PartitaError("--cluster-option is for a --cluster")
         return None
     from ..evaluation.launch import Cluster
 
     settings: dict[str, int | str] = {}
-    for option in options:
+    for option in launch.cluster_option or ():
         key, equals, value = option.partition("=")
         if not equals:
             raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
         settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d{0,17}", value) else value  # 1:30:00 is no number here
-    return Cluster(folder, name, settings, jobs)
+    return Cluster(folder, launch.cluster, settings, launch.jobs)

@@ -25,7 +25,7 @@ class ScoreOptions:
         typer.Option(
             metavar="NAME[={…}]",
             help="A score to measure, with its options if any: --score memorization, or "
-            "--score 'fad={embeddings: [encodec-24khz]}'. Can be given more than once; partita list score shows all.",
+            "--score 'fad={embeddings: \\[encodec-24khz]}'. Can be given more than once; partita list score shows all.",
         ),
     ] = None
     no_score: Annotated[
@@ -60,22 +60,28 @@ class ScoreOptions:
         return found
 
 
+@dataclass(frozen=True)
+class MeasurementOptions(ScoreOptions):
+    """What is generated, and which scores are measured."""
+
+    clips: Annotated[int, typer.Option(help="Number of clips to generate from the captions of test pieces.")] = 64
+    reference_clips: Annotated[
+        int, typer.Option(help="Number of real clips with which distributions are compared.")
+    ] = 256
+    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of each clip.")] = None
+    seed: Annotated[int, typer.Option(help="Seed of the first clip.")] = 0
+
+
 @grouped
 def evaluate(
     model: Model,
-    scores: ScoreOptions,
+    measurement: MeasurementOptions,
     data: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[DATA=VALUE]…", help="Other data, such as data=folder data.path=/music.", show_default=False
         ),
     ] = None,
-    clips: Annotated[int, typer.Option(help="Number of clips to generate from the captions of test pieces.")] = 64,
-    reference_clips: Annotated[
-        int, typer.Option(help="Number of real clips with which distributions are compared.")
-    ] = 256,
-    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of each clip.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first clip.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; MODEL/evaluation unless given.")
     ] = None,
@@ -86,7 +92,13 @@ def evaluate(
     from ..evaluation.evaluate import evaluate as evaluate_system
     from ..evaluation.options import Evaluation
 
-    options = Evaluation(clips, reference_clips, duration, seed, scores=scores.chosen())
+    options = Evaluation(
+        measurement.clips,
+        measurement.reference_clips,
+        measurement.duration,
+        measurement.seed,
+        scores=measurement.chosen(),
+    )
     folder = output or Path(model) / "evaluation"
     with bars() as shown, reporting(shown), logged(out):
         results = evaluate_system(model, output, data=data or [], options=options, device=device)

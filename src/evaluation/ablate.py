@@ -94,10 +94,10 @@ def ablate(
 
 
 def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False) -> list[str]:
-    """What :func:`ablate` would do, in lines.
+    """Lines on what :func:`ablate` would do.
 
     Raises:
-        PartitaError: Variants cannot be.
+        PartitaError: A variant makes no valid system.
     """
     root = Path(folder)
     wanted, unfit = _checked(ablation, skip_unfit)
@@ -164,7 +164,7 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
 
 
 def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
-    """A line on how much there is to do."""
+    """A line on the number of variants, trainings and evaluations."""
     apart = sum(len(trained(run)) for run in wanted)
     evaluations = {task.folder: task for task in tasks if task.kind == "evaluate"}
     shared = {evaluations[run.folder].parts[folder] for run in wanted for folder in trained(run)}
@@ -175,7 +175,7 @@ def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
 
 
 def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
-    """All that can be known to be wrong before anything is trained."""
+    """Check everything that can be checked before anything is trained."""
     wanted, unfit = runs(ablation, skip_unfit=skip_unfit)
     scores, embedders = chosen_scores(ablation.evaluation), Embedders()
     sources: dict[str, Run] = {}
@@ -193,7 +193,7 @@ def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str,
 
 
 def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
-    """The ablation with clips of one length, where the variants' own windows differ."""
+    """The ablation with clips of one length, if the windows of its variants differ."""
     windows = {list(run.plan.stages.values())[-1].window for run in wanted if run.plan.stages}
     if ablation.evaluation.duration is not None or len(windows) < 2:
         return ablation
@@ -201,7 +201,7 @@ def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
 
 
 def _claim(ablation: Ablation, root: Path, write: bool = True) -> None:
-    """Make the folder this ablation's, or see that it is: it may grow, but what is there must stay comparable."""
+    """Make the folder this ablation's, or check that it is. It may grow, but its clips must stay comparable."""
     path, values = root / REQUEST, plain(ablation)
     if path.is_file():
         then, now = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {}), values["evaluation"]
@@ -219,7 +219,7 @@ def _claim(ablation: Ablation, root: Path, write: bool = True) -> None:
 
 
 def _same(run: Run, root: Path) -> None:
-    """See that a run that is there already is of the same recipe."""
+    """Check that a run that is there already has the same recipe."""
     index = root / run.folder / INDEX
     if index.is_file() and fingerprint(yaml.safe_load(index.read_text(encoding="utf-8"))) != fingerprint(
         run.plan.values
@@ -231,7 +231,7 @@ def _same(run: Run, root: Path) -> None:
 
 
 def _measurements(wanted: Sequence[Run], ablation: Ablation) -> dict[tuple[str, str], Task]:
-    """By run and part, what measures how many steps fit into its minutes: once for all seeds."""
+    """For each run and part with a budget in minutes, the task that measures its speed, once for all seeds."""
     tasks: dict[tuple[str, str], Task] = {}
     for run in wanted:
         first = replace(run, seed=0)

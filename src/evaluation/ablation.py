@@ -24,9 +24,9 @@ from .options import Evaluation
 GROUPS = ("tokenizers", "conditioners", "stages")
 UNITS = ("steps", "tokens", "minutes")
 LARGEST_BUDGET = 1e15
-"""Steps, tokens or minutes: more than anybody has ever trained."""
+"""Largest budget in steps, tokens or minutes: more than any model has been trained for."""
 LONGEST = 80
-"""Letters of a folder's name, without its digest."""
+"""Largest length of a folder's name in characters, without its digest."""
 
 
 @dataclass
@@ -105,9 +105,9 @@ class Variant(NamedTuple):
     """One combination of choices.
 
     Args:
-        name: Of its folder; it follows from the changes alone, whatever else is varied.
-        choices: What people call each choice, by key.
-        changes: To the recipe, by dotted key.
+        name: Name of its folder. It follows from the changes alone, whatever else is varied.
+        choices: Label of each choice, by key.
+        changes: Changes to the recipe, by dotted key.
     """
 
     name: str
@@ -116,14 +116,14 @@ class Variant(NamedTuple):
 
     @property
     def title(self) -> str:
-        """All choices."""
+        """The labels of all choices."""
         return " + ".join(self.choices.values()) or "baseline"
 
 
 def read_ablation(
     source: str, changes: Sequence[str] = (), budget: Sequence[str] = (), evaluation: Mapping[str, Any] | None = None
 ) -> Ablation:
-    """An ablation from a recipe, or from an ablation file, and what the command line says.
+    """An ablation from a recipe or an ablation file, and from the arguments of a command line.
 
     Args:
         source: A recipe's name or path, or the path of a file with the keys of :class:`Ablation`.
@@ -132,7 +132,7 @@ def read_ablation(
         evaluation: Changes to how runs are evaluated, by field of :class:`~partita.evaluation.evaluate.Evaluation`.
 
     Raises:
-        PartitaError: Something in it cannot be.
+        PartitaError: Something in it is wrong.
     """
     changes = [changes] if isinstance(changes, str) else changes
     path = find_recipe(source)
@@ -188,7 +188,7 @@ def variants(ablation: Ablation) -> list[Variant]:
 
 
 def _folder(choices: Mapping[str, str], changes: Mapping[str, Any]) -> str:
-    """A name that is safe as a folder's; it ends in a digest where the words alone would not say which changes."""
+    """A safe name for a folder. It ends in a digest if the words alone would not determine the changes."""
     words, exact = [], True
     for key, label in choices.items():
         value = changes.get(key, label) if key != "variants" else label
@@ -205,7 +205,7 @@ def _folder(choices: Mapping[str, str], changes: Mapping[str, Any]) -> str:
 
 
 def _labels(key: str, values: Sequence[Any]) -> list[str]:
-    """What people call each value: a part by the name that it is made from, where no other has the same."""
+    """A label for each value. A part is called by its name or preset if no other value has the same."""
     made_from = [v.get("preset", v.get("name")) if isinstance(v, Mapping) else v for v in values]
     last, labels = key.rpartition(".")[2], []
     for value, name in zip(values, made_from, strict=True):

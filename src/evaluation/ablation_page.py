@@ -22,9 +22,9 @@ from .ablation_runs import Run, trained
 from .evaluate import SEED
 
 FIRST = ("val/loss", "val/mel_distance", "train/loss")
-"""The curves that are looked at first."""
+"""The curves that come first."""
 
-HEARD, CAPTIONS = 10, 4
+PLAYED, CAPTIONS = 10, 4
 """Largest numbers of variants and of captions whose clips are on the page."""
 
 
@@ -48,7 +48,7 @@ def write_results(
     about = {name: row["about"] for one in found for name, row in one.metrics.items() if row.get("about")}
     text += [f"## {title}\n\n{markdown(columns, rows)}" for title, columns, rows in tabled]
     if about:
-        text += ["## What the scores say\n\n" + "\n".join(f"- {name}: {said}" for name, said in about.items())]
+        text += ["## What the scores mean\n\n" + "\n".join(f"- {name}: {said}" for name, said in about.items())]
     write_text(root / "ablation.md", "\n\n".join(text) + "\n")
     write_page(
         root / "ablation.html",
@@ -80,14 +80,14 @@ def _csv(path: Path, ablation: Ablation, found: Sequence[RunResult]) -> None:
 
 
 def _clips(root: Path, found: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """For a few captions, the real piece and what the first variants made of them, each with its first seed."""
+    """For a few captions, the real piece and the clips of the first variants, each with its first seed."""
     first: dict[str, RunResult] = {}
     for one in found:
         if one.metrics:
             first.setdefault(one.run.variant.title, one)
     if not first:
         return []
-    shown = dict(list(first.items())[:HEARD])
+    shown = dict(list(first.items())[:PLAYED])
     paths = {t: sorted((root / one.run.folder / "evaluation" / "clips").glob("*.flac")) for t, one in shown.items()}
     leading = next(iter(shown.values()))
     system, options = leading.run.outline, leading.request
@@ -105,7 +105,7 @@ def _clips(root: Path, found: Sequence[RunResult]) -> list[dict[str, Any]]:
 
 
 def _curves(root: Path, wanted: Sequence[Run], places: Places) -> list[dict[str, Any]]:
-    """Of every part that is trained, validation and training losses of all variants in one picture each."""
+    """For every trained part, plots of its validation and training losses in all variants."""
     groups = []
     for folder in dict.fromkeys(folder for run in wanted for folder in trained(run)):
         lines: dict[str, dict[str, list[Any]]] = {}
@@ -123,7 +123,7 @@ def _curves(root: Path, wanted: Sequence[Run], places: Places) -> list[dict[str,
 
 
 def _trainings(wanted: Sequence[Run], places: Places, folder: str) -> dict[str, list[str]]:
-    """Where a part was trained, by what is peculiar to the variants that share it: one place for each seed."""
+    """The folders in which a part was trained, one for each seed, by the choices that the variants sharing it have."""
     sharing: dict[str, list[Run]] = {}
     for run in wanted:
         if folder in places.get(run.folder, {}):

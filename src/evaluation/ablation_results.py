@@ -117,7 +117,7 @@ def read_results(root: Path, wanted: Sequence[Run], places: Places) -> list[RunR
 
 
 def tables(ablation: Ablation, found: Sequence[RunResult]) -> list[Table]:
-    """Scores, what every choice does on average, and costs, each as one or more tables that fit a screen."""
+    """Tables that fit a screen: scores, the average effect of every choice, and costs."""
     result: list[Table] = []
     better = {name: row["better"] for one in found for name, row in one.metrics.items()}
     subjects = {name: row["subject"] for one in found for name, row in one.metrics.items()}
@@ -149,13 +149,13 @@ def tables(ablation: Ablation, found: Sequence[RunResult]) -> list[Table]:
 def compare(values: Sequence[Mapping[int, float]], better: str, explained: Sequence[bool] | None = None) -> list[Cell]:
     """Variants' scores over seeds, compared with the first one's.
 
-    The best is told only where chance does not explain it: no variant has more seeds, it differs from every other one
-    with as many (p-values of these differences corrected after Holm), and it beats what chance scores.
+    The best variant is marked only if it is significant: no variant has more seeds, it differs from every other one
+    with as many seeds (p-values corrected after Holm), and it beats its chance level.
 
     Args:
-        values: Of each variant, by seed; the baseline first.
+        values: The scores of each variant, by seed; the baseline first.
         better: ``higher`` or ``lower``.
-        explained: Of each variant, whether it scores no better than chance.
+        explained: For each variant, whether it scores no better than chance.
 
     Example:
         >>> cells = compare([{0: 1.0, 1: 2.0, 2: 1.5}, {0: 4.0, 1: 5.1, 2: 4.4}], "higher")
@@ -185,13 +185,13 @@ def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> float:
 
 
 def _chances(found: Sequence[RunResult], titles: Sequence[str], name: str) -> list[bool]:
-    """Of each variant, whether one of its runs scores no better than chance."""
+    """For each variant, whether one of its runs scores no better than chance."""
     losers = {one.run.variant.title for one in found if one.metrics.get(name, {}).get("beats_chance") is False}
     return [title in losers for title in titles]
 
 
 def _beside(found: Sequence[RunResult], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """What scores are read against: that of real clips, the same for all runs, and chance, in the mean over runs."""
+    """Rows to read scores against: that of real clips, if all runs share it, and the mean chance level of all runs."""
     rows = {name: [one.metrics.get(name, {}) for one in found if one.metrics] for name in names}
     real = {name: _shared(row.get("real") for row in of) for name, of in rows.items()}
     chance = {name: [row["chance"] for row in of if "chance" in row] for name, of in rows.items()}
@@ -303,7 +303,7 @@ def _by_variant(found: Sequence[RunResult], titles: Sequence[str], figure: str) 
 
 
 def _effects(found: Sequence[RunResult], axis: str, metrics: Sequence[str]) -> list[list[str]]:
-    """For every choice, the mean over all else that is varied, where every choice has a result, and over seeds."""
+    """For every choice, the mean over everything else that is varied (where every choice has a result) and seeds."""
     choices = list(dict.fromkeys(one.run.variant.choices[axis] for one in found))
     cells: dict[tuple[Any, ...], RunResult] = {}
     for one in found:
@@ -333,7 +333,7 @@ def _cost(name: str, cell: Cell) -> str:
 
 
 def _shared(values: Iterable[float | None]) -> float | None:
-    """What all have in common, up to rounding; none where they differ or one has none."""
+    """The value that all have in common, up to rounding; ``None`` if they differ or one is missing."""
     known = list(values)
     if not known or any(value is None or math.isnan(value) for value in known):
         return None

@@ -25,10 +25,10 @@ class Run:
     """One variant with one seed, checked.
 
     Args:
-        variant: That it is of.
-        seed: Of its training.
-        plan: Its recipe.
-        outline: Its system without weights.
+        variant: The variant.
+        seed: The seed of its training.
+        plan: The checked recipe.
+        outline: The system without weights.
     """
 
     variant: Variant
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Where it is kept, in the folder of the ablation."""
+        """Its folder, in that of the ablation."""
         return f"variants/{self.variant.name}/seed-{self.seed}"
 
 
@@ -53,7 +53,7 @@ def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], di
         The runs, and by title of a variant that is left out, the reason.
 
     Raises:
-        PartitaError: A variant cannot be made, or the first, which all are compared with; or a budget is nobody's.
+        PartitaError: A variant makes no valid system, or the baseline does not; or a budget fits no trained part.
     """
     found: list[Run] = []
     unfit: dict[str, str] = {}
@@ -92,7 +92,7 @@ def separate(run: Run) -> dict[str, Part]:
 
 
 def trained(run: Run) -> dict[str, Part]:
-    """Those of them that are trained: that have no weights yet."""
+    """Those of the separate parts that are trained, as they have no weights yet."""
     return {f: part for f, part in separate(run).items() if run.outline.part_plan(f).weights is None}
 
 
@@ -100,9 +100,9 @@ def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Map
     """The run with as many steps as its parts' budgets allow.
 
     Args:
-        run: Whose parts are trained.
+        run: The run.
         budget: By group, an amount.
-        seconds: That a step of each part takes, by folder; without it, budgets in minutes are left for later.
+        seconds: Seconds per step of each part, by folder; ``None`` leaves budgets in minutes for later.
     """
     values = deepcopy(run.plan.values)
     for folder in trained(run):
@@ -134,9 +134,9 @@ def tokens_per_step(system: System, folder: str) -> int:
 
 
 def recipe_of(run: Run, folder: str) -> dict[str, Any]:
-    """The recipe of one part: of what is trained in ``folder`` and all that this depends on, and nothing else.
+    """The recipe of one part: the part in ``folder``, everything it depends on, and nothing else.
 
-    Runs with the same one share the part. So what matters only when something is generated is not in it.
+    Runs with the same recipe of a part share it, so settings that matter only in generation are left out.
     """
     needed = set(_needed(run.outline, folder))
     values: dict[str, Any] = {}

@@ -77,7 +77,7 @@ class Continuations:
 
     @classmethod
     def of(cls, system: System) -> Self:
-        """By the codes of the first stage that generates any: semantic ones where there are some, else acoustic ones.
+        """Compare the codes of the first stage that generates any: semantic codes if there are any, else acoustic ones.
 
         Raises:
             PartitaError: Nothing in the system has codes, or its training clips are not known.
@@ -100,7 +100,7 @@ class Continuations:
 
     @property
     def plan(self) -> StagePlan:
-        """Of the stage whose training clips are continued."""
+        """The plan of the stage whose training clips are continued."""
         return self.system.plan.stages[self.name]
 
     @property
@@ -145,9 +145,9 @@ class Continuations:
                 guidance=1.0,
                 sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
             )
-            heard = self.system.decode(made).cpu()
-            codes = self._codes(heard) if self.source is None else made[self.source][:, 0].cpu()
-            for i, before, clip, row in zip(missing, audio[chosen], heard, codes[:, start:], strict=True):
+            decoded = self.system.decode(made).cpu()
+            codes = self._codes(decoded) if self.source is None else made[self.source][:, 0].cpu()
+            for i, before, clip, row in zip(missing, audio[chosen], decoded, codes[:, start:], strict=True):
                 for path, sound in ((training_clip(paths[i]), before), (paths[i].with_suffix(".flac"), clip)):
                     with replacing_file(path) as new:
                         new.write_bytes(flac(sound.numpy(), spec.sample_rate))
@@ -159,13 +159,13 @@ class Continuations:
         return Continued(generated[:, :frames], target[:, :frames], pieces)
 
     def measure(self, continued: Continued) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """What :class:`~partita.metrics.memorization.Memorization` finds, what it finds by chance, and how it was told.
+        """What :class:`~partita.metrics.memorization.Memorization` computes, its chance level, and how it was measured.
 
-        Where the tokenizer's codes have centers, they are as far from each other as these; otherwise all as far. The
-        threshold leaves fewer than 1 % of pairs of clips from different training pieces below it. By chance is: the
-        continuations against clips of other training pieces.
+        The distance between two codes is that of their centers if the tokenizer has centers, and one otherwise. The
+        threshold leaves fewer than 1 % of pairs of clips from different training pieces below it. The chance level
+        compares the continuations with clips of other training pieces.
 
-        Clips in which little follows are left out. A continuation with little in it is not: it remembers nothing.
+        Clips in which little follows are left out. Continuations with little in them are not: they memorize nothing.
 
         Raises:
             PartitaError: Clips of fewer than two pieces are left.

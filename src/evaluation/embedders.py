@@ -122,9 +122,9 @@ class Embedder:
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         noise = 0.1 * torch.randn(1, self.channels, 2 * self.sample_rate, generator=torch.Generator().manual_seed(0))
-        heard = self(noise, self.sample_rate)[0]
+        embedded = self(noise, self.sample_rate)[0]
         # to three digits, as machines round differently
-        digest.update(" ".join(f"{float(x):.2e}" for x in (heard.mean(), heard.std(), heard[0, 0])).encode())
+        digest.update(" ".join(f"{float(x):.2e}" for x in (embedded.mean(), embedded.std(), embedded[0, 0])).encode())
         return digest.hexdigest()
 
 

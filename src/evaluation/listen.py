@@ -1,4 +1,4 @@
-"""Blind listening tests: a page that asks which of two clips is better, and what the answers say.
+"""Blind listening tests: the clips, and the page that asks which of two clips is better.
 
 The human evaluation of MusicLM (arXiv 2301.11325, §5.2) is the model: pairs of clips for one prompt, wins per system.
 """
@@ -51,9 +51,9 @@ class Material:
     """What is compared.
 
     Args:
-        clips: By system, one clip for each item, in the same order.
+        clips: For each system, one clip for each item, in the same order.
         items: Names of the items.
-        prompts: By item, the text that listeners see; none to show none.
+        prompts: For each item, the text that listeners see; ``None`` to show no text.
 
     Raises:
         PartitaError: There is nothing to compare.
@@ -87,7 +87,7 @@ def gather(
         sources: Runs, exports, hub ids or recipes with weights; or folders of audio with the same file names.
         prompts: A number of test pieces of the first system's data, or a file with a prompt on each line.
         duration: Seconds of every clip; that of the first system's window, or of the files, unless given.
-        seed: Of the first clip of each system; the next ones count up.
+        seed: Seed of the first clip of each system; the next ones count up.
         device: Device to generate on.
 
     Raises:
@@ -136,10 +136,10 @@ def gather(
 
 
 def check_numbers(systems: int, *, trials: int | None, catch: int, level: float) -> None:
-    """See that :func:`write_test` can take these, before anything is generated.
+    """Check the arguments of :func:`write_test` before anything is generated.
 
     Raises:
-        PartitaError: It cannot.
+        PartitaError: One of them is out of range.
     """
     pairs = systems * (systems - 1) // 2
     if trials is not None and trials < pairs:
@@ -164,11 +164,11 @@ def write_test(
     Args:
         material: What is compared.
         folder: Must not hold a test yet.
-        question: Listeners are asked.
+        question: What listeners are asked.
         trials: Most pairs for one listener, without catch trials; every pair of every item unless given.
         catch: Trials for each listener in which a clip meets a degraded copy of itself; one for each item at most.
-        level: Of all clips, in LUFS.
-        seed: Of names and orders.
+        level: Loudness of all clips, in LUFS.
+        seed: Seed of names and orders.
 
     Returns:
         The path of the page, and what should be known of it (silent clips, lowered peaks, fewer catch trials).
@@ -245,11 +245,11 @@ def make_orders(
     equally, too; where every order has all trials, the second of two has the sides of the first swapped.
 
     Args:
-        num_systems: Compared.
-        num_items: For each of them.
+        num_systems: Number of systems.
+        num_items: Number of items for each system.
         trials: Most trials of an order, without catch trials.
         catches: (system, item) of the clips that meet a degraded copy of themselves.
-        seed: Of all that is random.
+        seed: Seed of everything random.
     """
     draw = np.random.default_rng(derive_seed(seed, "orders"))
     pairs = list(combinations(range(num_systems), 2))
@@ -286,7 +286,7 @@ def degraded(clip: Clip, seed: int) -> Clip:
 def _catch_clips(
     clips: Mapping[tuple[str, int], Clip], systems: Sequence[str], items: int, catch: int, finish: Mastering, seed: int
 ) -> dict[tuple[str, int], Clip]:
-    """Of audible clips, taken from one system after the other, degraded copies, equally loud."""
+    """Degraded copies of audible clips, equally loud, taken from one system after the other."""
     caught: dict[tuple[str, int], Clip] = {}
     draw = np.random.default_rng(derive_seed(seed, "catch"))
     for item in draw.permutation(items):

@@ -1,4 +1,4 @@
-"""What the answers to a listening test say: wins, strengths, and which differences are more than chance."""
+"""The results of a listening test: wins, strengths, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..pages.tables import markdown, write_csv, write_text
 from .listen import KEY
 
 SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
-"""Of the clip on the left."""
+"""Scores of the clip on the left."""
 
 LISTENERS_TO_DIFFER = 6
 """The fewest who show a difference at the 5 % level where all agree: ``2 / 2**6 < 0.05``."""
@@ -77,13 +77,13 @@ class SystemResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """Of a test, best system first.
+    """The results of a test, best system first.
 
     Args:
-        systems: One after the other.
-        pairs: All that were compared.
-        listeners: Who counted.
-        rejected: Who failed the catch trials, with the reason.
+        systems: The result of each system.
+        pairs: The result of each pair that was compared.
+        listeners: The listeners that count.
+        rejected: Names of listeners who failed the catch trials, each with the reason.
     """
 
     systems: Sequence[SystemResult]
@@ -96,12 +96,12 @@ def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0) -> Resu
     """Read answers and write ``results.html``, ``results.md``, ``systems.csv`` and ``pairs.csv`` into a test's folder.
 
     Args:
-        folder: Of the test, with its key.
+        folder: Folder of the test, with its key.
         answers: Files that listeners saved.
         allowed: Catch trials that a listener may fail.
 
     Raises:
-        PartitaError: A file is not of this test, or nobody is left; every bad file is named.
+        PartitaError: A file does not belong to this test, or no listener is left; every bad file is named.
     """
     key = _read_key(folder)
     listeners, rejected = [], []
@@ -166,7 +166,7 @@ def _least_error(wins: np.ndarray, strengths: np.ndarray) -> np.ndarray:
 
 
 def _scores(listener: Listener, first: int, second: int) -> list[float]:
-    """Of the first system in a listener's trials of the two."""
+    """Scores of the first of two systems in a listener's trials of the two."""
     trials = (answer for answer in listener.answers if {answer.first, answer.second} == {first, second})
     return [answer.score if answer.first == first else 1 - answer.score for answer in trials]
 
@@ -189,7 +189,7 @@ def bradley_terry(wins: np.ndarray, *, iterations: int = 2000, tolerance: float 
     Args:
         wins: ``[…, systems, systems]``, of rows over columns.
         iterations: At most.
-        tolerance: Of a strength, to stop at.
+        tolerance: Change of a strength at which to stop.
 
     Returns:
         Strengths ``[…, systems]`` that sum to one; those of a system that met no other stay at their mean.
@@ -333,7 +333,7 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
 
 
 def _caution(listeners: int) -> list[str]:
-    """What so few listeners cannot say."""
+    """Notes on what so few listeners cannot show."""
     if listeners == 1:
         return ["one listener: nothing can be said about what other listeners prefer"]
     if listeners < LISTENERS_TO_DIFFER:

@@ -1,4 +1,4 @@
-"""Which clips have nothing to do with each other: what chance is told by."""
+"""Pairs of clips from different pieces, with which chance levels are measured."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Hashable, Sequence
 
 
 def other_pieces(pieces: Sequence[Hashable], shift: int = 1) -> list[int] | None:
-    """For each clip, the number of one from another piece; none where there is no such clip.
+    """For each clip, the number of a clip from another piece; ``None`` if all clips are from one piece.
 
     Args:
-        pieces: That the clips are from, one for each.
-        shift: How many pieces further; there are as many different ways as pieces, less one.
+        pieces: The piece that each clip is from.
+        shift: Distance to the other piece, in pieces; from 1 to the number of pieces less one.
 
     >>> other_pieces(["a", "a", "b", "c"]), other_pieces(["a", "a"])
     ([2, 2, 3, 0], None)

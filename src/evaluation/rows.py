@@ -13,7 +13,7 @@ Where there is such a figure it also has
 
 - ``low`` and ``high``: the 95 % confidence interval over pieces, and ``pieces``: the number of pieces;
 - ``reference_clips``: the number of real clips that distributions were compared with;
-- ``fingerprint``: of the weights it was measured with;
+- ``fingerprint``: digest of the weights it was measured with;
 - ``real``: what real clips score in the place of generated ones;
 - ``codec``: what real clips score after the system's own codec, which its stages can hardly surpass;
 - ``chance``: what clips score that have nothing to do with the prompt, and ``beats_chance``: whether the whole interval

@@ -117,6 +117,16 @@ def test_an_ablation_file_says_the_same_as_the_command_line(toy_recipe):
     assert read_ablation(str(file), ["seed=3"]).seeds == (3,)
 
 
+def test_scores_are_chosen_in_the_file_and_on_the_command_line(toy_recipe):
+    file, fad = toy_recipe.with_name("study.yaml"), {"embeddings": [{"preset": "log-mel-16khz"}]}
+    scores = {"fad": fad, "memorization": True}
+    file.write_text(yaml.safe_dump({"recipe": toy_recipe.name, "evaluation": {"clips": 2, "scores": scores}}))
+    assert read_ablation(str(file)).evaluation.scores == scores
+    changed = read_ablation(str(file), evaluation={"scores": {"memorization": False, "melody": False}})
+    assert changed.evaluation.scores == {"fad": fad, "memorization": False, "melody": False}
+    assert changed.evaluation.clips == 2
+
+
 def test_changes_that_go_together_are_one_choice(toy_recipe):
     file = toy_recipe.with_name("study.yaml")
     together = {"small": {"tokenizers.acoustic.hop": 200, "stages.main.generator.width": 8}, "large": {}}

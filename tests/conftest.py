@@ -7,27 +7,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import toys  # noqa: F401  (registers the toy parts)
+from toys import TOY_RECIPE
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; Ctrl-C is tested
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-TOY_RECIPE = """# the smallest system
-tokenizers:
-  acoustic: {name: toy-codec, fit: {steps: 6, batch_size: 2, crop: 0.5, checkpoint_every: 2}}
-conditioners:
-  text: toy-letters
-stages:
-  main:
-    generator:
-      name: toy-bigram
-      dropout: 0.2
-      fit: {steps: 8, batch_size: 2, ema: 0.9, checkpoint_every: 3, validate_every: 4, validation_examples: 2}
-    target: acoustic
-    given: [text]
-    window: 1.0
-data: toy-sines
-"""
 
 
 @pytest.fixture(autouse=True, scope="session")

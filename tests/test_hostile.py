@@ -47,7 +47,7 @@ def opened():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved system, as it should be."""
-    from conftest import TOY_RECIPE
+    from toys import TOY_RECIPE
 
     folder = tmp_path_factory.mktemp("saved")
     (folder / "toy.yaml").write_text(TOY_RECIPE)

@@ -50,7 +50,7 @@ def test_settings_are_yaml_as_in_a_file(command, saved_toy, tmp_path, value):
     for arguments in (
         ("generate", saved_toy, "tone 1", "-s", f"temperature={value}"),
         ("ablate", saved_toy / "recipe.yaml", f"stages.main.window={value}", "--dry-run"),
-        ("evaluate", saved_toy, "--embedding", value),
+        ("evaluate", saved_toy, "--score", f"fad={value}"),
         ("check", saved_toy / "recipe.yaml", f"stages.main.window={value}"),
     ):
         status, said = command(*arguments)

@@ -14,6 +14,23 @@ from partita.data.base import Source
 from partita.generators.base import Generator
 from partita.tokenizers.base import Tokenizer
 
+TOY_RECIPE = """# the smallest system
+tokenizers:
+  acoustic: {name: toy-codec, fit: {steps: 6, batch_size: 2, crop: 0.5, checkpoint_every: 2}}
+conditioners:
+  text: toy-letters
+stages:
+  main:
+    generator:
+      name: toy-bigram
+      dropout: 0.2
+      fit: {steps: 8, batch_size: 2, ema: 0.9, checkpoint_every: 3, validate_every: 4, validation_examples: 2}
+    target: acoustic
+    given: [text]
+    window: 1.0
+data: toy-sines
+"""
+
 
 @register("data", "toy-sines")
 class ToySines(Source):

@@ -160,7 +160,7 @@ def test_an_ablation_from_the_command_line(partita, toy_recipe, tmp_path):
         (["--cluster-option", "timeout_min=3"], "is for a --cluster"),
         (["--cluster", "slurm", "--cluster-option", "x"], "takes key=value"),
         (["--budget", "steps"], "--budget takes"),
-        (["--embedding", "vggish"], "vggish has no weights"),
+        (["--score", "fad={embeddings: [vggish]}"], "vggish has no weights"),
     ):
         status, text = partita(*arguments, *options)
         assert status == 2

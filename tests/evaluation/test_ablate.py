@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,9 @@ from partita.evaluation.launch import run_tasks
 from partita.evaluation.tasks import perform
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
-from toys import ToyBigram
+from toys import TOY_RECIPE, ToyBigram
+
+PILOT = ("tokenizers.acoustic.cardinality=16", "seed=0")
 
 
 def weights(folder):
@@ -81,12 +84,22 @@ def test_interrupted_it_goes_on(toy_recipe, tmp_path):
     assert {t.key for t in first.begun}.isdisjoint(t.key for t in second.begun)
 
 
-def test_a_pilot_grows_into_a_study(toy_recipe, tmp_path):
+@pytest.fixture(scope="session")
+def pilot(tmp_path_factory):
+    """A finished ablation of one variant, and the tasks that it took."""
+    folder = tmp_path_factory.mktemp("pilot")
+    (folder / "toy.yaml").write_text(TOY_RECIPE)
+    launcher = Here(folder / "out")
+    assert ablate(study(folder / "toy.yaml", *PILOT), folder / "out", launcher=launcher) == {}
+    return folder / "out", launcher.begun
+
+
+def test_a_pilot_grows_into_a_study(toy_recipe, tmp_path, pilot):
     """First one codec with one seed, then two with two: what is trained is not trained again."""
-    root, first, second = tmp_path / "out", Here(tmp_path / "out"), Here(tmp_path / "out")
-    ablate(study(toy_recipe, "tokenizers.acoustic.cardinality=16", "seed=0"), root, launcher=first)
+    root, first = Path(shutil.copytree(pilot[0], tmp_path / "out")), pilot[1]
+    second = Here(root)
     ablate(study(toy_recipe, "seed=0,1", CODECS), root, launcher=second)
-    trained = [task.part for task in (*first.begun, *second.begun) if task.kind == "train"]
+    trained = [task.part for task in (*first, *second.begun) if task.kind == "train"]
     assert sorted(trained) == ["stages/main"] * 4 + ["tokenizers/acoustic"] * 4
 
 
@@ -162,21 +175,20 @@ def test_parts_that_do_not_fit_are_refused_or_left_out(toy_recipe, tmp_path):
     assert len(list(csv.DictReader((root / "ablation.csv").open()))) == 1
 
 
-def test_what_is_there_stays_comparable(toy_recipe, tmp_path):
-    root = tmp_path / "out"
-    ablate(study(toy_recipe), root, launcher=Here(root))
+def test_what_is_there_stays_comparable(toy_recipe, tmp_path, pilot):
+    root = Path(shutil.copytree(pilot[0], tmp_path / "out"))
     with pytest.raises(PartitaError, match=r"generated in another way[\s\S]*duration: 1.0 → 0.5"):
-        ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "duration": 0.5}), root, launcher=Here(root))
+        ablate(read_ablation(str(toy_recipe), PILOT, [], {**FEW, "duration": 0.5}), root, launcher=Here(root))
     more = Here(root)
-    assert ablate(read_ablation(str(toy_recipe), [], [], {**FEW, "clips": 3}), root, launcher=more) == {}
+    assert ablate(read_ablation(str(toy_recipe), PILOT, [], {**FEW, "clips": 3}), root, launcher=more) == {}
     assert [task.kind for task in more.begun] == ["evaluate"]
     toy_recipe.write_text(toy_recipe.read_text().replace("window: 1.0", "window: 0.5"))
     with pytest.raises(PartitaError, match="a run of another recipe"):
-        ablate(study(toy_recipe), root, launcher=Here(root))
+        ablate(study(toy_recipe, *PILOT), root, launcher=Here(root))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(PartitaError, match="not empty"):
-        ablate(study(toy_recipe), tmp_path / "mine", launcher=Here(root))
+        ablate(study(toy_recipe, *PILOT), tmp_path / "mine", launcher=Here(root))
 
 
 def test_codecs_alone_are_compared_too(toy_recipe, tmp_path, pictures):

@@ -32,7 +32,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of toy parts, with logs and checkpoints and what else lies in a run."""
-    from conftest import TOY_RECIPE
+    from toys import TOY_RECIPE
 
     folder = tmp_path_factory.mktemp("trained")
     (folder / "toy.yaml").write_text(TOY_RECIPE)

@@ -4,12 +4,12 @@ import shlex
 
 import pytest
 import torch
-from conftest import TOY_RECIPE
 
 import partita
 from chains import CHAIN
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
+from toys import TOY_RECIPE
 
 
 @pytest.fixture

@@ -13,8 +13,15 @@ if TYPE_CHECKING:
     from .core.excerpt import Excerpt
     from .core.fit import Fit
     from .core.imports import import_file
-    from .evaluation.ablate import ablate
+    from .evaluation.ablate import ablate, preview_ablation
     from .evaluation.ablation import Ablation, read_ablation
+    from .evaluation.evaluate import evaluate
+    from .evaluation.launch import Cluster
+    from .evaluation.listen import check_listening_test, gather_clips, write_listening_test
+    from .evaluation.listen_results import listening_results
+    from .evaluation.options import Evaluation
+    from .evaluation.score_table import score_table
+    from .evaluation.tasks import perform_task
     from .layers.guidance import Term
     from .publishing.pull import pull
     from .publishing.push import Commit, preview_push, push
@@ -31,7 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ablation",
+    "Cluster",
     "Commit",
+    "Evaluation",
     "Excerpt",
     "Fit",
     "Mastering",
@@ -43,26 +52,36 @@ __all__ = [
     "__version__",
     "ablate",
     "check_data",
+    "check_listening_test",
     "check_writable",
     "doubts_about",
+    "evaluate",
+    "gather_clips",
     "generate_each",
     "import_file",
+    "listening_results",
     "load",
     "load_part",
     "load_recipe",
+    "perform_task",
+    "preview_ablation",
     "preview_push",
     "pull",
     "push",
     "read_ablation",
     "read_prompts",
     "register",
+    "score_table",
     "train",
     "write_audio",
+    "write_listening_test",
     "write_manifest",
 ]
 _HOMES = {
     "Ablation": "evaluation.ablation",
+    "Cluster": "evaluation.launch",
     "Commit": "publishing.push",
+    "Evaluation": "evaluation.options",
     "Excerpt": "core.excerpt",
     "Fit": "core.fit",
     "Mastering": "system.mastering",
@@ -72,20 +91,28 @@ _HOMES = {
     "Term": "layers.guidance",
     "ablate": "evaluation.ablate",
     "check_data": "system.data_check",
+    "check_listening_test": "evaluation.listen",
     "check_writable": "storage.audio_file",
     "doubts_about": "system.prompts",
+    "evaluate": "evaluation.evaluate",
+    "gather_clips": "evaluation.listen",
     "generate_each": "system.batches",
     "import_file": "core.imports",
+    "listening_results": "evaluation.listen_results",
     "load": "system.system",
     "load_part": "system.ready_parts",
     "load_recipe": "recipe.plan",
+    "perform_task": "evaluation.tasks",
+    "preview_ablation": "evaluation.ablate",
     "preview_push": "publishing.push",
     "pull": "publishing.pull",
     "push": "publishing.push",
     "read_ablation": "evaluation.ablation",
     "read_prompts": "system.prompts",
+    "score_table": "evaluation.score_table",
     "train": "training.runs",
     "write_audio": "storage.audio_file",
+    "write_listening_test": "evaluation.listen",
     "write_manifest": "system.prompts",
 }
 

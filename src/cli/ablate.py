@@ -12,8 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+import partita
+
 from ..core.console import bars, err, logged, out
 from ..core.progress import reporting
+from ..errors import PartitaError
 from .evaluate import ScoreOptions
 from .options import grouped
 
@@ -92,18 +95,14 @@ def ablate(
 
     Parts that variants have in common are trained once. Run the same command again to continue.
     """
-    from ..evaluation.ablate import ablate as run_ablation
-    from ..evaluation.ablate import preview
-    from ..evaluation.ablation import read_ablation
-
-    ablation = read_ablation(recipe, changes or [], budget or [], evaluation.values())
+    ablation = partita.read_ablation(recipe, changes or [], budget or [], evaluation.values())
     folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
     if dry_run:
-        for line in preview(ablation, folder, skip_unfit=skip_unfit):
+        for line in partita.preview_ablation(ablation, folder, skip_unfit=skip_unfit):
             out.print(line)
         return
     with bars() as shown, reporting(shown), logged(out):
-        problems = run_ablation(
+        problems = partita.ablate(
             ablation,
             folder,
             launcher=_cluster(folder, launch),
@@ -119,7 +118,6 @@ def ablate(
 
 def task(folder: Path, key: str) -> None:
     """Do one task of an ablation, as long as whoever started it lives."""
-    from ..evaluation.tasks import perform
 
     def watch() -> None:
         while os.read(0, 1):
@@ -128,23 +126,19 @@ def task(folder: Path, key: str) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     with logged(out):
-        perform(folder, key)
+        partita.perform_task(folder, key)
 
 
 def _cluster(folder: Path, launch: LaunchOptions) -> Any:
     """The cluster, if there is to be one."""
-    from ..errors import PartitaError
-
     if launch.cluster is None:
         if launch.cluster_option:
             raise PartitaError("--cluster-option is for a --cluster")
         return None
-    from ..evaluation.launch import Cluster
-
     settings: dict[str, int | str] = {}
     for option in launch.cluster_option or ():
         key, equals, value = option.partition("=")
         if not equals:
             raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
         settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d{0,17}", value) else value  # 1:30:00 is no number here
-    return Cluster(folder, launch.cluster, settings, launch.jobs)
+    return partita.Cluster(folder, launch.cluster, settings, launch.jobs)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.console import bars, columns, logged, out
+import partita
+
+from ..core.console import bars, logged, out
 from ..core.progress import reporting
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_value
@@ -88,11 +90,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Generate from the captions of test pieces, score, and write a page. Run the same command again to continue."""
-    from ..evaluation.evaluate import RESULTS
-    from ..evaluation.evaluate import evaluate as evaluate_system
-    from ..evaluation.options import Evaluation
-
-    options = Evaluation(
+    options = partita.Evaluation(
         measurement.clips,
         measurement.reference_clips,
         measurement.duration,
@@ -101,26 +99,6 @@ def evaluate(
     )
     folder = output or Path(model) / "evaluation"
     with bars() as shown, reporting(shown), logged(out):
-        results = evaluate_system(model, output, data=data or [], options=options, device=device)
-    _print_rows(results["metrics"])
-    out.print(f"{folder / RESULTS}, {folder / 'evaluation.html'}")
-
-
-def _print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """A table of all scores, in sections by what they measure."""
-    from ..evaluation.rows import clips_text
-    from ..evaluation.score import SUBJECTS
-
-    numbers = ("generated", "95 %", "real clips", "coded", "chance")
-    table = columns("metric", *numbers, "better", "clips", right=(*numbers, "clips"))
-    for subject in SUBJECTS:
-        own = {name: row for name, row in rows.items() if row["subject"] == subject}
-        if own and table.row_count:
-            table.add_section()
-            table.add_row(f"{SUBJECTS[subject].title}:")
-        for name, row in own.items():
-            interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
-            beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
-            beside[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
-            table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], clips_text(row))
-    out.print(table)
+        results = partita.evaluate(model, output, data=data or [], options=options, device=device)
+    out.print(partita.score_table(results["metrics"]))
+    out.print(f"{folder / 'evaluation.json'}, {folder / 'evaluation.html'}")

@@ -93,7 +93,7 @@ def ablate(
     return problems
 
 
-def preview(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False) -> list[str]:
+def preview_ablation(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False) -> list[str]:
     """Lines on what :func:`ablate` would do.
 
     Raises:

@@ -20,7 +20,7 @@ from ..core.imports import import_files, imported
 from ..core.progress import progress
 from ..core.registry import did_you_mean
 from ..errors import PartitaError, Stopped
-from .tasks import Task, perform
+from .tasks import Task, perform_task
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ class Cluster:
 
 
 class Restartable:
-    """What a cluster's job calls: :func:`~partita.evaluation.tasks.perform`, and itself again after an interruption."""
+    """What a job of a cluster calls: the task, and itself again after an interruption."""
 
     def __init__(self) -> None:
         self.imports = imported()
@@ -261,7 +261,7 @@ class Restartable:
         import_files(self.imports)
         try:
             with logged(out):
-                perform(root, key)
+                perform_task(root, key)
         except Stopped as stop:
             time.sleep(GRACE)  # submitit hears of it by a signal of its own, and ends this process in its handler
             raise RuntimeError(str(stop)) from None

@@ -70,7 +70,7 @@ class Material:
             raise PartitaError("a listening test needs at least one prompt")
 
 
-def gather(
+def gather_clips(
     sources: Sequence[str],
     *,
     prompts: str = "10",
@@ -135,12 +135,14 @@ def gather(
     return Material(clips, items, shown)
 
 
-def check_numbers(systems: int, *, trials: int | None, catch: int, level: float) -> None:
-    """Check the arguments of :func:`write_test` before anything is generated.
+def check_listening_test(folder: Path, systems: int, *, trials: int | None, catch: int, level: float) -> None:
+    """Check the arguments of :func:`write_listening_test` before anything is generated.
 
     Raises:
-        PartitaError: One of them is out of range.
+        PartitaError: One of them is out of range, or there is a test in the folder already.
     """
+    if (folder / KEY).exists():
+        raise PartitaError(f"{folder} holds a listening test already, and answers belong to it: choose another folder")
     pairs = systems * (systems - 1) // 2
     if trials is not None and trials < pairs:
         raise PartitaError(f"every listener must hear every pair of systems once: {pairs} trials or more")
@@ -149,7 +151,7 @@ def check_numbers(systems: int, *, trials: int | None, catch: int, level: float)
     Mastering(level, _PEAK)
 
 
-def write_test(
+def write_listening_test(
     material: Material,
     folder: Path,
     *,
@@ -176,10 +178,8 @@ def write_test(
     Raises:
         PartitaError: There is a test already, or a number is out of range.
     """
-    if (folder / KEY).exists():
-        raise PartitaError(f"{folder} holds a listening test already, and answers belong to it: choose another folder")
     systems, count = list(material.clips), len(material.items)
-    check_numbers(len(systems), trials=trials, catch=catch, level=level)
+    check_listening_test(folder, len(systems), trials=trials, catch=catch, level=level)
     finish, notes, finished = Mastering(level, _PEAK), [], {}
     for system, clips in material.clips.items():
         for item, clip in enumerate(clips):

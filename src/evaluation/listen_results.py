@@ -92,7 +92,7 @@ class Results:
     rejected: Sequence[tuple[str, str]]
 
 
-def evaluate(folder: Path, answers: Sequence[Path], *, allowed: int = 0) -> Results:
+def listening_results(folder: Path, answers: Sequence[Path], *, allowed: int = 0) -> Results:
     """Read answers and write ``results.html``, ``results.md``, ``systems.csv`` and ``pairs.csv`` into a test's folder.
 
     Args:

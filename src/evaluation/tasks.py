@@ -70,7 +70,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
 
     def write(self, root: Path) -> None:
-        """Write the file that :func:`perform` reads."""
+        """Write the file that :func:`perform_task` reads."""
         _write(root / "tasks" / f"{self.key}.json", asdict(self))
 
     def done(self, root: Path) -> bool:
@@ -88,7 +88,7 @@ class Task:
         return root / "tasks" / f"{self.key}.error"
 
 
-def perform(root: str | Path, key: str) -> None:
+def perform_task(root: str | Path, key: str) -> None:
     """Do a task, or what is left of it.
 
     No task is done twice: a second process waits for the first one and finds it done. Of several processes that train

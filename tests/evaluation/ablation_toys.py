@@ -5,7 +5,7 @@ from pathlib import Path
 
 from partita.errors import PartitaError
 from partita.evaluation.ablation import read_ablation
-from partita.evaluation.tasks import perform
+from partita.evaluation.tasks import perform_task
 
 FEW = {"clips": 2, "reference_clips": 3, "duration": 1.0}
 CODECS = "tokenizers.acoustic.cardinality=16,8"
@@ -26,7 +26,7 @@ class Here:
             raise KeyboardInterrupt
         self.begun.append(task)
         with suppress(PartitaError):
-            perform(self.root, task.key)
+            perform_task(self.root, task.key)
         return self
 
     def done(self):

@@ -20,7 +20,7 @@ from partita.evaluation.ablate import ablate, work
 from partita.evaluation.ablation import read_ablation, variants
 from partita.evaluation.ablation_runs import runs
 from partita.evaluation.launch import run_tasks
-from partita.evaluation.tasks import perform
+from partita.evaluation.tasks import perform_task
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
 from toys import TOY_RECIPE, ToyBigram
@@ -133,7 +133,7 @@ class Crowded(Here):
         return SimpleNamespace(done=lambda: self.finish(task), failure=lambda: None, stop=lambda: None)
 
     def finish(self, task):
-        perform(self.root, task.key)
+        perform_task(self.root, task.key)
         self.begun.remove(task)
         return True
 

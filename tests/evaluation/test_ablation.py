@@ -7,7 +7,7 @@ import yaml
 
 from ablation_toys import CODECS, FEW, LETTERS, Here, study
 from partita.errors import PartitaError, RecipeError
-from partita.evaluation.ablate import ablate, preview
+from partita.evaluation.ablate import ablate, preview_ablation
 from partita.evaluation.ablation import read_ablation, variants
 from partita.evaluation.ablation_runs import runs
 from partita.recipe.plan import load_recipe
@@ -171,7 +171,7 @@ def test_a_budget_that_is_none(toy_recipe, budget):
 
 
 def test_a_preview_does_nothing(toy_recipe, tmp_path):
-    lines = preview(study(toy_recipe, CODECS), tmp_path / "out")
+    lines = preview_ablation(study(toy_recipe, CODECS), tmp_path / "out")
     assert lines[0].startswith("2 variants, 2 runs: 4 parts to train")
     assert "to do: stages/main of cardinality=16, seed 0: 8 steps of 2" in lines
     assert not (tmp_path / "out").exists()

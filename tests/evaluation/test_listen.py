@@ -13,8 +13,17 @@ from scipy.stats import binomtest, permutation_test
 
 from command_line import run
 from partita.errors import PartitaError
-from partita.evaluation.listen import KEY, PAGE, Clip, Material, degraded, gather, make_orders, write_test
-from partita.evaluation.listen_results import Answer, Listener, analyze, bradley_terry, evaluate, win_table
+from partita.evaluation.listen import (
+    KEY,
+    PAGE,
+    Clip,
+    Material,
+    degraded,
+    gather_clips,
+    make_orders,
+    write_listening_test,
+)
+from partita.evaluation.listen_results import Answer, Listener, analyze, bradley_terry, listening_results, win_table
 from partita.metrics.significance import holm, sign_flip_test
 from partita.recipe.plan import load_recipe
 from partita.storage.audio_file import write_audio
@@ -99,7 +108,7 @@ def answer_file(folder, path, listener, judge, catch_right=True, order=0):
 
 
 def test_the_page_holds_every_clip_once_equally_loud_and_no_name(tmp_path):
-    page, notes = write_test(material(), tmp_path, catch=2)
+    page, notes = write_listening_test(material(), tmp_path, catch=2)
     assert notes == []
     text, data, key = page.read_text(), page_data(tmp_path), json.loads((tmp_path / KEY).read_text())
     assert "secret" not in text
@@ -120,7 +129,10 @@ def test_the_page_holds_every_clip_once_equally_loud_and_no_name(tmp_path):
 
 
 def test_the_same_seed_makes_the_same_test_and_another_another(tmp_path):
-    pages = [write_test(material(), tmp_path / str(i), seed=seed)[0].read_text() for i, seed in enumerate((1, 1, 2))]
+    pages = [
+        write_listening_test(material(), tmp_path / str(i), seed=seed)[0].read_text()
+        for i, seed in enumerate((1, 1, 2))
+    ]
     assert pages[0] == pages[1] != pages[2]
 
 
@@ -162,11 +174,11 @@ def test_a_degraded_clip_is_dull_and_noisy():
 def test_silent_clips_are_said_and_never_a_catch(tmp_path):
     made = material(("a", "b"), 2)
     made.clips["a"][0] = Clip(np.zeros((1, RATE), np.float32), RATE)
-    _, notes = write_test(made, tmp_path / "x", catch=1)
+    _, notes = write_listening_test(made, tmp_path / "x", catch=1)
     assert len(notes) == 1
     assert "a, item0: silent" in notes[0]
     made.clips["b"][0] = made.clips["b"][1] = made.clips["a"][0]
-    _, notes = write_test(made, tmp_path / "y", catch=3)
+    _, notes = write_listening_test(made, tmp_path / "y", catch=3)
     assert notes[-1].startswith("catch trials: 1 instead of 3")
     assert len(page_data(tmp_path / "y")["orders"][0]) == 3
 
@@ -174,7 +186,7 @@ def test_silent_clips_are_said_and_never_a_catch(tmp_path):
 @pytest.mark.parametrize(("wrong", "word"), [({"catch": -1}, "catch trials"), ({"trials": 2}, "3 trials or more")])
 def test_numbers_must_fit_the_material(wrong, word, tmp_path):
     with pytest.raises(PartitaError, match=word):
-        write_test(material(), tmp_path, **wrong)
+        write_listening_test(material(), tmp_path, **wrong)
 
 
 # Where clips come from
@@ -183,7 +195,7 @@ def test_numbers_must_fit_the_material(wrong, word, tmp_path):
 def test_folders_are_compared_by_file_names(tmp_path):
     a = audio_folder(tmp_path / "a", ["x", "y"])
     b = audio_folder(tmp_path / "b", ["x", "y"], captions=False, suffix=".flac")
-    made = gather([str(a), str(b)], duration=0.5)
+    made = gather_clips([str(a), str(b)], duration=0.5)
     assert list(made.clips) == ["a", "b"]
     assert (made.items, made.prompts) == (["x", "y"], ["tone 0", "tone 1"])
     assert made.clips["b"][1].audio.shape == (1, 8000)
@@ -194,12 +206,12 @@ def test_systems_generate_for_the_same_prompts(toy_export, toy_recipe, tmp_path)
     other = System(load_recipe(toy_recipe, ["seed=7"]))
     other.save(tmp_path / "other")
     (tmp_path / "prompts.txt").write_text("tone 3\n\ntone 5\n")
-    made = gather([str(toy_export), str(tmp_path / "other")], prompts=str(tmp_path / "prompts.txt"), seed=4)
+    made = gather_clips([str(toy_export), str(tmp_path / "other")], prompts=str(tmp_path / "prompts.txt"), seed=4)
     assert made.prompts == ["tone 3", "tone 5"]
     np.testing.assert_array_equal(
         made.clips["other"][1].audio, other.generate(["tone 5"], duration=1.0, seed=5)[0].numpy()
     )
-    made = gather([str(toy_export), str(tmp_path / "other")], prompts="3", duration=0.5)
+    made = gather_clips([str(toy_export), str(tmp_path / "other")], prompts="3", duration=0.5)
     assert len(made.prompts) == 3
     assert all(text.startswith("tone ") for text in made.prompts)
     assert [clip.audio.shape for clip in made.clips["export"]] == [(1, 2000)] * 3
@@ -207,12 +219,12 @@ def test_systems_generate_for_the_same_prompts(toy_export, toy_recipe, tmp_path)
 
 def test_a_system_is_compared_with_recordings_by_their_captions(toy_export, tmp_path):
     recorded = audio_folder(tmp_path / "recorded", ["x", "y", "z"])
-    made = gather([str(recorded), str(toy_export)], duration=0.5)
+    made = gather_clips([str(recorded), str(toy_export)], duration=0.5)
     assert made.prompts == ["tone 0", "tone 1", "tone 2"]
     assert [len(clips) for clips in made.clips.values()] == [3, 3]
     (recorded / "y.txt").unlink()
     with pytest.raises(PartitaError, match=r"put y\.txt"):
-        gather([str(recorded), str(toy_export)])
+        gather_clips([str(recorded), str(toy_export)])
 
 
 def test_sources_that_do_not_fit_are_one_message(partita, tmp_path):
@@ -386,8 +398,8 @@ def test_from_clips_to_results(partita, tmp_path):
 
 def test_answers_that_cannot_count_are_named(partita, tmp_path):
     folder, other = tmp_path / "test", tmp_path / "other"
-    write_test(material(), folder, catch=1)
-    write_test(material(), other, seed=1)
+    write_listening_test(material(), folder, catch=1)
+    write_listening_test(material(), other, seed=1)
     good = answer_file(folder, tmp_path / "good.json", "anna", lambda x, y: "tie")
     elsewhere = answer_file(other, tmp_path / "elsewhere.json", "bert", lambda x, y: "tie")
     content = json.loads(good.read_text())
@@ -416,5 +428,5 @@ def test_answers_that_cannot_count_are_named(partita, tmp_path):
     status, text = partita("listen", "results", tmp_path, good)
     assert (status, "no listening test" in text) == (2, True), text
     # A save halfway, and the whole one later, are one listener.
-    results = evaluate(folder, [good, changed("early.json", answers=answers[:3])])
+    results = listening_results(folder, [good, changed("early.json", answers=answers[:3])])
     assert [len(listener.answers) for listener in results.listeners] == [12]

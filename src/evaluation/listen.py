@@ -19,12 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.seeds import derive_seed
+from ..data.examples import Examples
 from ..errors import PartitaError
 from ..pages.page import template_text
 from ..recipe.recipe_files import recipes
 from ..storage.audio_file import SUFFIXES, flac, inspect_audio, read_clip
 from ..storage.files import kind, replacing_file
+from ..system.assembly import INDEX
 from ..system.mastering import Mastering, loudness
+from ..system.system import load
 
 PAGE, KEY = "listen.html", "key.json"
 """The files of a test: what listeners get, and what they must not."""
@@ -114,7 +117,6 @@ def gather_clips(
             clips[label] = [_clip(folders[source][name], duration) for name in items]
             log.info("%s: %d clips from %s", label, len(items), source)
             continue
-        from ..system.system import load
 
         system = load(source, device=device)
         if inputs is None:
@@ -307,8 +309,6 @@ def _labels(sources: Sequence[str]) -> list[str]:
 
 
 def _is_audio_folder(source: str) -> bool:
-    from ..system.assembly import INDEX
-
     return kind(source) == "folder" and not (Path(source) / INDEX).is_file()
 
 
@@ -372,8 +372,6 @@ def _clip(path: Path, duration: float | None) -> Clip:
 
 def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
     """What is known of test pieces, by the inputs of a system; ``text`` even where it takes none."""
-    from ..data.examples import Examples
-
     if count < 1:
         raise PartitaError("a listening test needs at least one prompt")
     spec = system.output.spec

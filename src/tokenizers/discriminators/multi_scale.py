@@ -1,8 +1,7 @@
-"""Discriminators of audio: on the waveform at several rates, and on complex spectra at several resolutions."""
+"""Discriminators of the waveform at several rates and of complex spectra at several resolutions, together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -11,54 +10,56 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from .codec_losses import Judgment
+from ...core.registry import register
+from ...layers.codec_losses import Judgment
+from .base import Discriminator
 
 
-@dataclass(frozen=True)
-class Discriminators:
-    """The adversaries of a codec. Channels are judged one by one.
+@register("discriminator", "multi-scale")
+class MultiScale(Discriminator):
+    """Waveforms at several rates and complex spectra at several resolutions; channels are judged one by one.
+
+    The defaults are SoundStream's. EnCodec's have no waveforms, and five spectra of the ``dilated`` kind.
 
     Args:
         wave_scales: A discriminator of the waveform for each of these down-sampling factors, powers of two.
-        wave_width: Channels of its first layer.
-        stft_windows: A discriminator of the complex spectrum for each of these window lengths.
-        stft_width: Channels of its first layer.
+        wave_width: Channels of the first layer of each.
+        stft_windows: A discriminator of the complex spectrum for each of these window lengths in samples.
+        stft_width: Channels of the first layer of each.
         stft_kind: ``residual`` is SoundStream's (2107.03312 §III-D), ``dilated`` EnCodec's (2210.13438 §3.4).
     """
 
-    wave_scales: tuple[int, ...] = (1, 2, 4)
-    wave_width: int = 16
-    stft_windows: tuple[int, ...] = (1024,)
-    stft_width: int = 32
-    stft_kind: Literal["residual", "dilated"] = "residual"
-
-    def __post_init__(self) -> None:
-        if not self.wave_scales and not self.stft_windows:
+    def __init__(
+        self,
+        *,
+        wave_scales: tuple[int, ...] = (1, 2, 4),
+        wave_width: int = 16,
+        stft_windows: tuple[int, ...] = (1024,),
+        stft_width: int = 32,
+        stft_kind: Literal["residual", "dilated"] = "residual",
+    ) -> None:
+        super().__init__()
+        if not wave_scales and not stft_windows:
             raise ValueError("wave_scales or stft_windows must name at least one discriminator")
-        odd = [s for s in self.wave_scales if s < 1 or s & (s - 1)]
+        odd = [s for s in wave_scales if s < 1 or s & (s - 1)]
         if odd:
             raise ValueError(f"wave_scales must be powers of two, not {odd}")
+        self.wave_scales, self.wave_width = tuple(wave_scales), wave_width
+        self.stft_windows, self.stft_width, self.stft_kind = tuple(stft_windows), stft_width, stft_kind
 
-
-class DiscriminatorSet(nn.Module):
-    """All discriminators of a configuration.
-
-    Args:
-        config: Which there are.
-    """
-
-    def __init__(self, config: Discriminators) -> None:
-        super().__init__()
-        kind = {"residual": ResidualSTFTDiscriminator, "dilated": DilatedSTFTDiscriminator}[config.stft_kind]
+    def build(self, sample_rate: int, channels: int) -> None:
+        """Make all of them; each reads one channel at a time, so that the number of channels does not matter."""
+        super().build(sample_rate, channels)
+        kind = {"residual": ResidualSTFTDiscriminator, "dilated": DilatedSTFTDiscriminator}[self.stft_kind]
         self.members = nn.ModuleList(
             [
-                *(WaveDiscriminator(scale, config.wave_width) for scale in config.wave_scales),
-                *(kind(window, config.stft_width) for window in config.stft_windows),
+                *(WaveDiscriminator(scale, self.wave_width) for scale in self.wave_scales),
+                *(kind(window, self.stft_width) for window in self.stft_windows),
             ]
         )
 
     def forward(self, audio: Tensor) -> list[Judgment]:
-        """Audio ``[B, C, T]`` to one judgment per discriminator; a high score says that it is a recording."""
+        """Audio ``[B, C, T]`` to one judgment per discriminator."""
         mono = audio.flatten(0, 1)[:, None]
         return [member(mono) for member in self.members]
 

@@ -9,11 +9,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .convolution import ELU_GAIN, Conv1d, ConvTranspose1d, Normalization
+from ...core.registry import register
+from ...layers.convolution import ELU_GAIN, Conv1d, ConvTranspose1d, Normalization
+from .base import Autoencoder
 
 
 @dataclass(frozen=True)
-class SEANet:
+class SEANetShape:
     """Shape of an encoder and its mirrored decoder.
 
     The defaults are SoundStream's (2107.03312 §III). EnCodec's (2210.13438) are ``dilations [1]``,
@@ -59,6 +61,29 @@ class SEANet:
         return math.prod(self.strides)
 
 
+SHAPE = SEANetShape()
+"""SoundStream's network."""
+
+
+@register("autoencoder", "seanet")
+class SEANet(Autoencoder):
+    """Convolutions on the waveform, causal or not (SoundStream, 2107.03312; EnCodec's network too).
+
+    Args:
+        network: Shape of the encoder and of the decoder, which mirrors it.
+    """
+
+    def __init__(self, *, network: SEANetShape = SHAPE) -> None:
+        super().__init__()
+        self.network, self.causal, self.hop = network, network.causal, network.hop
+
+    def build(self, sample_rate: int, channels: int, encoded_dim: int, dim: int) -> None:
+        """Make the networks; strides count samples, whatever their rate."""
+        super().build(sample_rate, channels, encoded_dim, dim)
+        self.encoder = SEANetEncoder(self.network, channels, encoded_dim)
+        self.decoder = SEANetDecoder(self.network, channels, dim)
+
+
 class SEANetEncoder(nn.Module):
     """Audio ``[B, C, S · hop]`` to latents ``[B, D, S]``.
 
@@ -68,7 +93,7 @@ class SEANetEncoder(nn.Module):
         dim: Width of the latents.
     """
 
-    def __init__(self, config: SEANet, channels: int, dim: int) -> None:
+    def __init__(self, config: SEANetShape, channels: int, dim: int) -> None:
         super().__init__()
         convolution = partial(Conv1d, causal=config.causal, normalization=config.normalization)
         width = config.width
@@ -98,7 +123,7 @@ class SEANetDecoder(nn.Module):
         dim: Width of the latents.
     """
 
-    def __init__(self, config: SEANet, channels: int, dim: int) -> None:
+    def __init__(self, config: SEANetShape, channels: int, dim: int) -> None:
         super().__init__()
         convolution = partial(Conv1d, causal=config.causal, normalization=config.normalization)
         transposed = partial(ConvTranspose1d, causal=config.causal, normalization=config.normalization)
@@ -127,7 +152,7 @@ class ResidualUnit(nn.Module):
         dilation: Of the first convolution.
     """
 
-    def __init__(self, config: SEANet, width: int, dilation: int) -> None:
+    def __init__(self, config: SEANetShape, width: int, dilation: int) -> None:
         super().__init__()
         inner = width // config.compress
         # all units of a stack together add no more than the variance that enters it

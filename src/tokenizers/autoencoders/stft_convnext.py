@@ -1,84 +1,64 @@
-"""A codec on the short-time spectrum: all its layers run at the frame rate."""
+"""An encoder and a decoder on the short-time spectrum: all their layers run at the frame rate."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ..core.rates import exact
-from ..core.registry import register
-from ..layers.codec_losses import SpectralDistance
-from ..layers.convnext import ConvNeXt
-from ..layers.discriminators import Discriminators
-from ..layers.residual_quantizer import Quantizer
-from ..layers.stft import STFT
-from .neural_codec import DISCRIMINATORS, LOSSES, QUANTIZER, SPECTRAL, Losses, NeuralCodec
+from ...core.rates import exact
+from ...core.registry import register
+from ...layers.convnext import ConvNeXt
+from ...layers.stft import STFT
+from .base import Autoencoder
 
 
-@register("tokenizer", "spectral")
-class Spectral(NeuralCodec):
-    """Neural codec on the short-time spectrum, many times cheaper than one on the waveform (after Vocos, 2306.00814).
+@register("autoencoder", "stft-convnext")
+class STFTConvNeXt(Autoencoder):
+    """ConvNeXt blocks on the short-time spectrum, many times cheaper than the waveform (after Vocos, 2306.00814).
 
-    The spectrum enters as log magnitudes and compressed real and imaginary parts, ConvNeXt blocks lead to the codes and
-    back, and the decoder predicts magnitudes and phases that an inverse transform turns into audio.
+    The spectrum enters as log magnitudes and compressed real and imaginary parts, ConvNeXt blocks lead to the latents
+    and back, and the decoder predicts magnitudes and phases that an inverse transform turns into audio. All layers run
+    at the frame rate.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        channels: Of the audio; they share the codes.
         frame_rate: Frames per second; a frame must hold a whole number of samples.
         overlap: Length of the transform's window in frames.
-        dim: Width of the latents.
         encoder_width: Channels of the encoder.
         encoder_depth: Blocks of the encoder.
         decoder_width: Channels of the decoder.
         decoder_depth: Blocks of the decoder.
         expansion: Width of the feed-forward layers relative to the channels.
-        num_codebooks: Codebooks in use; all of the quantizer's where none is given.
-        quantizer: Codebooks and how they learn.
-        losses: Weights of the losses.
-        spectral: The spectral distance.
-        discriminators: The adversaries.
-        adversarial_start: Step at which they enter.
     """
 
     def __init__(
         self,
         *,
-        sample_rate: int = 24000,
-        channels: int = 1,
         frame_rate: float = 50.0,
         overlap: int = 4,
-        dim: int = 128,
         encoder_width: int = 256,
         encoder_depth: int = 4,
         decoder_width: int = 512,
         decoder_depth: int = 8,
         expansion: int = 3,
-        num_codebooks: int | None = None,
-        quantizer: Quantizer = QUANTIZER,
-        losses: Losses = LOSSES,
-        spectral: SpectralDistance = SPECTRAL,
-        discriminators: Discriminators = DISCRIMINATORS,
-        adversarial_start: int = 0,
     ) -> None:
-        if frame_rate <= 0 or (exact(sample_rate) / exact(frame_rate)).denominator > 1:
-            raise ValueError(f"a frame must hold a whole number of samples: {frame_rate} does not divide {sample_rate}")
-        hop = int(exact(sample_rate) / exact(frame_rate))
-        super().__init__(
-            sample_rate=sample_rate,
-            channels=channels,
-            hop=hop,
-            dim=dim,
-            num_codebooks=num_codebooks,
-            quantizer=quantizer,
-            losses=losses,
-            spectral=spectral,
-            discriminators=discriminators,
-            adversarial_start=adversarial_start,
-        )
-        stft = STFT(hop, overlap)
-        self.encoder = SpectralEncoder(stft, channels, encoder_width, encoder_depth, expansion, dim)
-        self.decoder = SpectralDecoder(stft, channels, decoder_width, decoder_depth, expansion, dim)
+        super().__init__()
+        self.frame_rate, self.overlap, self.expansion = frame_rate, overlap, expansion
+        self.encoder_size, self.decoder_size = (encoder_width, encoder_depth), (decoder_width, decoder_depth)
+
+    def build(self, sample_rate: int, channels: int, encoded_dim: int, dim: int) -> None:
+        """Make the networks around one transform.
+
+        Raises:
+            ValueError: A frame would not hold a whole number of samples.
+        """
+        super().build(sample_rate, channels, encoded_dim, dim)
+        rate = self.frame_rate
+        if rate <= 0 or (exact(sample_rate) / exact(rate)).denominator > 1:
+            raise ValueError(f"a frame must hold a whole number of samples: {rate} does not divide {sample_rate}")
+        self.hop = int(exact(sample_rate) / exact(rate))
+        stft = STFT(self.hop, self.overlap)
+        self.encoder = SpectralEncoder(stft, channels, *self.encoder_size, self.expansion, encoded_dim)
+        self.decoder = SpectralDecoder(stft, channels, *self.decoder_size, self.expansion, dim)
 
 
 class SpectralEncoder(nn.Module):
@@ -86,7 +66,7 @@ class SpectralEncoder(nn.Module):
 
     Args:
         stft: The transform.
-        channels: Of the audio.
+        channels: Channels of the audio.
         width: Channels of the blocks.
         depth: Number of blocks.
         expansion: Width of the feed-forward layers relative to the channels.
@@ -115,7 +95,7 @@ class SpectralDecoder(nn.Module):
 
     Args:
         stft: The transform.
-        channels: Of the audio.
+        channels: Channels of the audio.
         width: Channels of the blocks.
         depth: Number of blocks.
         expansion: Width of the feed-forward layers relative to the channels.

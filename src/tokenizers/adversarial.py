@@ -1,0 +1,197 @@
+"""Training against discriminators: the one loop of codecs, and of whatever else makes audio of something."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..core.part import Part
+from ..layers.codec_losses import (
+    Balancer,
+    MultiScaleSpectralLoss,
+    SpectralDistance,
+    discriminator_hinge,
+    feature_matching,
+    generator_hinge,
+)
+from .discriminators.base import Discriminator
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of what is minimized.
+
+    The defaults are SoundStream's (2107.03312 §III-E), which gives none for the commitment; EnCodec's is 1.
+
+    Args:
+        spectral: Weight of the spectral distance.
+        waveform: Weight of the mean absolute difference of samples.
+        adversarial: Weight of the discriminator's verdict; at 0 there is no discriminator.
+        feature_matching: Weight of the difference between the discriminator's features.
+        bottleneck: Weight of what the bottleneck asks for: a quantizer's commitment, a divergence.
+        relative_features: Whether features are compared relative to their magnitude, as EnCodec does.
+        balanced: Whether weights are shares of the gradient rather than factors (EnCodec's balancer); what the
+            bottleneck asks for stays a plain term.
+    """
+
+    spectral: float = 1.0
+    waveform: float = 0.0
+    adversarial: float = 1.0
+    feature_matching: float = 100.0
+    bottleneck: float = 1.0
+    relative_features: bool = False
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        negative = [name for name, weight in vars(self).items() if weight < 0]
+        if negative:
+            raise ValueError(f"weights must not be negative: {', '.join(negative)}")
+        if self.spectral == self.waveform == 0:
+            raise ValueError("spectral or waveform must be positive: without either nothing is reconstructed")
+
+
+class Reconstruction(NamedTuple):
+    """What a step is about.
+
+    Args:
+        target: Recordings ``[B, C, T]``.
+        estimate: What the part makes in their place, of the same shape, with a gradient.
+        losses: What else is minimized, by name, such as a bottleneck's; their sum is weighed by ``losses.bottleneck``.
+    """
+
+    target: Tensor
+    estimate: Tensor
+    losses: dict[str, Tensor]
+
+
+class AdversarialPart(Part):
+    """Base of parts that learn to make audio that a discriminator takes for recordings.
+
+    Subclasses implement :meth:`reconstruct`: a codec encodes and decodes, a vocoder makes audio of features.
+
+    A step updates the part and, once ``adversarial_start`` steps have passed, the discriminator, each with the mean
+    gradient of as many batches as ``fit.accumulate`` says. Only the part's updates count in the trainer's
+    ``global_step``. With several processes an ``L.Trainer`` of your own needs the strategy
+    ``ddp_find_unused_parameters_true``, as neither update touches all parameters.
+
+    Args:
+        sample_rate: Sample rate of the audio that is made, in Hz.
+        channels: Channels of it.
+        losses: Weights of the losses.
+        spectral: The spectral distance.
+        discriminator: The adversary, not built yet; ``None`` where there is none.
+        adversarial_start: Step at which it enters.
+
+    Raises:
+        ValueError: The losses weigh the verdict of a discriminator, and there is none.
+    """
+
+    training_only = ("discriminator.", "balancer.", "step")
+    step: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        channels: int,
+        losses: Losses,
+        spectral: SpectralDistance,
+        discriminator: Discriminator | None,
+        adversarial_start: int,
+    ) -> None:
+        super().__init__()
+        if losses.adversarial and discriminator is None:
+            raise ValueError(
+                f"losses.adversarial is {losses.adversarial:g}, but there is no discriminator: name one, or set "
+                "losses.adversarial to 0"
+            )
+        self.automatic_optimization = False
+        self.losses, self.adversarial_start = losses, adversarial_start
+        self.spectral_loss = MultiScaleSpectralLoss(spectral, sample_rate)
+        self.discriminator = discriminator if losses.adversarial else None
+        if self.discriminator is not None:
+            self.discriminator.build(sample_rate, channels)
+        weighed = ("spectral", "waveform", "adversarial", "feature_matching")
+        self.weights = {name: getattr(losses, name) for name in weighed if getattr(losses, name)}
+        self.balancer = Balancer(self.weights) if losses.balanced else None
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @abstractmethod
+    def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
+        """What the part makes of a batch in training, and what it should have made."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Learn from a batch, and at the last batch of a step, update the weights."""
+        accumulate = self.fit_options.accumulate
+        ends_step = (batch_idx + 1) % accumulate == 0
+        optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
+        judge = self.discriminator if self.discriminator is not None and self.step >= self.adversarial_start else None
+        target, estimate, others = self.reconstruct(batch)
+        # Neither update changes the other's weights, so one verdict on the recording serves both.
+        real = judge(target) if judge else []
+        with optimizers[0].toggle_model(sync_grad=ends_step):
+            losses = {"spectral": self.spectral_loss(estimate, target), "waveform": (estimate - target).abs().mean()}
+            if judge:
+                fake = judge(estimate)
+                losses["adversarial"] = generator_hinge(fake)
+                losses["feature_matching"] = feature_matching(real, fake, relative=self.losses.relative_features)
+            total = self._weighted(losses, estimate)
+            if others:
+                total = total + self.losses.bottleneck * torch.stack(list(others.values())).sum()
+            self.manual_backward(total / accumulate)
+        if judge:
+            with optimizers[1].toggle_model(sync_grad=ends_step):
+                losses["discriminator"] = discriminator_hinge(real, judge(estimate.detach()))
+                self.manual_backward(losses["discriminator"] / accumulate)
+        if not ends_step:
+            return
+        self._update(optimizers[: 2 if judge else 1])
+        for optimizer, scheduler in zip(optimizers[: 2 if judge else 1], schedulers, strict=False):
+            optimizer.zero_grad()
+            scheduler.step()
+        self.step += 1
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value.detach() for name, value in (others | losses).items()})
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
+        """One optimizer for the part and one for the discriminator, on the same schedule."""
+        adversary = [] if self.discriminator is None else list(self.discriminator.parameters())
+        others = {id(p) for p in adversary}
+        own = self.fit_options.make_optimizer(p for p in self.parameters() if id(p) not in others)
+        optimizers, schedulers = [own], [self.fit_options.make_scheduler(own)]
+        if adversary:
+            optimizer = self.fit_options.make_optimizer(adversary)
+            optimizers.append(optimizer)
+            start, factor = self.adversarial_start, self.fit_options.lr_factor
+            schedulers.append(LambdaLR(optimizer, lambda step: factor(start + step)))
+        return optimizers, schedulers
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradients, which in half precision have been scaled back by now."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.fit_options.gradient_clip, gradient_clip_algorithm="norm")
+
+    def _weighted(self, losses: dict[str, Tensor], estimate: Tensor) -> Tensor:
+        if self.balancer is not None:
+            # A sum over examples, where what processes and batches of a step find is averaged.
+            return self.balancer(losses, estimate) * self.trainer.world_size * self.fit_options.accumulate
+        return torch.stack([weight * losses[name] for name, weight in self.weights.items() if name in losses]).sum()
+
+    def _update(self, optimizers: list[Any]) -> None:
+        """One step of each; the trainer counts the first alone."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler else 1.0
+        optimizers[0].step()
+        for optimizer in optimizers[1:]:
+            if scaler and (changed := scaler.get_scale() / scale) != 1:  # after the first, which these do not know of
+                for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+                    parameter.grad *= changed
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+
+def _as_list(one_or_more: Any) -> list[Any]:
+    return one_or_more if isinstance(one_or_more, list) else [one_or_more]

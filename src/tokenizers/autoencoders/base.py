@@ -1,0 +1,51 @@
+"""The contract of autoencoders: audio to frames of latents, and back."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ...core.component import Component
+
+
+class Autoencoder(Component):
+    """The encoder and the decoder of a codec.
+
+    Subclasses implement :meth:`build`, which makes :attr:`encoder` and :attr:`decoder` and sets :attr:`hop`. Both are
+    exact about lengths: ``S`` frames are ``S · hop`` samples. The codec completes the last frame of shorter audio.
+
+    Attributes:
+        hop: Samples per frame, known once it is built.
+        causal: Whether neither latents nor audio depend on anything later than their own frame.
+        encoder: Module from audio ``[B, C, S · hop]`` to frames ``[B, encoded_dim, S]``.
+        decoder: Module from latents ``[B, D, S]`` to audio ``[B, C, S · hop]``.
+    """
+
+    family: ClassVar[str] = "autoencoder"
+    causal: bool = False
+    hop: int
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def build(self, sample_rate: int, channels: int, encoded_dim: int, dim: int) -> None:
+        """Make the weights, once; subclasses call this first.
+
+        Args:
+            sample_rate: Sample rate of the audio in Hz.
+            channels: Channels of the audio, which share the frames.
+            encoded_dim: Width of what the encoder gives.
+            dim: Width of what the decoder is given.
+
+        Raises:
+            ValueError: It cannot be made for this audio.
+        """
+        self.claim()
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, C, S · hop]`` to frames ``[B, encoded_dim, S]``."""
+        return self.encoder(audio)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
+        return self.decoder(latents)

@@ -1,0 +1,206 @@
+"""Residual vector quantization with codebooks that follow the data (SoundStream, 2107.03312 §III-C)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...core.registry import register
+from .base import Bottleneck, Passed
+
+
+class Quantized(NamedTuple):
+    """What quantization gives.
+
+    Args:
+        latents: ``[B, D, S]``; the gradient passes to the input unchanged.
+        codes: ``[B, K, S]`` int64.
+        commitment: Mean squared distance of the residuals to their codebook entries, averaged over the codebooks that
+            each example uses, and over examples.
+    """
+
+    latents: Tensor
+    codes: Tensor
+    commitment: Tensor
+
+
+@register("bottleneck", "rvq")
+class RVQ(Bottleneck):
+    """Residual vector quantization: each codebook quantizes what the ones before it left over.
+
+    Until the first training step after the warm-up the codebooks are random; on that step they are fitted to the batch
+    by k-means, and then they follow the data as moving averages. Everything is computed in full precision whatever
+    autocast says.
+
+    Args:
+        num_codebooks: Codes per frame.
+        cardinality: Entries per codebook.
+        decay: Decay of the moving averages that codebook entries are.
+        dropout: Probability that an example is quantized with a random number of codebooks in training, so that fewer
+            can be used later. SoundStream's is 1, DAC's 0.5, MusicGen's EnCodec's 0. A codebook learns nothing from an
+            example that does without it.
+        revive_below: An entry used less than this fraction of its fair share, on average, is replaced by a random
+            frame. The share is the frames per step that use the codebook, over its entries. SoundStream and EnCodec
+            give a count, 2, which fits one size of batch alone, and a codebook that dropout leaves few frames not at
+            all: with EnCodec's batches (64 × 75 frames over 1,024 entries) it is 0.43; SoundStream's are not
+            published.
+        kmeans_iterations: Iterations of the clustering that the codebooks start from.
+        warmup_steps: Training steps in which latents pass as they are. Codebooks that are fitted to the latents of an
+            untrained encoder collapse.
+    """
+
+    started: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_codebooks: int = 8,
+        cardinality: int = 1024,
+        decay: float = 0.99,
+        dropout: float = 1.0,
+        revive_below: float = 0.1,
+        kmeans_iterations: int = 50,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        if num_codebooks < 1 or cardinality < 2:
+            raise ValueError(
+                f"a quantizer needs a codebook of two entries, not {num_codebooks} codebooks of {cardinality}"
+            )
+        for name, value in (("decay", decay), ("dropout", dropout), ("revive_below", revive_below)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, not {value}")
+        self.num_codebooks, self.cardinality = num_codebooks, cardinality
+        self.decay, self.dropout, self.revive_below = decay, dropout, revive_below
+        self.kmeans_iterations, self.warmup_steps = kmeans_iterations, warmup_steps
+
+    def build(self, dim: int) -> None:
+        """Make the codebooks, for latents of width ``dim``."""
+        super().build(dim)
+        from loguru import logger
+        from vector_quantize_pytorch import ResidualVQ
+
+        # It warns of k-means on a batch with fewer frames than entries, which revival makes good within a few steps.
+        logger.disable("vector_quantize_pytorch")
+        self.layers = ResidualVQ(
+            dim=dim,
+            num_quantizers=self.num_codebooks,
+            codebook_size=self.cardinality,
+            decay=self.decay,
+            kmeans_iters=self.kmeans_iterations,
+            threshold_ema_dead_code=1,  # set on each step
+            rotation_trick=False,
+        )
+        self.register_buffer("started", torch.tensor(False))
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """All codebooks have the same number of entries."""
+        return (self.cardinality,) * self.num_codebooks
+
+    @property
+    def codebooks(self) -> Tensor:
+        """A copy of the codebooks, ``[K, cardinality, D]``."""
+        return self.layers.codebooks
+
+    def forward(self, encoded: Tensor, step: Tensor) -> Passed:
+        """What codes stand for, and the commitment; in training the codebooks follow.
+
+        The gradient passes to the input unchanged. The commitment is the mean squared distance of the residuals to
+        their codebook entries, averaged over the codebooks that each example uses, and over examples.
+        """
+        if self.training and step < self.warmup_steps and not self.started:
+            return Passed(encoded, {})
+        latents, _, commitment = self.quantize(encoded)
+        return Passed(latents, {"commitment": commitment})
+
+    def quantize(self, latents: Tensor) -> Quantized:
+        """Latents ``[B, D, S]`` to codes and what they stand for; in training the codebooks follow."""
+        with torch.autocast(latents.device.type, enabled=False):
+            frames = latents.float().mT
+            keep = self._in_use(len(frames), frames.device)
+            if self.training:
+                self._prepare(frames.detach(), keep)
+            dropping = self.training and self.dropout > 0
+            residual, total, codes, distances = frames, torch.zeros_like(frames), [], []
+            for layer, used in zip(self.layers.layers, keep.unbind(1), strict=True):
+                learns_from = used[:, None].expand(frames.shape[:2]) if dropping else None
+                entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from)
+                codes.append(indices)
+                distances.append((residual - entries).square().mean((1, 2)) * used)
+                residual = residual - entries
+                total = total + entries * used[:, None, None]
+            commitment = (torch.stack(distances, 1).sum(1) / keep.sum(1)).mean()
+            # straight through, once for all codebooks
+            return Quantized(latents + (total.mT - latents).detach(), torch.stack(codes, 1), commitment)
+
+    def encode(self, encoded: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``, of all codebooks where no number is given."""
+        with torch.autocast(encoded.device.type, enabled=False):
+            residual, codes = encoded.float().mT, []
+            for codebook in self.codebooks[:num_codebooks]:
+                codes.append(torch.cdist(residual, codebook).argmin(-1))
+                residual = residual - F.embedding(codes[-1], codebook)
+            return torch.stack(codes, 1)
+
+    def decode(self, representation: Tensor) -> Tensor:
+        """Codes ``[B, K, S]``, of all codebooks or the first few, to latents ``[B, D, S]``."""
+        books, codes = self.codebooks, representation
+        return torch.stack([F.embedding(codes[:, k], books[k]) for k in range(codes.shape[1])]).sum(0).mT
+
+    def doubt(self, steps: int) -> str | None:
+        """That the codebooks learn nothing, where the training ends within the warm-up."""
+        if steps > self.warmup_steps:
+            return None
+        return (
+            f"the codebooks stay random, as they learn only after bottleneck.warmup_steps ({self.warmup_steps:,}): "
+            f"raise fit.steps ({steps:,}), or lower bottleneck.warmup_steps"
+        )
+
+    def _in_use(self, batch: int, device: torch.device) -> Tensor:
+        """``[B, K]`` bool: the codebooks each example keeps."""
+        total = self.num_codebooks
+        keep = torch.full((batch,), total, device=device)
+        if self.training and self.dropout:
+            fewer = torch.randint(1, total + 1, (batch,), device=device)
+            keep = torch.where(torch.rand(batch, device=device) < self.dropout, fewer, keep)
+        return torch.arange(total, device=device) < keep[:, None]
+
+    def _prepare(self, frames: Tensor, keep: Tensor) -> None:
+        """Share statistics between processes, scale the threshold to the batch, and start on the first one."""
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        fewest = keep.sum(0)  # examples that use each codebook, in the process that has fewest of them
+        if processes > 1:
+            torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
+        for k, (layer, examples) in enumerate(zip(self.layers.layers, fewest.tolist(), strict=True)):
+            codebook = layer._codebook
+            if processes > 1:
+                _synchronize(codebook)
+            used = 1 - self.dropout * k / self.num_codebooks  # of all frames, on average
+            share = processes * frames.shape[0] * frames.shape[1] * used / self.cardinality
+            codebook.threshold_ema_dead_code = self.revive_below * share
+            # all processes give frames to replace entries by, or none
+            codebook.has_dead_code_replacement = self.revive_below > 0 and examples > 0
+            codebook.reset_cluster_size = share
+        if not self.started:
+            for layer in self.layers.layers:
+                layer._codebook.initted.fill_(False)
+            with torch.no_grad():
+                self.layers(frames, freeze_codebook=True)
+            self.started.fill_(True)
+
+
+def _synchronize(codebook: Any) -> None:
+    """Let a codebook learn from the batches of all processes.
+
+    The library decides this when it is built, which here is before there are processes.
+    """
+    from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
+
+    codebook.use_ddp = True
+    codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = torch.distributed.all_reduce
+    codebook.sample_fn = codebook.replace_sample_fn = sample_vectors_distributed

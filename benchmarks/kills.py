@@ -26,10 +26,10 @@ from partita.training.training import train
 
 CHANGES = [
     "data.limit=24",
-    "tokenizers.acoustic.encoder_width=32",
-    "tokenizers.acoustic.decoder_width=32",
-    "tokenizers.acoustic.decoder_depth=2",
-    "tokenizers.acoustic.quantizer.warmup_steps=4",
+    "tokenizers.acoustic.autoencoder.encoder_width=32",
+    "tokenizers.acoustic.autoencoder.decoder_width=32",
+    "tokenizers.acoustic.autoencoder.decoder_depth=2",
+    "tokenizers.acoustic.bottleneck.warmup_steps=4",
     "tokenizers.acoustic.adversarial_start=8",
     "tokenizers.acoustic.losses.balanced=true",
     "tokenizers.acoustic.fit={steps: 24, batch_size: 2, accumulate: 4, crop: 0.5, lr: 1e-3, ema: 0.9, "

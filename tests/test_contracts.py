@@ -32,6 +32,8 @@ def own_arguments(family, slot):
     """The arguments of a slot's part; those that are parts themselves as a saved part holds them."""
     arguments = {k: v for k, v in slot.items() if k not in PART_KEYS}
     for name, inner in part_arguments(lookup(family, slot["name"])).items():
+        if name not in arguments:
+            continue
         values = arguments[name]
         arguments[name] = {"family": inner, "name": values["name"], "arguments": own_arguments(inner, values)}
     return arguments
@@ -54,15 +56,24 @@ SMALL = {
 """What makes those small that have no preset called tiny, because nobody trains them here."""
 
 
+def tiny(family, name):
+    """The presets of a part that are called tiny."""
+    own = [preset for preset in presets(family) if preset_values(family, preset)["name"] == name]
+    return [preset for preset in own if preset.endswith("-tiny")]
+
+
 def smallest(family, name):
     """A part's class and the arguments of its smallest preset: one that is called tiny where there is one."""
-    own = [preset for preset in presets(family) if preset_values(family, preset)["name"] == name]
-    tiny = [preset for preset in own if preset.endswith("-tiny")]
-    return expanded(family, tiny[0]) if tiny else (lookup(family, name), SMALL.get(name, {}))
+    if name in presets(family):
+        return expanded(family, name)
+    presets_of = tiny(family, name)
+    return expanded(family, presets_of[0]) if presets_of else (lookup(family, name), SMALL.get(name, {}))
 
 
 TEXTS = ["a slow chorale for church organ", None, "harp"]
-TOKENIZERS = [name for name in names("tokenizer") if not name.startswith("toy")]
+TOKENIZERS = [
+    preset for name in names("tokenizer") if not name.startswith("toy") for preset in tiny("tokenizer", name) or [name]
+]
 CONDITIONERS = [
     name
     for name in names("conditioner")
@@ -119,7 +130,7 @@ def test_tokenizer(name, tmp_path):
             tokenizer.set_num_codebooks(10_000)
 
 
-@pytest.mark.parametrize("name", [name for name in TOKENIZERS if lookup("tokenizer", name).trainable])
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if smallest("tokenizer", name)[0].trainable])
 def test_a_tokenizer_trains_alone(name, tmp_path):
     cls, arguments = smallest("tokenizer", name)
     tokenizer = build(cls, arguments)
@@ -239,3 +250,73 @@ def test_weights_of_another_part_are_refused_with_the_differences(tmp_path):
     small.save(tmp_path)
     with pytest.raises(Exception, match=r"1 of another shape: .*\[4096, 4\] instead of \[4096, 8\]"):
         large.load_weights(tmp_path)
+
+
+CODEC_SLOTS = {"autoencoder": "stft-convnext", "bottleneck": "rvq", "discriminator": "multi-scale"}
+"""What a codec is made of, and what fills the slots that a test is not about."""
+CODEC_COMPONENTS = [(family, name) for family in CODEC_SLOTS for name in names(family) if not name.startswith("toy")]
+
+
+def component(family, name):
+    """A component at its smallest, as a saved part holds it."""
+    values = preset_values(family, (tiny(family, name) or [name])[0])
+    return {"family": family, "name": name, "arguments": {k: v for k, v in values.items() if k != "name"}}
+
+
+def codec_with(family, name, **options):
+    slots = {slot: component(slot, name if slot == family else default) for slot, default in CODEC_SLOTS.items()}
+    return build(lookup("tokenizer", "codec"), {"sample_rate": 16000, "dim": 8} | slots | options)
+
+
+@pytest.mark.parametrize(("family", "name"), CODEC_COMPONENTS)
+def test_a_component_of_a_codec(family, name, tmp_path):
+    codec = codec_with(family, name, channels=2).eval()
+    spec, hop = codec.spec, codec.autoencoder.hop
+    audio = torch.rand(2, 2, 3 * hop + 5) - 0.5
+    encoded = codec.encode(audio)
+    assert encoded.shape == (2, spec.num_codebooks if spec.discrete else spec.dim, 4)
+    assert torch.equal(codec.encode(audio), encoded)
+    if spec.discrete:
+        assert encoded.dtype == torch.int64
+        assert 0 <= encoded.min() <= encoded.max() < spec.cardinality
+    decoded = codec.decode(encoded)
+    assert decoded.shape == (2, 2, 4 * hop)
+    assert decoded.isfinite().all()
+    assert codec.encode_latents(audio).shape == (2, 8, 4)
+    again = round_trip(codec, tmp_path)
+    assert torch.equal(again.decode(again.encode(audio)), decoded)
+    if codec.autoencoder.causal:
+        later = audio.clone()
+        later[..., 2 * hop :] += 1
+        changed = codec.encode_latents(later) - codec.encode_latents(audio)
+        assert changed[..., :2].abs().max() < 1e-5 < changed[..., 2:].abs().max()
+
+
+@pytest.mark.parametrize(("family", "name"), CODEC_COMPONENTS)
+def test_a_component_of_a_codec_learns_in_every_weight(family, name):
+    codec = codec_with(family, name).train()
+    codec.step.fill_(1_000_000)  # past any warm-up
+    audio = torch.rand(4, 1, 8000) - 0.5
+    _, estimate, losses = codec.reconstruct({"audio": audio})
+    assert estimate.shape == audio.shape
+    judgments = codec.discriminator(estimate)
+    pulls = [estimate, *losses.values(), *(t for scores, features in judgments for t in (scores, *features))]
+    torch.stack([(pull * torch.randn_like(pull)).sum() for pull in pulls]).sum().backward()
+    still = [n for n, p in codec.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not still
+
+
+@pytest.mark.parametrize(("family", "name"), CODEC_COMPONENTS)
+def test_a_component_of_a_codec_is_in_one_codec_alone(family, name):
+    taken = getattr(codec_with(family, name), family)
+    with pytest.raises(ValueError, match=f"this {name} is in a part already"):
+        taken.claim()
+
+
+@pytest.mark.parametrize("family", CODEC_SLOTS)
+def test_every_preset_of_a_component_of_a_codec_builds_without_allocating(family):
+    for preset in presets(family):
+        tree = compose("chorales-tiny", [f"tokenizers.part={{preset: soundstream-24khz, {family}: {preset}}}"])
+        with torch.device("meta"):
+            codec = build(lookup("tokenizer", "codec"), own_arguments("tokenizer", tree.values["tokenizers"]["part"]))
+        assert all(p.is_meta for p in codec.parameters()), preset

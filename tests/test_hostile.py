@@ -210,12 +210,12 @@ def test_more_layers_than_there_are_weights(system):
 def test_parts_that_only_training_needs_count_too(tmp_path):
     """Discriminators are not saved, and yet they are built."""
     recipe = tmp_path / "codec.yaml"
-    small = {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1, "dim": 8}
-    codec = {"preset": "spectral-tiny", **small}
+    small = {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1}
+    codec = {"preset": "spectral-tiny", "autoencoder": small, "dim": 8}
     recipe.write_text(yaml.safe_dump({"tokenizers": {"acoustic": codec}, "data": "toy-sines"}))
     System(load_recipe(recipe)).save(tmp_path / "system")
     partita.load(tmp_path / "system")
-    change(tmp_path / "system", "tokenizers.acoustic.discriminators.stft_width", 100_000)
+    change(tmp_path / "system", "tokenizers.acoustic.discriminator.stft_width", 100_000)
     refused(tmp_path / "system", "far more than its weights")
 
 

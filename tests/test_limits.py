@@ -137,8 +137,8 @@ def test_what_never_ends_is_not_waited_for(toy_recipe, tmp_path, kind):
 def test_a_stage_that_would_draw_without_end(toy_recipe, tmp_path):
     recipe = yaml.safe_load(toy_recipe.read_text())
     recipe["stages"]["main"]["target"] = "acoustic/latents"
-    small = {"preset": "spectral-tiny", "encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1}
-    recipe["tokenizers"]["acoustic"] = small
+    small = {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1}
+    recipe["tokenizers"]["acoustic"] = {"preset": "spectral-tiny", "autoencoder": small}
     recipe["stages"]["main"]["generator"] = {"preset": "flow-tiny", "width": 8, "depth": 1, "num_heads": 2}
     toy_recipe.write_text(yaml.safe_dump(recipe))
     system = System(load_recipe(toy_recipe))

@@ -23,9 +23,8 @@ def own(family):
 
 
 def smallest(family, name):
-    """The preset of a part that is called tiny, or its bare name."""
-    tiny = [p for p in presets(family) if preset_values(family, p)["name"] == name and p.endswith("-tiny")]
-    return tiny[0] if tiny else name
+    """The presets of a part that are called tiny, or its bare name."""
+    return [p for p in presets(family) if preset_values(family, p)["name"] == name and p.endswith("-tiny")] or [name]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,9 @@ def slot(tmp_path_factory, t5_checkpoint):
         if name in frozen:
             return frozen[name]
         fit = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2, "precision": "32-true"}
-        return {"preset": smallest(family, name)} | ({} if lookup(family, name).weightless else {"fit": fit})
+        preset = name if name in presets(family) else smallest(family, name)[0]
+        cls = lookup(family, preset_values(family, preset)["name"])
+        return {"preset": preset} | ({} if cls.weightless else {"fit": fit})
 
     return make
 
@@ -89,9 +90,10 @@ def representations():
         cls = lookup("tokenizer", name)
         if cls.decode is Tokenizer.decode:  # it only measures: nothing makes audio of what it yields
             continue
-        yield name, name not in CONTINUOUS
-        if cls.encode_latents is not Tokenizer.encode_latents:
-            yield f"{name}/latents", False
+        for preset in smallest("tokenizer", name):
+            yield preset, name not in CONTINUOUS
+            if cls.encode_latents is not Tokenizer.encode_latents:
+                yield f"{preset}/latents", False
 
 
 CONTINUOUS = {"log-mel"}
@@ -118,12 +120,12 @@ def test_tokenizer_times_conditioner_times_stage(representation, discrete, condi
 @pytest.mark.parametrize(("earlier", "discrete"), representations())
 def test_earlier_representation_times_stage(earlier, discrete, kind, slot, chain):
     """Each kind of stage is given what a first stage made, at another rate."""
-    tokenizer, target = earlier.split("/")[0], "spectral" if lookup("generator", kind).discrete else "spectral/latents"
-    if tokenizer == "spectral":  # the same codec twice, then
-        tokenizer, earlier = "other", earlier.replace("spectral", "other")
-    tokenizers = {tokenizer: slot("tokenizer", "spectral" if tokenizer == "other" else tokenizer)}
+    tokenizer, target = earlier.split("/")[0], "codec" if lookup("generator", kind).discrete else "codec/latents"
+    if tokenizer == "spectral-tiny":  # the same codec twice, then
+        tokenizer, earlier = "other", earlier.replace("spectral-tiny", "other")
+    tokenizers = {tokenizer: slot("tokenizer", "spectral-tiny" if tokenizer == "other" else tokenizer)}
     stages = {
         "first": {"generator": slot("generator", FIRST[discrete]), "target": earlier, "window": 0.3},
         "second": {"generator": slot("generator", kind), "target": target, "given": [earlier], "window": 0.4},
     }
-    chain(tokenizers | {"spectral": slot("tokenizer", "spectral")}, {}, stages)
+    chain(tokenizers | {"codec": slot("tokenizer", "spectral-tiny")}, {}, stages)

@@ -35,7 +35,7 @@ assert "torch" not in sys.modules and "lightning" not in sys.modules
 def test_list_names_recipes_parts_and_presets(partita):
     status, text = partita("list")
     assert status == 0
-    for name in ("chorales-tiny", "tokenizer/soundstream", "tokenizer/spectral-tiny", "conditioner/t5", "data/corpus"):
+    for name in ("chorales-tiny", "tokenizer/codec", "tokenizer/spectral-tiny", "conditioner/t5", "data/corpus"):
         assert name in text
 
 
@@ -51,7 +51,7 @@ def test_list_describes_the_arguments_of_a_part(partita):
     ("arguments", "word"),
     [
         (["list", "tokenzier"], "'tokenizer'"),
-        (["list", "tokenizer/soundstraem"], "'soundstream'"),
+        (["list", "tokenizer/soundstream-tiyn"], "'soundstream-tiny'"),
         (["check", "chorale-tiny"], "'chorales-tiny'"),
         (["generate", "nowhere", "a prompt"], "neither a folder"),
         (["generate", "nowhere", "a prompt", "-o", "x.doc"], ".wav"),

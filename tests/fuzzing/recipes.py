@@ -13,10 +13,7 @@ from .values import KEYS, TAGGED, TEXTS, WORDS, Raw, hostile, mutated, noisy, ya
 
 SMALL_CODEC = {
     "preset": "spectral-tiny",
-    "encoder_width": 8,
-    "decoder_width": 8,
-    "encoder_depth": 1,
-    "decoder_depth": 1,
+    "autoencoder": {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1},
 }
 SMALL_STAGE = {"preset": "autoregressive-tiny", "width": 16, "depth": 1, "num_heads": 2}
 

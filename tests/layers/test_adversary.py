@@ -11,7 +11,12 @@ from partita.layers.codec_losses import (
     feature_matching,
     generator_hinge,
 )
-from partita.layers.discriminators import Discriminators, DiscriminatorSet
+from partita.tokenizers.discriminators.multi_scale import MultiScale
+
+
+def built(discriminator, channels=1):
+    discriminator.build(16000, channels)
+    return discriminator
 
 
 def judgment(scores, *features):
@@ -34,17 +39,17 @@ def test_feature_matching():
 @pytest.mark.parametrize(
     "config",
     [
-        Discriminators(wave_width=4, stft_width=4),
-        Discriminators(wave_scales=(), stft_windows=(512, 256), stft_width=4, stft_kind="dilated"),
-        Discriminators(wave_scales=(2,), wave_width=4, stft_windows=()),
+        {"wave_width": 4, "stft_width": 4},
+        {"wave_scales": (), "stft_windows": (512, 256), "stft_width": 4, "stft_kind": "dilated"},
+        {"wave_scales": (2,), "wave_width": 4, "stft_windows": ()},
     ],
 )
 @pytest.mark.parametrize("samples", [4000, 3999])
 def test_discriminators_judge_each_channel(config, samples):
-    judge = DiscriminatorSet(config)
+    judge = built(MultiScale(**config), 2)
     audio = torch.randn(2, 2, samples, requires_grad=True)
     verdicts = judge(audio)
-    assert len(verdicts) == len(config.wave_scales) + len(config.stft_windows)
+    assert len(verdicts) == len(judge.wave_scales) + len(judge.stft_windows)
     for scores, features in verdicts:
         assert scores.shape[:2] == (4, 1)
         assert len(features) >= 5
@@ -55,7 +60,7 @@ def test_discriminators_judge_each_channel(config, samples):
 
 @pytest.mark.parametrize("kind", ["residual", "dilated"])
 def test_discriminators_learn_to_tell_noise_from_tones(kind):
-    judge = DiscriminatorSet(Discriminators(wave_scales=(), stft_windows=(256,), stft_width=4, stft_kind=kind))
+    judge = built(MultiScale(wave_scales=(), stft_windows=(256,), stft_width=4, stft_kind=kind))
     optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
     time = torch.arange(2000) / 16000
     losses = []
@@ -72,7 +77,7 @@ def test_discriminators_learn_to_tell_noise_from_tones(kind):
 
 def test_soundstreams_stft_discriminator_has_the_papers_widths():
     """Figure 4 of 2107.03312 with C = 32: blocks (C, 2), (2C, 2), (4C, 1), (4C, 2), (8C, 1), (8C, 2)."""
-    judge = DiscriminatorSet(Discriminators(wave_scales=()))
+    judge = built(MultiScale(wave_scales=()))
     with torch.no_grad():
         ((scores, features),) = judge(torch.randn(1, 1, 256 * 64))
     assert [f.shape[1] for f in features] == [32, 64, 128, 128, 256, 256, 512]
@@ -83,7 +88,7 @@ def test_soundstreams_stft_discriminator_has_the_papers_widths():
 
 def test_encodecs_stft_discriminator_sees_no_padding():
     """1 + (T − window) / hop frames, of spectra under a window of unit energy (`center=False`, `normalized=True`)."""
-    judge = DiscriminatorSet(Discriminators(wave_scales=(), stft_windows=(512,), stft_width=4, stft_kind="dilated"))
+    judge = built(MultiScale(wave_scales=(), stft_windows=(512,), stft_width=4, stft_kind="dilated"))
     (discriminator,) = judge.members
     seen = []
     discriminator.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
@@ -99,7 +104,7 @@ def test_encodecs_stft_discriminator_sees_no_padding():
 @pytest.mark.parametrize("wrong", [{"wave_scales": (3,)}, {"wave_scales": (), "stft_windows": ()}])
 def test_discriminators_refuse_nonsense(wrong):
     with pytest.raises(ValueError, match="wave_scales"):
-        Discriminators(**wrong)
+        MultiScale(**wrong)
 
 
 @pytest.mark.parametrize("log_power", [1, 2])
@@ -169,7 +174,7 @@ def test_balancer_shares_among_the_losses_there_are():
 def test_discriminators_and_losses_under_autocast():
     audio = torch.randn(1, 1, 2000, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        verdicts = DiscriminatorSet(Discriminators(wave_width=4, stft_width=4, stft_windows=(256,)))(audio)
+        verdicts = built(MultiScale(wave_width=4, stft_width=4, stft_windows=(256,)))(audio)
         loss = generator_hinge(verdicts) + MultiScaleSpectralLoss(SpectralDistance(), 16000)(audio, audio.detach() * 2)
     loss.backward()
     assert audio.grad.isfinite().all()

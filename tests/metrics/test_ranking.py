@@ -12,11 +12,11 @@ from torchmetrics import Metric
 
 import partita.metrics
 from partita.data.corpus import Corpus
-from partita.layers.codec_losses import SpectralDistance
-from partita.layers.discriminators import Discriminators
-from partita.layers.residual_quantizer import Quantizer
+from partita.tokenizers.adversarial import Losses
+from partita.tokenizers.autoencoders.base import Autoencoder
+from partita.tokenizers.bottlenecks.rvq import RVQ
 from partita.tokenizers.log_mel import LogMel
-from partita.tokenizers.neural_codec import Losses, NeuralCodec
+from partita.tokenizers.neural_codec import NeuralCodec
 
 SPEC = spec_from_file_location("ranking", Path(__file__).parents[2] / "benchmarks" / "ranking.py")
 ranking = module_from_spec(SPEC)
@@ -39,29 +39,31 @@ RANKED = [
 ]
 
 
-class LogMelCodec(NeuralCodec):
-    """A codec of eight codebooks for log-mel frames, which a batch of frames is enough to fit."""
+class LogMelFrames(Autoencoder):
+    """Log-mel frames, and audio of such frames: nothing to train."""
 
-    def __init__(self):
-        super().__init__(
-            sample_rate=16000,
-            channels=1,
-            hop=320,
-            dim=80,
-            num_codebooks=None,
-            quantizer=Quantizer(num_codebooks=8, cardinality=64, dropout=0.0, kmeans_iterations=10),
-            losses=Losses(adversarial=0.0),
-            spectral=SpectralDistance(),
-            discriminators=Discriminators(),
-            adversarial_start=0,
-        )
+    hop = 320
+
+    def build(self, sample_rate, channels, encoded_dim, dim):
+        super().build(sample_rate, channels, encoded_dim, dim)
         self.log_mel = LogMel(iterations=8)
 
-    def encode_latents(self, audio):
+    def encode(self, audio):
         return self.log_mel.encode(audio)
 
-    def decode_latents(self, latents):
+    def decode(self, latents):
         return self.log_mel.decode(latents)
+
+
+def log_mel_codec():
+    """A codec of eight codebooks for log-mel frames, which a batch of frames is enough to fit."""
+    return NeuralCodec(
+        autoencoder=LogMelFrames(),
+        bottleneck=RVQ(num_codebooks=8, cardinality=64, dropout=0.0, kmeans_iterations=10),
+        sample_rate=16000,
+        dim=80,
+        losses=Losses(adversarial=0.0),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +73,12 @@ def measured():
     instruments = ("church organ", "strings", "harpsichord", "flute")
     source = Corpus(instruments=instruments, mixed=0.0, tempo=(60, 120), limit=30, test=0.4)
     source.setup()
-    codec = LogMelCodec()
+    codec = log_mel_codec()
     training, clips = (
         ranking.read(source, split, count, SECONDS, codec) for split, count in (("train", TRAINING), ("test", CLIPS))
     )
     with torch.no_grad():
-        codec.train().quantizer(codec.encode_latents(ranking.stacked(training[::2])))
+        codec.train().bottleneck.quantize(codec.encode_latents(ranking.stacked(training[::2])))
         judge = ranking.Judge(codec.eval(), training, clips)
         return ranking.measure(source, codec, judge, clips, STEPS), float(judge.constant.compute())
 

@@ -212,22 +212,25 @@ def test_weights_of_a_part_without_any_are_refused_anywhere(inside):
     assert load_recipe(inside, ["tokenizers.semantic=log-mel"]).tokenizers["semantic"].cls.weightless
 
 
+CODEC = "name: codec, autoencoder: seanet, bottleneck: rvq, discriminator: multi-scale"
+
+
 @pytest.mark.parametrize(
     ("recipe", "overrides", "refused"),
     [
-        ("{name: spectral, weights: x, fit: {steps: 3}}", [], True),
+        (f"{{{CODEC}, weights: x, fit: {{steps: 3}}}}", [], True),
         ("{preset: ready, fit: {steps: 3}}", [], True),  # the preset has the weights
-        ("{name: spectral, weights: x}", ["tokenizers.acoustic.fit.steps=3"], True),
+        (f"{{{CODEC}, weights: x}}", ["tokenizers.acoustic.fit.steps=3"], True),
         ("spectral-tiny", ["tokenizers.acoustic.weights=x", "tokenizers.acoustic.fit.steps=3"], True),
         ("both", [], True),
         ("{preset: spectral-tiny, weights: x}", [], False),  # the preset only says how it would be trained
-        ("{name: spectral, fit: {steps: 3}}", ["tokenizers.acoustic.weights=x"], False),
+        (f"{{{CODEC}, fit: {{steps: 3}}}}", ["tokenizers.acoustic.weights=x"], False),
         ("{preset: ready, weights: null, fit: {steps: 3}}", [], False),
     ],
 )
 def test_weights_and_training_together_are_refused(tmp_path, recipe, overrides, refused):
-    write(tmp_path, "tokenizer/ready.yaml", "name: spectral\nweights: there\n")
-    write(tmp_path, "tokenizer/both.yaml", "name: spectral\nweights: there\nfit: {steps: 3}\n")
+    write(tmp_path, "tokenizer/ready.yaml", f"{{{CODEC}, weights: there}}")
+    write(tmp_path, "tokenizer/both.yaml", f"{{{CODEC}, weights: there, fit: {{steps: 3}}}}")
     path = write(tmp_path, "mine.yaml", f"tokenizers: {{acoustic: {recipe}}}\ndata: chorales\n")
     if refused:
         with pytest.raises(RecipeError, match=r"tokenizers.acoustic.fit: .*weights, which are final"):

@@ -11,15 +11,12 @@ from partita.system.system import System
 RECIPE = """
 tokenizers:
   codec:
-    name: spectral
+    name: codec
     sample_rate: 4000
-    frame_rate: 10
     dim: 4
-    encoder_width: 8
-    encoder_depth: 1
-    decoder_width: 8
-    decoder_depth: 1
-    quantizer: {num_codebooks: 2, cardinality: 8}
+    autoencoder: {preset: stft-convnext-tiny, frame_rate: 10, encoder_width: 8, decoder_width: 8, decoder_depth: 1}
+    discriminator: multi-scale
+    bottleneck: {name: rvq, num_codebooks: 2, cardinality: 8}
 conditioners: {words: {name: lookup, dim: 8}}
 stages:
   sketch: {generator: STAGE, target: TARGET, given: [words], window: 1.0}

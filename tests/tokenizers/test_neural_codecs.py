@@ -10,31 +10,41 @@ from torch.utils.data import DataLoader
 from partita.core.fit import Fit
 from partita.data.examples import Span
 from partita.layers.codec_losses import SpectralDistance
-from partita.layers.discriminators import Discriminators
-from partita.layers.residual_quantizer import Quantizer
-from partita.layers.seanet import SEANet
-from partita.tokenizers.neural_codec import Losses
-from partita.tokenizers.soundstream import SoundStream
-from partita.tokenizers.spectral import Spectral
+from partita.tokenizers.adversarial import Losses
+from partita.tokenizers.autoencoders.seanet import SEANet, SEANetShape
+from partita.tokenizers.autoencoders.stft_convnext import STFTConvNeXt
+from partita.tokenizers.bottlenecks.rvq import RVQ
+from partita.tokenizers.discriminators.multi_scale import MultiScale
+from partita.tokenizers.neural_codec import NeuralCodec
 
 COMMON = {
     "sample_rate": 8000,
     "dim": 8,
-    "quantizer": Quantizer(num_codebooks=3, cardinality=16, warmup_steps=2, kmeans_iterations=5),
     "spectral": SpectralDistance(windows=(64, 256), bands=20),
-    "discriminators": Discriminators(wave_scales=(2,), wave_width=4, stft_windows=(256,), stft_width=4),
     "adversarial_start": 3,
 }
 FIT = Fit(steps=8, batch_size=2, lr=1e-3, warmup_steps=2)
 
 
+def rvq(**options):
+    return RVQ(**{"num_codebooks": 3, "cardinality": 16, "warmup_steps": 2, "kmeans_iterations": 5} | options)
+
+
+def codec_of(autoencoder, options):
+    parts = {
+        "bottleneck": rvq(),
+        "discriminator": MultiScale(wave_scales=(2,), wave_width=4, stft_windows=(256,), stft_width=4),
+    }
+    return NeuralCodec(autoencoder=autoencoder, **COMMON | parts | options)
+
+
 def soundstream(**options):
-    return SoundStream(**COMMON | {"network": SEANet(width=4, strides=(4, 5, 8), dilations=(1, 3))} | options)
+    return codec_of(SEANet(network=SEANetShape(width=4, strides=(4, 5, 8), dilations=(1, 3))), options)
 
 
-def spectral(**options):
-    small = {"frame_rate": 50, "encoder_width": 16, "encoder_depth": 1, "decoder_width": 16, "decoder_depth": 1}
-    return Spectral(**COMMON | small | options)
+def spectral(frame_rate=50, **options):
+    sizes = {"encoder_width": 16, "encoder_depth": 1, "decoder_width": 16, "decoder_depth": 1}
+    return codec_of(STFTConvNeXt(frame_rate=frame_rate, **sizes), options)
 
 
 BUILDERS = pytest.mark.parametrize("build", [soundstream, spectral])
@@ -126,7 +136,7 @@ def test_training_touches_everything_and_counts_batches(build):
     assert trainer.global_step == 8
     unchanged = [name for name, p in codec.named_parameters() if torch.equal(before[name], p)]
     # while no score is beyond the hinges, what recordings and reconstructions pull at the last biases cancels out
-    assert not [name for name in unchanged if not name.startswith("discriminators") or not name.endswith("bias")]
+    assert not [name for name in unchanged if not name.startswith("discriminator") or not name.endswith("bias")]
     logged = trainer.callback_metrics
     names = {"loss", "spectral", "waveform", "commitment", "adversarial", "feature_matching", "discriminator"}
     assert {f"train/{name}" for name in names} <= logged.keys()
@@ -140,7 +150,7 @@ def test_phases_of_training(build):
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            seen[batch_idx] = (bool(pl_module.quantizer.started), "train/discriminator" in trainer.callback_metrics)
+            seen[batch_idx] = (bool(pl_module.bottleneck.started), "train/discriminator" in trainer.callback_metrics)
 
     train(build(), clips(12), Watch())
     assert [quantized for quantized, _ in seen.values()] == [False, False, True, True, True, True]
@@ -162,8 +172,10 @@ def test_a_killed_run_goes_on_bit_for_bit(build, step, tmp_path):
 @pytest.mark.parametrize("balanced", [False, True])
 def test_accumulated_batches_make_the_step_of_one_large_batch(build, balanced):
     """With an adversary; latents pass as they are, because codebooks follow every batch."""
-    quantizer = Quantizer(num_codebooks=3, cardinality=16, warmup_steps=100)
-    large, small = (build(quantizer=quantizer, losses=Losses(balanced=balanced), adversarial_start=1) for _ in range(2))
+    losses = Losses(balanced=balanced)
+    large, small = (
+        build(bottleneck=rvq(warmup_steps=100), losses=losses, adversarial_start=1) for _ in range(2)
+    )
     small.load_state_dict(large.state_dict())
     options = {"lr": 1e-3, "eps": 1e-2, "gradient_clip": 0.5}  # such an eps keeps tiny gradients from counting in full
     steps = 1 if balanced else 4  # norms are averaged over batches, which is the same for the first alone
@@ -205,10 +217,7 @@ def test_scaled_gradients_train_like_others(build, accumulate, interval):
 @BUILDERS
 def test_learns_a_reconstruction(build):
     data = clips(80, samples=1600)
-    options = {
-        "losses": Losses(adversarial=0.0),
-        "quantizer": Quantizer(num_codebooks=3, cardinality=16, warmup_steps=20),
-    }
+    options = {"losses": Losses(adversarial=0.0), "bottleneck": rvq(warmup_steps=20, kmeans_iterations=50)}
     fit = Fit(steps=200, batch_size=2, lr=3e-3, schedule="constant")
     codec = build(**options)
     before = float(train(codec, data[:2], fit=fit, limit_val_batches=1.0).callback_metrics["val/mel_distance"])
@@ -235,9 +244,9 @@ def test_half_precision(build):
 
 
 @BUILDERS
-def test_without_an_adversary_there_are_no_discriminators(build):
+def test_without_an_adversary_there_is_no_discriminator(build):
     codec = build(losses=Losses(adversarial=0.0))
-    assert codec.discriminators is None
+    assert codec.discriminator is None
     train(codec, clips(10))
     assert codec.step == 5
 
@@ -247,7 +256,7 @@ def test_what_is_saved_is_what_encoding_and_decoding_need(build, tmp_path):
     codec = build()
     train(codec, clips(8))
     codec.save(tmp_path / "codec")
-    assert not [name for name in codec.exported_state() if name.startswith(("discriminators", "step"))]
+    assert not [name for name in codec.exported_state() if name.startswith(("discriminator", "step"))]
     loaded = type(codec).load(tmp_path / "codec")
     audio = torch.randn(1, 1, 900)
     codes = codec.eval().encode(audio)
@@ -261,9 +270,9 @@ def test_training_on_from_saved_weights_keeps_the_codebooks(build, tmp_path):
     train(codec, clips(8))
     codec.save(tmp_path / "codec")
     loaded = type(codec).load(tmp_path / "codec").train()
-    before = loaded.quantizer.codebooks
+    before = loaded.bottleneck.codebooks
     train(loaded, clips(2))
-    assert (loaded.quantizer.codebooks - before).abs().max() < 0.5 * before.abs().max()
+    assert (loaded.bottleneck.codebooks - before).abs().max() < 0.5 * before.abs().max()
 
 
 def test_built_without_memory():
@@ -277,14 +286,14 @@ def test_refuses_nonsense():
         spectral(frame_rate=33)
     with pytest.raises(ValueError, match="nothing is reconstructed"):
         Losses(spectral=0.0)
-    with pytest.raises(ValueError, match="negative: commitment"):
-        Losses(commitment=-1.0)
+    with pytest.raises(ValueError, match="negative: bottleneck"):
+        Losses(bottleneck=-1.0)
 
 
 @BUILDERS
 def test_a_training_that_ends_before_codebooks_learn_is_doubted(build):
-    codec = build(quantizer=Quantizer(num_codebooks=2, cardinality=8, warmup_steps=8))
+    codec = build(bottleneck=rvq(warmup_steps=8))
     codec.fit_options = Fit(steps=8)
-    assert "quantizer.warmup_steps (8)" in codec.doubt()
+    assert "bottleneck.warmup_steps (8)" in codec.doubt()
     codec.fit_options = Fit(steps=9)
     assert codec.doubt() is None

@@ -13,12 +13,12 @@ from partita.training.training import train
 
 PRESETS = {"spectral-44khz-stereo": 44100, "spectral-48khz-stereo": 48000, "soundstream-48khz-stereo": 48000}
 TINY = {
-    "spectral": "encoder_width: 16, encoder_depth: 1, decoder_width: 16, decoder_depth: 1, dim: 8",
-    "soundstream": "network: {width: 2, dilations: [1]}, dim: 8",
+    "spectral": "autoencoder: {encoder_width: 16, encoder_depth: 1, decoder_width: 16, decoder_depth: 1}, dim: 8",
+    "soundstream": "autoencoder: {network: {width: 2, dilations: [1]}}, dim: 8",
 }
 SMALL = (
-    "quantizer: {num_codebooks: 3, cardinality: 16, warmup_steps: 0, kmeans_iterations: 2}, "
-    "discriminators: {wave_scales: [2], wave_width: 4, stft_windows: [512], stft_width: 4}, "
+    "bottleneck: {num_codebooks: 3, cardinality: 16, warmup_steps: 0, kmeans_iterations: 2}, "
+    "discriminator: {wave_scales: [2], wave_width: 4, stft_windows: [512], stft_width: 4}, "
     "adversarial_start: 1, fit: {steps: 2, batch_size: 2, crop: 0.4, validation_examples: 2, num_workers: 0}"
 )
 

@@ -307,14 +307,14 @@ def test_a_folder_without_captions_cannot_train_what_reads_them(toy_recipe, tmp_
 TOGETHER = """
 tokenizers:
   acoustic:
-    name: soundstream
+    name: codec
     sample_rate: 4000
     dim: 4
-    network: {width: 2, strides: [5, 8], dilations: [1]}
-    quantizer: {num_codebooks: 1, cardinality: 16, warmup_steps: 100}
+    autoencoder: {name: seanet, network: {width: 2, strides: [5, 8], dilations: [1]}}
+    bottleneck: {name: rvq, num_codebooks: 1, cardinality: 16, warmup_steps: 100}
     losses: {balanced: true, adversarial: 1.0, feature_matching: 1.0}
     spectral: {windows: [64, 256], bands: 20}
-    discriminators: {wave_scales: [2], wave_width: 2, stft_windows: [256], stft_width: 2}
+    discriminator: {name: multi-scale, wave_scales: [2], wave_width: 2, stft_windows: [256], stft_width: 2}
     adversarial_start: 1
     fit: {steps: 4, batch_size: 2, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, accumulate: 2, ema: 0.5, validation_examples: 5}
 conditioners:

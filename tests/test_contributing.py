@@ -121,3 +121,33 @@ def test_the_score_measures_octaves(monkeypatch):
     sine = torch.sin(2 * torch.pi * 0.05 * torch.arange(8000)[None, None] * torch.tensor([1.0, 2.0])[:, None, None])
     low, high = score.centroid(sine)
     assert (high / low).log2().item() == pytest.approx(1, abs=0.1)
+
+
+def test_a_bottleneck_fits_into_a_codec_by_one_word(tmp_path):
+    define(example("python", '"fsq"'))
+    (tmp_path / "bottleneck").mkdir()
+    (tmp_path / "bottleneck" / "fsq-tiny.yaml").write_text(example("yaml", "name: fsq"))
+    few = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2}
+    sizes = {"encoder_width": 16, "decoder_width": 16, "encoder_depth": 1, "decoder_depth": 1}
+    codec = {"preset": "spectral-tiny", "autoencoder": sizes, "adversarial_start": 1, "fit": few}
+    recipe = {"tokenizers": {"acoustic": codec}, "data": "toy-sines", "trainer": {"logger": False}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = Part.load(_trained(tmp_path, "before"))
+    assert before.spec.cardinality == 256
+    folder = _trained(tmp_path, "run", "tokenizers.acoustic.bottleneck=fsq-tiny")
+    codec = Part.load(folder)
+    assert (codec.spec.num_codebooks, codec.spec.cardinality, codec.spec.frame_rate) == (1, 7 * 5 * 5, 25)
+    audio = 0.5 * torch.randn(2, 1, 16000)
+    codes = codec.encode(audio)
+    assert codes.shape == (2, 1, 25)
+    assert 0 <= codes.min() < codes.max() < 175
+    assert codec.decode(codes).shape == audio.shape
+    torch.manual_seed(1)
+    fresh = type(codec).load(folder)
+    assert torch.equal(fresh.encode(audio), codes)
+    assert torch.equal(fresh.decode(codes), codec.decode(codes))
+
+
+def _trained(folder, run, *overrides):
+    train(load_recipe(folder / "recipe.yaml", list(overrides)), folder / run)
+    return folder / run / "tokenizers" / "acoustic"

@@ -13,8 +13,8 @@ from rich.text import Text
 import partita
 
 from ..core.console import columns, out
-from ..core.registry import REGISTERED, did_you_mean, lookup, names
-from ..core.schema import SUPPLIED, arguments, nested, plain, type_name
+from ..core.registry import COMPONENTS, REGISTERED, did_you_mean, lookup, names
+from ..core.schema import SUPPLIED, arguments, nested, part_type, plain, type_name
 from ..errors import PartitaError
 from ..recipe.compose import preset_values
 from ..recipe.recipe_files import comment, find_preset, find_recipe, presets, recipes
@@ -96,6 +96,8 @@ def _describe(out: Console, family: str, name: str) -> None:
     if family == "score":
         for line in cls.description():
             out.print(line)
+    elif family in COMPONENTS:
+        out.print(f"It fills the `{family}` of a part, by one word: {family}: {name}", style="dim")
     elif family != "data":
         out.print("How it is trained, the `fit:` block: partita list fit", style="dim")
 
@@ -123,10 +125,22 @@ def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) ->
                 add(group, set_here or {}, f"{before}{argument.name}.")
                 continue
             default = "required" if argument.required else str(plain(argument.default))
-            here = ["" if set_here is None else str(set_here)] if isinstance(values, dict) else []
+            inner = _filled(part_type(argument.type).family, set_here) if part_type(argument.type) and set_here else {}
+            shown = inner.get("name", set_here)
+            here = ["" if shown is None else str(shown)] if isinstance(values, dict) else []
             table.add_row(
                 before + argument.name, type_name(argument.type), default, *here, argument.doc.replace("``", "")
             )
+            for name, value in inner.items():
+                if name != "name":
+                    table.add_row(f"{before}{argument.name}.{name}", "", "", str(value), "")
 
     add(cls, values, "")
     return table
+
+
+def _filled(family: str, slot: Any) -> dict[str, Any]:
+    """The name of the part that a preset puts into a slot, and what it sets of its arguments."""
+    values = dict(slot) if isinstance(slot, dict) else {"preset": slot}
+    preset = values.pop("preset", None)
+    return (preset_values(family, preset) if preset else {}) | values

@@ -134,7 +134,7 @@ def type_name(hint: Any) -> str:
     if origin is dict:
         return f"mapping of {type_name(args[1])}"
     if part_type(hint):
-        return f"a {hint.family}"
+        return f"{'an' if hint.family[0] in 'aeiou' else 'a'} {hint.family}"
     return getattr(hint, "__name__", str(hint).removeprefix("typing."))
 
 

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 
-def mel_filterbank(bins: int, bands: int, sample_rate: int, f_min: float = 0.0, f_max: float | None = None) -> Tensor:
+def mel_filterbank(
+    bins: int,
+    bands: int,
+    sample_rate: int,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    straight_in: Literal["hertz", "mel"] = "hertz",
+) -> Tensor:
     """Triangular bands of height one, evenly spaced on the scale ``2595 · log10(1 + f / 700)``.
+
+    torchaudio's are computed in float32, which is off by up to 1e-5, and span half of an odd sample rate rounded down.
 
     Args:
         bins: Frequencies of the spectrum, from zero to half the sample rate.
         bands: Number of bands.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         f_min: Where the lowest band begins, in Hz.
-        f_max: Where the highest ends, in Hz; half the sample rate where none is given.
+        f_max: Where the highest band ends, in Hz; ``None`` is half the sample rate.
+        straight_in: Whether the sides of the triangles are straight in hertz, as librosa has them, or on the mel scale,
+            as HTK and Kaldi have them.
 
     Returns:
         ``[bins, bands]`` float32.
     """
     with torch.device("cpu"):
         limits = torch.tensor([f_min, f_max or sample_rate / 2], dtype=torch.float64)
-        low, high = (2595 * torch.log10(1 + limits / 700)).tolist()
-        edges = 700 * (10 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595) - 1)
-        frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)[:, None]
-        rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
-        falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
+        edges = torch.linspace(*_mel(limits).tolist(), bands + 2, dtype=torch.float64)
+        points = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)[:, None]
+        if straight_in == "mel":
+            points = _mel(points)
+        else:
+            edges = 700 * (10 ** (edges / 2595) - 1)
+        rising = (points - edges[:-2]) / (edges[1:-1] - edges[:-2])
+        falling = (edges[2:] - points) / (edges[2:] - edges[1:-1])
         return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def _mel(frequency: Tensor) -> Tensor:
+    return 2595 * torch.log10(1 + frequency / 700)
 
 
 class MelSpectrum(nn.Module):

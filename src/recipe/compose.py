@@ -398,10 +398,12 @@ def preset_values(family: str, name: str) -> dict[str, Any]:
     Raises:
         PartitaError: The family has no such preset or part.
     """
-    tree = Tree()
+    tree, slot = Tree(), ("tokenizers", "part")  # anywhere that a part, and parts inside it, may stand
+    tree.values = {"tokenizers": {"part": {}}}
     for layer, file in reversed(_layers({"preset": name}, family, packaged())):
-        tree.merge({key: value for key, value in layer.items() if key != "preset"}, file or name)
-    return tree.values
+        tree.merge({key: value for key, value in layer.items() if key != "preset"}, file or name, slot)
+    values: dict[str, Any] = tree.values["tokenizers"]["part"]
+    return values
 
 
 def _choices(family: str, folder: Path) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -88,26 +87,3 @@ def cut(audio: Tensor, length: int, shortest: int) -> Iterator[Tensor]:
         begin = total - length if start and total - start < shortest else start
         window = audio[:, begin : begin + length]
         yield F.pad(window, (0, max(0, shortest - window.shape[1])))
-
-
-def mel_triangles(bins: int, bands: int, sample_rate: int, f_min: float, f_max: float) -> Tensor:
-    """Bands of height one, whose sides are straight on the mel scale rather than in Hz, as HTK and Kaldi have them.
-
-    Args:
-        bins: Frequencies of the spectrum, from zero to half the sample rate.
-        bands: Number of bands.
-        sample_rate: In Hz.
-        f_min: Where the lowest band begins, in Hz.
-        f_max: Where the highest ends, in Hz.
-
-    Returns:
-        ``[bins, bands]`` float32.
-    """
-    with torch.device("cpu"):
-        frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
-        low, high = (1127 * torch.tensor([f_min, f_max], dtype=torch.float64).div(700).log1p()).tolist()
-        edges = torch.linspace(low, high, bands + 2, dtype=torch.float64)
-        mel = 1127 * frequencies.div(700).log1p()[:, None]
-        rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
-        falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
-        return torch.minimum(rising, falling).clamp(min=0).float()

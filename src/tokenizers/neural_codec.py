@@ -25,7 +25,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
     """A codec that is trained here, made of an autoencoder, a bottleneck and a discriminator, each chosen by one word.
 
     SoundStream is ``autoencoder: seanet`` with ``bottleneck: rvq``. A quantizing bottleneck makes its representation
-    codes, a continuous one latents. Codebooks follow every batch, even where ``fit.accumulate`` makes a step of several.
+    codes, a continuous one latents. Codebooks follow every batch, even where a step takes several (``fit.accumulate``).
 
     Args:
         autoencoder: The encoder and the decoder.

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
-from .frozen import FrozenFeatures, cut, mel_triangles
+from ..layers.mel import mel_filterbank
+from .frozen import FrozenFeatures, cut
 
 SAMPLE_RATE = 32000
 WINDOW, HOP, FFT = 800, 320, 1024
@@ -87,7 +88,7 @@ class PaSST(FrozenFeatures):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, labels))
         self.register_buffer("frame", torch.hann_window(WINDOW, periodic=False), persistent=False)
-        filterbank = mel_triangles(FFT // 2 + 1, BANDS, SAMPLE_RATE, 0, HIGHEST)
+        filterbank = mel_filterbank(FFT // 2 + 1, BANDS, SAMPLE_RATE, 0, HIGHEST, straight_in="mel")
         self.register_buffer("filterbank", filterbank, persistent=False)
         self.freeze()
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
 from ..errors import PartitaError
-from .frozen import FrozenFeatures, mel_triangles
+from ..layers.mel import mel_filterbank
+from .frozen import FrozenFeatures
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
@@ -81,7 +82,7 @@ class VGGish(FrozenFeatures):
         if postprocess:
             self.pproc = _Whitening()
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        filterbank = mel_triangles(FFT // 2 + 1, BANDS, SAMPLE_RATE, 125, 7500)
+        filterbank = mel_filterbank(FFT // 2 + 1, BANDS, SAMPLE_RATE, 125, 7500, straight_in="mel")
         self.register_buffer("filterbank", filterbank, persistent=False)
         self.freeze()
 

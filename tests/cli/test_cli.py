@@ -47,6 +47,24 @@ def test_list_describes_the_arguments_of_a_part(partita):
     assert "100" in text
 
 
+def test_list_describes_what_fills_the_slots_of_a_preset(partita):
+    status, text = partita("list", "tokenizer/soundstream-48khz-stereo")
+    assert status == 0
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "a bottleneck" in rows["bottleneck"]
+    assert "rvq" in rows["bottleneck"]
+    assert "16" in rows["bottleneck.num_codebooks"]
+    assert "multi-scale" in rows["discriminator"]
+    assert "an autoencoder" in rows["autoencoder"]
+
+
+def test_list_says_where_a_component_goes(partita):
+    status, text = partita("list", "bottleneck/rvq")
+    assert status == 0
+    assert "bottleneck: rvq" in text
+    assert "fit:" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

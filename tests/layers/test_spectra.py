@@ -36,6 +36,23 @@ def test_filterbank_agrees_with_torchaudio(f_min):
     assert torch.allclose(mel_filterbank(513, 64, 16000, f_min), theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("bands", "fft", "rate", "low", "high"), [(64, 512, 16000, 125, 7500), (128, 1024, 32000, 0, 15000)]
+)
+def test_mel_bands_are_those_of_kaldi(bands, fft, rate, low, high):
+    expected, _ = torchaudio.compliance.kaldi.get_mel_banks(bands, fft, rate, low, high, 100.0, -500.0, 1.0)
+    ours = mel_filterbank(fft // 2 + 1, bands, rate, low, high, straight_in="mel")
+    assert torch.allclose(ours[:-1], expected.T, atol=2e-5)  # Kaldi's are computed in float32
+    assert not ours[-1].any()
+
+
+@pytest.mark.parametrize("rate", [11025, 16000, 44100])
+def test_filterbank_agrees_with_librosa_at_odd_rates_too(rate):
+    librosa = pytest.importorskip("librosa")
+    theirs = librosa.filters.mel(sr=rate, n_fft=1024, n_mels=40, htk=True, norm=None, dtype=float)
+    assert torch.allclose(mel_filterbank(513, 40, rate), torch.tensor(theirs.T).float(), atol=1e-6)
+
+
 def test_mel_spectrum_finds_a_tone():
     time = torch.arange(16000) / 16000
     spectrum = MelSpectrum(16000, 1024)(torch.sin(2 * torch.pi * 1000 * time)[None, None])

@@ -173,9 +173,7 @@ def test_a_killed_run_goes_on_bit_for_bit(build, step, tmp_path):
 def test_accumulated_batches_make_the_step_of_one_large_batch(build, balanced):
     """With an adversary; latents pass as they are, because codebooks follow every batch."""
     losses = Losses(balanced=balanced)
-    large, small = (
-        build(bottleneck=rvq(warmup_steps=100), losses=losses, adversarial_start=1) for _ in range(2)
-    )
+    large, small = (build(bottleneck=rvq(warmup_steps=100), losses=losses, adversarial_start=1) for _ in range(2))
     small.load_state_dict(large.state_dict())
     options = {"lr": 1e-3, "eps": 1e-2, "gradient_clip": 0.5}  # such an eps keeps tiny gradients from counting in full
     steps = 1 if balanced else 4  # norms are averaged over batches, which is the same for the first alone

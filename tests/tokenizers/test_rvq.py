@@ -158,7 +158,9 @@ def test_revival_as_a_count_of_two():
 def test_no_dropout_in_evaluation():
     quantizer = trained(dropout=1.0).eval()
     latents = torch.randn(50, 4, 2)
-    assert torch.allclose(quantizer.quantize(latents).latents, quantizer.decode(quantizer.encode(latents, 3)), atol=1e-5)
+    assert torch.allclose(
+        quantizer.quantize(latents).latents, quantizer.decode(quantizer.encode(latents, 3)), atol=1e-5
+    )
 
 
 def test_evaluation_changes_nothing():

@@ -34,7 +34,8 @@ def mel_filterbank(
     """
     with torch.device("cpu"):
         limits = torch.tensor([f_min, f_max or sample_rate / 2], dtype=torch.float64)
-        edges = torch.linspace(*_mel(limits).tolist(), bands + 2, dtype=torch.float64)
+        low, high = _mel(limits).tolist()
+        edges = torch.linspace(low, high, bands + 2, dtype=torch.float64)
         points = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)[:, None]
         if straight_in == "mel":
             points = _mel(points)

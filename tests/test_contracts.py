@@ -45,12 +45,14 @@ SMALL = {
     "passt": {"width": 16, "depth": 1, "num_heads": 2, "labels": 5},
     "vggish": {"width": 2, "hidden": 16},
     "hubert": {
-        "width": 16,
-        "feed_forward_width": 24,
-        "num_heads": 2,
-        "convolution_width": 8,
-        "position_kernel": 16,
-        "position_groups": 2,
+        "network": {
+            "width": 16,
+            "feed_forward_width": 24,
+            "num_heads": 2,
+            "convolution_width": 8,
+            "position_kernel": 16,
+            "position_groups": 2,
+        },
     },
 }
 """What makes those small that have no preset called tiny, because nobody trains them here."""

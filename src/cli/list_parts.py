@@ -122,7 +122,7 @@ def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) ->
             set_here = values.get(argument.name) if isinstance(values, dict) else None
             group = nested(argument.type)
             if group is not None:
-                add(group, set_here or {}, f"{before}{argument.name}.")
+                add(group, None if values is None else set_here or {}, f"{before}{argument.name}.")
                 continue
             default = "required" if argument.required else str(plain(argument.default))
             inner = _filled(part_type(argument.type).family, set_here) if part_type(argument.type) and set_here else {}

@@ -32,7 +32,8 @@ class SpectralDistance:
         f_min: Where the lowest band begins, in Hz.
         magnitude: Weight of the absolute difference of magnitudes.
         log: Weight of the distance between logarithms.
-        log_power: Of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of squares.
+        log_power: Power of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of
+            squares.
         scaled: Whether the logarithms of a window of ``s`` samples count ``sqrt(s / 2)`` times.
         reduction: ``sum`` over bands and window lengths, or their ``mean``, which is hundreds of times smaller.
     """
@@ -60,7 +61,7 @@ class MultiScaleSpectralLoss(nn.Module):
 
     Args:
         config: What to sum.
-        sample_rate: Of the audio, in Hz.
+        sample_rate: Sample rate of the audio in Hz.
     """
 
     def __init__(self, config: SpectralDistance, sample_rate: int) -> None:
@@ -122,7 +123,7 @@ class Balancer(nn.Module):
 
     Args:
         weights: Share of each loss, by name.
-        decay: Of the moving average of gradient norms over batches.
+        decay: Decay of the moving average of gradient norms over batches.
     """
 
     norms: Tensor

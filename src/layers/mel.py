@@ -54,9 +54,9 @@ class MelSpectrum(nn.Module):
     """Magnitudes in mel bands, over a Hann window of unit energy.
 
     Args:
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         window: Samples per frame.
-        hop: Samples between frames; a quarter of the window where none is given.
+        hop: Samples between frames; ``None`` is a quarter of the window.
         bands: Mel bands.
         f_min: Where the lowest band begins, in Hz.
     """

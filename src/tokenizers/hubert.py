@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +39,38 @@ _UNUSED = ("masked_spec_embed", "final_proj.", "label_embs_concat", "encoder_cqt
 """What only training needs: the embedding of masked frames, and the heads that predict codes and spectra."""
 
 
+@dataclass(frozen=True)
+class HuBERTShape:
+    """Shape of the network; the defaults are those of the base models.
+
+    Args:
+        width: Width of the features.
+        feed_forward_width: Width between the feed-forward projections.
+        num_heads: Attention heads.
+        convolution_width: Channels of the convolutions.
+        position_kernel: Taps of the convolution that tells positions.
+        position_groups: Groups of that convolution.
+    """
+
+    width: int = 768
+    feed_forward_width: int = 3072
+    num_heads: int = 12
+    convolution_width: int = 512
+    position_kernel: int = 128
+    position_groups: int = 16
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or self.width % self.position_groups:
+            raise ValueError(
+                f"width {self.width} must be a multiple of num_heads, {self.num_heads}, and position_groups, "
+                f"{self.position_groups}"
+            )
+
+
+SHAPE = HuBERTShape()
+"""That of HuBERT base and of MERT-v1-95M."""
+
+
 @register("tokenizer", "hubert")
 class HuBERT(FrozenFeatures):
     """Frozen features of one layer of HuBERT base (arXiv 2106.07447), or of MERT-v1-95M, its kin (arXiv 2306.00107).
@@ -53,15 +86,10 @@ class HuBERT(FrozenFeatures):
     or a file. Only the layers up to ``layer`` are kept. Needs the extra ``t5``.
 
     Args:
-        sample_rate: Of the audio the weights were trained on, in Hz.
-        layer: Whose output: 1 is the first block's.
+        sample_rate: Sample rate, in Hz, of the audio the weights were trained on.
+        layer: The block whose output the features are: 1 is the first.
         normalize: Whether each clip is first brought to mean 0 and variance 1, as MERT's feature extractor does it.
-        width: Of the features.
-        feed_forward_width: Width between the feed-forward projections.
-        num_heads: Attention heads.
-        convolution_width: Channels of the convolutions.
-        position_kernel: Taps of the convolution that tells positions.
-        position_groups: Its groups.
+        network: Shape of the network.
 
     Raises:
         ValueError: A value is out of range.
@@ -76,33 +104,24 @@ class HuBERT(FrozenFeatures):
         sample_rate: int = 16000,
         layer: int = 9,
         normalize: bool = True,
-        width: int = 768,
-        feed_forward_width: int = 3072,
-        num_heads: int = 12,
-        convolution_width: int = 512,
-        position_kernel: int = 128,
-        position_groups: int = 16,
+        network: HuBERTShape = SHAPE,
     ) -> None:
         super().__init__()
         for name, value in (("sample_rate", sample_rate), ("layer", layer)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if width % num_heads or width % position_groups:
-            raise ValueError(
-                f"width {width} must be a multiple of heads, {num_heads}, and position_groups, {position_groups}"
-            )
         try:
             from transformers import HubertConfig, HubertModel
         except ImportError:
             raise PartitaError("the hubert tokenizer needs transformers: pip install 'partita[t5]'") from None
         config = HubertConfig(
-            hidden_size=width,
+            hidden_size=network.width,
             num_hidden_layers=layer,
-            num_attention_heads=num_heads,
-            intermediate_size=feed_forward_width,
-            conv_dim=[convolution_width] * 7,
-            num_conv_pos_embeddings=position_kernel,
-            num_conv_pos_embedding_groups=position_groups,
+            num_attention_heads=network.num_heads,
+            intermediate_size=network.feed_forward_width,
+            conv_dim=[network.convolution_width] * 7,
+            num_conv_pos_embeddings=network.position_kernel,
+            num_conv_pos_embedding_groups=network.position_groups,
             mask_time_prob=0.0,
         )
         self.network = HubertModel(config)

@@ -58,6 +58,13 @@ def test_list_describes_what_fills_the_slots_of_a_preset(partita):
     assert "an autoencoder" in rows["autoencoder"]
 
 
+def test_list_keeps_what_groups_of_arguments_mean_in_the_same_column(partita):
+    status, text = partita("list", "tokenizer/codec")
+    assert status == 0
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert rows["losses.spectral"].index("Weight of the spectral") == rows["channels"].index("Channels of the audio")
+
+
 def test_list_says_where_a_component_goes(partita):
     status, text = partita("list", "bottleneck/rvq")
     assert status == 0

@@ -7,19 +7,14 @@ from safetensors.torch import load_file, save_file
 
 from partita.core.part import Part
 from partita.errors import PartitaError
-from partita.tokenizers.hubert import HuBERT
+from partita.tokenizers.hubert import HuBERT, HuBERTShape
 from partita.tokenizers.kmeans import KMeans
 
 transformers = pytest.importorskip("transformers")
 
-SHAPE = {
-    "width": 16,
-    "feed_forward_width": 24,
-    "num_heads": 2,
-    "convolution_width": 8,
-    "position_kernel": 16,
-    "position_groups": 2,
-}
+SHAPE = HuBERTShape(
+    width=16, feed_forward_width=24, num_heads=2, convolution_width=8, position_kernel=16, position_groups=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def checkpoint(tmp_path_factory):
 
 
 def load(folder, layer=2, **options):
-    tokenizer = HuBERT(layer=layer, **{**SHAPE, **options})
+    tokenizer = HuBERT(layer=layer, **{"network": SHAPE} | options)
     tokenizer.load_weights(folder)
     return tokenizer
 
@@ -145,4 +140,4 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="layer"):
         HuBERT(layer=0)
     with pytest.raises(ValueError, match="multiple"):
-        HuBERT(num_heads=7)
+        HuBERTShape(num_heads=7)

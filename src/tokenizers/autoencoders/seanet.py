@@ -26,7 +26,7 @@ class SEANetShape:
         width: Channels after the first convolution; each stride doubles them.
         strides: Down-sampling of the encoder, first to last; the decoder up-samples in reverse. Their product is the
             number of samples per frame.
-        dilations: Of the residual units before each stride.
+        dilations: Dilations of the residual units before each stride.
         kernel: Taps of the encoder's first, and the decoder's first and last, convolution.
         last_kernel: Taps of the encoder's last convolution.
         residual_kernel: Taps of the dilated convolution in a residual unit.
@@ -88,8 +88,8 @@ class SEANetEncoder(nn.Module):
     """Audio ``[B, C, S · hop]`` to latents ``[B, D, S]``.
 
     Args:
-        config: Its shape.
-        channels: Of the audio.
+        config: Shape of the encoder and the decoder.
+        channels: Channels of the audio.
         dim: Width of the latents.
     """
 
@@ -118,8 +118,8 @@ class SEANetDecoder(nn.Module):
     """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``.
 
     Args:
-        config: Its shape.
-        channels: Of the audio.
+        config: Shape of the encoder and the decoder.
+        channels: Channels of the audio.
         dim: Width of the latents.
     """
 
@@ -147,9 +147,9 @@ class ResidualUnit(nn.Module):
     """A dilated convolution and one with a single tap, around which the input passes.
 
     Args:
-        config: Shape of the whole.
+        config: Shape of the encoder and the decoder.
         width: Channels.
-        dilation: Of the first convolution.
+        dilation: Distance between the taps of the first convolution.
     """
 
     def __init__(self, config: SEANetShape, width: int, dilation: int) -> None:
@@ -185,7 +185,7 @@ class ResidualLSTM(nn.Module):
 
     Args:
         width: Channels.
-        num_layers: Of the LSTM.
+        num_layers: Recurrent layers.
     """
 
     def __init__(self, width: int, num_layers: int) -> None:

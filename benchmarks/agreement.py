@@ -28,7 +28,7 @@ def main() -> None:
     # nothing is dropped: four clips are to be known by heart
     plan = load_recipe(options.recipe)
     for stage in plan.stages.values():
-        stage.part.arguments["dropout"] = 0.0
+        stage.part.arguments["condition_dropout"] = {}
     system = System(plan)
     system.source.setup()
     for name, tokenizer in system.tokenizers.items():

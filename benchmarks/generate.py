@@ -19,7 +19,8 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
 from partita.generators.autoregressive import Autoregressive
-from partita.generators.musicgen import convert
+from partita.generators.backbones.transformer import Transformer
+from partita.generators.checkpoints.musicgen import convert
 from partita.layers.guidance import classifier_free
 
 CODEBOOKS, CARDINALITY = 4, 2048
@@ -38,9 +39,8 @@ def models(width: int, depth: int, num_heads: int, dtype: torch.dtype) -> tuple[
     target = RepresentationSpec(
         sample_rate=32000, channels=1, frame_rate=50.0, num_codebooks=CODEBOOKS, cardinality=CARDINALITY
     )
-    stage = Autoregressive(
-        target, {"text": Given(ConditionSpec(dim=width), "cross")}, width=width, depth=depth, num_heads=num_heads
-    ).eval()
+    backbone = Transformer(width=width, depth=depth, num_heads=num_heads)
+    stage = Autoregressive(target, {"text": Given(ConditionSpec(dim=width), "cross")}, backbone=backbone).eval()
     state = convert(reference.state_dict(), "text")
     state |= {"conditioning.projections.text.weight": torch.eye(width)}
     state |= {"conditioning.projections.text.bias": torch.zeros(width)}

@@ -35,8 +35,8 @@ CHANGES = [
     "tokenizers.acoustic.fit={steps: 24, batch_size: 2, accumulate: 4, crop: 0.5, lr: 1e-3, ema: 0.9, "
     "warmup_steps: 4, validate_every: 10, validation_examples: 2, checkpoint_every: 2}",
     "stages.acoustic.window=2",
-    "stages.acoustic.generator.width=32",
-    "stages.acoustic.generator.depth=2",
+    "stages.acoustic.generator.backbone.width=32",
+    "stages.acoustic.generator.backbone.depth=2",
     "stages.acoustic.generator.fit={steps: 24, batch_size: 2, accumulate: 4, lr: 3e-3, ema: 0.9, "
     "warmup_steps: 4, validate_every: 10, validation_examples: 2, checkpoint_every: 2, precision: 32-true}",
 ]

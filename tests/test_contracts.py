@@ -194,7 +194,7 @@ def test_generator(name, tmp_path):
         optimizer.step()
     assert all(p.grad is not None for p in stage.parameters())
     stage.eval()
-    generated = stage.generate(pairs, 12, seeds=range(5))
+    generated = stage.generate(pairs, 12, seeds=range(5)).values
     assert generated.shape == made.shape
     if cls.discrete:
         assert 0 <= generated.min() <= generated.max() < 11
@@ -202,11 +202,11 @@ def test_generator(name, tmp_path):
         assert generated.isfinite().all()
     for i in (0, 3):
         alone = {n: tuple(Condition(c.values[i : i + 1], c.mask[i : i + 1]) for c in pair) for n, pair in pairs.items()}
-        torch.testing.assert_close(stage.generate(alone, 12, seeds=[i])[0], generated[i], rtol=1e-3, atol=1e-3)
-    prompted = stage.generate(pairs, 12, seeds=range(5), prefix=made[:, :, :5])
+        torch.testing.assert_close(stage.generate(alone, 12, seeds=[i]).values[0], generated[i], rtol=1e-3, atol=1e-3)
+    prompted = stage.generate(pairs, 12, seeds=range(5), prefix=made[:, :, :5]).values
     torch.testing.assert_close(prompted[:, :, :5], made[:, :, :5])
     again = round_trip(stage, tmp_path)
-    assert torch.equal(again.generate(pairs, 12, seeds=range(5)), generated)
+    assert torch.equal(again.generate(pairs, 12, seeds=range(5)).values, generated)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -231,7 +231,7 @@ def test_a_generator_takes_what_it_is_given_in_every_way_it_names(name):
         assert cls.default_fusion(spec) in ways
         for fusion in ways:
             stage = build(cls, {**arguments, "target": target, "given": {name_given: Given(spec, fusion)}})
-            made = stage.eval().generate({name_given: pair}, 12, seeds=[0, 1])
+            made = stage.eval().generate({name_given: pair}, 12, seeds=[0, 1]).values
             assert made.shape == (2, 3, 12)
     with pytest.raises(ValueError, match="cannot enter by 'telepathy'"):
         build(cls, {**arguments, "target": target, "given": {"text": Given(specs["text"], "telepathy")}})

@@ -71,11 +71,12 @@ def test_a_kind_of_stage_goes_through_everything(tmp_path):
 
 def test_the_kind_of_stage_learns(tmp_path):
     from partita.core.contracts import Condition, Given, RepresentationSpec
+    from partita.generators.base import NO_DROPOUT
 
     stage_class = define(example("python", "OnePass").replace('"one-pass"', '"one-pass-again"'))["OnePass"]
     given = RepresentationSpec(16000, 1, 25.0, 1, 8).as_condition()
     target = RepresentationSpec(16000, 1, 50.0, 2, 8)
-    stage = stage_class(target, {"semantic": Given(given, "add")}, dropout=0.0)
+    stage = stage_class(target, {"semantic": Given(given, "add")}, condition_dropout=NO_DROPOUT)
     semantic = torch.randint(8, (4, 1, 8))
     codes = torch.randint(8, (4, 2, 16))
     condition = Condition.of(semantic, torch.ones(4, 8, dtype=torch.bool))
@@ -86,7 +87,7 @@ def test_the_kind_of_stage_learns(tmp_path):
         loss.backward()
         optimizer.step()
     sampling = stage.changed_sampling({"temperature": 0.0, "guidance": 1.0})
-    made = stage.generate({"semantic": (condition, condition.absent())}, 16, seeds=range(4), sampling=sampling)
+    made = stage.generate({"semantic": (condition, condition.absent())}, 16, seeds=range(4), sampling=sampling).values
     assert (made == codes).float().mean() >= 0.99
 
 

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from partita.conditioners.base import Conditioner
-from partita.core.contracts import Condition, ConditionSpec, Example, Given, RepresentationSpec
+from partita.core.contracts import Condition, ConditionSpec, Example, Generated, Given, RepresentationSpec
 from partita.core.registry import register
 from partita.data.base import Source
-from partita.generators.base import Generator
+from partita.generators.base import NO_DROPOUT, ConditionDropout, Generator
 from partita.tokenizers.base import Tokenizer
 
 TOY_RECIPE = """# the smallest system
@@ -23,7 +23,7 @@ stages:
   main:
     generator:
       name: toy-bigram
-      dropout: 0.2
+      condition_dropout: {together: 0.2}
       fit: {steps: 8, batch_size: 2, ema: 0.9, checkpoint_every: 3, validate_every: 4, validation_examples: 2}
     target: acoustic
     given: [text]
@@ -158,10 +158,9 @@ class ToyBigram(Generator):
         given: dict[str, Given],
         *,
         width: int = 16,
-        dropout: float = 0.0,
-        condition_dropout: dict[str, float] | None = None,
+        condition_dropout: ConditionDropout = NO_DROPOUT,
     ):
-        super().__init__(target, given, dropout=dropout, condition_dropout=condition_dropout)
+        super().__init__(target, given, condition_dropout=condition_dropout)
         self.embedding = nn.Embedding(target.cardinality + 1, width)
         self.projections = nn.ModuleDict({name: nn.Linear(g.spec.dim, width) for name, g in given.items()})
         self.head = nn.Linear(width, target.cardinality)
@@ -185,7 +184,7 @@ class ToyBigram(Generator):
             codes = torch.cat([codes, prefix[:, 0]], 1)
         while codes.shape[1] <= frames:
             codes = torch.cat([codes, self.logits(codes[:, -1:], kept)[:, -1].argmax(-1, keepdim=True)], 1)
-        return codes[:, None, 1:]
+        return Generated(codes[:, None, 1:])
 
 
 @register("data", "toy-trained")
@@ -233,7 +232,7 @@ class ToyDice(Generator):
         codes = torch.stack([torch.randint(self.target.cardinality, shape, generator=draw) for draw in draws])
         if prefix is not None:
             codes[..., : prefix.shape[-1]] = prefix
-        return codes
+        return Generated(codes)
 
 
 @register("generator", "toy-echo")
@@ -246,4 +245,4 @@ class ToyEcho(ToyDice):
         name = list(self.given)[-1]
         ratio = self.given[name].spec.frame_rate / self.target.frame_rate
         at = ((torch.arange(frames) + 0.5) * ratio).long()
-        return conditions[name][0].values[:, :, at]
+        return Generated(conditions[name][0].values[:, :, at])

@@ -29,44 +29,97 @@ class RepresentationSpec:
     """What a tokenizer turns audio into. Whoever needs a rate or a size reads it here; no recipe repeats it.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        channels: Of the audio.
-        frame_rate: Frames per second.
-        num_codebooks: Codes per frame; none where the representation is continuous.
-        cardinality: Entries per codebook; none where the representation is continuous.
-        dim: Width of a latent frame; none where the representation is discrete.
+        sample_rate: Sample rate of the audio, in Hz.
+        channels: Channels of the audio.
+        frame_rate: Frames per second; ``None`` where the length does not follow from the duration, as that of a text, a
+            plan or a list of events.
+        num_codebooks: Codes per frame; ``None`` where the representation is continuous.
+        cardinality: Entries per codebook, one number for all or a tuple with one for each; ``None`` where the
+            representation is continuous.
+        dim: Width of a latent frame; ``None`` where the representation is discrete.
+        end: Reserved id of the first codebook that says that the clip has ended: it stands in every frame after the
+            last, and never reaches ``decode``. ``None`` reserves no id.
+        longest: Most frames of a clip; for a representation without frame rate, which says it in no other way.
+
+    Raises:
+        ValueError: The numbers contradict each other.
     """
 
     sample_rate: int
     channels: int
-    frame_rate: float
+    frame_rate: float | None
     num_codebooks: int | None = None
-    cardinality: int | None = None
+    cardinality: int | tuple[int, ...] | None = None
     dim: int | None = None
+    end: int | None = None
+    longest: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cardinality, tuple) and len(self.cardinality) != self.num_codebooks:
+            raise ValueError(f"{self.num_codebooks} codebooks have as many cardinalities, unlike {self.cardinality}")
+        if self.frame_rate is None and self.longest is None:
+            raise ValueError("a representation without frame rate says how many frames a clip has at most (longest)")
+        if self.end is not None and not (self.discrete and 0 <= self.end < self.cardinalities[0]):
+            raise ValueError(f"the id {self.end} that ends a clip must be one of the first codebook")
 
     @property
     def discrete(self) -> bool:
         """Whether it consists of codes rather than latents."""
         return self.cardinality is not None
 
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Entries of each codebook; empty where the representation is continuous."""
+        return _each(self.cardinality, self.num_codebooks)
+
     def frames(self, seconds: float) -> int:
-        """The number of frames that is nearest to ``seconds``, at least one."""
+        """The number of frames that is nearest to ``seconds``, at least one; without frame rate, the most there are."""
+        if self.frame_rate is None:
+            return self.longest or 1
         return max(1, nearest(seconds, self.frame_rate))
+
+    @property
+    def rate(self) -> float:
+        """The frame rate of a representation that has one.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self.frame_rate is None:
+            raise ValueError(f"{self} have no frame rate")
+        return self.frame_rate
 
     def whole_frames(self, samples: Count, sample_rate: int) -> Count:
         """Frames that end within ``samples`` (a number, or a tensor of them) at ``sample_rate`` Hz."""
-        return whole_frames(samples, sample_rate, self.frame_rate)
+        return whole_frames(samples, sample_rate, self.rate)
 
     def begun_frames(self, samples: Count, sample_rate: int) -> Count:
         """Frames that begin within ``samples`` (a number, or a tensor of them) at ``sample_rate`` Hz."""
-        return begun_frames(samples, sample_rate, self.frame_rate)
+        return begun_frames(samples, sample_rate, self.rate)
+
+    def present(self, representation: Tensor, samples: Tensor, sample_rate: int) -> Tensor:
+        """Which frames of encoded clips hold something, ``[B, S]`` bool.
+
+        Args:
+            representation: Codes ``[B, K, S]`` or latents ``[B, D, S]``.
+            samples: ``[B]``, the length of each clip's material.
+            sample_rate: Sample rate at which the material was counted, in Hz.
+        """
+        places = torch.arange(representation.shape[-1], device=representation.device)
+        kept = torch.ones(len(representation), len(places), dtype=torch.bool, device=representation.device)
+        if self.frame_rate is not None:
+            kept &= places < begun_frames(samples, sample_rate, self.frame_rate)[:, None]
+        if self.end is not None:
+            kept &= (representation[:, 0] == self.end).cumsum(1) == 0
+        return kept
 
     def __str__(self) -> str:
-        content = f"{self.num_codebooks}×{self.cardinality} codes" if self.discrete else f"{self.dim}-d latents"
-        return f"{content} at {self.frame_rate:g} Hz, {self.sample_rate / 1000:g} kHz × {self.channels} ch"
+        content = f"{_times(self.cardinalities)} codes" if self.discrete else f"{self.dim}-d latents"
+        rate = f"at {self.frame_rate:g} Hz" if self.frame_rate is not None else f"of up to {self.longest} frames"
+        return f"{content} {rate}, {self.sample_rate / 1000:g} kHz × {self.channels} ch"
 
     def as_condition(self) -> ConditionSpec:
-        """The facts of this representation where a later stage is given it: aligned in time."""
+        """The facts of this representation where a later stage is given it: aligned in time if it has a frame rate."""
         return ConditionSpec(self.dim, self.frame_rate, self.num_codebooks, self.cardinality)
 
 
@@ -75,20 +128,36 @@ class ConditionSpec:
     """The facts of a condition, known before any of it is computed.
 
     Args:
-        dim: Width of an embedding; none for codes.
-        frame_rate: Positions per second where the condition is aligned with the audio in time; none where it is not.
-        num_codebooks: Codes per position; none for embeddings.
-        cardinality: Entries per codebook; none for embeddings.
+        dim: Width of an embedding; ``None`` for codes.
+        frame_rate: Positions per second where the condition is aligned with the audio in time; ``None`` where it is not.
+        num_codebooks: Codes per position; ``None`` for embeddings.
+        cardinality: Entries per codebook, one number for all or a tuple with one for each; ``None`` for embeddings.
     """
 
     dim: int | None = None
     frame_rate: float | None = None
     num_codebooks: int | None = None
-    cardinality: int | None = None
+    cardinality: int | tuple[int, ...] | None = None
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Entries of each codebook; empty for embeddings."""
+        return _each(self.cardinality, self.num_codebooks)
 
     def __str__(self) -> str:
-        content = f"{self.dim}-d" if self.dim is not None else f"{self.num_codebooks}×{self.cardinality} codes"
+        content = f"{self.dim}-d" if self.dim is not None else f"{_times(self.cardinalities)} codes"
         return content + (f" at {self.frame_rate:g} Hz" if self.frame_rate is not None else "")
+
+
+def _each(cardinality: int | tuple[int, ...] | None, num_codebooks: int | None) -> tuple[int, ...]:
+    return cardinality if isinstance(cardinality, tuple) else (cardinality or 0,) * (num_codebooks or 0)
+
+
+def _times(cardinalities: tuple[int, ...]) -> str:
+    """``4×1024`` for equal codebooks, ``12+1024`` for others."""
+    if len(set(cardinalities)) == 1:
+        return f"{len(cardinalities)}×{cardinalities[0]}"
+    return "+".join(map(str, cardinalities))
 
 
 def finite(values: Tensor) -> bool:
@@ -120,7 +189,8 @@ class Condition:
 
     Args:
         values: Embeddings ``[B, L, D]`` float, or codes ``[B, K, L]`` int64.
-        mask: ``[B, L]`` bool, true where a position holds something. A null condition usually masks everything.
+        mask: ``[B, L]`` bool, true where a position is known, false where it holds nothing or only pads: the polarity of
+            every mask here. A null condition usually masks everything; one that keeps part of it masks the rest.
     """
 
     values: Tensor
@@ -152,6 +222,36 @@ class Condition:
     def cat(conditions: list[Condition]) -> Condition:
         """The batches of several conditions of equal length, one after the other."""
         return Condition(torch.cat([c.values for c in conditions]), torch.cat([c.mask for c in conditions]))
+
+
+@dataclass
+class Generated:
+    """What a stage generates.
+
+    Args:
+        values: Codes ``[B, K, S]`` or latents ``[B, D, S]``. What follows a sample's last frame means nothing.
+        lengths: ``[B]`` int64, the frames of each sample; ``None`` where all samples have all ``S``.
+        outputs: By name, side outputs that a later stage can be given, such as the hidden states of each frame: a
+            condition each, of ``S`` positions.
+    """
+
+    values: Tensor
+    lengths: Tensor = None  # type: ignore[assignment]
+    outputs: dict[str, Condition] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lengths is None:
+            self.lengths = torch.full((len(self.values),), self.values.shape[-1], device=self.values.device)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no sample ends before the others."""
+        return bool((self.lengths == self.values.shape[-1]).all())
+
+    @property
+    def mask(self) -> Tensor:
+        """``[B, S]`` bool, true on the frames of each sample."""
+        return torch.arange(self.values.shape[-1], device=self.values.device) < self.lengths[:, None]
 
 
 @dataclass

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ..errors import PartitaError
 from ..storage.files import kind, replacing_folder
+from ..storage.pretrained import checkpoint_folder, read_config
 from ..storage.tensor_file import read_tensors, write_tensors
 from ..storage.untrusted import read_json
+from .checkpoint import formats_for
 from .configured import Configured
 from .contracts import finite
 from .fit import Fit
@@ -120,8 +122,28 @@ class Part(Configured, L.LightningModule):
             write_tensors(self.exported_state(), new / "model.safetensors")
 
     def load_weights(self, source: str | Path) -> None:
-        """Load pretrained weights: here a folder :meth:`save` wrote; parts with foreign weights say what they take."""
-        path = Path(source)
+        """Load pretrained weights: a folder that :meth:`save` wrote, its file, or a checkpoint in a format known here.
+
+        Args:
+            source: A file or folder; a hub id, too, for parts that take checkpoints of other libraries.
+
+        Raises:
+            PartitaError: There are no such weights, or they are not of this part.
+        """
+        path, formats = Path(source), formats_for(type(self))
+        if formats and kind(path) != "file":
+            path = checkpoint_folder(source)
+            config = read_config(path)
+            if config and "family" not in config:
+                fitting = next((format for format in formats if format.detect(config)), None)
+                if fitting is None:
+                    held = config.get("model_type") or "unknown"
+                    readable = "; ".join(format.reads for format in formats)
+                    raise PartitaError(
+                        f"{source} holds a model of type {held}, which {self.registered_name} cannot take over: "
+                        f"it reads what this library saved, and {readable}"
+                    )
+                return self.load_exported_state(fitting.convert(self, path, config), source)
         if kind(path) == "folder":
             path = path / "model.safetensors"
         if kind(path) != "file":
@@ -130,11 +152,11 @@ class Part(Configured, L.LightningModule):
 
     @classmethod
     def missing_weights(cls, source: str) -> str | None:
-        """What is wrong with the place of :meth:`load_weights`, as far as this machine knows; none where nothing is.
+        """What is wrong with the place of :meth:`load_weights`, as far as this machine knows; ``None`` if nothing is.
 
         A hub id is believed, by the parts that take one: only the Hub knows.
         """
-        path, foreign = Path(source), cls.load_weights is not Part.load_weights
+        path, foreign = Path(source), cls.load_weights is not Part.load_weights or bool(formats_for(cls))
         if kind(path) or (foreign and re.fullmatch(r"\w[\w.-]*(/[\w.-]+){1,2}", source)):
             return None
         return f"there is no file or folder {path.absolute()}" + (", and this is no hub id" if foreign else "")

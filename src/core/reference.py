@@ -1,4 +1,4 @@
-"""How a recipe names a representation, or a part of one: ``acoustic``, ``acoustic[:4]``, ``acoustic/latents``."""
+"""How a recipe names what a stage is given: ``acoustic``, ``acoustic[:4]``, ``acoustic/latents``, ``plan:hidden``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,13 @@ class Reference:
             raise ValueError(f"{self.source} is {whole}, which have no codebooks to choose from")
         if not self.codebooks(whole) or (self.stop or 0) > (whole.num_codebooks or 0):
             raise ValueError(f"{self} names codebooks that {self.source}, {whole}, does not have")
-        return replace(whole, num_codebooks=len(self.codebooks(whole)))
+        kept = self.codebooks(whole)
+        cardinality = whole.cardinality
+        if isinstance(cardinality, tuple):
+            cardinality = tuple(cardinality[k] for k in kept)
+        return replace(
+            whole, num_codebooks=len(kept), cardinality=cardinality, end=whole.end if self.start == 0 else None
+        )
 
     def take(self, whole: Tensor) -> Tensor:
         """This part of the source's representation ``[B, K or D, S]``."""
@@ -82,6 +88,32 @@ class Reference:
         if self.start == 0 and self.stop is None:
             return self.source
         return f"{self.source}[{self.start or ''}:{'' if self.stop is None else self.stop}]"
+
+
+@dataclass(frozen=True)
+class OutputReference:
+    """A side output of a stage that a later stage is given: ``plan:hidden``.
+
+    Args:
+        stage: Name of the stage.
+        output: Name of the output.
+    """
+
+    stage: str
+    output: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The reference that ``text`` spells, or none where it spells none.
+
+        >>> OutputReference.parse("plan:hidden")
+        OutputReference(stage='plan', output='hidden')
+        """
+        match = re.fullmatch(r"([A-Za-z][\w-]*):([A-Za-z][\w-]*)", text)
+        return None if match is None else cls(match[1], match[2])
+
+    def __str__(self) -> str:
+        return f"{self.stage}:{self.output}"
 
 
 def _end(reference: Reference) -> float:

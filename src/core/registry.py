@@ -32,6 +32,9 @@ EXTENSIONS = {"score": "evaluation/scores"}
 
 REGISTERED = FAMILIES | COMPONENTS | EXTENSIONS
 
+EXTENSIONS = {"checkpoint": ("generators/checkpoints", "tokenizers/checkpoints", "conditioners/checkpoints")}
+"""What else is registered, one file each, and never named in a recipe: each kind, and the folders that hold it."""
+
 PACKAGE, PACKAGE_NAME = Path(__file__).parents[1], __package__.rpartition(".")[0]
 """The folder of this package, and its name."""
 
@@ -60,8 +63,8 @@ def register(family: str, name: str) -> Callable[[T], T]:
     Raises:
         ValueError: The family does not exist, or another class has the name.
     """
-    if family not in REGISTERED:
-        raise ValueError(f"no family {family!r}: choose one of {', '.join(REGISTERED)}")
+    if family not in REGISTERED and family not in EXTENSIONS:
+        raise ValueError(f"no family {family!r}: choose one of {', '.join((*REGISTERED, *EXTENSIONS))}")
 
     def decorate(cls: T) -> T:
         taken = _classes.get((family, name))
@@ -120,9 +123,9 @@ def _entry_points(family: str) -> dict[str, EntryPoint]:
 @cache
 def _sources(family: str) -> dict[str, _Source]:
     """Registered classes of this package by name, read from the source without importing it."""
-    folder = REGISTERED[family]
+    folders = EXTENSIONS.get(family) or (REGISTERED[family],)
     found = {}
-    for path in sorted((PACKAGE / folder).glob("*.py")):
+    for folder, path in ((folder, path) for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             for name in _registered_names(node, family):
                 summary = (ast.get_docstring(node) or "").split("\n")[0]  # type: ignore[arg-type]

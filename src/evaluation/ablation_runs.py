@@ -190,7 +190,7 @@ def _needed(system: System, folder: str) -> Iterator[str]:
         return
     stage = system.plan.stages[name]
     yield from (f"tokenizers/{r.tokenizer}" for r in (stage.target, *stage.references.values()))
-    for given in (given for given in stage.given if given not in stage.references):
+    for given in stage.conditioners:
         yield f"conditioners/{given}"
         for other, generator in system.stages.items():  # it learns with that one, which must come first
             if given in generator.joint and other != name:

@@ -146,7 +146,7 @@ class Continuations:
                 sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
             )
             decoded = self.system.decode(made).cpu()
-            codes = self._codes(decoded) if self.source is None else made[self.source][:, 0].cpu()
+            codes = self._codes(decoded) if self.source is None else made[self.source].values[:, 0].cpu()
             for i, before, clip, row in zip(missing, audio[chosen], decoded, codes[:, start:], strict=True):
                 for path, sound in ((training_clip(paths[i]), before), (paths[i].with_suffix(".flac"), clip)):
                     with replacing_file(path) as new:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Condition, ConditionSpec, Given, RepresentationSpec, StageBatch
+from ..core.contracts import (
+    Condition,
+    ConditionSpec,
+    Generated,
+    Given,
+    RepresentationSpec,
+    StageBatch,
+)
 from ..core.part import Part
 from ..core.schema import build, plain
 from ..errors import PartitaError
@@ -17,21 +25,47 @@ from ..layers.guidance import Term as Term
 from ..layers.guidance import classifier_free as classifier_free
 
 
+@dataclass(frozen=True)
+class ConditionDropout:
+    """How often a stage does without what it is given in training, which guidance needs. Drawn for each sample.
+
+    Args:
+        together: Probability that a sample loses all its conditions.
+        alone: By name, probability that a sample loses that one condition.
+
+    Raises:
+        ValueError: A number is no probability.
+    """
+
+    together: float = 0.0
+    alone: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in {"together": self.together, **self.alone}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is a probability, in [0, 1], not {value}")
+
+
+NO_DROPOUT = ConditionDropout()
+DEFAULT_DROPOUT = ConditionDropout(together=0.1)
+"""What most stages lose in training: enough for guidance."""
+
+
 class Generator(Part):
     """One stage. Its first two arguments are facts that the system supplies; the rest is the recipe's.
 
     Subclasses build their layers from :attr:`target` and :attr:`given`, and implement :meth:`loss` and
-    :meth:`generate`.
+    :meth:`generate`. What they are made of can be a slot: an argument annotated with the base class of a component.
 
     Args:
         target: The representation it generates.
         given: By name, what it is given and how each enters.
-        dropout: Probability that a sample loses all its conditions in training (what guidance needs).
-        condition_dropout: By name, probability that a sample loses that one condition.
+        condition_dropout: How often it does without what it is given in training.
 
     Attributes:
         discrete: Whether it models codes (true) or latents (false).
-        fusions: The ways something given can enter; :meth:`default_entry` chooses where a recipe does not.
+        fusions: The ways something given can enter; :meth:`default_fusion` chooses where a recipe does not. Those of a
+            component with :attr:`fusions` of its own are the ones that both have.
         joint: Conditioners that learn together with this stage, by name; the system puts them here.
         sampling: A dataclass of how it draws where :meth:`generate` is not told.
     """
@@ -46,24 +80,39 @@ class Generator(Part):
         target: RepresentationSpec,
         given: dict[str, Given],
         *,
-        dropout: float = 0.0,
-        condition_dropout: dict[str, float] | None = None,
+        condition_dropout: ConditionDropout = NO_DROPOUT,
     ) -> None:
         super().__init__()
         self.target = target
         self.given = dict(given)
-        self.dropout = dropout
-        self.condition_dropout = dict(condition_dropout or {})
+        self.condition_dropout = condition_dropout
         self.joint = nn.ModuleDict()
         for name, condition in self.given.items():
             if condition.fusion not in self.fusions:
                 raise ValueError(
                     f"{name} cannot enter by {condition.fusion!r} here: choose from {', '.join(self.fusions)}"
                 )
-        for name in self.condition_dropout:
+        for name in condition_dropout.alone:
             if name not in self.given:
                 raise ValueError(
                     f"condition_dropout names {name!r}, which is not given ({', '.join(self.given) or 'nothing is'})"
+                )
+
+    def use(self, component: Any) -> None:
+        """See that a component can take what the stage is given in the way that it is given.
+
+        Args:
+            component: A component with ``fusions`` of its own, such as a backbone.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        for name, condition in self.given.items():
+            if condition.fusion not in component.fusions:
+                known = ", ".join(fusion for fusion in self.fusions if fusion in component.fusions)
+                raise ValueError(
+                    f"{name} cannot enter by {condition.fusion!r} with the {component.family} "
+                    f"{component.registered_name}: choose from {known}"
                 )
 
     @classmethod
@@ -92,20 +141,41 @@ class Generator(Part):
         guidance: Sequence[Term] | None = None,
         sampling: Any = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Codes ``[B, K, frames]`` or latents ``[B, D, frames]``, one sample per seed.
+    ) -> Generated:
+        """Codes ``[B, K, frames]`` or latents ``[B, D, frames]``, one sample per seed, and how long each sample is.
 
-        The same seed gives the same sample whatever the batch around it.
+        The same seed gives the same sample whatever the batch around it. A stage with :attr:`side_outputs` takes one
+        more argument, ``outputs``: the names of those that are wanted.
 
         Args:
             conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
-            frames: Length including the prompt.
+            frames: Length including the prefix; the most of a stage that ends by itself.
             seeds: One per sample.
             prefix: A representation ``[B, K or D, P]`` with ``P < frames`` that the result starts with.
-            guidance: Terms; the stage's own default where none are given.
-            sampling: How to draw; :attr:`sampling` where none is given.
+            guidance: Terms; ``None`` for the stage's own.
+            sampling: How to draw; ``None`` for :attr:`sampling`.
             progress: Called with (steps done, steps in all).
         """
+
+    @property
+    def side_outputs(self) -> dict[str, ConditionSpec]:
+        """What a later stage can be given of this one besides what it generates, by name.
+
+        Each has a position for every frame of the target.
+        """
+        return {}
+
+    def compute_outputs(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Condition]:
+        """The :attr:`side_outputs` of a target that is there already, the same as if it had been generated.
+
+        Later stages are trained on them: this stage runs, frozen, on the codes of the clips.
+
+        Args:
+            target: Codes ``[B, K, S]`` or latents ``[B, D, S]``.
+            mask: ``[B, S]`` bool, false on padding.
+            conditions: By given name.
+        """
+        return {}
 
     def check_request(
         self, conditions: Mapping[str, tuple[Condition, Condition]], frames: int, batch: int, prefix: Tensor | None
@@ -123,9 +193,9 @@ class Generator(Part):
         if prefix is not None:
             width = self.target.num_codebooks or self.target.dim
             if prefix.shape[:2] != (batch, width):
-                raise ValueError(f"the prompt is {list(prefix.shape)}, not [{batch}, {width}, frames]")
+                raise ValueError(f"the prefix is {list(prefix.shape)}, not [{batch}, {width}, frames]")
             if prefix.shape[2] >= frames:
-                raise ValueError(f"the prompt has {prefix.shape[2]} of {frames} frames: nothing is left to generate")
+                raise ValueError(f"the prefix has {prefix.shape[2]} of {frames} frames: nothing is left to generate")
 
     def changed_sampling(self, changes: Mapping[str, Any]) -> Any:
         """:attr:`sampling` with some values changed.
@@ -158,8 +228,8 @@ class Generator(Part):
         for name, (condition, null) in pairs.items():
             uniform = torch.rand(2, condition.mask.shape[0], device=condition.mask.device)
             if keep_all is None:
-                keep_all = uniform[0] >= self.dropout
-            keep = keep_all & (uniform[1] >= self.condition_dropout.get(name, 0.0))
+                keep_all = uniform[0] >= self.condition_dropout.together
+            keep = keep_all & (uniform[1] >= self.condition_dropout.alone.get(name, 0.0))
             kept[name] = condition.where(keep, null)
         return kept
 

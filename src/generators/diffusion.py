@@ -1,4 +1,4 @@
-"""A stage that generates latents from noise with a diffusion transformer."""
+"""A stage that generates latents from noise."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
+from ..core.contracts import Condition, ConditionSpec, Generated, Given, RepresentationSpec
 from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.conditioning import Conditioning, Context, Interpolation
-from ..layers.dit import DiffusionTransformer
 from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
 from ..layers.noise_process import DiffusionSampling, NoiseLevels, NoiseProcess, NoiseSchedule, Objective, seeded_noise
 from ..layers.sampling import evaluating
 from ..layers.standardize import Standardize
-from ..layers.transformer import Activation, Norm, scaled_normal_
-from .base import Generator
+from ..layers.transformer import scaled_normal_
+from .base import DEFAULT_DROPOUT, ConditionDropout, Generator
+from .denoisers.base import Denoiser, DenoiserContext, DenoiserSetting
+from .denoisers.dit import DiT
 
 DEFAULT_SAMPLING = DiffusionSampling()
 
 
 @register("generator", "diffusion")
 class Diffusion(Generator):
-    """A transformer that turns noise into latents step by step: flow matching, or diffusion.
+    """A network turns noise into latents step by step: flow matching, or diffusion.
 
     Conditions are attended to (``cross``), are added to the input frame by frame (``concat``), or scale and shift what
-    every block sees (``modulate``). Latents are standardized per channel by statistics of the first training batches.
+    every layer sees (``modulate``). Latents are standardized per channel by statistics of the first training batches.
 
     In training, now and then, the beginning of a clip is shown without noise: so the stage learns to continue what it
     is given.
@@ -36,24 +37,15 @@ class Diffusion(Generator):
     Args:
         target: The representation it generates; must be continuous.
         given: By name, what it is given and how each enters.
-        width: Of the transformer.
-        depth: Number of transformer blocks.
-        num_heads: Attention heads; twice their number must divide the width.
-        feed_forward: Width between the feed-forward projections, as a multiple of the width.
-        activation: Between them: ``gelu``, or ``swiglu``, which has a gate and so half as many weights again.
-        norm: ``layer``, or ``rms`` for its root-mean-square form.
-        qk_norm: Whether to normalize queries and keys per head.
-        residual_dropout: Dropout of the input and of every block's outputs, in training.
-        attention_dropout: Dropout of the attention weights, in training.
+        denoiser: The network; ``None`` takes a diffusion transformer with its defaults.
         interpolation: How aligned conditions come to the target's frame rate: ``linear`` or ``nearest``.
         objective: What the network predicts: ``flow``, the way from data to noise; ``v`` or ``epsilon``, of diffusion.
         noise: Schedule of the noise for ``v`` and ``epsilon``: ``squaredcos_cap_v2``, ``linear`` or ``scaled_linear``.
         noise_levels: How noise levels are drawn in training with ``flow``: ``uniform`` or ``logit_normal``.
         continuation: Probability that the beginning of a clip, of random length, is shown without noise in training.
         sampling: How latents are drawn where a caller does not say.
-        checkpointing: Whether to recompute every block in the backward pass, which saves memory.
-        dropout: Probability that a sample loses all its conditions in training (what guidance needs).
-        condition_dropout: By name, probability that a sample loses that one condition.
+        checkpointing: Whether to recompute the denoiser's layers in the backward pass, which saves memory.
+        condition_dropout: How often it does without what it is given in training.
 
     Raises:
         ValueError: The target is not continuous, the objective has no such scheduler, or a value is out of range.
@@ -67,15 +59,7 @@ class Diffusion(Generator):
         target: RepresentationSpec,
         given: dict[str, Given],
         *,
-        width: int = 1024,
-        depth: int = 24,
-        num_heads: int = 16,
-        feed_forward: float = 4.0,
-        activation: Activation = "gelu",
-        norm: Norm = "layer",
-        qk_norm: bool = False,
-        residual_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
+        denoiser: Denoiser | None = None,
         interpolation: Interpolation = "linear",
         objective: Objective = "flow",
         noise: NoiseSchedule = "squaredcos_cap_v2",
@@ -83,10 +67,9 @@ class Diffusion(Generator):
         continuation: float = 0.3,
         sampling: DiffusionSampling = DEFAULT_SAMPLING,
         checkpointing: bool = False,
-        dropout: float = 0.1,
-        condition_dropout: dict[str, float] | None = None,
+        condition_dropout: ConditionDropout = DEFAULT_DROPOUT,
     ) -> None:
-        super().__init__(target, given, dropout=dropout, condition_dropout=condition_dropout)
+        super().__init__(target, given, condition_dropout=condition_dropout)
         if target.dim is None:
             raise ValueError(
                 f"a diffusion stage generates latents, and its target has none ({target}): "
@@ -100,23 +83,15 @@ class Diffusion(Generator):
         self.noise_process.check(sampling)
         self.sampling = sampling
 
+        denoiser = denoiser or DiT()
+        self.use(denoiser)
+        width = denoiser.width
         self.standardize = Standardize(target.dim)
         self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation)
         self.input = nn.Linear(target.dim if continuation == 0 else 2 * target.dim + 1, width)
-        self.transformer = DiffusionTransformer(
-            width,
-            target.dim,
-            depth,
-            num_heads,
-            feed_forward=feed_forward,
-            activation=activation,
-            norm=norm,
-            qk_norm=qk_norm,
-            dropout=residual_dropout,
-            attention_dropout=attention_dropout,
-            cross=any(g.fusion == "cross" for g in self.given.values()),
-            checkpointing=checkpointing,
-        )
+        cross = any(g.fusion == "cross" for g in self.given.values())
+        denoiser.build(DenoiserSetting(target.dim, cross=cross, checkpointing=checkpointing))
+        self.denoiser = denoiser
         scaled_normal_(self.input.weight, target.dim)
 
     @classmethod
@@ -154,10 +129,8 @@ class Diffusion(Generator):
         x = self.input(features.mT.to(self.input.weight.dtype))
         if context.added is not None:
             x = x + context.added
-        prediction = self.transformer(
-            x, noise_level, mask=mask, cross=context.cross, cross_mask=context.cross_mask, pooled=context.pooled
-        )
-        return prediction.mT.float()
+        told = DenoiserContext(mask, context.cross, context.cross_mask, context.pooled)
+        return self.denoiser(x, noise_level, told).mT.float()
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
         """Mean squared error of standardized predictions over the frames that count and are not known."""
@@ -192,7 +165,7 @@ class Diffusion(Generator):
         guidance: Sequence[Term] | None = None,
         sampling: DiffusionSampling | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
+    ) -> Generated:
         """Latents ``[B, D, frames]`` float32, one sample per seed; the same seed gives the same sample in any batch.
 
         Args:
@@ -233,4 +206,6 @@ class Diffusion(Generator):
                 return combine(predictions, terms)
 
             latents = self.standardize.inverse(sampler.run(predict, noise, generators, known=start, progress=progress))
-        return latents if prefix is None else torch.cat([prefix, latents[:, :, prefix.shape[2] :]], dim=2)
+        if prefix is not None:
+            latents = torch.cat([prefix, latents[:, :, prefix.shape[2] :]], dim=2)
+        return Generated(latents)

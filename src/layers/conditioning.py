@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -42,18 +43,22 @@ class Context:
 
 
 class EmbeddedCodes(nn.Module):
-    """Codes ``[B, K, L]`` to embeddings ``[B, L, K, width]``, each codebook with its own rows of one table."""
+    """Codes ``[B, K, L]`` to embeddings ``[B, L, K, width]``, each codebook with its own rows of one table.
 
-    def __init__(self, num_codebooks: int, cardinality: int, width: int) -> None:
+    Args:
+        cardinalities: Entries of each codebook.
+        width: Width of an embedding.
+    """
+
+    def __init__(self, cardinalities: Sequence[int], width: int) -> None:
         super().__init__()
-        self.num_codebooks = num_codebooks
-        self.cardinality = cardinality
-        self.weight = nn.Parameter(torch.empty(num_codebooks * cardinality, width))
+        self.offsets = tuple(sum(cardinalities[:k]) for k in range(len(cardinalities)))
+        self.weight = nn.Parameter(torch.empty(sum(cardinalities), width))
         scaled_normal_(self.weight, width)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes int64 in ``[0, cardinality)``."""
-        offsets = torch.arange(self.num_codebooks, device=codes.device) * self.cardinality
+        """Codes int64, each in ``[0, cardinality)`` of its codebook."""
+        offsets = torch.tensor(self.offsets, device=codes.device)
         return nn.functional.embedding(codes.transpose(1, 2) + offsets, self.weight)
 
 
@@ -65,13 +70,14 @@ class Conditioning(nn.Module):
     codes that are added are summed per frame. Conditions that enter alike are joined in the order of ``given``.
 
     What is aligned in time keeps its time: attended to, it carries sinusoidal positions in frames of the target;
-    prepended, :attr:`Context.prefix_frames` tells them. ``concat`` is here the same as ``add``: in a first layer
+    prepended, :attr:`Context.prefix_frames` tells them. Codes that are not aligned, such as a text's, and whatever is
+    given to a stage whose target has no frame rate, carry their places in their own order when attended to. ``concat`` is here the same as ``add``: in a first layer
     that is linear, channels side by side and a projection of each, summed, are one and the same.
 
     Args:
         given: By name, the facts of each condition and how it enters.
-        width: Of the stage.
-        frame_rate: Of the stage's target, in Hz.
+        width: Width of the stage.
+        frame_rate: Frame rate of the stage's target, in Hz; ``None`` where it has none, and nothing is aligned with it.
         interpolation: How aligned embeddings are brought to that rate; aligned codes always take the nearest.
 
     Raises:
@@ -79,12 +85,17 @@ class Conditioning(nn.Module):
     """
 
     def __init__(
-        self, given: dict[str, Given], width: int, frame_rate: float, interpolation: Interpolation = "linear"
+        self, given: dict[str, Given], width: int, frame_rate: float | None, interpolation: Interpolation = "linear"
     ) -> None:
         super().__init__()
         self.width = width
         self.fusions = {name: g.fusion for name, g in given.items()}
-        self.ratios = {n: exact(g.spec.frame_rate) / exact(frame_rate) for n, g in given.items() if g.spec.frame_rate}
+        rates = {name: g.spec.frame_rate for name, g in given.items() if frame_rate and g.spec.frame_rate}
+        self.ratios = {name: exact(rate) / exact(frame_rate) for name, rate in rates.items() if rate and frame_rate}
+        # What has an order and no time in common with the target is numbered, so that its order can be told.
+        self.numbered = {
+            name for name, g in given.items() if name not in rates and (g.spec.dim is None or g.spec.frame_rate)
+        }
         self.nearest = {name for name, g in given.items() if interpolation == "nearest" or g.spec.dim is None}
         self.projections = nn.ModuleDict()
         for name, fusion in self.fusions.items():
@@ -93,8 +104,8 @@ class Conditioning(nn.Module):
                 raise ValueError(f"{name} is not aligned in time: it cannot enter by {fusion}")
             if spec.dim is not None:
                 self.projections[name] = nn.Linear(spec.dim, width)
-            elif spec.num_codebooks is not None and spec.cardinality is not None:
-                self.projections[name] = EmbeddedCodes(spec.num_codebooks, spec.cardinality, width)
+            elif spec.cardinalities:
+                self.projections[name] = EmbeddedCodes(spec.cardinalities, width)
             else:
                 raise ValueError(f"{name} says neither its width nor its codebooks")
 
@@ -120,7 +131,7 @@ class Conditioning(nn.Module):
                 values = values.flatten(1, 2)
             if fusion == "prepend":
                 places.append(time)
-            elif fusion == "cross" and name in self.ratios:
+            elif fusion == "cross" and name in (*self.ratios, *self.numbered):
                 values = values + sinusoidal(time, self.width).to(values.dtype) * mask[..., None]
             joined[fusion].append((values, mask))
         prefix, prefix_mask = _join(joined["prepend"])
@@ -137,7 +148,12 @@ class Conditioning(nn.Module):
         )
 
     def _frames(self, name: str, mask: Tensor) -> Tensor:
-        """The frame of the target at the center of each place ``[L]``, -1 where the condition is not aligned."""
+        """The frame of the target at the center of each place ``[L]``, -1 where the condition is not aligned.
+
+        What is attended to and numbered counts its own places instead.
+        """
+        if name in self.numbered and self.fusions[name] == "cross":
+            return torch.arange(mask.shape[1], device=mask.device)
         if name not in self.ratios:
             return mask.new_full((mask.shape[1],), -1.0, dtype=torch.float32)
         return (torch.arange(mask.shape[1], device=mask.device) + 0.5) / float(self.ratios[name]) - 0.5

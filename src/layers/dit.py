@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
 from .positions import rotary, sinusoidal
-from .transformer import Activation, FeedForward, Norm, check_sizes, make_norm, scaled_normal_
+from .transformer import DEFAULT_BLOCK, BlockConfig, FeedForward, check_sizes, make_norm, scaled_normal_
 
 LEVEL_FEATURES = 256
 """Width of the sinusoidal features of a level."""
@@ -48,29 +48,18 @@ class DiffusionBlock(nn.Module):
     at zero (adaLN-single, PixArt-α, arXiv 2310.00426 §2.3, and its published code).
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        hidden: int,
-        *,
-        activation: Activation,
-        norm: Norm,
-        qk_norm: bool,
-        dropout: float,
-        attention_dropout: float,
-        cross: bool,
-    ) -> None:
+    def __init__(self, width: int, num_heads: int, config: BlockConfig, *, cross: bool) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout = config.dropout
+        attention = {"qk_norm": config.qk_norm, "dropout": config.attention_dropout}
         self.table = nn.Parameter(torch.randn(6, width) / math.sqrt(width))
-        self.self_norm = make_norm(norm, width, affine=False)
-        self.self_attention = SelfAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
+        self.self_norm = make_norm(config.norm, width, affine=False)
+        self.self_attention = SelfAttention(width, num_heads, **attention)
         if cross:
-            self.cross_norm = make_norm(norm, width)
-            self.cross_attention = CrossAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
-        self.feed_forward_norm = make_norm(norm, width, affine=False)
-        self.feed_forward = FeedForward(width, hidden, activation)
+            self.cross_norm = make_norm(config.norm, width)
+            self.cross_attention = CrossAttention(width, num_heads, **attention)
+        self.feed_forward_norm = make_norm(config.norm, width, affine=False)
+        self.feed_forward = FeedForward(width, round(width * config.feed_forward), config.activation)
 
     def forward(
         self,
@@ -104,16 +93,11 @@ class DiffusionTransformer(nn.Module):
     before it, and the linear layers of the blocks have no biases and start at a deviation of ``1 / sqrt(inputs)``.
 
     Args:
-        width: Of the sequence.
+        width: Width of the sequence.
         output: Channels it predicts.
         depth: Number of blocks.
-        num_heads: Of every attention; twice their number must divide the width.
-        feed_forward: Width between the feed-forward projections, as a multiple of the width.
-        activation: ``gelu`` or ``swiglu``.
-        norm: ``layer`` or ``rms``.
-        qk_norm: Whether to normalize queries and keys per head.
-        dropout: Of the input and of what is added to the residual, in training.
-        attention_dropout: Of the attention weights, in training.
+        num_heads: Heads of every attention; twice their number must divide the width.
+        block: What the blocks are like.
         cross: Whether it attends to another sequence.
         checkpointing: Whether to recompute each block in the backward pass, which saves memory.
 
@@ -128,45 +112,29 @@ class DiffusionTransformer(nn.Module):
         depth: int,
         num_heads: int,
         *,
-        feed_forward: float = 4.0,
-        activation: Activation = "gelu",
-        norm: Norm = "layer",
-        qk_norm: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
+        block: BlockConfig = DEFAULT_BLOCK,
         cross: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(width, depth, num_heads, feed_forward)
+        check_sizes(width, depth, num_heads)
         self.head_width = width // num_heads
-        self.dropout = dropout
+        self.dropout = block.dropout
         self.checkpointing = checkpointing
         self.level = LevelEmbedding(width)
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks: Sequence[DiffusionBlock] = nn.ModuleList(  # type: ignore[assignment]
-            DiffusionBlock(
-                width,
-                num_heads,
-                round(width * feed_forward),
-                activation=activation,
-                norm=norm,
-                qk_norm=qk_norm,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                cross=cross,
-            )
-            for _ in range(depth)
+            DiffusionBlock(width, num_heads, block, cross=cross) for _ in range(depth)
         )
-        self.norm = make_norm(norm, width, affine=False)
+        self.norm = make_norm(block.norm, width, affine=False)
         self.last_modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, output)
-        for block in self.blocks:
-            for layer in block.modules():
+        for made in self.blocks:
+            for layer in made.modules():
                 if isinstance(layer, nn.Linear):
                     scaled_normal_(layer.weight, layer.in_features)
             if cross:
-                nn.init.zeros_(block.cross_attention.output.weight)
+                nn.init.zeros_(made.cross_attention.output.weight)
         _small_normal_(self.modulation)
         for layer in (self.last_modulation, self.output):
             nn.init.zeros_(layer.weight)

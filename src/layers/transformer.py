@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,6 +18,41 @@ from .positions import PositionKind, Positions, rotary, sinusoidal
 
 Activation = Literal["gelu", "swiglu"]
 Norm = Literal["layer", "rms"]
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What the blocks of a transformer are like, whatever their number and width.
+
+    Args:
+        feed_forward: Width between the feed-forward projections, as a multiple of the width of the sequence.
+        activation: Function between the feed-forward projections: ``gelu``, or ``swiglu``, which has a gate and so half
+            as many weights again.
+        norm: ``layer``, or ``rms`` for its root-mean-square form.
+        qk_norm: Whether to normalize queries and keys per head.
+        dropout: Dropout of the input and of every block's outputs, in training.
+        attention_dropout: Dropout of the attention weights, in training.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    feed_forward: float = 4.0
+    activation: Activation = "gelu"
+    norm: Norm = "layer"
+    qk_norm: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.feed_forward <= 0:
+            raise ValueError(f"feed_forward must be positive, not {self.feed_forward}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+DEFAULT_BLOCK = BlockConfig()
 
 
 def make_norm(kind: Norm, width: int, *, affine: bool = True) -> nn.Module:
@@ -53,28 +89,17 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Self-attention, cross-attention (where there is something to attend to) and feed-forward, each on a residual."""
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        hidden: int,
-        *,
-        activation: Activation,
-        norm: Norm,
-        qk_norm: bool,
-        dropout: float,
-        attention_dropout: float,
-        cross: bool,
-    ) -> None:
+    def __init__(self, width: int, num_heads: int, config: BlockConfig, *, cross: bool) -> None:
         super().__init__()
-        self.dropout = dropout
-        self.self_norm = make_norm(norm, width)
-        self.self_attention = SelfAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
+        self.dropout = config.dropout
+        attention = {"qk_norm": config.qk_norm, "dropout": config.attention_dropout}
+        self.self_norm = make_norm(config.norm, width)
+        self.self_attention = SelfAttention(width, num_heads, **attention)
         if cross:
-            self.cross_norm = make_norm(norm, width)
-            self.cross_attention = CrossAttention(width, num_heads, qk_norm=qk_norm, dropout=attention_dropout)
-        self.feed_forward_norm = make_norm(norm, width)
-        self.feed_forward = FeedForward(width, hidden, activation)
+            self.cross_norm = make_norm(config.norm, width)
+            self.cross_attention = CrossAttention(width, num_heads, **attention)
+        self.feed_forward_norm = make_norm(config.norm, width)
+        self.feed_forward = FeedForward(width, round(width * config.feed_forward), config.activation)
 
     def forward(
         self,
@@ -102,16 +127,11 @@ class Transformer(nn.Module):
     """A pre-norm transformer without biases; the defaults are MusicGen's (arXiv 2306.05284, audiocraft ``lm.py``).
 
     Args:
-        width: Of the sequence.
+        width: Width of the sequence.
         depth: Number of blocks.
-        num_heads: Of every attention; must divide the width.
-        feed_forward: Width between the feed-forward projections, as a multiple of the width.
-        activation: ``gelu`` or ``swiglu``.
-        norm: ``layer`` or ``rms``.
+        num_heads: Heads of every attention; twice their number must divide the width.
+        block: What the blocks are like.
         positions: ``sinusoidal`` or ``rotary``.
-        qk_norm: Whether to normalize queries and keys per head.
-        dropout: Of the input and of what is added to the residual, in training.
-        attention_dropout: Of the attention weights, in training.
         cross: Whether it attends to another sequence.
         causal: Whether a place sees only what precedes it.
         checkpointing: Whether to recompute each block in the backward pass, which saves memory.
@@ -126,41 +146,25 @@ class Transformer(nn.Module):
         depth: int,
         num_heads: int,
         *,
-        feed_forward: float = 4.0,
-        activation: Activation = "gelu",
-        norm: Norm = "layer",
+        block: BlockConfig = DEFAULT_BLOCK,
         positions: PositionKind = "sinusoidal",
-        qk_norm: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
         cross: bool = False,
         causal: bool = True,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(width, depth, num_heads, feed_forward)
+        check_sizes(width, depth, num_heads)
         self.width, self.num_heads = width, num_heads
         self.position_kind = positions
-        self.dropout = dropout
+        self.dropout = block.dropout
         self.causal = causal
         self.checkpointing = checkpointing
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
-            Block(
-                width,
-                num_heads,
-                round(width * feed_forward),
-                activation=activation,
-                norm=norm,
-                qk_norm=qk_norm,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                cross=cross,
-            )
-            for _ in range(depth)
+            Block(width, num_heads, block, cross=cross) for _ in range(depth)
         )
-        self.norm = make_norm(norm, width)
-        for index, block in enumerate(self.blocks):
-            for layer in block.modules():
+        self.norm = make_norm(block.norm, width)
+        for index, made in enumerate(self.blocks):
+            for layer in made.modules():
                 if isinstance(layer, nn.Linear):
                     scaled_normal_(layer.weight, layer.in_features * 2 * (index + 1))
 
@@ -235,14 +239,14 @@ class Transformer(nn.Module):
         return self.norm(x)
 
 
-def check_sizes(width: int, depth: int, num_heads: int, feed_forward: float) -> None:
+def check_sizes(width: int, depth: int, num_heads: int) -> None:
     """See that a transformer can have these sizes.
 
     Raises:
         ValueError: One is not positive, or the width does not split into the heads, in pairs of rotary positions.
     """
-    if min(width, depth, num_heads) < 1 or feed_forward <= 0:
-        raise ValueError("width, depth, heads and feed_forward must be positive")
+    if min(width, depth, num_heads) < 1:
+        raise ValueError("width, depth and heads must be positive")
     if width % (2 * num_heads):
         raise ValueError(f"width {width} must be a multiple of twice the heads, {2 * num_heads}")
 

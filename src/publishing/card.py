@@ -173,6 +173,8 @@ def diagram(system: System) -> str:
             sources = [_id("conditioner", given)]
             if given in stage.references:
                 sources = [_id("stage", maker) for maker in makers.get(stage.references[given].source, [])]
+            elif given in stage.outputs:
+                sources = [_id("stage", stage.outputs[given].stage)]
             arrows += [f'  {source} -->|"{given}, {how.fusion}"| {_id("stage", name)}' for source in sources]
         makers.setdefault(stage.target.source, []).append(name)
     if system.plan.stages:

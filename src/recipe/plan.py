@@ -12,7 +12,7 @@ from typing import Any
 from torch.nn import ModuleDict
 
 from ..core.fit import Fit
-from ..core.reference import Reference
+from ..core.reference import OutputReference, Reference
 from ..core.registry import UnknownName, did_you_mean, lookup, names
 from ..core.schema import SUPPLIED, Mistake, arguments, check
 from ..errors import Problem, RecipeError
@@ -63,8 +63,8 @@ class StageKeys:
         generator: The part.
         target: The representation it generates: a tokenizer's name, some of its codebooks (``acoustic[:4]``), or the
             latents before its codes (``acoustic/latents``).
-        given: Names of conditioners and of representations that other stages generate, as a list, or a mapping from
-            name to the way it enters.
+        given: Names of conditioners, of representations that other stages generate, and of other outputs of stages
+            (``plan:hidden``), as a list, or a mapping from name to the way it enters.
         window: Seconds that the stage sees at once: its training crop.
         overlap: Seconds of what came before that a window goes on from, where more than one is generated; half a window
             where none are given.
@@ -116,6 +116,7 @@ class StagePlan:
         window: In seconds.
         overlap: In seconds.
         after: The stages that generate what this one goes on from or is given.
+        outputs: Those of ``given`` that are side outputs of other stages.
     """
 
     part: PartPlan
@@ -125,6 +126,12 @@ class StagePlan:
     window: float
     overlap: float
     after: frozenset[str] = frozenset()
+    outputs: dict[str, OutputReference] = field(default_factory=dict)
+
+    @property
+    def conditioners(self) -> list[str]:
+        """Those of ``given`` that are conditioners."""
+        return [name for name in self.given if name not in self.references and name not in self.outputs]
 
 
 @dataclass
@@ -327,10 +334,16 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
         mistakes = check(StageKeys, stage, key=key)
         _note(tree, mistakes)
         given = _given(tree, stage.get("given"), f"{key}.given")
+        outputs = {source: output for source in given if (output := OutputReference.parse(str(source)))}
+        for source, output in outputs.items():
+            if output.stage not in stages or output.stage == name:
+                others = did_you_mean(output.stage, [other for other in stages if other != name])
+                tree.complain(f"{key}.given", f"{source!r} is an output of no other stage", others)
         references = {
             source: reference
             for source in given
             if source not in conditioners
+            and source not in outputs
             and (reference := _reference(tree, str(source), f"{key}.given", tokenizers, conditioners))
         }
         for source in given:
@@ -354,7 +367,7 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
             )
         part = parts.get(("stages", name, "generator"))
         if part is not None and target is not None:
-            found[name] = StagePlan(part, target, given, references, window, overlap)
+            found[name] = StagePlan(part, target, given, references, window, overlap, outputs=outputs)
     return _ordered(tree, found)
 
 
@@ -382,6 +395,7 @@ def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
     for name, stage in stages.items():
         others = {n: other for n, other in stages.items() if n != name}
         needs[name] = {n for n, other in others.items() if other.target.before(stage.target)}
+        needs[name] |= {output.stage for output in stage.outputs.values() if output.stage in others}
         for source, reference in stage.references.items():
             makers = {n for n, other in others.items() if reference.within(other.target)}
             if not makers and len(stages) == len(tree.values["stages"]):  # else it may be one with a mistake
@@ -437,7 +451,9 @@ def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...
         name
         for name, stage in stages.items()
         if not any(
-            stage.target.before(other.target) or any(r.within(stage.target) for r in other.references.values())
+            stage.target.before(other.target)
+            or any(r.within(stage.target) for r in other.references.values())
+            or any(output.stage == name for output in other.outputs.values())
             for other in stages.values()
         )
     ]

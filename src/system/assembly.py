@@ -87,8 +87,8 @@ class Assembly:
         self.source: Source = source
         self.tokenizers: dict[str, Tokenizer] = {name: make(part) for name, part in plan.tokenizers.items()}
         self.conditioners: dict[str, Conditioner] = {name: make(part) for name, part in plan.conditioners.items()}
-        self.ends = Ends(self.tokenizers, self.conditioners)
         self.stages: dict[str, Generator] = {}
+        self.ends = Ends(self.tokenizers, self.conditioners, self.stages)
         fitting = Fitting(self.ends)
 
         def note(key: str, message: str, suggestion: str = "") -> None:
@@ -232,7 +232,7 @@ class Assembly:
         """Hand each conditioner that has no training of its own to the first stage that is given it."""
         taken: set[str] = set()
         for name, stage in self.plan.stages.items():
-            for given in (given for given in stage.given if given not in stage.references):
+            for given in stage.conditioners:
                 conditioner = self.conditioners[given]
                 if (
                     conditioner.trained_with_stage

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from ..conditioners.base import Conditioner
-from ..core.contracts import ALIGNED_FUSIONS, Given, RepresentationSpec
+from ..core.contracts import ALIGNED_FUSIONS, ConditionSpec, Given, RepresentationSpec
 from ..core.rates import at_least, exact
 from ..core.reference import Reference
 from ..core.registry import did_you_mean
+from ..generators.base import Generator
 from ..recipe.plan import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
 
@@ -20,10 +21,11 @@ Note = Callable[..., None]
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokenizers and conditioners of a system, by name: what stages get their facts from."""
+    """The tokenizers, conditioners and stages of a system, by name: what stages get their facts from."""
 
     tokenizers: dict[str, Tokenizer]
     conditioners: dict[str, Conditioner]
+    stages: dict[str, Generator]
 
     def tokenizer_of(self, reference: Reference) -> Tokenizer | LatentView:
         """What turns audio into the source of a representation, and back."""
@@ -40,7 +42,7 @@ class Fitting:
     """Fits the stages of a chain to what stands before them, one after the other.
 
     Args:
-        parts: The tokenizers and conditioners that there are.
+        parts: The tokenizers and conditioners that there are, and the stages before the one to be fitted.
     """
 
     parts: Ends
@@ -57,13 +59,21 @@ class Fitting:
         """
         key, generator = f"stages.{name}", stage.part.cls
         references, before = [stage.target, *stage.references.values()], dict(self._generated)
-        conditioners = [given for given in stage.given if given not in stage.references]
+        conditioners = stage.conditioners
+        if any(self.parts.stages.get(output.stage) is None for output in stage.outputs.values()):
+            return None
         if any(self.parts.tokenizers.get(r.tokenizer) is None for r in references):
             return None
         if any(self.parts.conditioners.get(given) is None for given in conditioners):
             return None
         target = self._target(stage, partial(note, f"{key}.target"), partial(note, f"{key}.overlap"))
         specs = {given: self.parts.conditioners[given].spec for given in conditioners}
+        for given, output in stage.outputs.items():
+            outputs = self.parts.stages[output.stage].side_outputs
+            if output.output not in outputs:
+                note(f"{key}.given", f"the stage {output.stage} has no {output.output!r}", did_you_mean(given, outputs))
+                return None
+            specs[given] = outputs[output.output]
         for given, reference in stage.references.items():
             try:
                 specs[given] = self.parts.spec(reference).as_condition()
@@ -81,13 +91,15 @@ class Fitting:
         if target is None:
             return None
         givens = {}
+        known = _fusions(stage)
         for given, fusion in stage.given.items():
-            fusion = generator.default_fusion(specs[given]) if fusion is None else fusion
+            aligned = specs[given].frame_rate is not None and target.frame_rate is not None
+            fusion = _default_fusion(stage, specs[given], aligned) if fusion is None else fusion
             where = f"{key}.given.{given}"
-            if fusion not in generator.fusions:
-                note(where, f"cannot enter by {fusion!r}", did_you_mean(fusion, generator.fusions))
-            elif fusion in ALIGNED_FUSIONS and specs[given].frame_rate is None:
-                others = " or ".join(e for e in generator.fusions if e not in ALIGNED_FUSIONS)
+            if fusion not in known:
+                note(where, f"cannot enter by {fusion!r}{_without(stage, fusion)}", did_you_mean(fusion, known))
+            elif fusion in ALIGNED_FUSIONS and not aligned:
+                others = " or ".join(e for e in known if e not in ALIGNED_FUSIONS)
                 hint = f": use {others}" if others else f", and {generator.registered_name} knows no other way"
                 note(where, f"is not aligned in time, so it cannot enter by {fusion}", hint)
             else:
@@ -108,11 +120,11 @@ class Fitting:
             hint = f": the latents before them are {reference.tokenizer}/latents" if latents else ""
             note(f"{generator.registered_name} generates {makes}, but {reference} is {spec}", hint)
             return None
-        if exact(stage.window) * exact(spec.frame_rate) < 1:
+        if spec.frame_rate is not None and exact(stage.window) * exact(spec.frame_rate) < 1:
             note(f"a frame of {reference} is longer than the window of {stage.window:g} s")
             return None
         window = spec.frames(stage.window)
-        if window > 1 and at_least(stage.overlap, spec.frame_rate) >= window:
+        if spec.frame_rate is not None and window > 1 and at_least(stage.overlap, spec.frame_rate) >= window:
             longest = (window - 1) / spec.frame_rate
             message = (
                 f"{stage.overlap:g} s are the {window} frames of the whole window, so that nothing new would follow"
@@ -128,3 +140,24 @@ class Fitting:
             return None
         self._generated[reference.source] = codebooks[-1] + 1 if codebooks else 0
         return spec
+
+
+def _fusions(stage: StagePlan) -> list[str]:
+    """The ways in which something can enter a stage, made of the components that the recipe names."""
+    components = [part.cls for part in stage.part.parts.values() if hasattr(part.cls, "fusions")]
+    return [f for f in stage.part.cls.fusions if all(f in component.fusions for component in components)]
+
+
+def _default_fusion(stage: StagePlan, spec: ConditionSpec, aligned: bool) -> str:
+    """How something enters where the recipe does not say: as the kind of stage prefers it, if its components can."""
+    preferred: str = stage.part.cls.default_fusion(spec)
+    possible = [f for f in _fusions(stage) if aligned or f not in ALIGNED_FUSIONS]
+    return preferred if preferred in possible or not possible else possible[0]
+
+
+def _without(stage: StagePlan, fusion: str) -> str:
+    """Which component it is that cannot take something in a way that the kind of stage knows."""
+    for name, part in stage.part.parts.items():
+        if fusion in stage.part.cls.fusions and fusion not in getattr(part.cls, "fusions", (fusion,)):
+            return f" with the {name} {part.cls.registered_name}"
+    return ""

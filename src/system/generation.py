@@ -8,23 +8,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..core.contracts import Condition, RepresentationSpec, finite
+from ..core.contracts import Condition, Generated, RepresentationSpec, finite
 from ..core.rates import at_least, exact, nearest
-from ..core.reference import Reference
+from ..core.reference import OutputReference, Reference
 from ..core.resample import convert
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.plan import StagePlan
+from ..tokenizers.base import LatentView, Tokenizer
 from .assembly import Assembly
 from .request import Request, Story
+from .stream import Stream
 from .windows import Window, common_grid, windows
 
 Progress = Callable[[str, int, int], None]
 
 
-def generate(system: Assembly, request: Request, progress: Progress | None = None) -> dict[str, Tensor]:
+def generate(system: Assembly, request: Request, progress: Progress | None = None) -> dict[str, Generated]:
     """What every stage of a system generates, by representation."""
     results, groups = [], request.groups()
     for starts, members in groups.items():
@@ -45,7 +48,13 @@ def generate(system: Assembly, request: Request, progress: Progress | None = Non
         )
         results.append(chain.run())
     order = torch.tensor([i for members in groups.values() for i in members], device=system.device).argsort()
-    return {source: torch.cat([made[source] for made in results])[order] for source in results[0]}
+    return {
+        source: Generated(
+            torch.cat([made[source].values for made in results])[order],
+            torch.cat([made[source].lengths for made in results])[order],
+        )
+        for source in results[0]
+    }
 
 
 @dataclass
@@ -64,6 +73,7 @@ class Chain:
         transition: Seconds that the next part of a story goes on from.
         progress: Called with (stage, steps done, steps in all).
         made: By source, what has been generated.
+        outputs: By name (``plan:hidden``), side outputs of stages that later ones are given.
     """
 
     system: Assembly
@@ -76,19 +86,25 @@ class Chain:
     heard: Tensor | None
     transition: float | None
     progress: Progress | None
-    made: dict[str, Tensor] = field(default_factory=dict)
+    made: dict[str, Generated] = field(default_factory=dict)
+    outputs: dict[str, Condition] = field(default_factory=dict)
 
-    def run(self) -> dict[str, Tensor]:
+    def run(self) -> dict[str, Generated]:
         """Every stage over the whole duration, one after the other."""
         for name, plan in self.system.plan.stages.items():
             source, new = plan.target.source, self._stage(name, plan)
-            self.made[source] = torch.cat([self.made[source], new], dim=1) if source in self.made else new
+            if source in self.made:
+                before = self.made[source]
+                values = torch.cat([before.values, new.values], dim=1)
+                new = Generated(values, torch.minimum(before.lengths, new.lengths))
+            self.made[source] = new
         return self.made
 
-    def _stage(self, name: str, plan: StagePlan) -> Tensor:
+    def _stage(self, name: str, plan: StagePlan) -> Generated:
         """One stage over the whole duration, window by window."""
         stage, spec = self.system.stages[name].eval(), self.system.spec(plan.target)
-        known = None if self.heard is None else self._known(plan.target, self.heard)
+        known = None if self.heard is None or spec.frame_rate is None else self._known(plan.target, self.heard)
+        stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted(name)], known)
         stretches, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
         conditions: dict[tuple[str, int], tuple[Condition, Condition]] = {}
         for index, ((start, begin, stop), part) in enumerate(zip(stretches, parts, strict=True)):
@@ -98,30 +114,41 @@ class Chain:
                     conditions[source, part] = self._condition(plan, source, part)
                 rate = stage.given[source].spec.frame_rate
                 pair = conditions[source, part]
-                if rate is not None:
+                if rate is not None and spec.frame_rate is not None:
                     first, last = (round(frame * exact(rate) / exact(spec.frame_rate)) for frame in (start, stop))
                     pair = (pair[0].crop(first, max(last, first + 1)), pair[1].crop(first, max(last, first + 1)))
                 given[source] = pair
+            draws = self.draws[name] | ({"outputs": stream.names} if stream.names else {})
             try:
                 new = stage.generate(
                     given,
                     stop - start,
                     seeds=[derive_seed(seed, name, index) for seed in self.seeds],
-                    prefix=None if known is None or start == begin else known[..., start:],
+                    prefix=None if stream.values is None or start == begin else stream.values[..., start:],
                     progress=self._progress(name, index, len(stretches)),
-                    **self.draws[name],
+                    **draws,
                 )
             except FloatingPointError as error:
                 raise not_finite(f"the stage {name}", str(error)) from None
-            known = new if known is None else torch.cat([known[..., :start], new], dim=-1)
-        assert known is not None
-        if not finite(known):
+            stream.extend(start, new)
+            if stream.over:
+                break
+        made = stream.result()
+        if not finite(made.values):
             raise not_finite(f"the stage {name}", f"{plan.target} that is not finite numbers")
-        return known
+        self.outputs |= {f"{name}:{output}": condition for output, condition in made.outputs.items()}
+        return made
+
+    def _wanted(self, name: str) -> list[OutputReference]:
+        """The side outputs of a stage that others are given."""
+        given = [o for stage in self.system.plan.stages.values() for o in stage.outputs.values()]
+        return [o for o in dict.fromkeys(given) if o.stage == name]
 
     def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
         """The windows of a stage, and the part of the story that each belongs to."""
         spec = self.system.spec(plan.target)
+        if spec.frame_rate is None:  # as long as it comes out, in one go
+            return [Window(0, 0, spec.frames(self.seconds))], [0]
         rate = spec.frame_rate
         others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
         window, overlap = spec.frames(plan.window), at_least(plan.overlap, rate)
@@ -129,7 +156,7 @@ class Chain:
         if grid > window - overlap:  # rates that hardly ever meet: what is given starts within half a frame
             grid = 1
         # A story changes only what is given one of its inputs.
-        fields = {self.system.conditioners[given].input for given in plan.given if given not in plan.references}
+        fields = {self.system.conditioners[given].input for given in plan.conditioners}
         times = self.times if fields & self.inputs.keys() else (0.0,)
         starts = [round(exact(time) * exact(rate) / grid) * grid for time in times]
         transition = None if self.transition is None else nearest(self.transition, rate)
@@ -144,9 +171,11 @@ class Chain:
 
     def _condition(self, plan: StagePlan, name: str, part: int) -> tuple[Condition, Condition]:
         """The pair (condition, null) of something given; what is to be avoided takes the place of the null."""
+        if name in plan.outputs:
+            return self.outputs[name], self.outputs[name].absent()
         if name in plan.references:
-            values = plan.references[name].take(self.made[plan.references[name].source])
-            condition = Condition.of(values, torch.ones_like(values[:, 0], dtype=torch.bool))
+            made = self.made[plan.references[name].source]
+            condition = Condition.of(plan.references[name].take(made.values), made.mask)
             return condition, condition.absent()
         conditioner, batch = self.system.conditioners[name].eval(), len(self.seeds)
         wanted = self.inputs[conditioner.input][part] if conditioner.input in self.inputs else [None] * batch
@@ -187,6 +216,19 @@ class Chain:
 def heard_frames(samples: int, sample_rate: int, spec: RepresentationSpec) -> int:
     """How many frames there are of audio to continue: whole ones, at least one."""
     return max(1, spec.whole_frames(samples, sample_rate))
+
+
+def decoded(tokenizer: Tokenizer | LatentView, made: Generated) -> Tensor:
+    """Audio ``[B, C, T]`` of what was generated; samples that end before others do so in silence.
+
+    Raises:
+        NotImplementedError: The tokenizer cannot go back to audio.
+    """
+    if made.whole:
+        return tokenizer.decode(made.values)
+    clips = [tokenizer.decode(made.values[i : i + 1, :, :length]) for i, length in enumerate(made.lengths.tolist())]
+    longest = max(clip.shape[-1] for clip in clips)
+    return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
 
 
 def not_finite(who: str, what: str) -> PartitaError:

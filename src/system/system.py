@@ -13,7 +13,7 @@ from rich.console import Group
 from torch import Tensor
 
 from ..core.console import bars
-from ..core.contracts import finite
+from ..core.contracts import Generated, finite
 from ..core.devices import find_device
 from ..core.excerpt import spliced
 from ..core.rates import exact
@@ -24,7 +24,7 @@ from ..recipe.recipe_files import recipes
 from ..storage.download import fetch
 from ..storage.files import kind
 from .assembly import FILES, INDEX, Assembly
-from .generation import Progress, generate, heard_frames, not_finite
+from .generation import Progress, decoded, generate, heard_frames, not_finite
 from .prompts import doubts
 from .request import Continued, Guidance, Prompts, Request
 from .saved import checked_plan
@@ -109,22 +109,22 @@ class System(Assembly):
         spec, known = self.output.spec, request.heard.shape[-1]
         frames = heard_frames(known, spec.sample_rate, spec)
         return spliced(
-            audio, request.heard, round(frames * exact(spec.sample_rate) / exact(spec.frame_rate)), spec.sample_rate
+            audio, request.heard, round(frames * exact(spec.sample_rate) / exact(spec.rate)), spec.sample_rate
         )
 
     def generate_representations(
         self, *args: Any, progress: Progress | bool | None = True, **kwargs: Any
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Generated]:
         """What every stage generates, by representation; takes the arguments of :meth:`generate`, but no ``splice``."""
         return self._represented(Request.of(self, *args, **kwargs), progress)
 
     @torch.inference_mode()
-    def _represented(self, request: Request, progress: Progress | bool | None) -> dict[str, Tensor]:
+    def _represented(self, request: Request, progress: Progress | bool | None) -> dict[str, Generated]:
         with bars(progress is True) as bar:
             return generate(self, request, bar if progress is True else progress or None)
 
     @torch.inference_mode()
-    def decode(self, representations: Mapping[str, Tensor]) -> Tensor:
+    def decode(self, representations: Mapping[str, Generated]) -> Tensor:
         """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns."""
         if not self.plan.stages:
             raise PartitaError("this system has no stage: decode with its tokenizer, system.tokenizers[…].decode(…)")
@@ -132,7 +132,7 @@ class System(Assembly):
         if not isinstance(representations, Mapping) or target.source not in representations:
             raise PartitaError(f"decode takes what generate_representations returns, a mapping with {target.source!r}")
         try:
-            audio = self.output.decode(representations[target.source]).float()
+            audio = decoded(self.output, representations[target.source]).float()
         except NotImplementedError as error:
             raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
         if not finite(audio):

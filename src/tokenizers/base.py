@@ -105,10 +105,10 @@ class Tokenizer(Part):
             )
         if given.is_floating_point() == spec.discrete or given.is_complex() or not finite(given):
             raise PartitaError(f"{what} are {'whole' if spec.discrete else 'finite floating-point'} numbers here")
-        if spec.cardinality is not None and not 0 <= int(given.min()) <= int(given.max()) < spec.cardinality:
-            raise PartitaError(
-                f"{what} lie in [0, {spec.cardinality}), not in [{int(given.min())}, {int(given.max())}]"
-            )
+        for book, cardinality in enumerate(spec.cardinalities):
+            least, most = int(given[:, book].min()), int(given[:, book].max())
+            if not 0 <= least <= most < cardinality:
+                raise PartitaError(f"{what} lie in [0, {cardinality}), not in [{least}, {most}]")
         try:
             made = self.decode(given.long() if spec.discrete else given.float()).float().cpu().clamp(-1, 1)
         except NotImplementedError as error:
@@ -151,7 +151,7 @@ class LatentView:
     @property
     def spec(self) -> RepresentationSpec:
         """The codec's, with latents in the place of codes."""
-        return replace(self.codec.spec, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim)
+        return replace(self.codec.spec, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim, end=None)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, S]``."""

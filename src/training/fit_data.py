@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..core.contracts import Condition, StageBatch
-from ..core.reference import Reference
+from ..core.contracts import Condition, Generated, StageBatch
+from ..core.reference import OutputReference, Reference
 from ..core.resample import convert
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
 from ..data.examples import Collate, Examples, Loader, Span
+from ..recipe.plan import StagePlan
+from ..system.generation import decoded
 from ..system.system import System
 
 VALIDATION_SEED = 1
@@ -39,13 +41,13 @@ class FitData(L.LightningDataModule):
         self.fit = system.parts[folder].fit_options
         group, name = folder.split("/")
         self.stage = system.plan.stages[name] if group == "stages" else None
-        references = [Reference(name)] if self.stage is None else [self.stage.target, *self.stage.references.values()]
-        rates = [system.tokenizer_of(reference).spec for reference in references]
+        self.plans = {} if self.stage is None else _upstream(system, name)
+        self.references = [r for plan in self.plans.values() for r in (plan.target, *plan.references.values())]
+        rates = [system.tokenizer_of(reference).spec for reference in self.references or [Reference(name)]]
         # read once, at the best of the rates that are needed
         self.sample_rate, self.channels = max(r.sample_rate for r in rates), max(r.channels for r in rates)
         self.seconds = self.fit.crop if self.stage is None else self.stage.window
-        names = [] if self.stage is None else [n for n in self.stage.given if n not in self.stage.references]
-        self.conditioners = {n: system.conditioners[n] for n in names}
+        self.conditioners = {n: system.conditioners[n] for plan in self.plans.values() for n in plan.conditioners}
 
     def train_dataloader(self) -> DataLoader:
         """From the first batch that is not done yet."""
@@ -93,10 +95,10 @@ class FitData(L.LightningDataModule):
                 return part.decode(part.encode(batch["audio"]))  # type: ignore[operator]
             staged = self.on_after_batch_transfer(batch, 0)
             pairs, seeds = part.resolve(staged), list(range(count))  # type: ignore[operator]
-            representation = part.generate(pairs, staged.target.shape[-1], seeds=seeds)  # type: ignore[operator]
+            made = part.generate(pairs, staged.target.shape[-1], seeds=seeds)  # type: ignore[operator]
             whole = self._encoded(batch["audio"])[self.stage.target.source]
-            made = torch.cat([whole[:, : self.stage.target.start], representation], dim=1)
-            return self.system.tokenizer_of(self.stage.target).decode(made)
+            values = torch.cat([whole[:, : self.stage.target.start], made.values], dim=1)
+            return decoded(self.system.tokenizer_of(self.stage.target), Generated(values, made.lengths))
         except NotImplementedError:
             return torch.empty(0)
         finally:
@@ -111,32 +113,43 @@ class FitData(L.LightningDataModule):
         """For a stage: encode the audio and run the conditioners that are not trained with it."""
         if self.stage is None:
             return batch
-        audio, stage = batch["audio"], self.system.stages[self.folder.split("/")[1]]
-        encoded = self._encoded(audio)
+        return self._staged(self.folder.split("/")[1], batch, self._encoded(batch["audio"]))
+
+    def _staged(self, name: str, batch: dict[str, Any], encoded: dict[str, Tensor]) -> StageBatch:
+        """What a stage is trained on: the one in training, or an earlier one whose outputs it is given."""
+        plan, stage = self.plans[name], self.system.stages[name]
 
         def part(reference: Reference) -> tuple[Tensor, Tensor]:
-            representation = reference.take(encoded[reference.source])
-            frames = self.system.spec(reference).begun_frames(batch["num_samples"], self.sample_rate)
-            return representation, torch.arange(representation.shape[-1], device=audio.device) < frames[:, None]
+            whole, spec = encoded[reference.source], self.system.tokenizer_of(reference).spec
+            return reference.take(whole), spec.present(whole, batch["num_samples"], self.sample_rate)
 
         given: dict[str, Any] = {}
-        for name in self.stage.given:
-            if name in self.stage.references:
-                condition = Condition.of(*part(self.stage.references[name]))
-                given[name] = (condition, condition.absent())
-            elif name in stage.joint:
-                given[name] = batch["prepared"][name]
+        for source in plan.given:
+            if source in plan.references:
+                condition = Condition.of(*part(plan.references[source]))
+                given[source] = (condition, condition.absent())
+            elif source in plan.outputs:
+                condition = self._output(plan.outputs[source], batch, encoded)
+                given[source] = (condition, condition.absent())
+            elif source in stage.joint:
+                given[source] = batch["prepared"][source]
             else:
-                conditioner = self.conditioners[name].to(audio.device).eval()
-                condition = conditioner(batch["prepared"][name])
-                given[name] = (condition, conditioner.null(condition))
-        return StageBatch(*part(self.stage.target), given)
+                conditioner = self.conditioners[source].to(batch["audio"].device).eval()
+                condition = conditioner(batch["prepared"][source])
+                given[source] = (condition, conditioner.null(condition))
+        return StageBatch(*part(plan.target), given)
+
+    def _output(self, wanted: OutputReference, batch: dict[str, Any], encoded: dict[str, Tensor]) -> Condition:
+        """A side output of an earlier stage, which runs as it is on what the clip holds of its target."""
+        earlier = self.system.stages[wanted.stage].to(batch["audio"].device).eval()
+        staged = self._staged(wanted.stage, batch, encoded)
+        conditions = {name: condition for name, (condition, _) in earlier.resolve(staged).items()}
+        return earlier.compute_outputs(staged.target, staged.mask, conditions)[wanted.output]
 
     def _encoded(self, audio: Tensor) -> dict[str, Tensor]:
         """What the stage generates or is given, whole, by source."""
-        assert self.stage is not None
         encoded = {}
-        for reference in (self.stage.target, *self.stage.references.values()):
+        for reference in self.references:
             if reference.source not in encoded:
                 self.system.tokenizers[reference.tokenizer].to(audio.device).eval()
                 tokenizer = self.system.tokenizer_of(reference)
@@ -169,3 +182,12 @@ class FitData(L.LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _upstream(system: System, name: str) -> dict[str, StagePlan]:
+    """The plans of a stage and of those that run in its training, because it is given their outputs."""
+    plan = system.plan.stages[name]
+    found = {name: plan}
+    for output in plan.outputs.values():
+        found |= _upstream(system, output.stage)
+    return found

@@ -80,7 +80,7 @@ def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: i
     """
     spec = tokenizer.spec
     distance, constant = MelDistance(spec.sample_rate), ConstantSpectrum(spec.sample_rate)
-    usage = CodebookUsage(spec.num_codebooks, spec.cardinality) if spec.discrete else None  # type: ignore[arg-type]
+    usage = CodebookUsage(len(spec.cardinalities), max(spec.cardinalities)) if spec.discrete else None
     for batch in _batches(_clips(system, spec, "train", examples, 4.0)):
         constant.fit(batch)
     for batch in _batches(_clips(system, spec, "test", examples, 4.0)):
@@ -168,7 +168,7 @@ def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[t
 
 
 @torch.inference_mode()
-def _followed(system: System, made: Mapping[str, Tensor], audio: Tensor) -> list[tuple[str, str]]:
+def _followed(system: System, made: Mapping[str, Generated], audio: Tensor) -> list[tuple[str, str]]:
     """Of the codes that later stages were given: how many the result has, beside those of other clips."""
     rows, spec = [], system.output.spec
     named = {str(r): r for stage in system.plan.stages.values() for r in stage.references.values()}
@@ -177,7 +177,7 @@ def _followed(system: System, made: Mapping[str, Tensor], audio: Tensor) -> list
         own = tokenizer.spec
         if not own.discrete or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer:
             continue
-        given = reference.take(made[reference.source])
+        given = reference.take(made[reference.source].values)
         reconstructed = reference.take(
             tokenizer.encode(convert(audio, spec.sample_rate, own.sample_rate, own.channels))
         )

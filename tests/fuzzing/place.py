@@ -18,7 +18,7 @@ conditioners:
   text: toy-letters
 stages:
   main:
-    generator: {name: toy-bigram, dropout: 0.2, fit: {steps: 8, batch_size: 2, ema: 0.9}}
+    generator: {name: toy-bigram, condition_dropout: {together: 0.2}, fit: {steps: 8, batch_size: 2, ema: 0.9}}
     target: acoustic
     given: [text]
     window: 1.0

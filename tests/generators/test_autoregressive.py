@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import lightning as L
 import pytest
 import torch
@@ -7,8 +9,11 @@ from partita.conditioners.lookup import Lookup
 from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec, StageBatch
 from partita.core.part import Part
 from partita.generators.autoregressive import Autoregressive
+from partita.generators.backbones.transformer import Transformer
+from partita.generators.base import NO_DROPOUT, ConditionDropout
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.sampling import Sampling
+from partita.layers.transformer import BlockConfig
 
 TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
 TEXT = {"text": Given(ConditionSpec(dim=8), "cross")}
@@ -19,13 +24,22 @@ EVERYTHING = {
     "chroma": Given(ConditionSpec(dim=4, frame_rate=12.5), "add"),
 }
 GREEDY = Sampling(temperature=0, guidance=1)
+BLOCK = {field.name for field in fields(BlockConfig)}
+SIZES = {"width": 32, "depth": 2, "num_heads": 4, "positions": "sinusoidal"}
 PATTERNS = ["delay", "parallel", "flatten", "partial_flatten", "coarse_first", "musiclm"]
 POSITIONS = ["sinusoidal", "rotary"]
 
 
 def make(given=TEXT, **options):
     torch.manual_seed(0)
-    return Autoregressive(TARGET, given, **{"width": 32, "depth": 2, "num_heads": 4, **options}).eval()
+    return Autoregressive(TARGET, given, backbone=small(options), **options).eval()
+
+
+def small(options):
+    """A transformer of what the options say of it, which are taken out of them."""
+    block = BlockConfig(**{name: options.pop(name) for name in BLOCK if name in options})
+    sizes = {name: options.pop(name, size) for name, size in SIZES.items()}
+    return Transformer(**sizes, block=block)
 
 
 def pairs_of(given, batch, length=6):
@@ -182,7 +196,7 @@ def test_cached_and_uncached_logits_agree_at_every_step(pattern, positions, monk
     codes = []
     for use_cache in (True, False):
         runs.append([])
-        codes.append(model.generate(pairs, 9, seeds=[0, 1, 2], use_cache=use_cache))
+        codes.append(model.generate(pairs, 9, seeds=[0, 1, 2], use_cache=use_cache).values)
     assert len(runs[0]) == len(runs[1]) == model.pattern.layout(9).length - 1
     torch.testing.assert_close(torch.stack(runs[0]), torch.stack(runs[1]), rtol=0, atol=1e-4)
     assert torch.equal(*codes)
@@ -193,16 +207,16 @@ def test_the_same_seed_gives_the_same_codes_in_any_batch(positions):
     model = make(EVERYTHING, positions=positions)
     pairs = pairs_of(EVERYTHING, 8)
     seeds = [5, 6, 7, 8, 9, 10, 11, 5]
-    together = model.generate(pairs, 30, seeds=seeds)
+    together = model.generate(pairs, 30, seeds=seeds).values
     for index, seed in enumerate(seeds):
-        alone = model.generate(sample(pairs, index), 30, seeds=[seed])
+        alone = model.generate(sample(pairs, index), 30, seeds=[seed]).values
         assert torch.equal(alone[0], together[index])
     assert not torch.equal(together[0], together[7])
 
 
 def test_another_seed_gives_other_codes():
     model, pairs = make(), pairs_of(TEXT, 1)
-    assert not torch.equal(model.generate(pairs, 20, seeds=[0]), model.generate(pairs, 20, seeds=[1]))
+    assert not torch.equal(model.generate(pairs, 20, seeds=[0]).values, model.generate(pairs, 20, seeds=[1]).values)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -210,10 +224,10 @@ def test_another_seed_gives_other_codes():
 def test_over_fitted_clips_are_generated_back(pattern, use_cache):
     """Four clips, told apart by their prompts, at batch 1 and together."""
     model, pairs, clips = over_fitted(pattern)
-    together = model.generate(pairs, 12, seeds=range(4), sampling=GREEDY, use_cache=use_cache)
+    together = model.generate(pairs, 12, seeds=range(4), sampling=GREEDY, use_cache=use_cache).values
     assert (together == clips).float().mean() >= 0.99
     for index in range(4):
-        alone = model.generate(sample(pairs, index), 12, seeds=[0], sampling=GREEDY, use_cache=use_cache)
+        alone = model.generate(sample(pairs, index), 12, seeds=[0], sampling=GREEDY, use_cache=use_cache).values
         assert (alone[0] == clips[index]).float().mean() >= 0.99
 
 
@@ -221,15 +235,15 @@ def test_over_fitted_clips_are_generated_back(pattern, use_cache):
 def test_a_prompt_is_continued(pattern):
     model, pairs, clips = over_fitted(pattern)
     for length in (1, 5, 11):
-        codes = model.generate(pairs, 12, seeds=range(4), sampling=GREEDY, prefix=clips[:, :, :length])
+        codes = model.generate(pairs, 12, seeds=range(4), sampling=GREEDY, prefix=clips[:, :, :length]).values
         assert torch.equal(codes[:, :, :length], clips[:, :, :length])
         assert (codes == clips).float().mean() >= 0.99
 
 
 def test_a_prompt_that_was_generated_is_continued_as_it_was():
     model, pairs = make(), pairs_of(TEXT, 2)
-    codes = model.generate(pairs, 20, seeds=[3, 4])
-    assert torch.equal(model.generate(pairs, 20, seeds=[3, 4], prefix=codes[:, :, :7]), codes)
+    codes = model.generate(pairs, 20, seeds=[3, 4]).values
+    assert torch.equal(model.generate(pairs, 20, seeds=[3, 4], prefix=codes[:, :, :7]).values, codes)
 
 
 _trained = {}
@@ -240,7 +254,7 @@ def over_fitted(pattern):
         torch.manual_seed(0)
         clips = torch.randint(16, (4, 3, 12))
         given = {"text": Given(ConditionSpec(dim=8), "cross")}
-        model = make(given, width=64, pattern=pattern, dropout=0.0).train()
+        model = make(given, width=64, pattern=pattern, condition_dropout=NO_DROPOUT).train()
         pairs = pairs_of(given, 4, length=4)
         optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
         for _ in range(120):
@@ -256,7 +270,7 @@ def test_special_codes_are_never_generated():
     model = make()
     with torch.no_grad():
         model.output_heads.weight.zero_()
-    codes = model.generate(pairs_of(TEXT, 4), 40, seeds=range(4), sampling=Sampling(temperature=5.0, top_k=None))
+    codes = model.generate(pairs_of(TEXT, 4), 40, seeds=range(4), sampling=Sampling(temperature=5.0, top_k=None)).values
     assert codes.min() == 0
     assert codes.max() == 15
     assert codes.dtype == torch.int64
@@ -269,7 +283,7 @@ def test_guidance_terms_are_the_sum_of_separate_predictions():
     terms = nested_guidance(("style",), 3.0, 5.0)
     prefix = torch.randint(16, (2, 3, 8))
     # the last code of the last codebook is all that is left to predict after eight frames
-    guided = model.generate(pairs, 9, seeds=[0, 0], prefix=prefix, guidance=terms, sampling=GREEDY)
+    guided = model.generate(pairs, 9, seeds=[0, 0], prefix=prefix, guidance=terms, sampling=GREEDY).values
     null = {name: pair[1] for name, pair in pairs.items()}
     style = {"text": pairs["text"][1], "style": pairs["style"][0]}
     both, style, null = (model.logits(guided, c)[0] for c in (conditions_of(pairs), style, null))
@@ -279,9 +293,9 @@ def test_guidance_terms_are_the_sum_of_separate_predictions():
 
 def test_guidance_of_weight_one_is_the_conditional_prediction():
     model, pairs = make(), pairs_of(TEXT, 2)
-    plain = model.generate(pairs, 10, seeds=[0, 1], sampling=Sampling(guidance=1.0))
-    assert torch.equal(model.generate(pairs, 10, seeds=[0, 1], guidance=[Term(None, 1.0)]), plain)
-    assert not torch.equal(model.generate(pairs, 10, seeds=[0, 1], guidance=[Term((), 1.0)]), plain)
+    plain = model.generate(pairs, 10, seeds=[0, 1], sampling=Sampling(guidance=1.0)).values
+    assert torch.equal(model.generate(pairs, 10, seeds=[0, 1], guidance=[Term(None, 1.0)]).values, plain)
+    assert not torch.equal(model.generate(pairs, 10, seeds=[0, 1], guidance=[Term((), 1.0)]).values, plain)
 
 
 def test_fully_null_conditions_give_finite_logits():
@@ -289,18 +303,18 @@ def test_fully_null_conditions_give_finite_logits():
     null = {name: pair[1] for name, pair in pairs_of(EVERYTHING, 2).items()}
     logits, _ = model.logits(torch.randint(16, (2, 3, 5)), null)
     assert logits.isfinite().all()
-    codes = model.generate({name: (c, c) for name, c in null.items()}, 5, seeds=[0, 1])
+    codes = model.generate({name: (c, c) for name, c in null.items()}, 5, seeds=[0, 1]).values
     assert codes.shape == (2, 3, 5)
 
 
 def test_a_stage_given_nothing_generates():
     model = make({})
-    assert model.generate({}, 6, seeds=[0, 1]).shape == (2, 3, 6)
+    assert model.generate({}, 6, seeds=[0, 1]).values.shape == (2, 3, 6)
 
 
 def test_conditions_are_dropped_per_sample_alone_and_together():
     given = {name: EVERYTHING[name] for name in ("text", "style")}
-    model = make(given, dropout=0.2, condition_dropout={"style": 0.5})
+    model = make(given, condition_dropout=ConditionDropout(0.2, {"style": 0.5}))
     pairs = pairs_of(given, 4000)
     dropped = model.drop(pairs)
     text, style = (~dropped[name].mask.any(1) for name in ("text", "style"))
@@ -312,27 +326,27 @@ def test_conditions_are_dropped_per_sample_alone_and_together():
 
 def test_progress_counts_every_step():
     seen = []
-    make().generate(pairs_of(TEXT, 1), 5, seeds=[0], progress=lambda done, total: seen.append((done, total)))
+    make().generate(pairs_of(TEXT, 1), 5, seeds=[0], progress=lambda done, total: seen.append((done, total))).values
     assert seen == [(step, 7) for step in range(1, 8)]
 
 
 def test_generating_leaves_the_training_mode_and_the_random_state_alone():
-    model = make(residual_dropout=0.5).train()
+    model = make(dropout=0.5).train()
     model.conditioning.eval()
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first = model.generate(pairs_of(TEXT, 1), 5, seeds=[0])
+    first = model.generate(pairs_of(TEXT, 1), 5, seeds=[0]).values
     assert torch.equal(torch.rand(3), expected)
-    assert torch.equal(model.generate(pairs_of(TEXT, 1), 5, seeds=[0]), first)
+    assert torch.equal(model.generate(pairs_of(TEXT, 1), 5, seeds=[0]).values, first)
     assert model.training
-    assert model.transformer.training
+    assert model.backbone.training
     assert not model.conditioning.training
 
 
 def test_half_precision_weights_generate():
     model, pairs = make(EVERYTHING).bfloat16(), pairs_of(EVERYTHING, 2)
-    assert model.generate(pairs, 5, seeds=[0, 1]).shape == (2, 3, 5)
+    assert model.generate(pairs, 5, seeds=[0, 1]).values.shape == (2, 3, 5)
     assert next(model.parameters()).dtype == torch.bfloat16
 
 
@@ -367,7 +381,7 @@ def test_saved_and_loaded_it_generates_the_same(tmp_path):
     loaded = Part.load(tmp_path / "stage")
     assert loaded.sampling == model.sampling
     pairs = pairs_of(EVERYTHING, 2)
-    assert torch.equal(loaded.generate(pairs, 8, seeds=[0, 1]), model.generate(pairs, 8, seeds=[0, 1]))
+    assert torch.equal(loaded.generate(pairs, 8, seeds=[0, 1]).values, model.generate(pairs, 8, seeds=[0, 1]).values)
 
 
 def test_builds_without_memory():
@@ -384,13 +398,13 @@ def test_mistakes_are_named():
         make(delays=(0, 1))
     model, pairs = make(), pairs_of(TEXT, 2)
     with pytest.raises(ValueError, match="text holds 2 samples for 3 seeds"):
-        model.generate(pairs, 5, seeds=[0, 1, 2])
+        model.generate(pairs, 5, seeds=[0, 1, 2]).values
     with pytest.raises(ValueError, match=r"conditions for \[\], but the stage is given \['text'\]"):
-        model.generate({}, 5, seeds=[0, 1])
+        model.generate({}, 5, seeds=[0, 1]).values
     with pytest.raises(ValueError, match="5 of 5 frames: nothing is left"):
-        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(2, 3, 5).long())
-    with pytest.raises(ValueError, match=r"the prompt is \[1, 3, 2\], not \[2, 3, frames\]"):
-        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(1, 3, 2).long())
+        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(2, 3, 5).long()).values
+    with pytest.raises(ValueError, match=r"the prefix is \[1, 3, 2\], not \[2, 3, frames\]"):
+        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(1, 3, 2).long()).values
 
 
 @pytest.mark.parametrize("pattern", ["delay", "flatten"])
@@ -422,5 +436,5 @@ def test_codes_of_an_earlier_stage_are_found_at_their_time_however_long_the_clip
         schedule.step()
     for frames in (6, 10, 16):
         codes, pairs = clips(32, frames)
-        made = stage.generate(pairs, frames, seeds=range(32), sampling=GREEDY)
+        made = stage.generate(pairs, frames, seeds=range(32), sampling=GREEDY).values
         assert (made == codes).float().mean() >= 0.99, frames

@@ -23,7 +23,13 @@ FRAMES = 16
 
 def make(given=TEXT, **options):
     torch.manual_seed(0)
-    return Diffusion(TARGET, given, **{"width": 32, "depth": 2, "num_heads": 4, **options})
+    return Diffusion(TARGET, given, denoiser=small(options), **options)
+
+
+def small(options):
+    """A diffusion transformer of what the options say of it, which are taken out of them."""
+    block = BlockConfig(**{name: options.pop(name) for name in BLOCK if name in options})
+    return DiT(**{name: options.pop(name, size) for name, size in SIZES.items()}, block=block)
 
 
 def shaken(stage):
@@ -92,7 +98,7 @@ def fitted(request):
 def test_a_fitted_stage_generates_its_clips_from_their_conditions(fitted):
     stage, pairs = fitted
     for name in SCHEDULERS[stage.noise_process.objective]:
-        clip = stage.generate(pairs, FRAMES, seeds=range(4), sampling=DiffusionSampling(name, 20, 1.0))
+        clip = stage.generate(pairs, FRAMES, seeds=range(4), sampling=DiffusionSampling(name, 20, 1.0)).values
         assert signal_to_noise(clip, clips()).min() > 10, name
 
 
@@ -102,7 +108,7 @@ def test_a_fitted_stage_continues_what_it_is_given(fitted):
     half = clips()[:, :, : FRAMES // 2]
     for name in SCHEDULERS[stage.noise_process.objective]:
         sampling = DiffusionSampling(name, 20, 1.0)
-        clip = stage.generate(nothing, FRAMES, seeds=range(4), prefix=half, sampling=sampling)
+        clip = stage.generate(nothing, FRAMES, seeds=range(4), prefix=half, sampling=sampling).values
         assert torch.equal(clip[:, :, : FRAMES // 2], half)
         rest = slice(FRAMES // 2, None)
         assert signal_to_noise(clip[:, :, rest], clips()[:, :, rest]).min() > 8, name
@@ -149,11 +155,11 @@ def test_a_prompt_is_kept_by_a_stage_that_never_learned_to_continue():
     stage = shaken(make(continuation=0.0))
     assert stage.input.in_features == 8
     prefix = clips()[:, :, :5]
-    clip = stage.generate(pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=prefix, sampling=DiffusionSampling(steps=4))
+    clip = stage.generate(pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=prefix, sampling=DiffusionSampling(steps=4)).values
     assert torch.equal(clip[:, :, :5], prefix)
     other = stage.generate(
         pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=-prefix, sampling=DiffusionSampling(steps=4)
-    )
+    ).values
     assert not torch.allclose(clip[:, :, 5:], other[:, :, 5:])
 
 
@@ -173,11 +179,11 @@ def test_a_sample_depends_on_its_seed_and_conditions_alone(objective, name):
     stage = shaken(make(EVERYTHING, objective=objective))
     pairs = pairs_of(EVERYTHING, 4)
     sampling = DiffusionSampling(name, 6, 2.0)
-    together = stage.generate(pairs, FRAMES, seeds=[7, 8, 9, 7], sampling=sampling)
+    together = stage.generate(pairs, FRAMES, seeds=[7, 8, 9, 7], sampling=sampling).values
     for i in range(4):
-        alone = stage.generate(rows(pairs, [i]), FRAMES, seeds=[[7, 8, 9, 7][i]], sampling=sampling)
+        alone = stage.generate(rows(pairs, [i]), FRAMES, seeds=[[7, 8, 9, 7][i]], sampling=sampling).values
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
-    same = stage.generate(rows(pairs, [0, 0, 0]), FRAMES, seeds=[7, 7, 8], sampling=sampling)
+    same = stage.generate(rows(pairs, [0, 0, 0]), FRAMES, seeds=[7, 7, 8], sampling=sampling).values
     torch.testing.assert_close(same[0], same[1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(same[0], same[2], atol=0.1)
 
@@ -188,7 +194,7 @@ def test_double_guidance_is_the_formula_on_the_predictions():
     pairs = pairs_of(EVERYTHING, 2)
     alpha, beta = 3.0, 1.7
     terms = nested_guidance(("style",), alpha, beta)
-    result = stage.generate(pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=DiffusionSampling("euler", 1))
+    result = stage.generate(pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=DiffusionSampling("euler", 1)).values
     noise = torch.stack([torch.randn(8, FRAMES, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
 
     def prediction(*kept):
@@ -205,29 +211,29 @@ def test_double_guidance_is_the_formula_on_the_predictions():
 def test_guidance_of_the_sampling_is_classifier_free():
     stage = shaken(make())
     pairs = pairs_of(TEXT, 2)
-    implied = stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling(steps=3, guidance=2.5))
+    implied = stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling(steps=3, guidance=2.5)).values
     terms = [Term(None, 2.5), Term((), -1.5)]
     told = stage.generate(
         pairs, FRAMES, seeds=[1, 2], guidance=terms, sampling=DiffusionSampling(steps=3, guidance=9.0)
-    )
+    ).values
     assert torch.equal(implied, told)
 
 
 def test_generating_counts_steps_and_leaves_the_stage_as_it_was():
-    stage = shaken(make(residual_dropout=0.5)).train()
-    stage.transformer.eval()
+    stage = shaken(make(dropout=0.5)).train()
+    stage.denoiser.eval()
     state = torch.get_rng_state()
     counted = []
     sampling = DiffusionSampling("heun", 3)
     first = stage.generate(
         pairs_of(TEXT, 1), FRAMES, seeds=[0], sampling=sampling, progress=lambda *done: counted.append(done)
-    )
+    ).values
     assert counted == [(i, 5) for i in range(1, 6)]
     assert stage.training
-    assert not stage.transformer.training
+    assert not stage.denoiser.training
     assert torch.equal(torch.get_rng_state(), state)
     with torch.autocast("cpu", torch.bfloat16):  # as in the validation of a stage trained so
-        assert torch.equal(stage.generate(pairs_of(TEXT, 1), FRAMES, seeds=[0], sampling=sampling), first)
+        assert torch.equal(stage.generate(pairs_of(TEXT, 1), FRAMES, seeds=[0], sampling=sampling).values, first)
 
 
 def test_training_in_lower_precision_stays_close_and_quiet():
@@ -251,7 +257,7 @@ def test_a_saved_stage_generates_the_same(tmp_path):
     stage.save(tmp_path)
     again = Part.load(tmp_path)
     assert again.sampling == DiffusionSampling("dpm", 5, 1.5)
-    assert torch.equal(again.generate(pairs, FRAMES, seeds=[1, 2]), stage.generate(pairs, FRAMES, seeds=[1, 2]))
+    assert torch.equal(again.generate(pairs, FRAMES, seeds=[1, 2]).values, stage.generate(pairs, FRAMES, seeds=[1, 2]).values)
 
 
 def test_what_is_given_enters_by_what_it_is():
@@ -273,15 +279,15 @@ def test_mistakes_are_refused_with_what_to_do():
     stage = make()
     pairs = pairs_of(TEXT, 2)
     with pytest.raises(PartitaError, match="no scheduler 'ddim' for the objective flow: use euler"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling("ddim"))
+        stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling("ddim")).values
     with pytest.raises(ValueError, match="conditions for"):
-        stage.generate({}, FRAMES, seeds=[1, 2])
+        stage.generate({}, FRAMES, seeds=[1, 2]).values
     with pytest.raises(ValueError, match="2 samples for 3 seeds"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2, 3])
+        stage.generate(pairs, FRAMES, seeds=[1, 2, 3]).values
     with pytest.raises(ValueError, match=r"prompt is \[2, 7, 3\], not \[2, 8, frames\]"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 7, 3))
+        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 7, 3)).values
     with pytest.raises(ValueError, match="nothing is left to generate"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 8, FRAMES))
+        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 8, FRAMES)).values
 
 
 @pytest.mark.parametrize("kind", ["codes", "latents"])
@@ -320,6 +326,6 @@ def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip
         schedule.step()
     for frames in (6, 16, 24):
         latents, pairs = clips(16, frames)
-        made = stage.generate(pairs, frames, seeds=range(16), guidance=[Term(None, 1.0)])
+        made = stage.generate(pairs, frames, seeds=range(16), guidance=[Term(None, 1.0)]).values
         ratio = latents.var() / (made - latents).square().mean()
         assert 10 * ratio.log10() >= 10, frames

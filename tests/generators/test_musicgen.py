@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
 from partita.errors import PartitaError
 from partita.generators.autoregressive import Autoregressive
-from partita.generators.musicgen import convert
+from partita.generators.backbones.transformer import Transformer
+from partita.generators.checkpoints.musicgen import convert
 from partita.layers.guidance import classifier_free
 
 transformers = pytest.importorskip("transformers")
@@ -56,7 +57,11 @@ def checkpoint(reference, tmp_path):
 
 def stage(**options):
     given = {"text": Given(ConditionSpec(dim=TEXT), "cross")}
-    return Autoregressive(TARGET, given, **{"width": WIDTH, "depth": DEPTH, "num_heads": HEADS, **options}).eval()
+    return Autoregressive(TARGET, given, backbone=backbone(**options)).eval()
+
+
+def backbone(**options):
+    return Transformer(**{"width": WIDTH, "depth": DEPTH, "num_heads": HEADS, **options})
 
 
 def text(batch=3, length=5):
@@ -107,7 +112,7 @@ def test_cached_guided_steps_are_those_of_transformers(reference, checkpoint, mo
     monkeypatch.setattr(Sampling, "draw", lambda self, logits, noise: seen.append(logits) or draw(self, logits, noise))
     condition = text(1)
     null = Condition(torch.zeros_like(condition.values), torch.zeros_like(condition.mask))
-    codes = model.generate({"text": (condition, null)}, 7, seeds=[0], guidance=classifier_free(3.0))
+    codes = model.generate({"text": (condition, null)}, 7, seeds=[0], guidance=classifier_free(3.0)).values
     with_text = reference_logits(reference, checkpoint, codes, condition)
     without = reference_logits(reference, checkpoint, codes, null)
     expected = without + 3 * (with_text - without)
@@ -122,7 +127,7 @@ def test_a_prefix_is_that_of_transformers():
     torch.manual_seed(0)
     melody = transformers.MusicgenMelodyForCausalLM(transformers.MusicgenMelodyDecoderConfig(**SIZES)).eval()
     given = {"melody": Given(ConditionSpec(dim=WIDTH), "prepend")}
-    model = Autoregressive(TARGET, given, width=WIDTH, depth=DEPTH, num_heads=HEADS).eval()
+    model = Autoregressive(TARGET, given, backbone=backbone()).eval()
     state = convert(melody.state_dict(), "")
     state |= {"conditioning.projections.melody.weight": torch.eye(WIDTH)}
     state |= {"conditioning.projections.melody.bias": torch.zeros(WIDTH)}
@@ -141,7 +146,7 @@ def test_a_prefix_is_that_of_transformers():
 
 
 def test_other_sizes_are_refused_with_the_difference(checkpoint):
-    with pytest.raises(PartitaError, match=r"missing.*transformer\.blocks\.3"):
+    with pytest.raises(PartitaError, match=r"missing.*backbone\.layers\.blocks\.3"):
         stage(depth=4).load_weights(checkpoint)
     with pytest.raises(PartitaError, match="sinusoidal positions and GELU"):
         stage(positions="rotary").load_weights(checkpoint)

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from partita.layers.dit import DiffusionTransformer, LevelEmbedding
+from partita.layers.transformer import BlockConfig
 
 
 def make(**options):
     torch.manual_seed(0)
-    return DiffusionTransformer(32, 5, 2, 4, **{"cross": True, **options}).eval()
+    options = {"cross": True, **options}
+    block = BlockConfig(**{name: options.pop(name) for name in list(options) if hasattr(BlockConfig, name)})
+    return DiffusionTransformer(32, 5, 2, 4, block=block, **options).eval()
 
 
 def inputs(batch=2, places=7, keys=3):

@@ -5,7 +5,7 @@ import torch
 
 from partita.layers.attention import CrossAttention, key_mask
 from partita.layers.positions import position_ids, rotary, rotate, sinusoidal
-from partita.layers.transformer import Transformer
+from partita.layers.transformer import BlockConfig, Transformer
 
 VARIANTS = {
     "musicgen": {},
@@ -15,7 +15,9 @@ VARIANTS = {
 
 def make(variant="musicgen", **options):
     torch.manual_seed(0)
-    return Transformer(32, 2, 4, **{"cross": True, **VARIANTS[variant], **options}).eval()
+    options = {"cross": True, **VARIANTS[variant], **options}
+    block = BlockConfig(**{name: options.pop(name) for name in list(options) if hasattr(BlockConfig, name)})
+    return Transformer(32, 2, 4, block=block, **options).eval()
 
 
 def ids(n):

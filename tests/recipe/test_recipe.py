@@ -44,7 +44,7 @@ def test_five_different_mistakes_are_reported_together(toy_recipe):
         ("stages.main.given={text: add}", "stages.main.given.text", "cannot enter by 'add'"),
         ("stages.main.given=[txt]", "stages.main.given", "'text'"),
         ("stages.main.window=-1", "stages.main.window", "positive"),
-        ("stages.main.generator.condition_dropout={txt: 0.1}", "stages.main.generator", "'txt'"),
+        ("stages.main.generator.condition_dropout={alone: {txt: 0.1}}", "stages.main.generator", "'txt'"),
         ("tokenizers.other=toy-codec", "tokenizers.other", "no stage uses this"),
         ("trainer.presicion=16", "trainer.presicion", "'precision'"),
         ("trainer.max_steps=16", "trainer.max_steps", "fit.steps"),

@@ -16,7 +16,7 @@ from partita.training.training import seconds_per_step, train
 from toys import ToyBigram, ToyCodec
 
 FIT = "stages.main.generator.fit."
-STAGE = ["stages.main.generator.dropout=0", FIT + "ema=null", FIT + "lr=0.01"]
+STAGE = ["stages.main.generator.condition_dropout.together=0", FIT + "ema=null", FIT + "lr=0.01"]
 
 
 def weights(run):

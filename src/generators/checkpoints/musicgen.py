@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import PartitaError
-from ..storage.files import kind
-from ..storage.pretrained import checkpoint_folder, read_config, read_safetensors
-
-MODEL_TYPES = ("musicgen", "musicgen_decoder")
+from ...core.checkpoint import Checkpoint
+from ...core.registry import register
+from ...errors import PartitaError
+from ...storage.pretrained import read_safetensors
 
 _BLOCK = re.compile(r"model\.decoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _SINGLE = {
@@ -32,27 +32,32 @@ _JOINED = {
 }
 
 
-def read_musicgen(source: str | Path, condition: str) -> dict[str, Tensor] | None:
-    """The state of an autoregressive stage from a checkpoint of transformers; none where ``source`` is no such thing.
+@register("checkpoint", "musicgen")
+class MusicGen(Checkpoint):
+    """MusicGen in the format of transformers: its decoder, and the projection of the text."""
 
-    Args:
-        source: A folder, or a hub id such as ``facebook/musicgen-small``.
-        condition: Name of what the stage attends to, whose projection is in the checkpoint.
+    reads = "MusicGen in the format of transformers (musicgen, musicgen_decoder)"
+    parts: ClassVar = {"generator": ("autoregressive",)}
 
-    Raises:
-        PartitaError: There is no such checkpoint, or it is of another kind of model.
-    """
-    if kind(source) == "file":
-        return None
-    folder = checkpoint_folder(source)
-    config = read_config(folder)
-    if "family" in config:
-        return None
-    if config.get("model_type") not in MODEL_TYPES:
-        held = config.get("model_type", "unknown")
-        raise PartitaError(f"{source} holds a model of type {held}: this stage takes {' or '.join(MODEL_TYPES)}")
-    prefixes = ("decoder.", "model.", "lm_heads.", "enc_to_dec_proj.")
-    return convert(read_safetensors(folder, lambda name: name.startswith(prefixes)), condition)
+    @classmethod
+    def detect(cls, config: Mapping[str, Any]) -> bool:
+        """By the type of the model."""
+        return config.get("model_type") in ("musicgen", "musicgen_decoder")
+
+    @classmethod
+    def convert(cls, part: Any, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The state of an autoregressive stage on a transformer. The first condition that is attended to is the text."""
+        backbone = part.backbone
+        if backbone.registered_name != "transformer":
+            raise PartitaError(f"{folder} holds a transformer: set backbone to transformer, not {backbone.registered_name}")
+        if backbone.positions != "sinusoidal" or backbone.block.activation != "gelu":
+            raise PartitaError(
+                f"{folder}: MusicGen has sinusoidal positions and GELU; set backbone.positions and "
+                "backbone.block.activation so"
+            )
+        attended = [name for name, given in part.given.items() if given.fusion == "cross"]
+        prefixes = ("decoder.", "model.", "lm_heads.", "enc_to_dec_proj.")
+        return convert(read_safetensors(folder, lambda name: name.startswith(prefixes)), attended[0] if attended else "")
 
 
 def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
@@ -61,8 +66,8 @@ def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
     What is missing stays missing; whoever loads the result names it.
 
     Args:
-        state: Of either model; of the second, what does not belong to the decoder is left out.
-        condition: Name of what the stage attends to.
+        state: Weights of either model; of the second, what does not belong to the decoder is left out.
+        condition: Name of what the stage attends to, whose projection is in the checkpoint.
     """
     flat = {name.removeprefix("decoder."): tensor for name, tensor in state.items()}
     new: dict[str, Tensor] = {}
@@ -71,17 +76,17 @@ def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
         if match := _BLOCK.fullmatch(name):
             index, module, kind = match.groups()
             if module in _SINGLE:
-                new[f"transformer.blocks.{index}.{_SINGLE[module]}.{kind}"] = tensor
+                new[f"backbone.layers.blocks.{index}.{_SINGLE[module]}.{kind}"] = tensor
             else:
                 layers.setdefault(index, {})[module] = tensor
         elif name.startswith("model.decoder.layer_norm."):
-            new["transformer.norm." + name.rsplit(".", 1)[1]] = tensor
+            new["backbone.layers.norm." + name.rsplit(".", 1)[1]] = tensor
         elif name.startswith("enc_to_dec_proj."):
             new[f"conditioning.projections.{condition}." + name.rsplit(".", 1)[1]] = tensor
     for index, modules in layers.items():
         for target, sources in _JOINED.items():
             if modules.keys() >= set(sources):
-                new[f"transformer.blocks.{index}.{target}.weight"] = torch.cat([modules[source] for source in sources])
+                new[f"backbone.layers.blocks.{index}.{target}.weight"] = torch.cat([modules[source] for source in sources])
     for target, source in (("embeddings", "model.decoder.embed_tokens"), ("output_heads", "lm_heads")):
         parts = {int(n.split(".")[-2]): t for n, t in flat.items() if n.startswith(f"{source}.")}
         if parts:

@@ -1,0 +1,89 @@
+"""The transformer as a backbone, with keys and values kept between steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...core.registry import register
+from ...layers.kv_cache import KeyValueCache
+from ...layers.positions import PositionKind, Positions
+from ...layers.transformer import DEFAULT_BLOCK, BlockConfig, check_sizes
+from ...layers.transformer import Transformer as Layers
+from .base import Backbone, BackboneSetting, SequenceContext
+
+
+@dataclass
+class TransformerState:
+    """Keys and values of the places so far, and the positions of all places."""
+
+    cache: KeyValueCache
+    positions: Positions
+
+    @property
+    def length(self) -> int:
+        """Places that went in so far."""
+        return self.cache.length
+
+
+@register("backbone", "transformer")
+class Transformer(Backbone):
+    """A pre-norm transformer without biases; the defaults are MusicGen-small's (arXiv 2306.05284).
+
+    Args:
+        width: Width of the sequence.
+        depth: Number of blocks.
+        num_heads: Attention heads; twice their number must divide the width.
+        positions: ``sinusoidal``, added to the input, or ``rotary``, in every self-attention.
+        block: What the blocks are like.
+
+    Raises:
+        ValueError: The width does not split into the heads, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 1024,
+        depth: int = 24,
+        num_heads: int = 16,
+        positions: PositionKind = "sinusoidal",
+        block: BlockConfig = DEFAULT_BLOCK,
+    ) -> None:
+        super().__init__()
+        check_sizes(width, depth, num_heads)
+        self.width, self.depth, self.num_heads = width, depth, num_heads
+        self.positions, self.block = positions, block
+
+    def make_layers(self, setting: BackboneSetting) -> None:
+        """Make the blocks."""
+        self.layers = Layers(
+            self.width,
+            self.depth,
+            self.num_heads,
+            block=self.block,
+            positions=self.positions,
+            cross=setting.cross,
+            checkpointing=setting.checkpointing,
+        )
+
+    def new_state(self, context: SequenceContext) -> TransformerState:
+        """An empty cache with room for all places."""
+        cache = self.layers.new_cache(
+            context.positions.shape[1], mask=context.mask, cross=context.cross, cross_mask=context.cross_mask
+        )
+        return TransformerState(cache, self.layers.positions(context.positions))
+
+    def forward(self, x: Tensor, context: SequenceContext, state: TransformerState | None = None) -> Tensor:
+        """The sequence after the last normalization, ``[B, N, width]``."""
+        if state is not None:
+            places = state.positions.slice(state.length, state.length + x.shape[1])
+            return self.layers(x, places, cross=context.cross, cross_mask=context.cross_mask, cache=state.cache)
+        return self.layers(
+            x,
+            self.layers.positions(context.positions).slice(0, x.shape[1]),
+            mask=None if context.mask is None else context.mask[:, : x.shape[1]],
+            cross=context.cross,
+            cross_mask=context.cross_mask,
+        )

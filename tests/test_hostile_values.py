@@ -93,7 +93,8 @@ def test_budgets_are_finite(command, saved_toy, tmp_path, amount):
 def test_no_number_of_a_part_is_endless(toy_recipe, number):
     assert check(Sampling, {"temperature": number, "top_p": 0.5})[0].key == "temperature"
     text = {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}[str(number)]
-    for key in ("stages.main.generator.condition_dropout.together", "stages.main.generator.fit.lr", "stages.main.generator.fit.ema",
+    for key in ("stages.main.generator.condition_dropout.together",
+                "stages.main.generator.fit.lr", "stages.main.generator.fit.ema",
                 "stages.main.window", "tokenizers.acoustic.fit.eps"):  # fmt: skip
         with pytest.raises(partita.PartitaError, match=re.escape(key)):
             load_recipe(toy_recipe, [f"{key}={text}"])

@@ -129,7 +129,7 @@ class ConditionSpec:
 
     Args:
         dim: Width of an embedding; ``None`` for codes.
-        frame_rate: Positions per second where the condition is aligned with the audio in time; ``None`` where it is not.
+        frame_rate: Positions per second where the condition is aligned with the audio in time; ``None`` elsewhere.
         num_codebooks: Codes per position; ``None`` for embeddings.
         cardinality: Entries per codebook, one number for all or a tuple with one for each; ``None`` for embeddings.
     """
@@ -189,8 +189,8 @@ class Condition:
 
     Args:
         values: Embeddings ``[B, L, D]`` float, or codes ``[B, K, L]`` int64.
-        mask: ``[B, L]`` bool, true where a position is known, false where it holds nothing or only pads: the polarity of
-            every mask here. A null condition usually masks everything; one that keeps part of it masks the rest.
+        mask: ``[B, L]`` bool, true where a position is known, false where it holds nothing or only pads. This is
+            the polarity of every mask here. A null condition usually masks everything; one that keeps part of it masks the rest.
     """
 
     values: Tensor

@@ -143,7 +143,8 @@ class Part(Configured, L.LightningModule):
                         f"{source} holds a model of type {held}, which {self.registered_name} cannot take over: "
                         f"it reads what this library saved, and {readable}"
                     )
-                return self.load_exported_state(fitting.convert(self, path, config), source)
+                self.load_exported_state(fitting.convert(self, path, config), source)
+                return
         if kind(path) == "folder":
             path = path / "model.safetensors"
         if kind(path) != "file":

@@ -125,7 +125,8 @@ def _sources(family: str) -> dict[str, _Source]:
     """Registered classes of this package by name, read from the source without importing it."""
     folders = EXTENSIONS.get(family) or (REGISTERED[family],)
     found = {}
-    for folder, path in ((folder, path) for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))):
+    for path in (path for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))):
+        folder = path.parent.relative_to(PACKAGE).as_posix()
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             for name in _registered_names(node, family):
                 summary = (ast.get_docstring(node) or "").split("\n")[0]  # type: ignore[arg-type]

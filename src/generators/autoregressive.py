@@ -117,9 +117,7 @@ class Autoregressive(Generator):
             valid[:, 0] |= self.codebooks.with_end(codes, present)[1]
         return self.codebooks.allow(logits, books=1), valid
 
-    def _hidden(
-        self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None
-    ) -> tuple[Layout, Tensor]:
+    def _hidden(self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None) -> tuple[Layout, Tensor]:
         """The layout of the codes, and what the backbone makes of each step but the last, ``[B, N, width]``."""
         layout = self.pattern.layout(codes.shape[2], codes.device)
         context = self.conditioning(conditions, codes.shape[2])

@@ -71,8 +71,9 @@ class Conditioning(nn.Module):
 
     What is aligned in time keeps its time: attended to, it carries sinusoidal positions in frames of the target;
     prepended, :attr:`Context.prefix_frames` tells them. Codes that are not aligned, such as a text's, and whatever is
-    given to a stage whose target has no frame rate, carry their places in their own order when attended to. ``concat`` is here the same as ``add``: in a first layer
-    that is linear, channels side by side and a projection of each, summed, are one and the same.
+    given to a stage whose target has no frame rate, carry their places in their own order when attended to. ``concat``
+    is here the same as ``add``: in a first layer that is linear, channels side by side and a projection of each,
+    summed, are one and the same.
 
     Args:
         given: By name, the facts of each condition and how it enters.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.contracts import RepresentationSpec
+from ..core.contracts import Generated, RepresentationSpec
 from ..core.reference import Reference
 from ..core.resample import convert
 from ..data.base import NAMES, Split

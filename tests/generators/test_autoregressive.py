@@ -326,7 +326,7 @@ def test_conditions_are_dropped_per_sample_alone_and_together():
 
 def test_progress_counts_every_step():
     seen = []
-    make().generate(pairs_of(TEXT, 1), 5, seeds=[0], progress=lambda done, total: seen.append((done, total))).values
+    make().generate(pairs_of(TEXT, 1), 5, seeds=[0], progress=lambda done, total: seen.append((done, total)))
     assert seen == [(step, 7) for step in range(1, 8)]
 
 
@@ -386,7 +386,9 @@ def test_saved_and_loaded_it_generates_the_same(tmp_path):
 
 def test_builds_without_memory():
     with torch.device("meta"):
-        model = Autoregressive(TARGET, EVERYTHING, positions="rotary", qk_norm=True, norm="rms")
+        model = Autoregressive(
+            TARGET, EVERYTHING, backbone=small({"positions": "rotary", "qk_norm": True, "norm": "rms"})
+        )
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -398,13 +400,13 @@ def test_mistakes_are_named():
         make(delays=(0, 1))
     model, pairs = make(), pairs_of(TEXT, 2)
     with pytest.raises(ValueError, match="text holds 2 samples for 3 seeds"):
-        model.generate(pairs, 5, seeds=[0, 1, 2]).values
+        model.generate(pairs, 5, seeds=[0, 1, 2])
     with pytest.raises(ValueError, match=r"conditions for \[\], but the stage is given \['text'\]"):
-        model.generate({}, 5, seeds=[0, 1]).values
+        model.generate({}, 5, seeds=[0, 1])
     with pytest.raises(ValueError, match="5 of 5 frames: nothing is left"):
-        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(2, 3, 5).long()).values
+        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(2, 3, 5).long())
     with pytest.raises(ValueError, match=r"the prefix is \[1, 3, 2\], not \[2, 3, frames\]"):
-        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(1, 3, 2).long()).values
+        model.generate(pairs, 5, seeds=[0, 1], prefix=torch.zeros(1, 3, 2).long())
 
 
 @pytest.mark.parametrize("pattern", ["delay", "flatten"])
@@ -415,9 +417,8 @@ def test_codes_of_an_earlier_stage_are_found_at_their_time_however_long_the_clip
     target = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=2, cardinality=8)
     given = {"semantic": Given(semantic.as_condition(), Autoregressive.default_fusion(semantic.as_condition()))}
     torch.manual_seed(0)
-    stage = Autoregressive(
-        target, given, width=64, depth=2, num_heads=4, pattern=pattern, positions=positions, norm="rms", dropout=0
-    )
+    backbone = Transformer(width=64, depth=2, num_heads=4, positions=positions, block=BlockConfig(norm="rms"))
+    stage = Autoregressive(target, given, backbone=backbone, pattern=pattern, condition_dropout=NO_DROPOUT)
     tables = torch.stack([torch.randperm(8) for _ in range(4)]).view(2, 2, 8)  # codebook, half of a semantic frame
 
     def clips(batch, frames):

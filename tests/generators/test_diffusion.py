@@ -1,5 +1,5 @@
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -7,9 +7,12 @@ import torch
 from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
 from partita.core.part import Part
 from partita.errors import PartitaError
+from partita.generators.base import NO_DROPOUT, ConditionDropout
+from partita.generators.denoisers.dit import DiT
 from partita.generators.diffusion import Diffusion
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.noise_process import SCHEDULERS, DiffusionSampling
+from partita.layers.transformer import BlockConfig
 
 TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=25.0, dim=8)
 TEXT = {"text": Given(ConditionSpec(dim=16), "cross")}
@@ -19,6 +22,9 @@ EVERYTHING = {
     "chroma": Given(ConditionSpec(dim=4, frame_rate=12.5), "concat"),
 }
 FRAMES = 16
+LOSING = {"condition_dropout": ConditionDropout(0.25)}
+BLOCK = {field.name for field in fields(BlockConfig)}
+SIZES = {"width": 32, "depth": 2, "num_heads": 4}
 
 
 def make(given=TEXT, **options):
@@ -79,7 +85,14 @@ def signal_to_noise(result, truth):
 @pytest.fixture(scope="module", params=["flow", "v"])
 def fitted(request):
     """A stage that has learned four clips, each with its condition or without, and the conditions."""
-    stage = make(width=64, objective=request.param, norm="rms", qk_norm=True, dropout=0.25, continuation=0.5).train()
+    stage = make(
+        width=64,
+        objective=request.param,
+        norm="rms",
+        qk_norm=True,
+        condition_dropout=ConditionDropout(0.25),
+        continuation=0.5,
+    ).train()
     pairs = pairs_of(TEXT, 4)
     copies = torch.arange(4).repeat(16)
     target, mask, repeated = clips()[copies], torch.ones(64, FRAMES).bool(), rows(pairs, copies)
@@ -155,7 +168,9 @@ def test_a_prompt_is_kept_by_a_stage_that_never_learned_to_continue():
     stage = shaken(make(continuation=0.0))
     assert stage.input.in_features == 8
     prefix = clips()[:, :, :5]
-    clip = stage.generate(pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=prefix, sampling=DiffusionSampling(steps=4)).values
+    clip = stage.generate(
+        pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=prefix, sampling=DiffusionSampling(steps=4)
+    ).values
     assert torch.equal(clip[:, :, :5], prefix)
     other = stage.generate(
         pairs_of(TEXT, 4), FRAMES, seeds=range(4), prefix=-prefix, sampling=DiffusionSampling(steps=4)
@@ -257,7 +272,9 @@ def test_a_saved_stage_generates_the_same(tmp_path):
     stage.save(tmp_path)
     again = Part.load(tmp_path)
     assert again.sampling == DiffusionSampling("dpm", 5, 1.5)
-    assert torch.equal(again.generate(pairs, FRAMES, seeds=[1, 2]).values, stage.generate(pairs, FRAMES, seeds=[1, 2]).values)
+    assert torch.equal(
+        again.generate(pairs, FRAMES, seeds=[1, 2]).values, stage.generate(pairs, FRAMES, seeds=[1, 2]).values
+    )
 
 
 def test_what_is_given_enters_by_what_it_is():
@@ -279,15 +296,15 @@ def test_mistakes_are_refused_with_what_to_do():
     stage = make()
     pairs = pairs_of(TEXT, 2)
     with pytest.raises(PartitaError, match="no scheduler 'ddim' for the objective flow: use euler"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling("ddim")).values
+        stage.generate(pairs, FRAMES, seeds=[1, 2], sampling=DiffusionSampling("ddim"))
     with pytest.raises(ValueError, match="conditions for"):
-        stage.generate({}, FRAMES, seeds=[1, 2]).values
+        stage.generate({}, FRAMES, seeds=[1, 2])
     with pytest.raises(ValueError, match="2 samples for 3 seeds"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2, 3]).values
-    with pytest.raises(ValueError, match=r"prompt is \[2, 7, 3\], not \[2, 8, frames\]"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 7, 3)).values
+        stage.generate(pairs, FRAMES, seeds=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"prefix is \[2, 7, 3\], not \[2, 8, frames\]"):
+        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 7, 3))
     with pytest.raises(ValueError, match="nothing is left to generate"):
-        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 8, FRAMES)).values
+        stage.generate(pairs, FRAMES, seeds=[1, 2], prefix=torch.zeros(2, 8, FRAMES))
 
 
 @pytest.mark.parametrize("kind", ["codes", "latents"])
@@ -300,11 +317,8 @@ def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip
     stage = Diffusion(
         target,
         {"semantic": Given(spec, Diffusion.default_fusion(spec))},
-        width=64,
-        depth=2,
-        num_heads=4,
-        norm="rms",
-        dropout=0,
+        denoiser=DiT(width=64, depth=2, num_heads=4, block=BlockConfig(norm="rms")),
+        condition_dropout=NO_DROPOUT,
     )
     looks, sounds = torch.randn(8, 3), torch.randn(8, 4) * 3 + 1
 

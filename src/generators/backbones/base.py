@@ -44,14 +44,11 @@ class SequenceContext:
 
 
 class State(Protocol):
-    """What a backbone keeps between the steps of a generation: keys and values, or a recurrent state.
-
-    Attributes:
-        length: Places that went in so far.
-    """
+    """What a backbone keeps between the steps of a generation: keys and values, or a recurrent state."""
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Places that went in so far."""
 
 
 class Backbone(Component):

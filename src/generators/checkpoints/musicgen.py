@@ -46,10 +46,12 @@ class MusicGen(Checkpoint):
 
     @classmethod
     def convert(cls, part: Any, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The state of an autoregressive stage on a transformer. The first condition that is attended to is the text."""
+        """The state of an autoregressive stage on a transformer; what it attends to first is the text."""
         backbone = part.backbone
         if backbone.registered_name != "transformer":
-            raise PartitaError(f"{folder} holds a transformer: set backbone to transformer, not {backbone.registered_name}")
+            raise PartitaError(
+                f"{folder} holds a transformer: set backbone to transformer, not {backbone.registered_name}"
+            )
         if backbone.positions != "sinusoidal" or backbone.block.activation != "gelu":
             raise PartitaError(
                 f"{folder}: MusicGen has sinusoidal positions and GELU; set backbone.positions and "
@@ -57,7 +59,9 @@ class MusicGen(Checkpoint):
             )
         attended = [name for name, given in part.given.items() if given.fusion == "cross"]
         prefixes = ("decoder.", "model.", "lm_heads.", "enc_to_dec_proj.")
-        return convert(read_safetensors(folder, lambda name: name.startswith(prefixes)), attended[0] if attended else "")
+        return convert(
+            read_safetensors(folder, lambda name: name.startswith(prefixes)), attended[0] if attended else ""
+        )
 
 
 def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
@@ -86,7 +90,9 @@ def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
     for index, modules in layers.items():
         for target, sources in _JOINED.items():
             if modules.keys() >= set(sources):
-                new[f"backbone.layers.blocks.{index}.{target}.weight"] = torch.cat([modules[source] for source in sources])
+                new[f"backbone.layers.blocks.{index}.{target}.weight"] = torch.cat(
+                    [modules[source] for source in sources]
+                )
     for target, source in (("embeddings", "model.decoder.embed_tokens"), ("output_heads", "lm_heads")):
         parts = {int(n.split(".")[-2]): t for n, t in flat.items() if n.startswith(f"{source}.")}
         if parts:

@@ -31,8 +31,8 @@ class DenoiserContext:
     """What a denoiser is told of a batch besides its noisy frames and their level of noise.
 
     Attributes:
-        mask: ``[B, S]`` bool, true where a frame holds something, false on padding. ``None`` where nothing pads. What is
-            predicted where the mask is true must not depend on padding.
+        mask: ``[B, S]`` bool, true where a frame holds something, false on padding. ``None`` where nothing pads. What
+            is predicted where the mask is true must not depend on padding.
         cross: ``[B, L, width]``, what is attended to; ``None`` without it.
         cross_mask: ``[B, L]`` bool, true where it holds something; ``None`` where all of it counts.
         pooled: ``[B, width]``, one vector for the whole, which belongs with the level of noise; ``None`` without it.

@@ -190,7 +190,8 @@ class Condition:
     Args:
         values: Embeddings ``[B, L, D]`` float, or codes ``[B, K, L]`` int64.
         mask: ``[B, L]`` bool, true where a position is known, false where it holds nothing or only pads. This is
-            the polarity of every mask here. A null condition usually masks everything; one that keeps part of it masks the rest.
+            the polarity of every mask here. A null condition usually masks everything; one that keeps part of it masks
+            the rest.
     """
 
     values: Tensor

@@ -28,7 +28,7 @@ def main() -> None:
     # nothing is dropped: four clips are to be known by heart
     plan = load_recipe(options.recipe)
     for stage in plan.stages.values():
-        stage.part.arguments["condition_dropout"] = {}
+        stage.part.arguments["condition_dropout"] = {"together": 0.0}
     system = System(plan)
     system.source.setup()
     for name, tokenizer in system.tokenizers.items():
@@ -58,8 +58,8 @@ def main() -> None:
         frames = min(plan.window for plan in system.plan.stages.values())
         reconstructed = system.generate_representations(prompts, duration=frames, sampling=careful(system))
         for source, target in made.items():
-            wanted = target[..., : reconstructed[source].shape[-1]]
-            print(f"the chain, from its prompts: {source}: {likeness(reconstructed[source], wanted)}")
+            wanted = target[..., : reconstructed[source].values.shape[-1]]
+            print(f"the chain, from its prompts: {source}: {likeness(reconstructed[source].values, wanted)}")
 
 
 def overfit(stage, batch: StageBatch, steps: int) -> None:
@@ -91,7 +91,7 @@ def report(name: str, stage, batch: StageBatch) -> None:
     pairs = stage.resolve(batch)
     for sampling in [{"temperature": 0.0}] if stage.discrete else [{"scheduler": s} for s in SCHEDULERS["flow"]]:
         drawn = stage.changed_sampling({**sampling, "guidance": 1.0})
-        made = stage.generate(pairs, batch.target.shape[-1], seeds=range(4), sampling=drawn)
+        made = stage.generate(pairs, batch.target.shape[-1], seeds=range(4), sampling=drawn).values
         print(f"{name}, {next(iter(sampling.values()))}: {likeness(made, batch.target)}")
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .configured import Configured
 from .registry import lookup, names
-
-if TYPE_CHECKING:
-    from .configured import Configured
 
 
 class Checkpoint(ABC):

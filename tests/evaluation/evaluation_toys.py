@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import toys
 from partita.conditioners.base import JointConditioner
-from partita.core.contracts import Condition, ConditionSpec, Example, RepresentationSpec
+from partita.core.contracts import Condition, ConditionSpec, Example, Generated, RepresentationSpec
 from partita.core.registry import register
 from partita.evaluation.options import Evaluation
 from partita.layers.guidance import classifier_free
@@ -97,7 +97,7 @@ class ToySinger(toys.ToyDice):
         tone = conditions["text"][0].values[:, 0].argmax(-1, keepdim=True) + 1
         time = torch.arange(frames) / self.target.frame_rate
         sine = torch.sin(2 * torch.pi * 100 * tone * time + 0.1)
-        return ((sine + 1) / 2 * (self.target.cardinality - 1)).round().long()[:, None]
+        return Generated(((sine + 1) / 2 * (self.target.cardinality - 1)).round().long()[:, None])
 
 
 @register("data", "toy-loops")
@@ -130,7 +130,7 @@ class ToyLoop(toys.ToyDice):
     def generate(self, conditions, frames, *, seeds, prefix=None, guidance=None, sampling=None, progress=None):
         if prefix is None:
             return super().generate(conditions, frames, seeds=seeds)
-        return prefix.repeat(1, 1, -(-frames // prefix.shape[-1]))[..., :frames]
+        return Generated(prefix.repeat(1, 1, -(-frames // prefix.shape[-1]))[..., :frames])
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class ToyMute(toys.ToyDice):
         codes = torch.full((len(seeds), 1, frames), self.target.cardinality // 2)
         if prefix is not None:
             codes[..., : prefix.shape[-1]] = prefix
-        return codes
+        return Generated(codes)
 
 
 @register("conditioner", "toy-tune")

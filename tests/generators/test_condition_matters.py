@@ -31,7 +31,8 @@ def combinations():
                 for fusion in (f for f in cls.fusions if f in own):
                     for kind, spec in SPECS.items():
                         if spec.frame_rate is not None or fusion not in ("add", "concat"):
-                            yield pytest.param(name, slot, family, component, fusion, kind, id=f"{name}-{component}-{fusion}-{kind}")  # fmt: skip
+                            values = (name, slot, family, component, fusion, kind)
+                            yield pytest.param(*values, id="-".join((name, component, fusion, kind)))
 
 
 def stage_of(name, slot, family, component, fusion, kind):

@@ -31,7 +31,7 @@ def test_windows_of_a_stage_that_looks_back_one_frame_are_one_long_window(make, 
     continuation = torch.sin(torch.arange(int(heard * 4000)) / 3)[None, None] if heard else None
     for made in (3.0, 5.52):
         options = {"prompts": ["tone 1", "tone 2"], "duration": made, "continuation": continuation}
-        codes, at_once = (s.generate_representations(**options)["acoustic"] for s in (system, long))
+        codes, at_once = (s.generate_representations(**options)["acoustic"].values for s in (system, long))
         assert codes.shape[-1] == round(made * 40)
         assert torch.equal(codes, at_once)
 
@@ -43,9 +43,11 @@ def test_stages_run_in_the_order_of_what_they_are_given(make):
 @pytest.mark.parametrize("duration", [0.4, 1.0, 7.0])
 def test_what_is_given_stays_aligned_over_all_windows(make, duration):
     made = make(CHAIN).generate_representations(["a", "b"], duration=duration, seed=3)
-    assert made["coarse"].shape == (2, 1, duration * 10)
-    assert torch.equal(made["fine"], made["coarse"].repeat_interleave(4, -1))
-    assert not torch.equal(made["coarse"][0], made["coarse"][1])
+    coarse, fine = made["coarse"].values, made["fine"].values
+    assert coarse.shape == (2, 1, duration * 10)
+    assert made["coarse"].lengths.tolist() == [duration * 10] * 2
+    assert torch.equal(fine, coarse.repeat_interleave(4, -1))
+    assert not torch.equal(coarse[0], coarse[1])
 
 
 def test_a_clip_depends_on_its_own_seed_and_prompt_alone(make):
@@ -54,7 +56,7 @@ def test_a_clip_depends_on_its_own_seed_and_prompt_alone(make):
     together = system.generate_representations(["a", story, "c"], duration=5, seed=[7, 8, 9])
     for i, prompt in enumerate(["a", story, "c"]):
         alone = system.generate_representations([prompt], duration=5, seed=[7 + i])
-        assert all(torch.equal(alone[name][0], together[name][i]) for name in together)
+        assert all(torch.equal(alone[name].values[0], together[name].values[i]) for name in together)
 
 
 def recorded(system, name):
@@ -75,7 +77,9 @@ def test_a_story_changes_what_is_given_where_it_says(make, transition):
     system = make(TOY_RECIPE)
     calls = recorded(system, "main")
     options = {"duration": 3.0, "transition": transition}
-    codes = system.generate_representations([partita.Story([(0, "tone 1"), (1.3, "tone 5")])], **options)["acoustic"]
+    codes = system.generate_representations([partita.Story([(0, "tone 1"), (1.3, "tone 5")])], **options)[
+        "acoustic"
+    ].values
     assert codes.shape[-1] == 120
     first, second = (
         system.conditioners["text"](system.conditioners["text"].prepare([t])).values for t in ("tone 1", "tone 5")
@@ -125,7 +129,7 @@ data: toy-sines
     )
     made = system.generate_representations(duration=0.5, seed=1)
     assert list(system.stages) == ["early", "late"]
-    assert made["acoustic"].shape == (1, 4, 25)
+    assert made["acoustic"].values.shape == (1, 4, 25)
     assert system.decode(made).shape == (1, 1, 16000)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import toys
-from partita.core.contracts import Condition
+from partita.core.contracts import Condition, Generated
 from partita.core.registry import register
 from partita.data.captions import tempo_class
 from partita.data.corpus import Corpus
@@ -97,7 +97,7 @@ class ToyOracle(Generator):
         return {"loss": (2 * (pitch != told).float()).mean() + self.noise * torch.randn(())}
 
     def generate(self, conditions, frames, *, seeds, **how):
-        return torch.zeros(len(seeds), 1, frames, dtype=torch.long)
+        return Generated(torch.zeros(len(seeds), 1, frames, dtype=torch.long))
 
 
 @register("conditioner", "toy-pitch")

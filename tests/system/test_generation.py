@@ -77,9 +77,8 @@ def test_a_story_changes_what_is_given_where_it_says(make, transition):
     system = make(TOY_RECIPE)
     calls = recorded(system, "main")
     options = {"duration": 3.0, "transition": transition}
-    codes = system.generate_representations([partita.Story([(0, "tone 1"), (1.3, "tone 5")])], **options)[
-        "acoustic"
-    ].values
+    story = partita.Story([(0, "tone 1"), (1.3, "tone 5")])
+    codes = system.generate_representations([story], **options)["acoustic"].values
     assert codes.shape[-1] == 120
     first, second = (
         system.conditioners["text"](system.conditioners["text"].prepare([t])).values for t in ("tone 1", "tone 5")

@@ -257,8 +257,8 @@ def _result(root: Path, run: Run, places: Mapping[str, str]) -> RunResult:
     figures = {"parameters": float(sum(part.num_parameters for part in system.parts.values()))}
     for name, tokenizer in system.tokenizers.items():
         spec = tokenizer.spec
-        if spec.num_codebooks and spec.cardinality:
-            bits = spec.frame_rate * spec.num_codebooks * math.log2(spec.cardinality)
+        if spec.discrete and spec.frame_rate is not None:
+            bits = spec.frame_rate * sum(math.log2(cardinality) for cardinality in spec.cardinalities)
             figures[f"tokenizers/{name}: kbit/s"] = bits / 1000
     minutes, hours = 0.0, 0.0
     for folder, part in trained(run).items():

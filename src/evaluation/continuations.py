@@ -171,7 +171,7 @@ class Continuations:
             PartitaError: Clips of fewer than two pieces are left.
         """
         generated, target = continued.generated, continued.target
-        cardinality = int(self.tokenizer.spec.cardinality or 1)
+        cardinality = max(self.tokenizer.spec.cardinalities, default=1)
         centers = getattr(self.tokenizer, "centers", None)
         # the corners of a regular simplex with edges of one
         centers = torch.eye(cardinality) / 2**0.5 if centers is None else centers.detach().cpu()

@@ -51,13 +51,14 @@ class DiffusionBlock(nn.Module):
     def __init__(self, width: int, num_heads: int, config: BlockConfig, *, cross: bool) -> None:
         super().__init__()
         self.dropout = config.dropout
-        attention = {"qk_norm": config.qk_norm, "dropout": config.attention_dropout}
         self.table = nn.Parameter(torch.randn(6, width) / math.sqrt(width))
         self.self_norm = make_norm(config.norm, width, affine=False)
-        self.self_attention = SelfAttention(width, num_heads, **attention)
+        self.self_attention = SelfAttention(width, num_heads, qk_norm=config.qk_norm, dropout=config.attention_dropout)
         if cross:
             self.cross_norm = make_norm(config.norm, width)
-            self.cross_attention = CrossAttention(width, num_heads, **attention)
+            self.cross_attention = CrossAttention(
+                width, num_heads, qk_norm=config.qk_norm, dropout=config.attention_dropout
+            )
         self.feed_forward_norm = make_norm(config.norm, width, affine=False)
         self.feed_forward = FeedForward(width, round(width * config.feed_forward), config.activation)
 

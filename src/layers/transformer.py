@@ -92,12 +92,13 @@ class Block(nn.Module):
     def __init__(self, width: int, num_heads: int, config: BlockConfig, *, cross: bool) -> None:
         super().__init__()
         self.dropout = config.dropout
-        attention = {"qk_norm": config.qk_norm, "dropout": config.attention_dropout}
         self.self_norm = make_norm(config.norm, width)
-        self.self_attention = SelfAttention(width, num_heads, **attention)
+        self.self_attention = SelfAttention(width, num_heads, qk_norm=config.qk_norm, dropout=config.attention_dropout)
         if cross:
             self.cross_norm = make_norm(config.norm, width)
-            self.cross_attention = CrossAttention(width, num_heads, **attention)
+            self.cross_attention = CrossAttention(
+                width, num_heads, qk_norm=config.qk_norm, dropout=config.attention_dropout
+            )
         self.feed_forward_norm = make_norm(config.norm, width)
         self.feed_forward = FeedForward(width, round(width * config.feed_forward), config.activation)
 

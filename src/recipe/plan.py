@@ -336,8 +336,9 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
         given = _given(tree, stage.get("given"), f"{key}.given")
         outputs = {source: output for source in given if (output := OutputReference.parse(str(source)))}
         for source, output in outputs.items():
-            if output.stage not in stages or output.stage == name:
-                others = did_you_mean(output.stage, [other for other in stages if other != name])
+            known = [other for other in stages or () if other != name]
+            if output.stage not in known:
+                others = did_you_mean(output.stage, known)
                 tree.complain(f"{key}.given", f"{source!r} is an output of no other stage", others)
         references = {
             source: reference

@@ -88,8 +88,6 @@ def test_a_stage_learns_clips_of_unequal_length_by_heart(pattern, use_cache):
     assert made.lengths.tolist() == lengths.tolist()
     assert torch.equal(made.values, codes.masked_fill(~mask[:, None], 0))
     assert len(steps) < steps[-1][1]  # it stops when the last sample has ended
-    alone = stage.generate({"text": (text(4).crop(0, 3), text(4).absent())}, 12, seeds=range(4), sampling=GREEDY)
-    assert torch.equal(alone.lengths, lengths)
 
 
 def test_ids_that_are_not_there_are_never_drawn():

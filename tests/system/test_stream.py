@@ -90,8 +90,11 @@ PLANNED = {
     "data": "toy-sines",
 }
 for stage in PLANNED["stages"].values():
-    stage["generator"]["backbone"] = {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2}
-    stage["generator"]["fit"] = {"steps": 2, "batch_size": 2, "validation_examples": 1}
+    stage["generator"] = {
+        "name": "autoregressive",
+        "backbone": {"name": "transformer", "width": 16, "depth": 1, "num_heads": 2},
+        "fit": {"steps": 2, "batch_size": 2, "validation_examples": 1},
+    }
 PLANNED["tokenizers"] = {name: {"name": "toy-codec", "fit": {"steps": 1}} for name in ("plan", "acoustic")}
 PLANNED["tokenizers"]["plan"]["hop"] = 400
 

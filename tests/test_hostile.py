@@ -202,7 +202,11 @@ def test_more_layers_than_there_are_weights(system):
     change(
         system,
         "stages.main.generator",
-        {"name": "autoregressive", "width": 8, "num_heads": 2, "depth": 9_000_000, "fit": {"steps": 1}},
+        {
+            "name": "autoregressive",
+            "backbone": {"name": "transformer", "width": 8, "num_heads": 2, "depth": 9_000_000},
+            "fit": {"steps": 1},
+        },
     )
     refused(system, "layers and weights, far more than")
 

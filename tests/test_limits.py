@@ -93,7 +93,9 @@ def test_what_is_shipped_is_far_from_the_limits_of_outlines(monkeypatch):
 
 
 def test_check_refuses_layers_without_end(toy_recipe):
-    generator = "{name: autoregressive, width: 8, num_heads: 2, depth: 9000000, fit: {steps: 1}}"
+    generator = (
+        "{name: autoregressive, backbone: {name: transformer, width: 8, num_heads: 2, depth: 9000000}, fit: {steps: 1}}"
+    )
     message = refused("layers and weights", System.checked, toy_recipe, [f"stages.main.generator={generator}"])
     assert "stages.main.generator" in message
 
@@ -106,7 +108,11 @@ def tensors(path, fusions, data=b""):
 def test_empty_tensors_do_not_buy_layers(saved):
     empty = {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
     tensors(saved / "stages/main/model.safetensors", empty)
-    change(saved, "stages.main.generator", {"name": "autoregressive", "width": 8, "num_heads": 2, "depth": 100_000})
+    change(
+        saved,
+        "stages.main.generator",
+        {"name": "autoregressive", "backbone": {"name": "transformer", "width": 8, "num_heads": 2, "depth": 100_000}},
+    )
     refused("layers and weights", partita.load, saved)
 
 
@@ -139,7 +145,10 @@ def test_a_stage_that_would_draw_without_end(toy_recipe, tmp_path):
     recipe["stages"]["main"]["target"] = "acoustic/latents"
     small = {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1}
     recipe["tokenizers"]["acoustic"] = {"preset": "spectral-tiny", "autoencoder": small}
-    recipe["stages"]["main"]["generator"] = {"preset": "flow-tiny", "width": 8, "depth": 1, "num_heads": 2}
+    recipe["stages"]["main"]["generator"] = {
+        "preset": "flow-tiny",
+        "denoiser": {"width": 8, "depth": 1, "num_heads": 2},
+    }
     toy_recipe.write_text(yaml.safe_dump(recipe))
     system = System(load_recipe(toy_recipe))
     refused("nothing takes more than", lambda: system.generate(["tone 1"], duration=0.2, sampling={"steps": 5_000_000}))

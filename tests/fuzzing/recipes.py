@@ -15,7 +15,7 @@ SMALL_CODEC = {
     "preset": "spectral-tiny",
     "autoencoder": {"encoder_width": 8, "decoder_width": 8, "encoder_depth": 1, "decoder_depth": 1},
 }
-SMALL_STAGE = {"preset": "autoregressive-tiny", "width": 16, "depth": 1, "num_heads": 2}
+SMALL_STAGE = {"preset": "autoregressive-tiny", "backbone": {"width": 16, "depth": 1, "num_heads": 2}}
 
 
 @cache

@@ -23,8 +23,10 @@ stages:
 data: toy-sines
 """
 STAGES = {
-    "codec": "{name: autoregressive, width: 16, depth: 1, num_heads: 2}",
-    "codec/latents": "{name: diffusion, width: 16, depth: 1, num_heads: 2, sampling: {steps: 3}}",
+    "codec": "{name: autoregressive, backbone: {name: transformer, width: 16, depth: 1, num_heads: 2}}",
+    "codec/latents": (
+        "{name: diffusion, denoiser: {name: dit, width: 16, depth: 1, num_heads: 2}, sampling: {steps: 3}}"
+    ),
 }
 
 

@@ -32,8 +32,8 @@ EXTENSIONS = {"score": "evaluation/scores"}
 
 REGISTERED = FAMILIES | COMPONENTS | EXTENSIONS
 
-EXTENSIONS = {"checkpoint": ("generators/checkpoints", "tokenizers/checkpoints", "conditioners/checkpoints")}
-"""What else is registered, one file each, and never named in a recipe: each kind, and the folders that hold it."""
+FORMATS = {"checkpoint": ("generators/checkpoints", "tokenizers/checkpoints", "conditioners/checkpoints")}
+"""What is registered and chosen by what a file holds, never by name: each family, and the folders that hold it."""
 
 PACKAGE, PACKAGE_NAME = Path(__file__).parents[1], __package__.rpartition(".")[0]
 """The folder of this package, and its name."""
@@ -63,8 +63,8 @@ def register(family: str, name: str) -> Callable[[T], T]:
     Raises:
         ValueError: The family does not exist, or another class has the name.
     """
-    if family not in REGISTERED and family not in EXTENSIONS:
-        raise ValueError(f"no family {family!r}: choose one of {', '.join((*REGISTERED, *EXTENSIONS))}")
+    if family not in REGISTERED and family not in FORMATS:
+        raise ValueError(f"no family {family!r}: choose one of {', '.join((*REGISTERED, *FORMATS))}")
 
     def decorate(cls: T) -> T:
         taken = _classes.get((family, name))
@@ -123,7 +123,7 @@ def _entry_points(family: str) -> dict[str, EntryPoint]:
 @cache
 def _sources(family: str) -> dict[str, _Source]:
     """Registered classes of this package by name, read from the source without importing it."""
-    folders = EXTENSIONS.get(family) or (REGISTERED[family],)
+    folders = FORMATS.get(family) or (REGISTERED[family],)
     found = {}
     for path in (path for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))):
         folder = path.parent.relative_to(PACKAGE).as_posix()

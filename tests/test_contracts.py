@@ -15,6 +15,7 @@ from partita.recipe.compose import compose, preset_values
 from partita.recipe.plan import PART_KEYS
 from partita.recipe.recipe_files import presets
 from partita.tokenizers.base import Tokenizer
+from toys import told
 
 
 def expanded(family, preset):
@@ -155,7 +156,7 @@ def test_a_tokenizer_trains_alone(name, tmp_path):
 def test_conditioner(name, tmp_path):
     cls, arguments = smallest("conditioner", name)
     conditioner = build(cls, arguments).eval()
-    prepared = conditioner.prepare(TEXTS)
+    prepared = conditioner.prepare(told(TEXTS))
     assert all(len(tensor) == 3 for tensor in prepared.values())
     condition = conditioner(prepared)
     length = condition.mask.shape[1]
@@ -168,7 +169,7 @@ def test_conditioner(name, tmp_path):
     assert torch.equal(null.mask[1], condition.mask[1])
     assert not torch.equal(null.values[0], condition.values[0])
     again = round_trip(conditioner, tmp_path)
-    assert torch.equal(again(again.prepare(TEXTS)).values, condition.values)
+    assert torch.equal(again(again.prepare(told(TEXTS))).values, condition.values)
 
 
 def conditions(batch, generator):

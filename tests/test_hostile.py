@@ -397,7 +397,7 @@ def test_a_text_tokenizer_that_names_code_or_files(t5_checkpoint, toy_recipe, tm
     small = {"width": 16, "feed_forward_width": 24, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64}
     weights = t5_checkpoint("relu", ["a slow flute", "a fast flute"])
     recipe = yaml.safe_load(toy_recipe.read_text())
-    recipe["conditioners"]["text"] = {"name": "t5", "weights": str(weights), **small}
+    recipe["conditioners"]["text"] = {"name": "t5", "weights": str(weights), "shape": small}
     toy_recipe.write_text(yaml.safe_dump(recipe))
     system = System(load_recipe(toy_recipe))
     system.conditioners["text"].load_weights(weights)

@@ -5,7 +5,7 @@ import yaml
 from transformers import AutoTokenizer
 
 import partita
-from partita.conditioners.clap import CLAP
+from partita.conditioners.clap import CLAP, TextTower
 from partita.core.registry import lookup, names
 from partita.recipe.compose import preset_values
 from partita.recipe.plan import load_recipe
@@ -34,14 +34,15 @@ def slot(tmp_path_factory, t5_checkpoint):
     EnCodec(model="24khz").save(encodec)
     t5 = {"feed_forward_width": 24, "width": 16, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64}
     words, clap = t5_checkpoint("relu", TEXTS), tmp_path_factory.mktemp("clap")
-    towers = {"width": 8, "depths": [1, 1, 1, 1], "dim": 8, "text_width": 16, "text_depth": 1, "text_heads": 2}
-    joint = CLAP(**towers, vocabulary=64)
+    words_tower = {"width": 16, "depth": 1, "num_heads": 2, "vocabulary": 64}
+    towers = {"width": 8, "depths": [1, 1, 1, 1], "dim": 8}
+    joint = CLAP(**towers, text=TextTower(**words_tower))
     joint.tokenizer = AutoTokenizer.from_pretrained(words)
     joint.save(clap)
     frozen = {
-        "clap": {"name": "clap", "weights": str(clap), "vocabulary": 64, **towers},
+        "clap": {"name": "clap", "weights": str(clap), "text": words_tower, **towers},
         "encodec": {"name": "encodec", "model": "24khz", "num_codebooks": 2, "weights": str(encodec)},
-        "t5": {"preset": "t5-small", "weights": str(words), **t5},
+        "t5": {"preset": "t5-small", "weights": str(words), "shape": t5},
     }
 
     def make(family, name):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from partita.conditioners.base import Conditioner
-from partita.core.contracts import Condition, ConditionSpec, Example, Generated, Given, RepresentationSpec
+from partita.core.contracts import Clip, Condition, ConditionSpec, Example, Generated, Given, RepresentationSpec
 from partita.core.registry import register
 from partita.data.base import Source
 from partita.generators.base import NO_DROPOUT, ConditionDropout, Generator
@@ -30,6 +30,12 @@ stages:
     window: 1.0
 data: toy-sines
 """
+
+
+def told(texts, field="text", seeds=None):
+    """Clips of a second of which a field is known, or of none it is ``None``."""
+    seeds = seeds or [None] * len(texts)
+    return [Clip({field: text}, 1.0, seed=seed) for text, seed in zip(texts, seeds, strict=True)]
 
 
 @register("data", "toy-sines")
@@ -107,7 +113,7 @@ class ToyLetters(Conditioner):
         dim: Width.
     """
 
-    input = "text"
+    inputs = ("text",)
     trained_with_stage = True
 
     def __init__(self, *, dim: int = 8):
@@ -118,11 +124,12 @@ class ToyLetters(Conditioner):
     def spec(self):
         return ConditionSpec(dim=self.embedding.embedding_dim)
 
-    def prepare(self, inputs, seeds=None):
-        if not all(text is None or isinstance(text, str) for text in inputs):
+    def prepare(self, clips):
+        texts = [clip.fields.get(self.inputs[0]) for clip in clips]
+        if not all(text is None or isinstance(text, str) for text in texts):
             raise TypeError("a prompt is text")
-        letters = torch.zeros(len(inputs), 16, dtype=torch.long)
-        for row, text in zip(letters, inputs, strict=True):
+        letters = torch.zeros(len(texts), 16, dtype=torch.long)
+        for row, text in zip(letters, texts, strict=True):
             encoded = (text or "").encode()[:16]
             row[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.long)
         return {"letters": letters}

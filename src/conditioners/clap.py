@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.contracts import Condition, ConditionSpec
+from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import register
 from ..errors import PartitaError
 from ..storage.files import replacing_folder
@@ -39,6 +40,28 @@ SIZES = {"tiny": _Size(96, (2, 2, 6, 2)), "base": _Size(128, (2, 2, 12, 2)), "la
 """HTS-AT as LAION configures it: the width of the first of its four stages, and the blocks of each."""
 
 
+@dataclass(frozen=True)
+class TextTower:
+    """Sizes of CLAP's RoBERTa.
+
+    Args:
+        width: Width of the embeddings.
+        feed_forward_width: Width between the feed-forward projections.
+        depth: Number of blocks.
+        num_heads: Attention heads.
+        vocabulary: Number of text tokens.
+        epsilon: Epsilon of the normalizations: 1e-5 in RoBERTa and LAION's models; transformers' conversions have
+            1e-12.
+    """
+
+    width: int = 768
+    feed_forward_width: int = 3072
+    depth: int = 12
+    num_heads: int = 12
+    vocabulary: int = 50265
+    epsilon: float = 1e-5
+
+
 @register("conditioner", "clap")
 class CLAP(JointConditioner):
     """Frozen CLAP of LAION (arXiv 2211.06687): one 512-d embedding for a text, or for 10 s of 48 kHz audio.
@@ -58,19 +81,16 @@ class CLAP(JointConditioner):
         dim: Width of the embeddings.
         width: Of the first stage of HTS-AT, instead of that of its size; a multiple of 4.
         depths: Blocks of its four stages, instead of those of its size.
-        text_width: Of RoBERTa.
-        text_feed_forward_width: Width between its feed-forward projections.
-        text_depth: Its number of blocks.
-        text_heads: Its attention heads.
-        vocabulary: Its number of text tokens.
-        epsilon: Of its normalizations: 1e-5 in RoBERTa and LAION's models; transformers' conversions have 1e-12.
+        text: Sizes of RoBERTa.
+        inputs: The fields of text that it reads.
 
     Raises:
         ValueError: A value is out of range.
         PartitaError: transformers is not installed.
     """
 
-    input: ClassVar[str] = "text"
+    inputs: tuple[str, ...] = ("text",)
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
     trainable: ClassVar[bool] = False
     sample_rate: int = SAMPLE_RATE
     hann: Tensor
@@ -85,14 +105,10 @@ class CLAP(JointConditioner):
         dim: int = 512,
         width: int | None = None,
         depths: tuple[int, ...] | None = None,
-        text_width: int = 768,
-        text_feed_forward_width: int = 3072,
-        text_depth: int = 12,
-        text_heads: int = 12,
-        vocabulary: int = 50265,
-        epsilon: float = 1e-5,
+        text: TextTower = TextTower(),
+        inputs: tuple[str, ...] = ("text",),
     ) -> None:
-        super().__init__()
+        super().__init__(inputs)
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
         if not 0 < window <= SECONDS:
@@ -119,17 +135,17 @@ class CLAP(JointConditioner):
             projection_dim=dim,
             num_mel_bins=BANDS,
         )
-        text = ClapTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=text_width,
-            intermediate_size=text_feed_forward_width,
-            num_hidden_layers=text_depth,
-            num_attention_heads=text_heads,
-            layer_norm_eps=epsilon,
+        words = ClapTextConfig(
+            vocab_size=text.vocabulary,
+            hidden_size=text.width,
+            intermediate_size=text.feed_forward_width,
+            num_hidden_layers=text.depth,
+            num_attention_heads=text.num_heads,
+            layer_norm_eps=text.epsilon,
             projection_dim=dim,
         )
         self.audio = ClapAudioModelWithProjection(audio)
-        self.text = ClapTextModelWithProjection(text)
+        self.text = ClapTextModelWithProjection(words)
         self.dim = dim
         self.window, self.stride = (max(1, round(seconds * SAMPLE_RATE)) for seconds in (window, stride))
         self.tokenizer: Any = None
@@ -147,17 +163,15 @@ class CLAP(JointConditioner):
         """Stay in evaluation mode: dropout and batch statistics belong to a training that is over."""
         return super().train(False)
 
-    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
 
-        Args:
-            inputs: A text or ``None`` for each sample; of ``None`` and blank texts everything is masked.
-            seeds: Not used.
+        Of a clip without a text everything is masked.
 
         Raises:
             PartitaError: There is a text but no tokenizer, because no weights are loaded.
         """
-        texts = texts_of(inputs)
+        texts = texts_of(clips, self.inputs)
         if not any(texts):
             nothing = torch.zeros(len(texts), 1, dtype=torch.long)
             return {"tokens": nothing, "mask": nothing.bool()}

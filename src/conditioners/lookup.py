@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Condition, ConditionSpec
+from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import register
 from .base import Conditioner
 from .words import check_word_dropout, texts_of
@@ -29,19 +29,27 @@ class Lookup(Conditioner):
         num_embeddings: Number of embeddings that words are hashed into.
         max_words: Words of a text that count; what follows is left out.
         word_dropout: Probability that a word of a training text is left out.
+        inputs: The fields of text that it reads.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    input: ClassVar[str] = "text"
+    inputs: tuple[str, ...] = ("text",)
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
     trained_with_stage: ClassVar[bool] = True
     met: Tensor
 
     def __init__(
-        self, *, dim: int = 256, num_embeddings: int = 4096, max_words: int = 64, word_dropout: float = 0.0
+        self,
+        *,
+        dim: int = 256,
+        num_embeddings: int = 4096,
+        max_words: int = 64,
+        word_dropout: float = 0.0,
+        inputs: tuple[str, ...] = ("text",),
     ) -> None:
-        super().__init__()
+        super().__init__(inputs)
         if min(dim, num_embeddings, max_words) < 1:
             raise ValueError("dim, num_embeddings and max_words must be at least 1")
         check_word_dropout(word_dropout)
@@ -56,14 +64,9 @@ class Lookup(Conditioner):
         """One embedding per word."""
         return ConditionSpec(dim=self.embeddings.embedding_dim)
 
-    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """Texts to ``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
-
-        Args:
-            inputs: A text or ``None`` for each sample.
-            seeds: One per sample, in training: they decide which words are left out.
-        """
-        texts = texts_of(inputs, self.word_dropout, seeds)
+    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Texts to ``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch."""
+        texts = texts_of(clips, self.inputs, self.word_dropout)
         rows = [self._hash(text or "") for text in texts]
         length = max(1, *(len(row) for row in rows))
         words = torch.tensor([row + [0] * (length - len(row)) for row in rows])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core.contracts import Condition, ConditionSpec
+from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import register
 from ..errors import PartitaError
 from ..storage.files import replacing_folder
@@ -39,6 +40,27 @@ SHAPES = {
 """T5 (relu) and its version 1.1, the shape of Flan-T5 and mT5 (gated-gelu)."""
 
 
+@dataclass(frozen=True)
+class T5Shape:
+    """Single sizes of a T5 that differ from those of its size.
+
+    Args:
+        width: Width of the embeddings.
+        feed_forward_width: Width between the feed-forward projections.
+        depth: Number of blocks.
+        num_heads: Attention heads.
+        head_width: Width of each head.
+        vocabulary: Number of text tokens: 32128, or 250112 for mT5.
+    """
+
+    width: int | None = None
+    feed_forward_width: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    head_width: int = 64
+    vocabulary: int = 32128
+
+
 @register("conditioner", "t5")
 class T5(Conditioner):
     """Frozen T5 text encoder of transformers (arXiv 1910.10683): T5, T5 1.1, Flan-T5, mT5.
@@ -47,23 +69,20 @@ class T5(Conditioner):
     float32, where mixed precision overflows. Needs the extra ``t5``.
 
     Args:
-        size: ``small``, ``base`` or ``large``; the four arguments that follow change single numbers of it.
+        size: ``small``, ``base`` or ``large``.
         feed_forward: ``relu`` for T5; ``gated-gelu`` for T5 1.1, Flan-T5 and mT5.
-        width: Of the embeddings.
-        feed_forward_width: Width between the feed-forward projections.
-        depth: Number of blocks.
-        num_heads: Attention heads.
-        head_width: Width of each.
-        vocabulary: Number of text tokens: 32128, or 250112 for mT5.
+        shape: Single sizes that differ.
         max_length: Text tokens that count; what follows is left out.
         word_dropout: Probability that a word of a training text is left out (MusicGen: 0.3).
+        inputs: The fields of text that it reads.
 
     Raises:
         ValueError: A value is out of range.
         PartitaError: transformers is not installed.
     """
 
-    input: ClassVar[str] = "text"
+    inputs: tuple[str, ...] = ("text",)
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
     trainable: ClassVar[bool] = False
 
     def __init__(
@@ -71,33 +90,29 @@ class T5(Conditioner):
         *,
         size: Literal["small", "base", "large"] = "base",
         feed_forward: Literal["relu", "gated-gelu"] = "relu",
-        width: int | None = None,
-        feed_forward_width: int | None = None,
-        depth: int | None = None,
-        num_heads: int | None = None,
-        head_width: int = 64,
-        vocabulary: int = 32128,
+        shape: T5Shape = T5Shape(),
         max_length: int = 512,
         word_dropout: float = 0.3,
+        inputs: tuple[str, ...] = ("text",),
     ) -> None:
-        super().__init__()
+        super().__init__(inputs)
         check_word_dropout(word_dropout)
         if (size, feed_forward) not in SHAPES:
             raise ValueError(f"no T5 of size {size!r} with feed_forward {feed_forward!r}")
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, not {max_length}")
-        shape = SHAPES[size, feed_forward]
+        usual = SHAPES[size, feed_forward]
         try:
             from transformers import T5Config, T5EncoderModel
         except ImportError:
             raise PartitaError("the t5 conditioner needs transformers: pip install 'partita[t5]'") from None
         config = T5Config(
-            vocab_size=vocabulary,
-            d_model=width or shape.width,
-            d_ff=feed_forward_width or shape.feed_forward_width,
-            d_kv=head_width,
-            num_layers=depth or shape.depth,
-            num_heads=num_heads or shape.num_heads,
+            vocab_size=shape.vocabulary,
+            d_model=shape.width or usual.width,
+            d_ff=shape.feed_forward_width or usual.feed_forward_width,
+            d_kv=shape.head_width,
+            num_layers=shape.depth or usual.depth,
+            num_heads=shape.num_heads or usual.num_heads,
             feed_forward_proj=feed_forward,
             dropout_rate=0.0,
         )
@@ -112,17 +127,15 @@ class T5(Conditioner):
         """One embedding per text token."""
         return ConditionSpec(dim=self.encoder.config.d_model)
 
-    def prepare(self, inputs: Sequence[Any], seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
 
-        Args:
-            inputs: A text or ``None`` for each sample; of ``None`` and blank texts everything is masked.
-            seeds: One per sample, in training: they decide which words are left out.
+        Of a clip without a text everything is masked.
 
         Raises:
             PartitaError: There is a text but no tokenizer, because no weights are loaded.
         """
-        texts = texts_of(inputs, self.word_dropout, seeds)
+        texts = texts_of(clips, self.inputs, self.word_dropout)
         if not any(texts):
             nothing = torch.zeros(len(texts), 1, dtype=torch.long)
             return {"tokens": nothing, "mask": nothing.bool()}

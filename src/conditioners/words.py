@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from ..core.contracts import Clip
 
-def texts_of(inputs: Sequence[Any], word_dropout: float = 0.0, seeds: Sequence[int] | None = None) -> list[str | None]:
+
+def texts_of(clips: Sequence[Clip], inputs: Sequence[str], word_dropout: float = 0.0) -> list[str | None]:
     """The texts of a batch, ``None`` where there is none: nothing given, nothing but spaces, or every word dropped.
 
     Args:
-        inputs: A text or ``None`` for each sample.
+        clips: One per sample.
+        inputs: Fields of text; of several, the texts follow each other.
         word_dropout: Probability that a word, as separated by spaces, is left out (audiocraft's T5 conditioner: 0.3).
-        seeds: One per sample, in training; they decide what is left out. Without them nothing is.
+            The seeds of the clips decide what is left out; of a clip without one nothing is.
 
     Raises:
-        TypeError: An input is neither.
+        TypeError: An input is no text.
 
-    >>> texts_of(["slow waltz", None, "  "])
+    >>> texts_of([Clip({"text": text}, 1.0) for text in ("slow waltz", None, "  ")], ["text"])
     ['slow waltz', None, None]
     """
     texts: list[str | None] = []
-    for index, text in enumerate(inputs):
-        if text is not None and not isinstance(text, str):
-            raise TypeError(f"a prompt is text, not {type(text).__name__}: {text!r}")
-        words = (text or "").split()
-        if seeds is not None and word_dropout:
-            keep = torch.rand(len(words), generator=torch.Generator().manual_seed(seeds[index])) >= word_dropout
+    for clip in clips:
+        words: list[str] = []
+        for name in inputs:
+            text = clip.fields.get(name)
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"a prompt is text, not {type(text).__name__}: {text!r}")
+            words += (text or "").split()
+        if clip.seed is not None and word_dropout:
+            keep = torch.rand(len(words), generator=torch.Generator().manual_seed(clip.seed)) >= word_dropout
             words = [word for word, kept in zip(words, keep.tolist(), strict=True) if kept]
         texts.append(" ".join(words) or None)
     return texts

@@ -15,11 +15,13 @@ condition    ``[B, L, D]`` or codes ``[B, K, L]``, mask ``[B, L]``      float32 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .rates import Count, begun_frames, nearest, whole_frames
 
@@ -219,6 +221,14 @@ class Condition:
         values = self.values[:, along] if self.values.is_floating_point() else self.values[:, :, along]
         return Condition(values, self.mask[:, along])
 
+    def lasting(self, length: int) -> Condition:
+        """Its first ``length`` positions; masked ones follow if it has fewer."""
+        more = length - self.mask.shape[1]
+        if more <= 0:
+            return self.crop(0, length)
+        beyond = (0, 0, 0, more) if self.values.is_floating_point() else (0, more)
+        return Condition(F.pad(self.values, beyond), F.pad(self.mask, (0, more)))
+
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:
         """The batches of several conditions of equal length, one after the other."""
@@ -271,6 +281,27 @@ class StageBatch:
     given: dict[str, tuple[Condition, Condition] | dict[str, Tensor]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Clip:
+    """What a conditioner is told of one clip.
+
+    Args:
+        fields: What is known, by the name of a registered field (``partita list field``). Times are in seconds from the
+            start of the clip. A field that is not known is missing or ``None``.
+        seconds: Length of the clip.
+        audio: The clip itself ``[C, T]``, at the rate and with the channels that the conditioner declares. ``None`` if
+            the conditioner reads no audio, and in generation unless somebody supplies it.
+        sample_rate: Rate of ``audio``, and of every other field that holds audio, in Hz.
+        seed: Seed of everything random about the condition, in training; ``None`` outside training.
+    """
+
+    fields: Mapping[str, Any]
+    seconds: float
+    audio: Tensor | None = None
+    sample_rate: int | None = None
+    seed: int | None = None
+
+
 @dataclass
 class Example:
     """One clip and what is known of it.
@@ -278,9 +309,8 @@ class Example:
     Args:
         audio: ``[C, T]`` float32 in [-1, 1], always of the length asked for; short material is padded with silence.
         num_samples: How many of the ``T`` samples are material rather than padding.
-        fields: What is known: ``text`` (str), ``instruments`` (list of str), ``key``, ``tempo``, ``beats``,
-            ``downbeats``, ``chords``, ``melody``, ``stems`` (name → ``[C, T]``), ``seconds_start``, ``seconds_total``,
-            ``id``. Times are in seconds from the start of the clip.
+        fields: What is known, by the name of a registered field (``partita list field``), and the ``id`` of the piece.
+            Times are in seconds from the start of the clip. Audio is ``[C, T]`` at the rate of ``audio``, or a path.
         seed: In training, what whatever else is random about it is drawn from.
         damaged: Pieces that should have been in its place and cannot be read, and why.
     """

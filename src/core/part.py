@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
 import torch
@@ -38,12 +38,16 @@ class Part(Configured, L.LightningModule):
 
     Attributes:
         fit_options: How it is trained; the ``fit:`` block of its preset.
+        training_input: What its ``training_step`` gets: ``audio`` (a batch with audio ``[B, C, T]`` in its
+            :attr:`audio_format`), ``clips`` (what its ``prepare`` makes of clips), or ``stage`` (a
+            :class:`~partita.core.contracts.StageBatch`).
         trainable: Whether it is trained at all. A part that is not needs weights, unless it is weightless.
         weightless: Whether there is nothing in it to train or to load; such a part is not trainable.
         training_only: Prefixes of the state that only training needs (discriminators, parts trained alongside);
             left out of what :meth:`save` writes.
     """
 
+    training_input: ClassVar[Literal["audio", "clips", "stage"]]
     trainable: ClassVar[bool] = True
     weightless: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
@@ -51,6 +55,11 @@ class Part(Configured, L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.fit_options = Fit()
+
+    @property
+    def audio_format(self) -> tuple[int, int] | None:
+        """Rate in Hz and channels of the audio that its training reads; ``None`` if it reads none."""
+        return None
 
     @property
     def num_parameters(self) -> int:

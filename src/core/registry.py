@@ -27,7 +27,7 @@ COMPONENTS = {
 }
 """Each family of components, which parts are made of, and the folder that holds it."""
 
-EXTENSIONS = {"score": "evaluation/scores"}
+EXTENSIONS = {"field": "data/fields", "score": "evaluation/scores"}
 """Each family of what extends the library beside the parts of a system, and the folder that holds it."""
 
 REGISTERED = FAMILIES | COMPONENTS | EXTENSIONS

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..core.registry import lookup, names
 from ..errors import PartitaError, printable
 from ..limits import LARGEST_SIDECAR
 from ..storage.files import kind
 from ..storage.untrusted import json_mapping, read_bytes
 from .base import Split
+from .fields.base import parsed
 
 FILE_KEYS = ("file", "path", "audio")
 _SPLITS: dict[str, Split] = {
@@ -26,7 +27,27 @@ _SPLITS: dict[str, Split] = {
     "test": "test",
     "eval": "test",
 }
-_ALIASES = {"caption": "text"}
+_COMPUTED = ("audio", "id")
+"""What a file says of itself."""
+
+
+def manifest_fields() -> dict[str, str]:
+    """The fields that a manifest can carry, by every name of theirs."""
+    own = {name: name for name in names("field") if name not in _COMPUTED}
+    return own | {alias: name for name in own for alias in lookup("field", name).aliases}
+
+
+def meant_by(key: str) -> str | None:
+    """The field, ``split`` or file key that a key was probably to be; ``None`` for what is no misspelling of one.
+
+    >>> meant_by("txet"), meant_by("instrument"), meant_by("mood"), meant_by("text")
+    ('text', 'instruments', None, None)
+    """
+    known = [*manifest_fields(), "split", *FILE_KEYS]
+    if key in known:
+        return None
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75 if len(key) > 3 else 0.65)
+    return close[0] if close and abs(len(close[0]) - len(key)) < 2 else None
 
 
 def read_manifest(path: Path) -> Iterator[tuple[int, dict[str, Any] | PartitaError]]:
@@ -72,7 +93,7 @@ def read_sidecar(audio: Path) -> dict[str, Any]:
         said = _json_object(text) if suffix == ".json" else {"text": text}
         if isinstance(said, PartitaError):
             raise PartitaError(f"{printable(path.name)} beside it: {said}")
-        captioned = any(_ALIASES.get(key, key) == "text" for key in said)
+        captioned = any(manifest_fields().get(key) == "text" for key in said)
         found = said if captioned else found | said  # a caption in song.json counts over song.txt
     return found
 
@@ -80,30 +101,40 @@ def read_sidecar(audio: Path) -> dict[str, Any]:
 def known_fields(raw: dict[str, Any]) -> tuple[dict[str, Any], Split | None]:
     """The fields of an example out of a row, in their types, and the split it names; keys of no meaning are left out.
 
-    In a table, ``instruments`` are separated by commas or semicolons, and ``beats``, ``chords`` … are JSON.
-
     Raises:
-        PartitaError: A value is not what its key says.
+        PartitaError: A value is not what its key says, or a key is a misspelt field.
     """
     fields: dict[str, Any] = {}
     split: Split | None = None
+    known = manifest_fields()
     for key, value in raw.items():
-        name = _ALIASES.get(key, key)
-        if value is None or (name not in _PARSERS and name != "split"):
+        if value is None:
+            continue
+        if key == "split":
+            split = _SPLITS.get(str(value).strip().lower())
+            if split is None:
+                said = repr(value[:60]) if isinstance(value, str) else "that"
+                raise PartitaError(f"{key} cannot be {said}; expected one of {', '.join(_SPLITS)}")
+            continue
+        name = known.get(key)
+        if name is None:
+            if (meant := meant_by(key)) is not None:
+                raise PartitaError(_misspelt(key, meant))
             continue
         try:
-            if name == "split":
-                split = _SPLITS[str(value).strip().lower()]
-            elif (parsed := _PARSERS[name](value)) not in ("", []):
-                if name in fields:
-                    raise PartitaError(f"it has two values for {name}: keep one")
-                fields[name] = parsed
-        except UnicodeEncodeError:
-            raise PartitaError(f"{key} is not UTF-8 text") from None
-        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
-            said = repr(value[:60]) if isinstance(value, str) else "that"
-            raise PartitaError(f"{key} cannot be {said}") from None
+            found = parsed(name, value)
+        except ValueError as error:
+            raise PartitaError(f"{key} {error}") from None
+        if isinstance(found, str | list | dict) and not found:
+            continue
+        if name in fields:
+            raise PartitaError(f"it has two values for {name}: keep one")
+        fields[name] = found
     return fields, split
+
+
+def _misspelt(key: str, meant: str) -> str:
+    return f"there is no field {printable(key)!r}: did you mean {meant!r}?"
 
 
 def _table(file: TextIO, suffix: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | PartitaError]]:
@@ -112,7 +143,7 @@ def _table(file: TextIO, suffix: str, path: Path) -> Iterator[tuple[int, dict[st
     file.seek(0)
     separator = "\t" if suffix == ".tsv" else max(",;", key=head.count)
     rows = csv.reader(file, delimiter=separator)
-    names: list[str] | None = None
+    columns: list[str] | None = None
     while True:
         try:
             cells = next(rows)
@@ -121,25 +152,29 @@ def _table(file: TextIO, suffix: str, path: Path) -> Iterator[tuple[int, dict[st
         except csv.Error as error:
             yield rows.line_num, PartitaError(f"not a row of a table: {error}")
             continue
-        if names is None:
-            names = [name.strip().lower() for name in cells]
-            _check_columns(names, path)
-        elif len(cells) > len(names):
+        if columns is None:
+            columns = [name.strip().lower() for name in cells]
+            _check_columns(columns, path)
+        elif len(cells) > len(columns):
             yield rows.line_num, PartitaError("more cells than columns: put text with commas in quotes")
         elif cells:
-            yield rows.line_num, {name: cell for name, cell in zip(names, cells, strict=False) if name and cell}
+            yield rows.line_num, {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
 
 
-def _check_columns(names: Sequence[str], path: Path) -> None:
-    """See that a table says which file each row is about, and nothing twice.
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    """See that a table says which file each row is about, misspells nothing, and says nothing twice.
 
     Raises:
         PartitaError: It does not.
     """
-    if not set(FILE_KEYS) & set(names):
-        there = ", ".join(printable(name) for name in names[:10])
+    if not set(FILE_KEYS) & set(columns):
+        there = ", ".join(printable(name) for name in columns[:10])
         raise PartitaError(f"{path}: none of its columns is called {' or '.join(FILE_KEYS)}; they are called {there}")
-    meant = [_ALIASES.get(name, name) for name in names if name]
+    for name in columns:
+        if name and (other := meant_by(name)) is not None:
+            raise PartitaError(f"{path}: {_misspelt(name, other)}")
+    fields = manifest_fields()
+    meant = [fields.get(name, name) for name in columns if name]
     if twice := sorted({name for name in meant if meant.count(name) > 1}):
         raise PartitaError(f"{path}: several of its columns are called {printable(twice[0])}: keep one")
 
@@ -149,49 +184,3 @@ def _json_object(text: str) -> dict[str, Any] | PartitaError:
         return json_mapping(text)
     except ValueError as error:
         return PartitaError(str(error))
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    value.encode()  # half a character that JSON can spell fits into no file
-    return " ".join(value.split())
-
-
-def _names(value: Any) -> list[str]:
-    if isinstance(value, str):
-        value = value.replace(";", ",").split(",")
-    return [name for name in map(_text, value) if name]
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _times(value: Any) -> list[float]:
-    return [_number(time) for time in (json.loads(value) if isinstance(value, str) else value)]
-
-
-def _chords(value: Any) -> list[tuple[float, float, str]]:
-    rows = json.loads(value) if isinstance(value, str) else value
-    return [(_number(start), _number(end), _text(label)) for start, end, label in rows]
-
-
-def _melody(value: Any) -> list[tuple[float, float, int]]:
-    rows = json.loads(value) if isinstance(value, str) else value
-    return [(_number(start), _number(end), int(pitch)) for start, end, pitch in rows]
-
-
-_PARSERS = {
-    "text": _text,
-    "instruments": _names,
-    "key": _text,
-    "tempo": _number,
-    "beats": _times,
-    "downbeats": _times,
-    "chords": _chords,
-    "melody": _melody,
-}

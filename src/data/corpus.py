@@ -17,7 +17,7 @@ from ..core.registry import did_you_mean, register
 from .arrangement import INSTRUMENTS, Arrangement, arrange
 from .base import Origin, Source, Split, Summary
 from .captions import caption, reworded, wording
-from .labels import clip_spans, clip_times
+from .fields.base import cropped
 from .library import GENRES, count_restricted, genre, load_pieces
 from .licenses import RESTRICTED, corpus_origins
 from .scores import Piece
@@ -219,9 +219,10 @@ class Corpus(Source):
             "instruments": arrangement.instruments,
             "key": key,
             "tempo": arrangement.tempo,
-            "seconds_start": start,
             "seconds_total": total,
-            **_timed_labels(piece, arrangement, quarter, start, num_samples / sample_rate),
+            **cropped(
+                {"seconds_start": 0.0, **_timed_labels(piece, arrangement, quarter)}, start, num_samples / sample_rate
+            ),
         }
         if self.stems:
             fields["stems"] = {name: torch.from_numpy(stem) for name, stem in stems.items()}
@@ -287,22 +288,20 @@ def _key(piece: Piece, arrangement: Arrangement, start: float, end: float) -> st
     return key_name(tonic + arrangement.transposition, mode)
 
 
-def _timed_labels(
-    piece: Piece, arrangement: Arrangement, quarter: float, start: float, seconds: float
-) -> dict[str, Any]:
-    """What happens when, in seconds from the start of the clip."""
-    chords = (
+def _timed_labels(piece: Piece, arrangement: Arrangement, quarter: float) -> dict[str, Any]:
+    """What happens when, in seconds from the start of the piece."""
+    chords = [
         (begin * quarter, end * quarter, chord_name(root, quality, arrangement.transposition))
         for begin, end, root, quality in piece.chords
-    )
+    ]
     pitches = arrangement.pitch(np.array([pitch for *_, pitch in piece.melody]), piece.melody_part)
-    melody = (
+    melody = [
         (begin * quarter, end * quarter, pitch)
         for (begin, end, _), pitch in zip(piece.melody, pitches.tolist(), strict=True)
-    )
+    ]
     return {
-        "beats": clip_times(piece.beats * quarter, start, seconds),
-        "downbeats": clip_times(piece.downbeats * quarter, start, seconds),
-        "chords": clip_spans(chords, start, seconds),
-        "melody": clip_spans(melody, start, seconds),
+        "beats": piece.beats * quarter,
+        "downbeats": piece.downbeats * quarter,
+        "chords": chords,
+        "melody": melody,
     }

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from ..core.contracts import Example
 from ..core.excerpt import Excerpt, samples_of
-from ..core.registry import register
+from ..core.registry import names, register
 from ..errors import PartitaError
 from .base import Source, Split
-from .labels import clip_labels
+from .fields.base import cropped, field, parsed
 from .splits import check_fractions, split_names
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -91,8 +91,8 @@ class DatasetSource(Source):
         if isinstance(self._data, Mapping):
             self._pieces = {split: [(datasets[split], i) for i in range(_length(datasets, split))] for split in SPLITS}
             return
-        names = split_names([str(i) for i in range(_length(datasets, "train"))], self.validation, self.test)
-        self._pieces = {split: [(datasets["train"], int(name)) for name in names[split]] for split in SPLITS}
+        dealt = split_names([str(i) for i in range(_length(datasets, "train"))], self.validation, self.test)
+        self._pieces = {split: [(datasets["train"], int(name)) for name in dealt[split]] for split in SPLITS}
 
     def size(self, split: Split) -> int:
         """Number of items in a split."""
@@ -116,8 +116,10 @@ class DatasetSource(Source):
         clip = Excerpt(audio, sample_rate=rate, start=start, seconds=seconds).read(sample_rate, channels)[0]
         length = clip.shape[-1] if seconds is None else round(seconds * sample_rate)
         num_samples = min(length, clip.shape[-1])
-        fields = clip_labels(fields, start, num_samples / sample_rate)
-        fields |= {"id": str(fields.get("id", i)), "seconds_start": start, "seconds_total": whole}
+        fields = {"seconds_start": 0.0, "seconds_total": whole} | fields
+        fields = cropped(fields, start, num_samples / sample_rate) | {"id": str(fields.get("id", i))}
+        audible = [name for name in fields if name in names("field") and fields[name] is not None]
+        fields |= {name: field(name).heard(fields[name], sample_rate, channels, rate) for name in audible}
         return Example(F.pad(clip[:, :length], (0, length - num_samples)), num_samples, fields)
 
     def _of(self, split: Split) -> list[tuple[Any, int]]:
@@ -168,6 +170,12 @@ def _taken(dataset: Any, index: int) -> tuple[Tensor, int, dict[str, Any]]:
         samples = samples_of(audio)
     except PartitaError as error:
         raise PartitaError(f"item {index} of the data: {error}") from None
+    known = names("field")
+    for name in fields:
+        try:
+            fields[name] = parsed(name, fields[name]) if name in known else fields[name]
+        except ValueError as error:
+            raise PartitaError(f"item {index} of the data: {name} {error}") from None
     if len(samples) > 1:
         raise PartitaError(f"item {index} of the data: audio is [T] or [C, T], not {list(samples.shape)}")
     return torch.as_tensor(samples), int(rate), fields

@@ -9,9 +9,11 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..core.contracts import Example, RepresentationSpec
+from ..core.contracts import Clip, Example, RepresentationSpec
+from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from .base import Damaged, Source, Split
+from .clips import Reader, told
 
 MOST_ATTEMPTS = 50
 """Clips in a row that cannot be read before it is taken for certain that hardly any can. Of pieces of which a half is
@@ -32,10 +34,20 @@ class Examples(Dataset):
         sample_rate: In Hz.
         channels: Of the audio.
         seed: Of order and crops.
+        excerpts: Whether every example carries a second clip of its piece, as ``excerpt``.
     """
 
     def __init__(
-        self, source: Source, split: Split, *, length: int, seconds: float, sample_rate: int, channels: int, seed: int
+        self,
+        source: Source,
+        split: Split,
+        *,
+        length: int,
+        seconds: float,
+        sample_rate: int,
+        channels: int,
+        seed: int,
+        excerpts: bool = False,
     ) -> None:
         self.source = source
         self.split: Split = split
@@ -45,6 +57,7 @@ class Examples(Dataset):
         self.sample_rate = sample_rate
         self.channels = channels
         self.seed = seed
+        self.excerpts = excerpts
 
     @classmethod
     def at(cls, spec: RepresentationSpec, source: Source, split: Split, length: int, seconds: float, seed: int) -> Self:
@@ -72,14 +85,9 @@ class Examples(Dataset):
         for attempt in range(MOST_ATTEMPTS):
             piece, seed = self.source.draw(self.pieces, index, self.seed, attempt)
             try:
-                example = self.source.read(
-                    self.pieces,
-                    piece,
-                    seed=seed,
-                    seconds=self.seconds,
-                    sample_rate=self.sample_rate,
-                    channels=self.channels,
-                )
+                example = self._read(piece, seed)
+                if self.excerpts and example.fields.get("excerpt") is None:
+                    example.fields["excerpt"] = self._read(piece, derive_seed(seed, "excerpt") % 2**31).audio
             except Damaged as error:
                 damaged.setdefault(error.piece, error.reason)
                 self.source.note(error.piece, error.reason)  # in a worker nobody sees that: the example tells, too
@@ -91,6 +99,16 @@ class Examples(Dataset):
         raise PartitaError(
             f"{MOST_ATTEMPTS} clips in a row cannot be read, such as {piece_name}: {reason}; "
             "`partita check RECIPE --data` reads everything once and says what is damaged"
+        )
+
+    def _read(self, piece: int, seed: int) -> Example:
+        return self.source.read(
+            self.pieces,
+            piece,
+            seed=seed,
+            seconds=self.seconds,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
         )
 
 
@@ -124,16 +142,18 @@ class Collate:
 
     Args:
         conditioners: By name; each one's ``prepare`` runs here, in the data workers.
+        sample_rate: Rate of the examples, in Hz.
     """
 
-    def __init__(self, conditioners: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, conditioners: Mapping[str, Reader] | None = None, sample_rate: int = 1) -> None:
         self.conditioners = dict(conditioners or {})
+        self.sample_rate = sample_rate
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Join examples of equal length."""
-        seeds = None if any(example.seed is None for example in examples) else [example.seed for example in examples]
+        clips = [self._clip(example) for example in examples]
         prepared = {
-            name: conditioner.prepare([example.fields.get(conditioner.input) for example in examples], seeds)
+            name: conditioner.prepare([told(conditioner, clip) for clip in clips])
             for name, conditioner in self.conditioners.items()
         }
         return {
@@ -143,6 +163,10 @@ class Collate:
             "text": [example.fields.get("text") for example in examples],
             "damaged": [reason for example in examples for reason in example.damaged.items()],
         }
+
+    def _clip(self, example: Example) -> Clip:
+        seconds = example.audio.shape[-1] / self.sample_rate
+        return Clip(example.fields, seconds, example.audio, self.sample_rate, example.seed)
 
 
 class Loader(DataLoader):

@@ -20,9 +20,9 @@ from ..core.registry import register
 from ..errors import PartitaError, printable
 from ..storage.audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
 from ..storage.files import kind
-from .annotations import FILE_KEYS, known_fields, read_manifest, read_sidecar
+from .annotations import FILE_KEYS, known_fields, manifest_fields, read_manifest, read_sidecar
 from .base import UNKNOWN_LICENSE, Damaged, Origin, Source, Split, Summary
-from .labels import clip_labels
+from .fields.base import cropped, field
 from .splits import check_fractions, split_names
 
 
@@ -43,8 +43,8 @@ class Folder(Source):
     """A folder of audio files in any format, rate and length, captioned by a manifest or side-car files.
 
     Without a manifest, every audio file below the folder is used; ``song.txt`` (a caption) or ``song.json`` (an object
-    with ``text``, ``instruments``, ``key``, ``tempo``, ``beats``, ``downbeats``, ``chords``, ``melody``) beside
-    ``song.wav`` says what is known of it. A manifest has a row for each file: its ``file`` (or ``path``, ``audio``),
+    with any field: ``text``, ``lyrics``, ``tempo``, ``chords`` …, see ``partita list field``) beside ``song.wav`` says
+    what is known of it. A manifest has a row for each file: its ``file`` (or ``path``, ``audio``),
     relative to the manifest, to the folder or to where the command runs, or absolute; the same keys; and if wanted its
     ``split``. Times are in seconds from the start of the file. What cannot be read is skipped and named in
     :attr:`report`, when the folder is scanned as well as later. Files that a manifest does not name are not used.
@@ -60,10 +60,6 @@ class Folder(Source):
         license: Under which the files may be used, as it is to stand in reports and model cards, such as ``CC BY 4.0``.
     """
 
-    fields = frozenset(
-        {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody"}
-        | {"id", "seconds_start", "seconds_total"}
-    )
     fields_known = False
 
     def __init__(
@@ -77,6 +73,7 @@ class Folder(Source):
         if not path:
             raise ValueError("path is empty: give the folder of the audio files")
         check_fractions(validation, test)
+        self.fields = frozenset({*manifest_fields().values(), "id"})
         self.path = path
         self.manifest = manifest
         self.validation = validation
@@ -150,7 +147,7 @@ class Folder(Source):
 
     def advice(self, field: str) -> str:
         """Where what is missing can be written."""
-        if field not in Folder.fields:
+        if field not in manifest_fields():
             return ""
         what = "each caption" if field == "text" else f"the {field} of each file"
         if self.manifest:
@@ -195,8 +192,8 @@ class Folder(Source):
             audio, num_samples = read_clip(entry.path, start, seconds, sample_rate, channels)
         except PartitaError as error:
             raise Damaged(entry.file, str(error).removeprefix(f"{printable(entry.path)}: ")) from None
-        fields = clip_labels(entry.fields, start, num_samples / sample_rate)
-        fields |= {"id": entry.id, "seconds_start": start, "seconds_total": entry.seconds}
+        fields = {"seconds_start": 0.0, "seconds_total": entry.seconds} | entry.fields
+        fields = cropped(fields, start, num_samples / sample_rate) | {"id": entry.id}
         return Example(torch.from_numpy(audio), num_samples, fields)
 
     def _entries(self, split: Split) -> list[_Entry]:
@@ -208,7 +205,8 @@ class Folder(Source):
         for path in sorted(_audio_files(root, self.note)):
             name = printable(path.relative_to(root).as_posix())
             try:
-                yield _Entry(name, name, path, known_fields(read_sidecar(path))[0])
+                fields = known_fields(read_sidecar(path))[0]
+                yield _Entry(name, name, path, _with_recordings(fields, path.parent, root))
             except PartitaError as error:
                 self.note(name, str(error))
 
@@ -237,6 +235,7 @@ class Folder(Source):
             seen[name] += 1
             try:
                 fields, split = known_fields(row)
+                fields = _with_recordings(fields, manifest.parent, root)
             except PartitaError as error:
                 self.note(f"{where} ({name})", str(error))
                 continue
@@ -320,6 +319,30 @@ def _place(path: str) -> Path:
 def _places(path: str, *folders: Path) -> list[Path]:
     """Where a path can lead that is relative to one of these folders, or to where the command runs."""
     return list(dict.fromkeys(folder / _place(path) for folder in (*folders, Path())))
+
+
+def _with_recordings(fields: dict[str, Any], *folders: Path) -> dict[str, Any]:
+    """The same with the paths in fields of audio as the files they lead to.
+
+    Raises:
+        PartitaError: One of them cannot be read as audio.
+    """
+
+    def found(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: found(f"{name}.{key}", inner) for key, inner in value.items()}
+        if not isinstance(value, Path):
+            return value
+        places = _places(str(value), *folders)
+        path = next((place for place in places if kind(place)), places[0])
+        try:
+            inspect_audio(path)
+        except PartitaError as error:
+            raise PartitaError(f"{name}: {printable(path)}: {error}") from None
+        return path
+
+    audible = {name for name in fields if field(name).kind == "audio"}
+    return {name: found(name, value) if name in audible else value for name, value in fields.items()}
 
 
 def _damage(path: Path) -> str | None:

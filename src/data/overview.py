@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.registry import did_you_mean
 from .base import UNKNOWN_LICENSE, Source
+from .clips import ALWAYS
 
 
 def overview(source: Source) -> list[str]:
@@ -32,16 +33,18 @@ def provenance(source: Source) -> list[str]:
     return [f"made of {origin.what}: {yours.get(origin.license, origin.license)}" for origin in source.origins]
 
 
-def gaps(source: Source, reads: Mapping[str, str], *, advise: bool = True) -> list[str]:
+def gaps(source: Source, reads: Mapping[str, Sequence[str]], *, advise: bool = True) -> list[str]:
     """After its setup: a line for each reader that gets nothing of some pieces.
+
+    A reader of the clips themselves learns from all of them, whatever else is known.
 
     Args:
         source: The data.
-        reads: By reader, such as ``conditioners.text``, the field.
+        reads: By reader, such as ``conditioners.text``, the fields.
         advise: Whether to say what the owner of the data can do about it.
     """
     lines = []
-    for reader, field in reads.items():
+    for reader, field in _supplied_by_some(reads):
         for label, share, member in source.members:
             summary = member.summary
             lacking = summary.pieces - summary.known.get(field, 0)
@@ -56,18 +59,30 @@ def gaps(source: Source, reads: Mapping[str, str], *, advise: bool = True) -> li
     return lines
 
 
-def untold(told: Sequence[Mapping[str, Any]], reads: Mapping[str, str]) -> list[str]:
+def _supplied_by_some(reads: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Readers with each of the fields that not every source supplies in training."""
+    return [
+        (who, field)
+        for who, fields in reads.items()
+        if "audio" not in fields
+        for field in fields
+        if field not in ALWAYS
+    ]
+
+
+def untold(told: Sequence[Mapping[str, Any]], reads: Mapping[str, Sequence[str]]) -> list[str]:
     """A line for each reader that is told nothing of some clips that are going to be generated.
 
     Args:
         told: The fields of each clip's piece.
-        reads: By reader, such as ``conditioners.text``, the field.
+        reads: By reader, such as ``conditioners.text``, the fields.
     """
     lines = []
-    for reader, field in reads.items():
-        if lacking := sum(field not in fields for fields in told):
+    for reader, fields in reads.items():
+        if lacking := sum(not any(known.get(field) is not None for field in fields) for known in told):
+            without = " or ".join(_in_words(field) for field in fields if field != "audio") or "audio"
             lines.append(
-                f"{lacking:,} of {len(told):,} clips are of pieces without {_in_words(field)}: {reader} is told "
+                f"{lacking:,} of {len(told):,} clips are of pieces without {without}: {reader} is told "
                 "nothing, and they show only what is generated then"
             )
     return lines

@@ -378,7 +378,7 @@ def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
     system.source.setup()
     examples = Examples.at(spec, system.source, "test", count, 1.0, 0)
     known = [examples[i].fields for i in range(count)]
-    names = {"text", *(conditioner.input for conditioner in system.conditioners.values())}
+    names = {"text", *system.inputs}
     return {name: [fields.get(name) for fields in known] for name in sorted(names)}
 
 
@@ -386,9 +386,10 @@ def _generate(
     system: Any, label: str, inputs: Mapping[str, list[Any]], count: int, duration: float | None, seed: int
 ) -> list[Clip]:
     """A clip for each prompt, of whatever the system takes of it; the others' prompts must do for it."""
-    taken = {conditioner.input for conditioner in system.conditioners.values()}
-    if taken - inputs.keys():
-        raise PartitaError(f"{label} takes {', '.join(sorted(taken - inputs.keys()))}, which the prompts do not hold")
+    for conditioner in system.conditioners.values():
+        if not inputs.keys() & set(conditioner.inputs):
+            raise PartitaError(f"{label} takes {', '.join(conditioner.inputs)}, which the prompts do not hold")
+    taken = inputs.keys() & set(system.inputs)
     clips = []
     for start in range(0, count, _BATCH):
         part = range(start, min(start + _BATCH, count))

@@ -73,6 +73,7 @@ class Generator(Part):
     discrete: ClassVar[bool]
     fusions: ClassVar[tuple[str, ...]]
     sampling: Any
+    training_input = "stage"
     training_only = ("joint.",)
 
     def __init__(

@@ -111,7 +111,7 @@ def model_card(
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
-    texts = "text" in [conditioner.input for conditioner in system.conditioners.values()]
+    texts = "text" in system.inputs
     untold = "no prompt" if texts else "no words"
     values = {
         "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
@@ -165,7 +165,8 @@ def diagram(system: System) -> str:
 
     for name, conditioner in system.conditioners.items():
         box("conditioner", name, conditioner)
-        arrows.append(f'  {_id("input", conditioner.input)}(["{conditioner.input}"]) --> {_id("conditioner", name)}')
+        for field in conditioner.inputs:
+            arrows.append(f'  {_id("input", field)}(["{field}"]) --> {_id("conditioner", name)}')
     makers: dict[str, list[str]] = {}
     for name, stage in system.plan.stages.items():
         box("stage", name, system.stages[name])

@@ -18,6 +18,7 @@ from ..core.reference import Reference
 from ..core.schema import build
 from ..core.seeds import derive_seed
 from ..data.base import Source
+from ..data.clips import ALWAYS
 from ..data.mixture import Mixture
 from ..data.overview import not_supplied
 from ..errors import PartitaError, Problem, RecipeError
@@ -87,6 +88,11 @@ class Assembly:
         self.source: Source = source
         self.tokenizers: dict[str, Tokenizer] = {name: make(part) for name, part in plan.tokenizers.items()}
         self.conditioners: dict[str, Conditioner] = {name: make(part) for name, part in plan.conditioners.items()}
+        for name, conditioner in self.conditioners.items():
+            try:
+                _ = conditioner and conditioner.audio_format
+            except ValueError as error:
+                problems.append(Problem(plan.blame(f"conditioners.{name}"), f"conditioners.{name}", str(error)))
         self.stages: dict[str, Generator] = {}
         self.ends = Ends(self.tokenizers, self.conditioners, self.stages)
         fitting = Fitting(self.ends)
@@ -167,13 +173,17 @@ class Assembly:
 
     def prompts_of(self, pieces: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
         """What :meth:`generate` takes to make clips like those whose fields are given; none where nothing is read."""
-        inputs = dict.fromkeys(conditioner.input for conditioner in self.conditioners.values())
-        return {name: [fields.get(name) for fields in pieces] for name in inputs} or None
+        return {name: [fields.get(name) for fields in pieces] for name in self.inputs} or None
 
     @property
-    def reads(self) -> dict[str, str]:
-        """By conditioner (``conditioners.text``), the field of the data that it reads."""
-        return {f"conditioners.{name}": conditioner.input for name, conditioner in self.conditioners.items()}
+    def inputs(self) -> tuple[str, ...]:
+        """The fields that any of its conditioners reads."""
+        return tuple(dict.fromkeys(name for part in self.conditioners.values() for name in part.inputs))
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """By conditioner (``conditioners.text``), the fields of the data that it reads."""
+        return {f"conditioners.{name}": conditioner.inputs for name, conditioner in self.conditioners.items()}
 
     def check_fields(self) -> None:
         """See that the data supplies what the conditioners read; it may know better once it is set up.
@@ -189,14 +199,18 @@ class Assembly:
             return []
         problems = []
         for name, conditioner in self.conditioners.items():
-            if conditioner is None or conditioner.input in self.source.fields:
+            # what hears the clips themselves learns without the fields that take their place in generation
+            if conditioner is None or "audio" in conditioner.inputs:
+                continue
+            lacking = [field for field in conditioner.inputs if field not in self.source.fields | ALWAYS]
+            if not lacking:
                 continue
             without = [f"conditioners.{name}=null"]
             for stage, plan in self.plan.stages.items():
                 if name in plan.given:
                     left = ",".join(given for given in plan.given if given != name)
                     without.append(f"stages.{stage}.given=[{left}]")
-            message, suggestion = not_supplied(self.source, conditioner.input, f"conditioners.{name}")
+            message, suggestion = not_supplied(self.source, lacking[0], f"conditioners.{name}")
             suggestion += f"; to train without it, set {' '.join(without)}" if self.source.fields_known else ""
             problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
         return problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ from ..core.rates import at_least, exact, nearest
 from ..core.reference import OutputReference, Reference
 from ..core.resample import convert
 from ..core.seeds import derive_seed
+from ..data.clips import prepared
 from ..errors import PartitaError
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.plan import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
 from .assembly import Assembly
-from .request import Request, Story
+from .request import Request
 from .stream import Stream
+from .told import Told, changes_in_time
 from .windows import Window, common_grid, windows
 
 Progress = Callable[[str, int, int], None]
@@ -33,10 +36,7 @@ def generate(system: Assembly, request: Request, progress: Progress | None = Non
     for starts, members in groups.items():
         chain = Chain(
             system,
-            {
-                name: [[_segment(values[i], segment) for i in members] for segment in range(len(starts))]
-                for name, values in request.inputs.items()
-            },
+            {name: [values[i] for i in members] for name, values in request.inputs.items()},
             starts,
             [request.seeds[i] for i in members],
             request.seconds,
@@ -63,8 +63,8 @@ class Chain:
 
     Attributes:
         system: What generates.
-        inputs: Per input field the prompts, ``[part of the story][sample]``.
-        times: When each part begins, in seconds.
+        inputs: Per input field a prompt or story for each sample.
+        times: When each part of the stories begins, in seconds.
         seeds: One per sample.
         seconds: How much is generated.
         draws: By stage, the arguments of its ``generate`` that say how it draws.
@@ -77,7 +77,7 @@ class Chain:
     """
 
     system: Assembly
-    inputs: dict[str, list[list[Any]]]
+    inputs: dict[str, list[Any]]
     times: tuple[float, ...]
     seeds: list[int]
     seconds: float
@@ -106,17 +106,23 @@ class Chain:
         known = None if self.heard is None or spec.frame_rate is None else self._known(plan.target, self.heard)
         stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted(name)], known)
         stretches, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
-        conditions: dict[tuple[str, int], tuple[Condition, Condition]] = {}
+        conditions: dict[tuple[Any, ...], tuple[Condition, Condition]] = {}
         for index, ((start, begin, stop), part) in enumerate(zip(stretches, parts, strict=True)):
             given = {}
             for source in plan.given:
-                if (source, part) not in conditions:
-                    conditions[source, part] = self._condition(plan, source, part)
                 rate = stage.given[source].spec.frame_rate
-                pair = conditions[source, part]
-                if rate is not None and spec.frame_rate is not None:
-                    first, last = (round(frame * exact(rate) / exact(spec.frame_rate)) for frame in (start, stop))
-                    pair = (pair[0].crop(first, max(last, first + 1)), pair[1].crop(first, max(last, first + 1)))
+                own, stretch = spec.frame_rate, (0.0, self.seconds)
+                timed = source in plan.conditioners and changes_in_time(self.system.conditioners[source])
+                if rate is None and own is not None and timed:
+                    stretch = (float(start / exact(own)), float((stop - start) / exact(own)))
+                key = (source, part, *stretch)
+                if key not in conditions:
+                    conditions[key] = self._condition(plan, source, part, stretch)
+                pair = conditions[key]
+                if rate is not None and own is not None:
+                    first = round(start * exact(rate) / exact(own))
+                    last = max(first + 1, ceil(stop * exact(rate) / exact(own)))
+                    pair = (pair[0].crop(first, last), pair[1].crop(first, last))
                 given[source] = pair
             draws = self.draws[name] | ({"outputs": stream.names} if stream.names else {})
             try:
@@ -156,7 +162,8 @@ class Chain:
         if grid > window - overlap:  # rates that hardly ever meet: what is given starts within half a frame
             grid = 1
         # A story changes only what is given one of its inputs.
-        fields = {self.system.conditioners[given].input for given in plan.conditioners}
+        conditioners = [self.system.conditioners[given] for given in plan.conditioners]
+        fields = {name for conditioner in conditioners for name in conditioner.inputs}
         times = self.times if fields & self.inputs.keys() else (0.0,)
         starts = [round(exact(time) * exact(rate) / grid) * grid for time in times]
         transition = None if self.transition is None else nearest(self.transition, rate)
@@ -169,8 +176,17 @@ class Chain:
                 raise TooMuch(f"{name} would take more than {MOST_WINDOWS:,} windows for {self.seconds:g} s: refused")
         return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
 
-    def _condition(self, plan: StagePlan, name: str, part: int) -> tuple[Condition, Condition]:
-        """The pair (condition, null) of something given; what is to be avoided takes the place of the null."""
+    def _condition(
+        self, plan: StagePlan, name: str, part: int, stretch: tuple[float, float]
+    ) -> tuple[Condition, Condition]:
+        """The pair (condition, null) of something given; what is to be avoided takes the place of the null.
+
+        Args:
+            plan: Of the stage.
+            name: Of what it is given.
+            part: The part of the story.
+            stretch: Start and length of what a conditioner is told of, in seconds.
+        """
         if name in plan.outputs:
             return self.outputs[name], self.outputs[name].absent()
         if name in plan.references:
@@ -178,13 +194,15 @@ class Chain:
             condition = Condition.of(plan.references[name].take(made.values), made.mask)
             return condition, condition.absent()
         conditioner, batch = self.system.conditioners[name].eval(), len(self.seeds)
-        wanted = self.inputs[conditioner.input][part] if conditioner.input in self.inputs else [None] * batch
-        avoided = self.avoided.get(conditioner.input, [])
-        try:
-            prepared = conditioner.prepare([*wanted, *avoided])  # together, so that both have the same length
-        except (TypeError, ValueError) as error:
-            raise PartitaError(f"{conditioner.input}: {error}") from None
-        condition = conditioner({key: tensor.to(self.system.device) for key, tensor in prepared.items()})
+        rate = self.system.output.spec.sample_rate
+        wanted = Told(self.inputs, self.times, self.seconds, rate).clips(conditioner, batch, part, stretch)
+        avoided = []
+        if self.avoided.keys() & set(conditioner.inputs):
+            avoided = Told(self.avoided, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, stretch)
+        ready = prepared(conditioner, [*wanted, *avoided])  # together, so that both have the same length
+        condition = conditioner({key: tensor.to(self.system.device) for key, tensor in ready.items()})
+        if conditioner.spec.frame_rate is not None:
+            condition = condition.lasting(conditioner.positions(self.seconds))
         if not finite(condition.values):
             raise not_finite(f"the conditioner {name}", "a condition that is not finite numbers")
         if not avoided:
@@ -237,7 +255,3 @@ def not_finite(who: str, what: str) -> PartitaError:
         f"{who} makes {what} (NaN or infinite): its weights are damaged, or its training went wrong; where its numbers "
         "are too large for half precision, use float32"
     )
-
-
-def _segment(prompt: Any, segment: int) -> Any:
-    return prompt.segments[segment][1] if isinstance(prompt, Story) else prompt

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.registry import names
+from ..data.fields.base import kinds
 from ..errors import PartitaError
 from ..limits import LARGEST_PROMPTS
 from ..storage.files import kind, replacing_file
@@ -47,7 +49,8 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
     """The rows of a file of prompts, all of them checked.
 
     A ``.jsonl`` file has an object on each line: the inputs of the system (``text`` …), and if wanted ``seed`` and
-    ``duration``. The key ``file`` of a manifest is passed over. Any other file has a text on each line. Blank lines do
+    ``duration``. Paths of audio are relative to the file, or to where the command runs. The key ``file`` of a manifest
+    is passed over. Any other file has a text on each line. Blank lines do
     not count.
 
     Raises:
@@ -62,6 +65,7 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
         where = f"{path} line {number}"
         try:
             row = _row(line.decode().strip(), where, objects)
+            row = replace(row, inputs={name: _beside(path, name, value) for name, value in row.inputs.items()})
             Request.of(system, {name: [value] for name, value in row.inputs.items()} or None, duration=row.duration)
             rows.append(row)
         except UnicodeDecodeError:
@@ -105,7 +109,7 @@ def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
                 "--prompts, and audio is continued by --continue"
             )
     for name, conditioner in system.conditioners.items():
-        said = dict.fromkeys(_said(inputs.get(conditioner.input, ())))
+        said = dict.fromkeys(text for field in conditioner.inputs for text in _said(inputs.get(field, ())))
         unknown = [value for value in said if not conditioner.knows(value)]
         if unknown:
             more = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -118,7 +122,7 @@ def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
 
 def silent(system: Assembly, inputs: Mapping[str, Sequence[Any]], clips: int) -> str:
     """A sentence on clips that have no prompt although the system reads text; empty where all have one."""
-    if not any(conditioner.input == "text" for conditioner in system.conditioners.values()):
+    if "text" not in system.inputs:
         return ""
     told = [any(_told(values[i]) for values in inputs.values()) for i in range(clips)]
     if all(told):
@@ -141,6 +145,16 @@ def _row(line: str, where: str, objects: bool) -> Row:
     if duration is not None and type(duration) not in (int, float):
         raise PartitaError(f"duration is a number of seconds, not {duration!r:.80}")
     return Row(values, seed, duration, where)
+
+
+def _beside(prompts: Path, name: str, value: Any) -> Any:
+    """A value with the paths in it, of a field of audio, as they are found beside the file of prompts."""
+    if isinstance(value, dict):
+        return {key: _beside(prompts, name, inner) for key, inner in value.items()}
+    if name not in names("field") or kinds([name]) != {"audio"} or not isinstance(value, str):
+        return value
+    beside = prompts.parent / value
+    return str(beside.absolute()) if kind(beside) == "file" else value
 
 
 def _no_constant(name: str) -> float:

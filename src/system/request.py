@@ -11,8 +11,11 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ..core.contracts import Clip
 from ..core.excerpt import Excerpt, excerpt_of
 from ..core.registry import did_you_mean
+from ..data.clips import prepared, told
+from ..data.fields.base import cropped, parsed
 from ..errors import PartitaError
 from ..generators.base import Term, classifier_free
 from ..layers.guidance import checked_terms
@@ -119,7 +122,7 @@ class Request:
                 "a negative prompt is what guidance leads away from, and no stage is guided here: set guidance above 1"
             )
         for asked in (inputs, avoided):
-            _check_prompts(system, asked)
+            _check_prompts(system, asked, seconds)
         heard = None if continuation is None else _heard(system, continuation, len(seeds), seconds)
         over = None if transition is None else _seconds("transition", transition, least=0.0)
         if over is not None and over >= window:
@@ -145,15 +148,17 @@ class Request:
         return groups
 
 
-def _check_prompts(system: Assembly, inputs: dict[str, list[Any]]) -> None:
+def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: float) -> None:
     """See that every conditioner can read its prompts, before a stage that is not given it takes its time."""
+    rate = system.output.spec.sample_rate
     for conditioner in system.conditioners.values():
-        values = [part for value in inputs.get(conditioner.input, ()) for part in segments_of(value)]
-        if values:
-            try:
-                conditioner.prepare(values)
-            except (TypeError, ValueError) as error:
-                raise PartitaError(f"{conditioner.input}: {error}") from None
+        clips = []
+        for name in conditioner.inputs:
+            for value in (part for value in inputs.get(name, ()) for part in segments_of(value)):
+                known = cropped({name: value}, 0.0, seconds)
+                clips.append(told(conditioner, Clip(known, seconds, known.pop("audio", None), rate)))
+        if clips:
+            prepared(conditioner, clips)
 
 
 def _avoided(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]:
@@ -181,7 +186,7 @@ def _inputs(system: Assembly, prompts: Prompts, where: str = "") -> dict[str, li
         prompts = [prompts]
     if not isinstance(prompts, Mapping):
         prompts = {"text": prompts}
-    readable = {conditioner.input for conditioner in system.conditioners.values()}
+    readable = set(system.inputs)
     for name, values in prompts.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise PartitaError(f"{where}{name} takes a list with one prompt for each clip, not {values!r}")
@@ -189,7 +194,17 @@ def _inputs(system: Assembly, prompts: Prompts, where: str = "") -> dict[str, li
             raise PartitaError(f"{where}nothing in this system reads {name!r}{did_you_mean(name, sorted(readable))}")
     if len({len(values) for values in prompts.values()}) > 1:
         raise PartitaError(f"as many prompts for every input, please: got { {k: len(v) for k, v in prompts.items()} }")
-    return {name: list(values) for name, values in prompts.items()}
+    return {name: [_parsed(f"{where}{name}", name, value) for value in values] for name, values in prompts.items()}
+
+
+def _parsed(where: str, name: str, value: Any) -> Any:
+    """A prompt, or every prompt of a story, as the parser of its field has it."""
+    if isinstance(value, Story):
+        return Story([(time, _parsed(where, name, part)) for time, part in value.segments])
+    try:
+        return parsed(name, value)
+    except ValueError as error:
+        raise PartitaError(f"{where}: {error}") from None
 
 
 def _seeds(seed: Any, batch: int | None) -> list[int]:

@@ -25,7 +25,9 @@ class PartSummary(NamedTuple):
 def summary(system: Assembly) -> list[PartSummary]:
     """A line on every part."""
     spec = {f"tokenizers/{name}": str(part.spec) for name, part in system.tokenizers.items()}
-    spec |= {f"conditioners/{name}": f"{part.input} → {part.spec}" for name, part in system.conditioners.items()}
+    spec |= {
+        f"conditioners/{name}": f"{', '.join(part.inputs)} → {part.spec}" for name, part in system.conditioners.items()
+    }
     for name, stage in system.plan.stages.items():
         given = ", ".join(f"{n} ({g.fusion})" for n, g in system.stages[name].given.items())
         spec[f"stages/{name}"] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"

@@ -38,8 +38,14 @@ class Tokenizer(Part):
     """
 
     family: ClassVar[str] = "tokenizer"
+    training_input = "audio"
     logits: bool = False
     latent_dim: int | None = None
+
+    @property
+    def audio_format(self) -> tuple[int, int]:
+        """Rate in Hz and channels of the audio that it encodes."""
+        return self.spec.sample_rate, self.spec.channels
 
     @property
     @abstractmethod

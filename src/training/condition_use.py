@@ -7,17 +7,19 @@ rest of the caption staying as it is. A condition that makes no difference here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 
-from ..core.contracts import Condition, StageBatch
+from ..core.contracts import Clip, Condition, StageBatch
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
+from ..data.clips import ALWAYS, told
 from ..data.examples import Collate
+from ..data.fields.base import kinds
 from ..generators.base import Generator
 from ..metrics.clips import mean_over_pieces
 from ..system.system import System
@@ -86,10 +88,11 @@ class ConditionUse:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A held-out clip as a stage sees it: from which piece, what is known of it, and a batch of it alone."""
+    """A held-out clip as a stage sees it: of which piece, what is known, its length, and a batch of it alone."""
 
     piece: str
     fields: dict[str, Any]
+    seconds: float
     batch: StageBatch
 
     def told(self, name: str, told: Told) -> StageBatch:
@@ -128,12 +131,12 @@ def condition_use(
         others = held if len({clip.piece for clip in held}) > 1 else list(_clips(system, name, source, "train", 16, 0))
         measured = _Measured(stage, held)
         for condition, replaced in _replacements(system, stage, source).items():
-            told = [list(islice(_offers(clip, others, replaced, i), OTHERS)) for i, clip in enumerate(held)]
-            if not any(told):
+            offered = [list(islice(_offers(clip, others, replaced, i), OTHERS)) for i, clip in enumerate(held)]
+            if not any(offered):
                 if condition[1] is None:
                     say(f"what {name} makes of {condition[0]} is not measured: there are no two pieces that have it")
                 continue
-            found.append(measured.use(name, *condition, told))
+            found.append(measured.use(name, *condition, offered))
     return found
 
 
@@ -144,10 +147,12 @@ Offer = Callable[[_Clip, _Clip], Told | None]
 def _replacements(system: System, stage: Generator, source: Source) -> dict[tuple[str, str | None], Offer]:
     """By condition and attribute, what takes its place."""
 
-    def whole(name: str, field: str | None) -> Offer:
+    def whole(name: str, inputs: Sequence[str] | None) -> Offer:
+        def known(clip: _Clip) -> bool:
+            return inputs is None or any(f in ALWAYS or clip.fields.get(f) is not None for f in inputs)
+
         def offer(clip: _Clip, other: _Clip) -> Told | None:
-            known = field is None or all(of.fields.get(field) is not None for of in (clip, other))
-            return other.batch.given[name] if known else None
+            return other.batch.given[name] if known(clip) and known(other) else None
 
         return offer
 
@@ -157,19 +162,22 @@ def _replacements(system: System, stage: Generator, source: Source) -> dict[tupl
             if text is None:
                 return None
             conditioner = system.conditioners[name]
-            prepared = {key: tensor.to(stage.device) for key, tensor in conditioner.prepare([text]).items()}
+            said = told(conditioner, Clip(clip.fields | {"text": text}, clip.seconds))
+            ready = {key: tensor.to(stage.device) for key, tensor in conditioner.prepare([said]).items()}
             if name in stage.joint:
-                return prepared
-            condition = conditioner(prepared)
+                return ready
+            condition = conditioner(ready)
             return condition, conditioner.null(condition)
 
         return offer
 
     offers: dict[tuple[str, str | None], Offer] = {}
     for name in stage.given:
-        field = system.conditioners[name].input if name in system.conditioners else None
-        offers[name, None] = whole(name, field)
-        for attribute in source.attributes if field == "text" else ():
+        inputs = system.conditioners[name].inputs if name in system.conditioners else None
+        offers[name, None] = whole(name, inputs)
+        # what hears the clip makes another condition of it than of the caption, whatever that says
+        by_text = inputs is not None and "text" in inputs and not system.conditioners[name].reads_audio
+        for attribute in source.attributes if by_text else ():
             offers[name, attribute] = reworded(name, attribute)
     return offers
 
@@ -178,8 +186,8 @@ def _offers(clip: _Clip, others: Sequence[_Clip], offer: Offer, number: int) -> 
     """What other pieces' clips have to offer, in random order."""
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(derive_seed(number, "others")))
     for i in order.tolist():
-        if others[i].piece != clip.piece and (told := offer(clip, others[i])) is not None:
-            yield told
+        if others[i].piece != clip.piece and (instead := offer(clip, others[i])) is not None:
+            yield instead
 
 
 class _Measured:
@@ -231,12 +239,14 @@ def _clips(system: System, name: str, source: Source, split: Split, count: int, 
     """Clips as a stage sees them in validation; of what is known of them, what captions are made of."""
     data, stage = FitData(system, f"stages/{name}"), system.stages[name]
     examples = data.examples(split, count, seed, source)
-    collate = Collate(data.conditioners)
-    inputs = {conditioner.input for conditioner in data.conditioners.values()}
-    kept = {"id", "text", *inputs, *source.attributes} - {"stems"}
+    collate = Collate(data.conditioners, data.sample_rate)
+    inputs = {name for conditioner in data.conditioners.values() for name in conditioner.inputs}
+    kept = {"id", "text", *inputs, *source.attributes}
     for i in range(count):
         example = examples[i]
         example.seed = None
         batch = data.transfer_batch_to_device(collate([example]), stage.device, 0)
-        known: Mapping[str, Any] = {key: value for key, value in example.fields.items() if key in kept}
-        yield _Clip(str(known.get("id", i)), dict(known), data.on_after_batch_transfer(batch, 0))
+        known: dict[str, Any] = {key: value for key, value in example.fields.items() if key in kept}
+        # of audio, that there is some: all clips are kept at once
+        known |= {key: True for key in known if key in inputs and kinds([key]) == {"audio"} and known[key] is not None}
+        yield _Clip(str(known.get("id", i)), known, data.seconds, data.on_after_batch_transfer(batch, 0))

@@ -1,4 +1,4 @@
-"""What a part is trained on: clips at its rate, and for a stage what it generates and is given."""
+"""What a part is trained on, as the part itself declares it: audio, prepared clips, or what a stage generates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ VALIDATION_SEED = 1
 """Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
 
 
+SILENT = (16000, 1)
+"""Rate and channels at which clips are read for a part that reads no audio."""
+
+
 class FitData(L.LightningDataModule):
-    """Data for one part: clips at its rate, and for a stage their target and conditions, made on the device.
+    """Data for one part: what its ``training_input`` says.
+
+    ``audio`` is a batch of clips at its rate; ``clips`` is what its ``prepare`` makes of them; ``stage`` is a
+    :class:`~partita.core.contracts.StageBatch`, whose target and conditions are made on the device.
 
     Args:
         system: The system with the part and the source.
@@ -38,16 +45,23 @@ class FitData(L.LightningDataModule):
         self.say = say
         self.system = system
         self.folder = folder
-        self.fit = system.parts[folder].fit_options
-        group, name = folder.split("/")
-        self.stage = system.plan.stages[name] if group == "stages" else None
+        self.part: Any = system.parts[folder]
+        self.fit = self.part.fit_options
+        name = folder.split("/")[1]
+        self.stage = system.plan.stages[name] if self.part.training_input == "stage" else None
         self.plans = {} if self.stage is None else _upstream(system, name)
         self.references = [r for plan in self.plans.values() for r in (plan.target, *plan.references.values())]
-        rates = [system.tokenizer_of(reference).spec for reference in self.references or [Reference(name)]]
-        # read once, at the best of the rates that are needed
-        self.sample_rate, self.channels = max(r.sample_rate for r in rates), max(r.channels for r in rates)
         self.seconds = self.fit.crop if self.stage is None else self.stage.window
-        self.conditioners = {n: system.conditioners[n] for plan in self.plans.values() for n in plan.conditioners}
+        self.conditioners: dict[str, Any] = {n: system.conditioners[n] for p in self.plans.values() for n in p.conditioners}
+        if self.part.training_input == "clips":
+            self.conditioners = {name: self.part}
+        formats = [self.part.audio_format, *(conditioner.audio_format for conditioner in self.conditioners.values())]
+        for reference in self.references:
+            spec = system.tokenizer_of(reference).spec
+            formats.append((spec.sample_rate, spec.channels))
+        # read once, at the best of the rates that are needed
+        heard = [one for one in formats if one is not None] or [SILENT]
+        self.sample_rate, self.channels = (max(numbers) for numbers in zip(*heard, strict=True))
 
     def train_dataloader(self) -> DataLoader:
         """From the first batch that is not done yet."""
@@ -86,16 +100,18 @@ class FitData(L.LightningDataModule):
 
         No clips at all where what it makes cannot be heard.
         """
-        part = self.system.parts[self.folder]
+        part = self.part
+        if part.training_input == "clips":
+            return torch.empty(0)
         was_training, device = part.training, part.device
         part.eval()
         batch = self.transfer_batch_to_device(self._shown(count), device, 0)
         try:
             if self.stage is None:
-                return part.decode(part.encode(batch["audio"]))  # type: ignore[operator]
+                return part.decode(part.encode(batch["audio"]))
             staged = self.on_after_batch_transfer(batch, 0)
-            pairs, seeds = part.resolve(staged), list(range(count))  # type: ignore[operator]
-            made = part.generate(pairs, staged.target.shape[-1], seeds=seeds)  # type: ignore[operator]
+            pairs, seeds = part.resolve(staged), list(range(count))
+            made = part.generate(pairs, staged.target.shape[-1], seeds=seeds)
             whole = self._encoded(batch["audio"])[self.stage.target.source]
             values = torch.cat([whole[:, : self.stage.target.start], made.values], dim=1)
             return decoded(self.system.tokenizer_of(self.stage.target), Generated(values, made.lengths))
@@ -106,11 +122,16 @@ class FitData(L.LightningDataModule):
 
     def _shown(self, count: int) -> dict[str, Any]:
         examples = self.validation_examples()
-        return Collate(self.conditioners)([examples[i % len(examples)] for i in range(count)])
+        return Collate(self.conditioners, self.sample_rate)([examples[i % len(examples)] for i in range(count)])
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
-        """For a stage: encode the audio and run the conditioners that are not trained with it."""
+        """What the part is trained on, on the device.
+
+        For a stage, the audio is encoded, and the conditioners run that are not trained with it.
+        """
+        if self.part.training_input == "clips":
+            return batch["prepared"][self.folder.split("/")[1]]
         if self.stage is None:
             return batch
         return self._staged(self.folder.split("/")[1], batch, self._encoded(batch["audio"]))
@@ -168,6 +189,7 @@ class FitData(L.LightningDataModule):
             sample_rate=self.sample_rate,
             channels=self.channels,
             seed=seed,
+            excerpts=any("excerpt" in conditioner.inputs for conditioner in self.conditioners.values()),
         )
 
     def _loader(self, examples: Examples, sampler: Any, batch_size: int) -> DataLoader:
@@ -177,7 +199,7 @@ class FitData(L.LightningDataModule):
             lambda line: self.say(f"  {line}"),
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=Collate(self.conditioners),
+            collate_fn=Collate(self.conditioners, self.sample_rate),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from partita.conditioners.clap import CLAP
+from partita.conditioners.clap import CLAP, TextTower
 from partita.core.part import Part
 from partita.errors import PartitaError
+from toys import told
 
 transformers = pytest.importorskip("transformers")
 
@@ -14,11 +16,7 @@ SHAPE = {
     "width": 8,
     "depths": (1, 1, 2, 1),
     "dim": 8,
-    "text_width": 16,
-    "text_feed_forward_width": 24,
-    "text_depth": 2,
-    "text_heads": 2,
-    "vocabulary": 300,
+    "text": TextTower(width=16, feed_forward_width=24, depth=2, num_heads=2, vocabulary=300),
 }
 TEXTS = ["slow chorale for church organ", "flute", "a fast waltz"]
 RATE = 48000
@@ -59,7 +57,7 @@ def checkpoint(tmp_path_factory):
 
 
 def load(folder, **options):
-    conditioner = CLAP(**{**SHAPE, "epsilon": 1e-12, **options})
+    conditioner = CLAP(**SHAPE | {"text": replace(SHAPE["text"], epsilon=1e-12)} | options)
     conditioner.load_weights(folder)
     return conditioner
 
@@ -87,7 +85,7 @@ def test_texts_are_embedded_as_transformers_embeds_them(checkpoint):
     embedded = conditioner.embed_text(TEXTS)
     assert (embedded[0] - embedded[1]).abs().max() > 0.01
     torch.testing.assert_close(embedded, expected, rtol=0, atol=1e-5)
-    condition = conditioner(conditioner.prepare(TEXTS))
+    condition = conditioner(conditioner.prepare(told(TEXTS)))
     assert condition.values.shape == (3, 1, conditioner.spec.dim)
     assert condition.mask.all()
     torch.testing.assert_close(condition.values[:, 0], embedded)
@@ -121,20 +119,20 @@ def test_windows_cover_a_long_clip_and_the_last_ends_with_it(checkpoint):
 
 def test_a_missing_text_is_null(checkpoint):
     conditioner = load(checkpoint)
-    condition = conditioner(conditioner.prepare(["flute", None, "  "]))
+    condition = conditioner(conditioner.prepare(told(["flute", None, "  "])))
     assert condition.mask.tolist() == [[True], [False], [False]]
     assert condition.values.isfinite().all()
     assert (condition.values[1:] == 0).all()
     assert torch.equal(conditioner.null(condition).values[1:], condition.values[1:])
     nothing = CLAP(**SHAPE)
-    assert not nothing(nothing.prepare([None, None])).mask.any()
+    assert not nothing(nothing.prepare(told([None, None]))).mask.any()
     with pytest.raises(PartitaError, match="no text tokenizer yet"):
-        nothing.prepare(["flute"])
+        nothing.prepare(told(["flute"]))
 
 
 def test_it_stays_frozen_and_in_float32(checkpoint):
     conditioner = load(checkpoint).train()
-    audio, prepared = torch.randn(1, 1, RATE) * 0.1, conditioner.prepare(TEXTS)
+    audio, prepared = torch.randn(1, 1, RATE) * 0.1, conditioner.prepare(told(TEXTS))
     expected = conditioner.embed_audio(audio), conditioner(prepared).values
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = conditioner.embed_audio(audio), conditioner(prepared).values

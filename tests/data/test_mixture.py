@@ -74,14 +74,14 @@ def test_what_one_source_does_not_know_is_unknown():
     assert source.fields == {"text", "id"}
     batch = Collate()([examples(source)[i] for i in range(8)])
     assert sum(text is None for text in batch["text"]) == 4
-    assert gaps(source, {"conditioners.text": "text"}) == [
+    assert gaps(source, {"conditioners.text": ("text",)}) == [
         "24 of 24 pieces in toy-silent have no caption, and conditioners.text learns nothing from them"
     ]
 
 
 def test_clips_whose_pieces_have_no_caption_are_counted():
     told = [{"text": "one", "tempo": 90}, {"id": "2"}, {"id": "3", "tempo": 60}]
-    reads = {"conditioners.text": "text", "conditioners.speed": "tempo"}
+    reads = {"conditioners.text": ("text",), "conditioners.speed": ("tempo",)}
     assert [line.split(":")[0] for line in untold(told, reads)] == [
         "2 of 3 clips are of pieces without caption",
         "1 of 3 clips are of pieces without tempo",

@@ -14,6 +14,7 @@ from partita.generators.base import NO_DROPOUT, ConditionDropout
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.sampling import Sampling
 from partita.layers.transformer import BlockConfig
+from toys import told
 
 TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
 TEXT = {"text": Given(ConditionSpec(dim=8), "cross")}
@@ -358,7 +359,7 @@ def test_training_with_lightning_and_a_conditioner_that_learns_along(tmp_path):
     before = lookup.embeddings.weight.detach().clone()
     texts = ["slow organ", None, "fast strings, loud", "slow flute"]
     batch = StageBatch(
-        torch.randint(16, (4, 3, 6)), torch.ones(4, 6, dtype=torch.bool), {"text": lookup.prepare(texts)}
+        torch.randint(16, (4, 3, 6)), torch.ones(4, 6, dtype=torch.bool), {"text": lookup.prepare(told(texts))}
     )
     trainer = L.Trainer(
         max_steps=3,

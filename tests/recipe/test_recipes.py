@@ -46,7 +46,7 @@ def test_another_part_is_one_word(override, tmp_path):
 def test_a_pretrained_codec_and_text_encoder_take_the_place_of_trained_ones(tmp_path, t5_checkpoint):
     EnCodec(model="24khz").save(tmp_path / "encodec")
     text = t5_checkpoint("relu", ["a slow chorale for flute"])
-    small = "width: 16, feed_forward_width: 24, depth: 2, num_heads: 2, head_width: 8, vocabulary: 64"
+    small = "shape: {width: 16, feed_forward_width: 24, depth: 2, num_heads: 2, head_width: 8, vocabulary: 64}"
     swapped = shrunk(
         "chorales-tiny",
         f"tokenizers.acoustic={{preset: encodec-24khz, num_codebooks: 2, weights: {tmp_path / 'encodec'}}}",

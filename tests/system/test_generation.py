@@ -9,7 +9,7 @@ import partita
 from chains import CHAIN
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
-from toys import TOY_RECIPE
+from toys import TOY_RECIPE, told
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_story_changes_what_is_given_where_it_says(make, transition):
     codes = system.generate_representations([story], **options)["acoustic"].values
     assert codes.shape[-1] == 120
     first, second = (
-        system.conditioners["text"](system.conditioners["text"].prepare([t])).values for t in ("tone 1", "tone 5")
+        system.conditioners["text"](system.conditioners["text"].prepare(told([t]))).values for t in ("tone 1", "tone 5")
     )
     done, seen = 0, []
     for frames, prompted, conditions in calls:
@@ -111,7 +111,7 @@ def test_negative_prompts_take_the_place_of_the_null(make):
     text = system.conditioners["text"]
     wanted, avoided = calls[0][2]["text"]
     for condition, words in ((wanted, ["tone 1", "tone 2"]), (avoided, ["tone 3", None])):
-        expected = text(text.prepare(words))
+        expected = text(text.prepare(told(words)))
         assert torch.equal(condition.values, expected.values)
         assert torch.equal(condition.mask, expected.mask)
 

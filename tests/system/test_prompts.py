@@ -13,6 +13,7 @@ from command_line import run
 from partita.conditioners.lookup import Lookup
 from partita.system.batches import generate_each
 from partita.system.prompts import Row, doubts, read_prompts
+from toys import told
 
 
 @pytest.fixture
@@ -200,9 +201,9 @@ def test_lookup_tells_words_that_it_was_trained_with(tmp_path):
     part = Lookup(dim=4)
     assert part.knows("anything")  # nothing is known of its training
     part.train()
-    part(part.prepare(["Slow flute", None, ""]))
+    part(part.prepare(told(["Slow flute", None, ""])))
     part.eval()
-    part(part.prepare(["organ"]))
+    part(part.prepare(told(["organ"])))
     part.save(tmp_path / "part")
     found = Lookup.load(tmp_path / "part")
     assert [found.knows(text) for text in ("flute!", "an ORGAN with a flute", "organ", "", "xylophone jazz", 3)] == [
@@ -218,7 +219,7 @@ def test_lookup_tells_words_that_it_was_trained_with(tmp_path):
 def test_prompts_of_unknown_words_are_warned_about(system):
     part = Lookup(dim=4)
     part.train()
-    part(part.prepare(["slow flute"]))
+    part(part.prepare(told(["slow flute"])))
     system.conditioners["text"].knows = part.knows
     with pytest.warns(UserWarning, match=r"met no word of 'jazz' and of 1 more in training"):
         system.generate(["jazz", "rock", "flute"], duration=0.1)

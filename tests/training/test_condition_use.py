@@ -11,6 +11,7 @@ from partita.core.contracts import Condition, Generated
 from partita.core.registry import register
 from partita.data.captions import tempo_class
 from partita.data.corpus import Corpus
+from partita.data.fields.values import Words
 from partita.generators.base import Generator
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
@@ -61,6 +62,11 @@ class ToyTones(toys.ToySines):
         return fields["text"].replace(fields[attribute], other[attribute])
 
 
+@register("field", "color")
+class Color(Words):
+    """The color of a tone."""
+
+
 @register("conditioner", "toy-color")
 class ToyColor(toys.ToyLetters):
     """Its letter.
@@ -69,7 +75,7 @@ class ToyColor(toys.ToyLetters):
         dim: Width.
     """
 
-    input = "color"
+    inputs = ("color",)
 
 
 @register("generator", "toy-oracle")

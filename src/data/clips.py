@@ -1,0 +1,76 @@
+"""What a conditioner is told of a clip: what it reads alone, at its own rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..core.contracts import Clip
+from ..errors import PartitaError
+from .fields.base import field
+
+ALWAYS = frozenset({"audio", "excerpt"})
+"""Fields that every source supplies in training: the clip itself, and another clip of the same piece."""
+
+
+class Reader(Protocol):
+    """What reads clips, as conditioners do."""
+
+    inputs: tuple[str, ...]
+    sample_rate: int | None
+    channels: int
+
+    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Clips to tensors."""
+        ...
+
+
+def told(reader: Reader, clip: Clip) -> Clip:
+    """A clip as a reader gets it.
+
+    Audio that it reads is at its rate and has its channels, and other audio is left out. Where one of its fields has a
+    value that stands for an unknown one, that is filled in.
+
+    Raises:
+        PartitaError: A file of audio cannot be read; the message names the field.
+    """
+    fields = dict(clip.fields)
+    for name in reader.inputs:
+        if name != "audio" and fields.get(name) is None:
+            fields[name] = field(name).unknown(clip.seconds)
+    audible = [name for name in reader.inputs if field(name).kind == "audio"]
+    if not audible:
+        return replace(clip, fields=fields, audio=None, sample_rate=None)
+    if reader.sample_rate is None:
+        raise PartitaError(f"{', '.join(audible)} is audio, and what reads it declares no sample rate")
+    for name in audible:
+        value: Any = clip.audio if name == "audio" else fields.get(name)
+        if value is None:
+            continue
+        own_rate = clip.sample_rate or reader.sample_rate
+        try:
+            value = field(name).heard(value, reader.sample_rate, reader.channels, own_rate)
+        except PartitaError as error:
+            raise PartitaError(f"{name}: {error}") from None
+        if name == "audio":
+            clip = replace(clip, audio=value)
+        else:
+            fields[name] = value
+    return replace(
+        clip, fields=fields, audio=clip.audio if "audio" in audible else None, sample_rate=reader.sample_rate
+    )
+
+
+def prepared(reader: Reader, clips: Sequence[Clip]) -> dict[str, Tensor]:
+    """What a reader prepares of clips that it is :func:`told`.
+
+    Raises:
+        PartitaError: It cannot read one of them; the message names its fields.
+    """
+    try:
+        return reader.prepare(clips)
+    except (TypeError, ValueError) as error:
+        raise PartitaError(f"{', '.join(reader.inputs)}: {error}") from None

@@ -154,8 +154,8 @@ def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: floa
     for conditioner in system.conditioners.values():
         clips = []
         for name in conditioner.inputs:
-            for value in (part for value in inputs.get(name, ()) for part in segments_of(value)):
-                known = cropped({name: value}, 0.0, seconds)
+            for part in (part for value in inputs.get(name, ()) for part in segments_of(value)):
+                known = cropped({name: part}, 0.0, seconds)
                 clips.append(told(conditioner, Clip(known, seconds, known.pop("audio", None), rate)))
         if clips:
             prepared(conditioner, clips)

@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
@@ -15,7 +17,12 @@ from partita.core.console import out
 from partita.core.part import Part
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.options import Evaluation
+from partita.core.contracts import Clip
+from partita.data.folder import Folder
+from partita.generators.base import Generator
 from partita.recipe.plan import load_recipe
+from partita.training.condition_use import condition_use
+from partita.training.fit_data import FitData
 from partita.training.training import train
 
 TEXT = (Path(partita.__file__).parent.parent / "CONTRIBUTING.md").read_text()
@@ -36,13 +43,139 @@ def define(block):
     return names
 
 
+def section(heading, language="python"):
+    """The first block of code of a section."""
+    text = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return text.split(f"```{language}\n")[1].split("```")[0]
+
+
+def preset(recipe, heading, name):
+    """Write the preset of a section beside a recipe."""
+    path = recipe.parent / "conditioner" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(section(heading, "yaml"))
+
+
 def test_a_conditioner(toy_recipe, tmp_path):
     define(example("python", "Tempo"))
     overrides = ["conditioners.tempo=tempo", "stages.main.given=[text, tempo]", "data={name: corpus, limit: 12}"]
     system = train(load_recipe(toy_recipe, overrides), tmp_path / "run")
     assert system.generate({"text": ["flute"], "tempo": [90]}, duration=0.2).shape == (1, 1, 800)
-    with pytest.raises(partita.PartitaError, match="beats per minute"):
+    with pytest.raises(partita.PartitaError, match="tempo: cannot be 'fast'; expected beats per minute"):
         system.generate({"text": ["flute"], "tempo": ["fast"]})
+
+
+def test_a_field(tmp_path):
+    define(section("Add a field"))
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
+    (tmp_path / "list.csv").write_text("file,energy\na.wav,0.25\n")
+    source = Folder(str(tmp_path), "list.csv")
+    example_read = source.read("train", 0, seed=0, seconds=0.5, sample_rate=8000, channels=1)
+    assert example_read.fields["energy"] == 0.25
+    (tmp_path / "list.csv").write_text("file,energy\na.wav,2\n")
+    with pytest.raises(
+        partita.PartitaError, match=r"list.csv line 2 \(a.wav\): energy cannot be '2'; expected a number"
+    ):
+        Folder(str(tmp_path), "list.csv").setup()
+
+
+ALONE, OVER_TIME = "Add a conditioner that is trained on its own", "Add a condition that changes in time"
+
+
+def test_a_conditioner_trained_alone_hears_in_training_and_is_told_in_generation(toy_recipe, tmp_path, monkeypatch):
+    define(section(ALONE))
+    preset(toy_recipe, ALONE, "alike")
+    staged, resolve = [], Generator.resolve
+    monkeypatch.setattr(Generator, "resolve", lambda self, batch: staged.append(batch) or resolve(self, batch))
+    system = train(load_recipe(toy_recipe, ["conditioners.text=alike"]), tmp_path / "run")
+    part = partita.load_part(tmp_path / "run" / "conditioners" / "text")
+    # it tells which tone is which, in a phase that it never heard; by chance it would be one of eight
+    captions = [f"tone {i}" for i in range(8)]
+    tones = [torch.sin(torch.arange(2000) / 4000 * 2 * torch.pi * 100 * (1 + i) + 1)[None] / 2 for i in range(8)]
+    said, sound = (
+        part(part.prepare(clips)).values[:, 0].detach()
+        for clips in (
+            [Clip({"text": text}, 0.5) for text in captions],
+            [Clip({}, 0.5, tone, 4000) for tone in tones],
+        )
+    )
+    assert ((sound @ said.T).argmax(1) == torch.arange(8)).sum() >= 7
+    assert not torch.allclose(said, sound)
+    # the stage was trained on what is heard: the sound of each clip, not its caption
+    condition = staged[0].given["text"][0].values[:, 0]
+    assert (condition @ sound.T).max(1).values.min() > 0.95
+    assert (condition[:, None] - said).norm(dim=-1).min() > 1e-3
+    # and is given the embeddings of words or of sounds
+    given, generate = [], system.stages["main"].generate
+    monkeypatch.setattr(
+        system.stages["main"],
+        "generate",
+        lambda pairs, *a, **o: given.append(pairs["text"][0]) or generate(pairs, *a, **o),
+    )
+    stereo = torch.nn.functional.interpolate(tones[3][None], scale_factor=2, mode="linear")[0].expand(2, -1)
+    soundfile.write(tmp_path / "hum.wav", stereo.T.numpy(), 8000)
+    hummed = {"text": [None, None, None, "tone 5"], "audio": [tmp_path / "hum.wav", tones[3], None, None]}
+    hummed["audio"][2] = partita.Excerpt(stereo, sample_rate=8000)
+    system.generate(hummed, duration=0.5)
+    assert (given[-1].values[:3, 0] @ sound[3] > 0.98).all()
+    torch.testing.assert_close(given[-1].values[3, 0], said[5])
+    with pytest.raises(partita.PartitaError, match=r"audio: .*nowhere.wav: there is no such file"):
+        system.generate({"audio": ["nowhere.wav"]})
+    uses = condition_use(system, clips=4)
+    assert [(use.condition, use.attribute) for use in uses] == [("text", None)]
+
+
+def test_chords_over_time_across_windows_and_a_story(toy_recipe, tmp_path, monkeypatch):
+    define(section(OVER_TIME))
+    preset(toy_recipe, OVER_TIME, "chords")
+    overrides = ["conditioners.chords=chords", "stages.main.given=[text, chords]", "data={name: corpus, limit: 12}"]
+    system = train(load_recipe(toy_recipe, overrides), tmp_path / "run")
+    part = system.conditioners["chords"]
+
+    def vector(chord):
+        return part(part.prepare([Clip({"chords": [(0.0, 1.0, chord)]}, 1.0)])).values[0, 0]
+
+    calls, generate = [], system.stages["main"].generate
+
+    def record(pairs, frames, *, prefix=None, **options):
+        calls.append((frames, 0 if prefix is None else prefix.shape[-1], pairs["chords"]))
+        return generate(pairs, frames, prefix=prefix, **options)
+
+    monkeypatch.setattr(system.stages["main"], "generate", record)
+    first, second = [(0, 0.6, "C:maj"), (0.6, 5, "G:7")], '[[0, 0.4, "A:min"], [0.4, 9, "F#:dim"]]'
+    story = partita.Story([(0, first), (1.2, second)])
+    sounding = [(0.6, "C:maj"), (1.2, "G:7"), (1.6, "A:min"), (2.4, "F#:dim")]  # what ends when
+    for prompts, heard in (
+        (story, None),
+        ([*first[:1], (0.6, 1.2, "G:7"), (1.2, 1.6, "A:min"), (1.6, 9, "F#:dim")], 0.7),
+    ):
+        calls.clear()
+        continuation = None if heard is None else torch.zeros(1, 1, int(heard * 4000))
+        system.generate({"text": ["organ"], "chords": [prompts]}, duration=2.4, continuation=continuation)
+        done, starts = 0 if heard is None else 28, []
+        for frames, before, (condition, null) in calls:
+            start = (done - before) / 40  # of the window, in seconds: the codes have 40 frames a second
+            assert condition.values.shape[1] == frames / 4
+            for position, value in enumerate(condition.values[0]):
+                middle = start + (position + 0.5) / 10
+                assert torch.equal(value, vector(next(chord for end, chord in sounding if middle < end)))
+            assert condition.mask.all()
+            assert torch.equal(null.values, part.embeddings.weight[0].expand_as(null.values))
+            done += frames - before
+            starts.append(start)
+        assert len(starts) >= 3
+        assert done == 96
+    # in training as well, each frame has the chord in its middle
+    data = FitData(system, "stages/main")
+    for clip in (data.validation_examples()[i] for i in range(2)):
+        prepared = part.prepare([Clip(clip.fields, 1.0)])
+        values = part(prepared).values[0]
+        for start, end, chord in clip.fields["chords"]:
+            middle = round((start + end) / 2 * 10 - 0.5)
+            if end - start > 0.2:
+                assert torch.equal(values[middle], vector(chord))
+    with pytest.raises(partita.PartitaError, match=r"chords: cannot be .*; expected rows of start, end and chord"):
+        system.generate({"chords": [[(0, 1, "H:huge")]]})
 
 
 def test_a_kind_of_stage_goes_through_everything(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -37,10 +37,7 @@ def told(reader: Reader, clip: Clip) -> Clip:
     Raises:
         PartitaError: A file of audio cannot be read; the message names the field.
     """
-    fields = dict(clip.fields)
-    for name in reader.inputs:
-        if name != "audio" and fields.get(name) is None:
-            fields[name] = field(name).unknown(clip.seconds)
+    fields = completed(clip.fields, reader.inputs, clip.seconds)
     audible = [name for name in reader.inputs if field(name).kind == "audio"]
     if not audible:
         return replace(clip, fields=fields, audio=None, sample_rate=None)
@@ -62,6 +59,12 @@ def told(reader: Reader, clip: Clip) -> Clip:
     return replace(
         clip, fields=fields, audio=clip.audio if "audio" in audible else None, sample_rate=reader.sample_rate
     )
+
+
+def completed(fields: Mapping[str, Any], inputs: Sequence[str], seconds: float) -> dict[str, Any]:
+    """What is known of a clip, with what stands for unknown values of some fields in a clip of so many seconds."""
+    unknown = {name: field(name).unknown(seconds) for name in inputs if fields.get(name) is None}
+    return {**fields, **{name: value for name, value in unknown.items() if value is not None}}
 
 
 def prepared(reader: Reader, clips: Sequence[Clip]) -> dict[str, Tensor]:

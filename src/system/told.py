@@ -9,7 +9,7 @@ from typing import Any
 
 from ..conditioners.base import Conditioner
 from ..core.contracts import Clip
-from ..data.clips import told
+from ..data.clips import completed, told
 from ..data.fields.base import Segment, cropped, field
 from .request import Story
 
@@ -45,7 +45,7 @@ class Told:
         clips = []
         for i in range(batch):
             fields = {name: self._value(name, values[i], segment) for name, values in self.inputs.items()}
-            fields = cropped(fields, *stretch)
+            fields = cropped(completed(fields, conditioner.inputs, self.seconds), *stretch)
             audio = fields.pop("audio", None)
             clips.append(told(conditioner, Clip(fields, stretch[1], audio, self.sample_rate)))
         return clips

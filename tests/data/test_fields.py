@@ -84,7 +84,7 @@ def test_fields_in_time_are_cut_and_joined_by_seconds_alone():
     }
     clip = cropped(piece, 1.0, 0.6)
     assert clip.pop("beats").tolist() == [0.0, 0.5]
-    assert [(a, pytest.approx(b), c) for a, b, c in clip.pop("chords")] == [(0, 0.2, "C:maj"), (0.2, 0.6, "G:maj")]
+    assert [(round(a, 9), round(b, 9), c) for a, b, c in clip.pop("chords")] == [(0, 0.2, "C:maj"), (0.2, 0.6, "G:maj")]
     assert clip == {"seconds_start": 11.0, "seconds_total": 60.0, "text": "waltz", "id": "of no field", "tempo": None}
     # what a segment says of the time after its end does not count, and a segment may say nothing
     story = [Segment(0, 2, [(0, 9, "C:maj")]), Segment(2, 3, None), Segment(3, 5, [(0.5, 1, "A:min")])]
@@ -151,7 +151,7 @@ def test_misspelt_fields_are_errors_that_say_what_was_meant(songs):
         ({"excerpt": "gone.wav"}, "excerpt: .*gone.wav: there is no such file"),
         ({"stems": {"drums": "list.jsonl"}}, "stems.drums: .*list.jsonl: cannot be read as audio"),
         ({"tempo": [1]}, r"tempo cannot be \[1\]; expected beats per minute"),
-        ({"caption": "a", "text": "b"}, "two values for text"),
+        ({"caption": "a", "text": "b"}, "it has two values for text"),
     ],
 )
 def test_every_mistake_names_file_row_and_field(songs, row, words):
@@ -170,7 +170,7 @@ def test_unknown_values_have_a_stand_in_where_one_is_true():
     class Times:
         inputs, sample_rate, channels = ("seconds_start", "seconds_total", "text"), None, 1
 
-    assert told(Times, Clip({}, 7.5)).fields == {"seconds_start": 0.0, "seconds_total": 7.5, "text": None}
+    assert told(Times, Clip({}, 7.5)).fields == {"seconds_start": 0.0, "seconds_total": 7.5}
 
 
 def test_a_second_excerpt_of_the_same_piece_is_there_for_who_reads_it():

@@ -7,14 +7,25 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from partita.core.contracts import ALIGNED_FUSIONS, Condition, ConditionSpec, Given, RepresentationSpec, StageBatch
+from partita.core.contracts import (
+    ALIGNED_FUSIONS,
+    Clip,
+    Condition,
+    ConditionSpec,
+    Given,
+    RepresentationSpec,
+    StageBatch,
+)
 from partita.core.part import Part
 from partita.core.registry import lookup, names
 from partita.core.schema import build, part_arguments
 from partita.recipe.compose import compose, preset_values
-from partita.recipe.plan import PART_KEYS
+from partita.recipe.plan import PART_KEYS, load_recipe
 from partita.recipe.recipe_files import presets
+from partita.system.system import System
 from partita.tokenizers.base import Tokenizer
+from partita.training.fit_data import FitData
+from partita.training.training import train
 from toys import told
 
 
@@ -133,13 +144,40 @@ def test_tokenizer(name, tmp_path):
             tokenizer.set_num_codebooks(10_000)
 
 
-@pytest.mark.parametrize("name", [name for name in TOKENIZERS if smallest("tokenizer", name)[0].trainable])
-def test_a_tokenizer_trains_alone(name, tmp_path):
-    cls, arguments = smallest("tokenizer", name)
-    tokenizer = build(cls, arguments)
-    before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
-    spec = tokenizer.spec
-    clips = [{"audio": torch.rand(spec.channels, spec.sample_rate // 2) - 0.5} for _ in range(4)]
+TRAINED = [
+    (family, name)
+    for family, own in (
+        ("tokenizer", TOKENIZERS),
+        ("conditioner", [*CONDITIONERS, "toy-contrast"]),
+        ("generator", GENERATORS),
+    )
+    for name in own
+    if smallest(family, name)[0].trainable and not getattr(smallest(family, name)[0], "trained_with_stage", False)
+]
+"""Every part with a training of its own."""
+
+
+def batches_for(part, kind):
+    """Two batches of two, of what a part says that it is trained on."""
+    if kind == "audio":
+        rate, channels = part.audio_format
+        return DataLoader([{"audio": torch.rand(channels, rate // 2) - 0.5} for _ in range(4)], batch_size=2)
+    if kind == "clips":
+        rate, channels = part.audio_format or (8000, 1)
+        clips = [Clip({"text": f"tone {i}"}, 0.5, torch.rand(channels, rate // 2) - 0.5, rate) for i in range(4)]
+        return DataLoader(clips, batch_size=2, collate_fn=part.prepare)
+    draw = torch.Generator().manual_seed(0)
+    made = torch.randint(0, 11, (2, 3, 12)) if part.discrete else torch.randn(2, 3, 12)
+    batch = StageBatch(made, torch.ones(2, 12, dtype=torch.bool), conditions(2, draw))
+    return DataLoader([batch, batch], batch_size=None)
+
+
+@pytest.mark.parametrize(("family", "name"), TRAINED)
+def test_a_part_trains_alone_on_what_it_declares(family, name, tmp_path):
+    cls, arguments = smallest(family, name)
+    facts = {"target": TARGET if cls.discrete else LATENTS, "given": GIVEN} if family == "generator" else {}
+    part = build(cls, arguments | facts)
+    before = {k: v.clone() for k, v in part.state_dict().items()}
     trainer = L.Trainer(
         max_steps=2,
         accelerator="cpu",
@@ -148,8 +186,40 @@ def test_a_tokenizer_trains_alone(name, tmp_path):
         enable_progress_bar=False,
         default_root_dir=tmp_path,
     )
-    trainer.fit(tokenizer, DataLoader(clips, batch_size=2))
-    assert any(not torch.equal(v, before[k]) for k, v in tokenizer.state_dict().items())
+    trainer.fit(part, batches_for(part, cls.training_input))
+    assert any(not torch.equal(v, before[k]) for k, v in part.state_dict().items())
+
+
+@pytest.mark.parametrize("folder", ["tokenizers/acoustic", "conditioners/text", "stages/main"])
+def test_every_family_trains_alone_on_the_data_of_its_recipe(folder, toy_recipe, tmp_path):
+    """Lightning's trainer takes a part and its data, however the part is trained; nothing else is needed."""
+    system = System(load_recipe(toy_recipe, ["conditioners.text=toy-contrast"]))
+    part = system.parts[folder]
+    before = {k: v.clone() for k, v in part.state_dict().items()}
+    trainer = L.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
+    )
+    trainer.fit(part, FitData(system, folder))
+    assert any(not torch.equal(v, before[k]) for k, v in part.state_dict().items())
+    assert trainer.global_step == 2
+
+
+def test_a_conditioner_trains_through_a_recipe_and_then_the_stage_that_is_given_it(toy_recipe, tmp_path):
+    said = []
+    recipe = load_recipe(
+        toy_recipe, ["conditioners.text={name: toy-contrast, fit: {steps: 3, batch_size: 2, crop: 0.5}}"]
+    )
+    system = train(recipe, tmp_path / "run", say=said.append)
+    order = [line.split(":")[0] for line in said if " steps of " in line]
+    assert order == ["tokenizers/acoustic", "conditioners/text", "stages/main"]
+    untrained = System(recipe).conditioners["text"]
+    trained = Part.load(tmp_path / "run" / "conditioners" / "text")
+    assert not torch.equal(trained.embedding.weight, untrained.embedding.weight)
+    assert torch.equal(trained.embedding.weight, system.conditioners["text"].embedding.weight)
+    assert not system.stages["main"].joint
+    again = []
+    train(recipe, tmp_path / "run", say=again.append)
+    assert "conditioners/text: trained already" in again
 
 
 @pytest.mark.parametrize("name", CONDITIONERS)

@@ -140,6 +140,30 @@ class ToyLetters(Conditioner):
         return Condition(self.embedding(letters).mean(1, keepdim=True) * mask[..., None], mask)
 
 
+@register("conditioner", "toy-contrast")
+class ToyContrast(ToyLetters):
+    """Trained on its own to say how loud a clip is; it hears clips in training and reads texts."""
+
+    inputs = ("audio", "text")
+    sample_rate = 2000
+    trained_with_stage = False
+
+    def prepare(self, clips):
+        level = [0.0 if clip.audio is None else float(clip.audio.square().mean()) for clip in clips]
+        texts = told([clip.fields.get("text") for clip in clips], "audio")
+        return super().prepare(texts) | {"level": torch.tensor(level)}
+
+    def training_step(self, batch, batch_idx):
+        said = self(batch).values.mean((1, 2))
+        return ((said - batch["level"]) ** 2).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_step(batch, batch_idx), batch_size=len(batch["level"]))
+
+    def configure_optimizers(self):
+        return self.fit_options.make_optimizer(self.parameters())
+
+
 @dataclass(frozen=True)
 class Greed:
     """How the toy draws: it takes the likeliest."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import partita
 from partita.core.contracts import (
     ALIGNED_FUSIONS,
     Clip,
@@ -220,6 +221,14 @@ def test_a_conditioner_trains_through_a_recipe_and_then_the_stage_that_is_given_
     again = []
     train(recipe, tmp_path / "run", say=again.append)
     assert "conditioners/text: trained already" in again
+
+
+def test_a_recipe_may_hold_a_conditioner_alone(tmp_path):
+    fit = "{steps: 2, batch_size: 2, crop: 0.5}"
+    recipe = f"tokenizers: {{}}\nconditioners: {{text: {{name: toy-contrast, fit: {fit}}}}}\ndata: toy-sines\n"
+    (tmp_path / "alone.yaml").write_text(recipe)
+    partita.train(tmp_path / "alone.yaml", tmp_path / "run", progress=False)
+    assert partita.load(tmp_path / "run").conditioners["text"].inputs == ("audio", "text")
 
 
 @pytest.mark.parametrize("name", CONDITIONERS)

@@ -54,7 +54,16 @@ class DrawingOptions:
 
 @dataclass(frozen=True)
 class StoryOptions:
-    """How a prompt goes on."""
+    """What else the clips are told than a prompt, and how the prompt goes on."""
+
+    tell: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="What the clips are told beside the prompt: --tell tempo=90, --tell audio=hum.wav. "
+            "`partita list field` shows the fields; a system reads some of them.",
+        ),
+    ] = None
 
     then: Annotated[
         list[str] | None,
@@ -68,8 +77,9 @@ class StoryOptions:
         """The clips that the command line asks for, each prompt with what follows it."""
         if self.transition is not None and not self.then:
             raise PartitaError("--transition says what --then goes on from: there is no --then")
+        beside = self.beside()
         if not self.then:
-            return [partita.Row({"text": prompt}) for prompt in prompts or ()] or [partita.Row()]
+            return [partita.Row({"text": prompt, **beside}) for prompt in prompts or ()] or [partita.Row(beside)]
         later = []
         for text in self.then:
             seconds, colon, prompt = text.partition(":")
@@ -79,7 +89,20 @@ class StoryOptions:
                 colon = ""
             if not colon or not prompt.strip():
                 raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
-        return [partita.Row({"text": partita.Story([(0.0, prompt), *later])}) for prompt in prompts or (None,)]
+        stories = [partita.Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
+        return [partita.Row({"text": story, **beside}) for story in stories]
+
+    def beside(self) -> dict[str, str]:
+        """What the clips are told beside the prompt, by field, as it was written."""
+        told: dict[str, str] = {}
+        for text in self.tell or ():
+            name, equals, value = text.partition("=")
+            if not equals or not name or name == "text":
+                raise PartitaError(f"--tell takes a field and a value, such as tempo=90, not {text!r}")
+            if name in told:
+                raise PartitaError(f"--tell has two values for {name}: keep one")
+            told[name] = value
+        return told
 
 
 @dataclass(frozen=True)
@@ -173,8 +196,10 @@ def generate(
     master = partita.Mastering(files.loudness, files.peak, files.fade)
     manifest = None if prompt_file is None else output.with_suffix(".jsonl")
     if prompt_file is not None:
-        if prompts or story.then:
-            raise PartitaError("--prompts reads all prompts from a file: there can be no other, and no --then")
+        if prompts or story.then or story.tell:
+            raise PartitaError(
+                "--prompts reads all prompts from a file: there can be no other, no --then and no --tell"
+            )
         if manifest is not None and manifest.resolve() == prompt_file.resolve():
             raise PartitaError(f"{manifest} would be overwritten with what was made: choose another name with -o")
     rows, excerpt, sampling = story.rows(prompts), beginning.excerpt(), drawing.settings()

@@ -89,6 +89,10 @@ def _describe(out: Console, family: str, name: str) -> None:
         out.print(_titled(f"{family}/{name}", comment(path) if path else ""))
     cls = lookup(family, values["name"])
     out.print(_titled(f"{family}/{cls.registered_name}", (cls.__doc__ or "").strip().split("\n")[0]))
+    if family == "field":
+        others = f" Also called {', '.join(cls.aliases)}." if cls.aliases else ""
+        out.print(Text(f"A value is {cls.expected}.{others}"))
+        return
     skip = SUPPLIED if family == "generator" else ()
     out.print(_arguments(cls, values if preset else None, skip))
     if family == "generator":

@@ -11,6 +11,7 @@ from torch import nn
 
 import partita
 import toys
+from command_line import run
 from partita.conditioners.lookup import Lookup
 from partita.core.contracts import Clip, Condition
 from partita.core.part import Part
@@ -49,6 +50,18 @@ class ToyLoudness(toys.ToyLetters):
 
     def forward(self, prepared):
         return Condition((prepared["level"] * self.gain)[:, None], prepared["level"] > 0)
+
+
+@register("conditioner", "toy-speed")
+class ToySpeed(toys.ToyLetters):
+    """How fast it is."""
+
+    inputs = ("tempo",)
+
+    def prepare(self, clips):
+        tempos = [clip.fields.get("tempo") for clip in clips]
+        assert all(tempo is None or isinstance(tempo, float) for tempo in tempos)
+        return super().prepare(toys.told([None if tempo is None else f"{tempo:g}" for tempo in tempos], "tempo"))
 
 
 @register("conditioner", "toy-place")
@@ -135,6 +148,25 @@ def test_audio_is_handed_at_the_rate_and_channels_that_it_declares(toy_recipe, t
     assert first.startswith("2 mistakes")
     assert "prompts.jsonl line 2: audio: none.wav: there is no such file" in said[0]
     assert "prompts.jsonl line 3: audio: cannot be 3; expected the path" in said[1]
+
+
+def test_the_command_line_tells_fields_beside_the_prompt(toy_recipe, tmp_path, monkeypatch, capfd):
+    overrides = ["conditioners.speed={name: toy-speed}", "stages.main.given=[text, speed]"]
+    system = System(load_recipe(toy_recipe, [*overrides, "data={name: corpus, limit: 12}"]))
+    system.save(tmp_path / "system")
+    generate = ["generate", tmp_path / "system", "-o", tmp_path / "out.wav", "-d", 0.1, "tone 1"]
+    for told, status, words in (
+        (["--tell", "tempo=90"], 0, "“tone 1 … tempo: 90”"),
+        (["--tell", "tempo=quick"], 2, "tempo: cannot be 'quick'; expected beats per minute"),
+        (["--tell", "tepmo=90"], 2, "nothing in this system reads 'tepmo': did you mean 'tempo'"),
+        (["--tell", "tempo"], 2, "--tell takes a field and a value"),
+    ):
+        found, text = run(*generate, *told, monkeypatch=monkeypatch, capfd=capfd)
+        assert found == status, text
+        assert words in " ".join(text.split()), text
+    status, text = run("list", "field/chords", monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 0
+    assert "rows of start, end and chord" in " ".join(text.split())
 
 
 def test_audio_without_a_rate_is_found_before_training(toy_recipe, monkeypatch):

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import linregress
 from torch import Tensor
 
+from partita.data.arrangement import Arrangements
 from partita.data.corpus import Corpus
 from partita.data.examples import Examples
 from partita.evaluation.embedders import read_embedder
@@ -32,7 +33,10 @@ INSTRUMENTS = ("church organ", "strings", "brass", "harpsichord", "flute", "choi
 
 def frames_of(clips: int, seconds: float, seed: int) -> tuple[Tensor, list[str]]:
     """Log-mel frames ``[N, S, D]`` of test clips, and their pieces."""
-    source, embed = Corpus(instruments=INSTRUMENTS, mixed=0.0, tempo=(60, 120)), read_embedder("log-mel-16khz")
+    source, embed = (
+        Corpus(arrangements=Arrangements(instruments=INSTRUMENTS, mixed=0.0, tempo=(60, 120))),
+        read_embedder("log-mel-16khz"),
+    )
     source.setup()
     examples = Examples(source, "test", length=clips, seconds=seconds, sample_rate=16000, channels=1, seed=seed)
     found = [examples[i] for i in range(clips)]

@@ -9,6 +9,7 @@ and chords estimates from the score. Prints all figures, and marks the rows that
 import argparse
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -152,7 +153,7 @@ def level(audio: Tensor) -> Tensor:
 def faster(source: Corpus, codec: Tokenizer, index: int, clip: Example, times: float) -> Tensor:
     """The same arrangement, played faster from the same place on for as long, as loud: ``[C, T]``."""
     source, tempo = copy.copy(source), clip.fields["tempo"]
-    source.tempo = (tempo * times, tempo * times)
+    source.arrangements = replace(source.arrangements, tempo=(tempo * times, tempo * times))
     spec, length = codec.spec, clip.audio.shape[-1]
     whole = source.read(
         "test",

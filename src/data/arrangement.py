@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from ..core.registry import did_you_mean
 from .scores import Piece
 
 
@@ -90,30 +90,54 @@ class Arrangement:
         return pitch - 12 * np.ceil((pitch - instrument.highest).clip(0) / 12).astype(np.int64)
 
 
-def arrange(
-    piece: Piece,
-    rng: np.random.Generator,
-    *,
-    instruments: Sequence[str],
-    mixed: float,
-    tempo: tuple[float, float],
-    transposition: tuple[int, int],
-) -> Arrangement:
+@dataclass
+class Arrangements:
+    """What arrangements are drawn from.
+
+    Args:
+        instruments: The palette to draw from: ``church organ``, ``piano``, ``harpsichord``, ``strings``, ``choir``,
+            ``brass``, ``trumpet``, ``french horn``, ``trombone``, ``flute``, ``recorder``, ``clarinet``, ``oboe``,
+            ``bassoon``, ``violin``, ``cello``, ``guitar``, ``harp``, ``vibraphone``, ``marimba``; ``None`` for all.
+        mixed: Probability that each part of a piece gets an instrument of its own; otherwise all play the same.
+        tempo: Slowest and fastest, in beats per minute.
+        transposition: Lowest and highest, in semitones.
+    """
+
+    instruments: tuple[str, ...] | None = None
+    mixed: float = 0.25
+    tempo: tuple[float, float] = (50.0, 140.0)
+    transposition: tuple[int, int] = (-5, 6)
+
+    def __post_init__(self) -> None:
+        for name in self.instruments or ():
+            if name not in INSTRUMENTS:
+                raise ValueError(f"no instrument is called {name!r}{did_you_mean(name, INSTRUMENTS)}")
+        if self.instruments is not None and not self.instruments:
+            raise ValueError("instruments is empty: name at least one, or leave it out for all")
+        if not 0 <= self.mixed <= 1:
+            raise ValueError(f"mixed is a probability, not {self.mixed}")
+        slow, fast = self.tempo
+        if not 0 < slow <= fast:
+            raise ValueError(f"tempo goes from slow to fast in beats per minute, not from {slow} to {fast}")
+        low, high = self.transposition
+        if not -24 <= low <= high <= 24:
+            raise ValueError(f"transposition goes up, within two octaves, not from {low} to {high}")
+
+
+def arrange(piece: Piece, rng: np.random.Generator, among: Arrangements) -> Arrangement:
     """Draw an arrangement.
 
     Args:
         piece: The score.
         rng: All that is random.
-        instruments: Names out of :data:`INSTRUMENTS` to draw from.
-        mixed: Probability that every part gets an instrument of its own rather than all the same.
-        tempo: Slowest and fastest, in beats per minute.
-        transposition: Lowest and highest, in semitones.
+        among: What it is drawn from.
     """
-    speed = float(np.round(rng.uniform(*tempo), 1))
-    semitones = int(rng.integers(transposition[0], transposition[1], endpoint=True))
+    instruments = tuple(among.instruments or INSTRUMENTS)
+    speed = float(np.round(rng.uniform(*among.tempo), 1))
+    semitones = int(rng.integers(among.transposition[0], among.transposition[1], endpoint=True))
     pitch = piece.pitch + semitones
     numbers = sorted(set(piece.part.tolist()))
-    if rng.random() < mixed:
+    if rng.random() < among.mixed:
         parts: dict[int, str] = {}
         octaves: dict[int, int] = {}
         for number in numbers:

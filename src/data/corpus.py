@@ -14,7 +14,7 @@ import torch
 from ..core.contracts import Example
 from ..core.harmony import chord_name, find_clip_key, key_name
 from ..core.registry import did_you_mean, register
-from .arrangement import INSTRUMENTS, Arrangement, arrange
+from .arrangement import INSTRUMENTS, Arrangement, Arrangements, arrange
 from .base import Origin, Source, Split, Summary
 from .captions import caption, reworded, wording
 from .fields.base import cropped
@@ -48,13 +48,7 @@ class Corpus(Source):
         collections: What to play: ``bach`` (410 chorales), ``palestrina`` (masses), ``monteverdi`` (madrigals),
             ``trecento``, ``haydn``, ``mozart``, ``beethoven`` (quartets), ``essenFolksong``, ``ryansMammoth``,
             ``oneills1850``, ``airdsAirs`` (tunes).
-        instruments: The palette to draw from: ``church organ``, ``piano``, ``harpsichord``, ``strings``, ``choir``,
-            ``brass``, ``trumpet``, ``french horn``, ``trombone``, ``flute``, ``recorder``, ``clarinet``, ``oboe``,
-            ``bassoon``, ``violin``, ``cello``, ``guitar``, ``harp``, ``vibraphone``,
-            ``marimba``; all of them where none is given.
-        mixed: Probability that each part of a piece gets an instrument of its own; otherwise all play the same.
-        tempo: Slowest and fastest, in beats per minute.
-        transposition: Lowest and highest, in semitones.
+        arrangements: Instruments, tempo and transposition that arrangements are drawn from.
         validation: Fraction of the tunes for validation.
         test: Fraction of the tunes for the test.
         limit: Number of score files to use (some hold many tunes), drawn evenly from all; all where none is given.
@@ -76,10 +70,7 @@ class Corpus(Source):
     def __init__(
         self,
         collections: tuple[str, ...] = ("bach",),
-        instruments: tuple[str, ...] | None = None,
-        mixed: float = 0.25,
-        tempo: tuple[float, float] = (50.0, 140.0),
-        transposition: tuple[int, int] = (-5, 6),
+        arrangements: Arrangements | None = None,
         validation: float = 0.05,
         test: float = 0.05,
         limit: int | None = None,
@@ -89,34 +80,17 @@ class Corpus(Source):
     ) -> None:
         if not collections:
             raise ValueError(f"collections is empty{did_you_mean('', GENRES)}")
-        for chosen, what, known in (
-            (collections, "collection", GENRES),
-            (instruments or (), "instrument", INSTRUMENTS),
-        ):
-            for name in chosen:
-                if name not in known:
-                    raise ValueError(f"no {what} is called {name!r}{did_you_mean(name, known)}")
+        for name in collections:
+            if name not in GENRES:
+                raise ValueError(f"no collection is called {name!r}{did_you_mean(name, GENRES)}")
         if not restricted and all(name in RESTRICTED for name in collections):
             reasons = "; ".join(f"{name} {RESTRICTED[name]}" for name in collections)
             raise ValueError(f"nothing is left of the collections: {reasons}; if you may use it, set restricted: true")
-        if instruments is not None and not instruments:
-            raise ValueError("instruments is empty: name at least one, or leave it out for all")
-        if not 0 <= mixed <= 1:
-            raise ValueError(f"mixed is a probability, not {mixed}")
-        if not 0 < tempo[0] <= tempo[1]:
-            raise ValueError(f"tempo goes from slow to fast in beats per minute, not from {tempo[0]} to {tempo[1]}")
-        if not -24 <= transposition[0] <= transposition[1] <= 24:
-            raise ValueError(
-                f"transposition goes up, within two octaves, not from {transposition[0]} to {transposition[1]}"
-            )
         check_fractions(validation, test)
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         self.collections = tuple(collections)
-        self.instruments = tuple(instruments or INSTRUMENTS)
-        self.mixed = mixed
-        self.tempo = (tempo[0], tempo[1])
-        self.transposition = (transposition[0], transposition[1])
+        self.arrangements = arrangements or Arrangements()
         self.validation = validation
         self.test = test
         self.limit = limit
@@ -189,14 +163,7 @@ class Corpus(Source):
         piece = self._pieces[self._splits[split][index]]
         digest = hashlib.sha256(f"{piece.id}/{seed}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest))
-        arrangement = arrange(
-            piece,
-            rng,
-            instruments=self.instruments,
-            mixed=self.mixed,
-            tempo=self.tempo,
-            transposition=self.transposition,
-        )
+        arrangement = arrange(piece, rng, self.arrangements)
         words = wording(rng, arrangement.tempo)
         quarter = 60 / (arrangement.tempo * piece.beat_length)
         music = piece.length * quarter

@@ -109,7 +109,8 @@ def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
                 "--prompts, and audio is continued by --continue"
             )
     for name, conditioner in system.conditioners.items():
-        said = dict.fromkeys(text for field in conditioner.inputs for text in _said(inputs.get(field, ())))
+        texts = [name for name in conditioner.inputs if kinds([name]) == {"text"}]
+        said = dict.fromkeys(text for name in texts for text in _said(inputs.get(name, ())))
         unknown = [value for value in said if not conditioner.knows(value)]
         if unknown:
             more = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from partita.core.harmony import PITCH_CLASSES
-from partita.data.arrangement import INSTRUMENTS
+from partita.core.schema import build
+from partita.data.arrangement import INSTRUMENTS, Arrangements
 from partita.data.corpus import Corpus
 from partita.data.soundfont import SoundFont
 from partita.data.synthesizer import Synthesizer
@@ -25,7 +26,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(cache):
-    source = Corpus(limit=6, stems=True, mixed=0.5, cache_dir=cache)
+    source = Corpus(limit=6, stems=True, cache_dir=cache, arrangements=Arrangements(mixed=0.5))
     source.setup()
     return source
 
@@ -75,8 +76,9 @@ def test_the_same_in_another_process(corpus, cache):
     """Bit for bit, whatever was rendered before."""
     program = f"""
 import hashlib
+from partita.data.arrangement import Arrangements
 from partita.data.corpus import Corpus
-source = Corpus(limit=6, stems=True, mixed=0.5, cache_dir={cache!r})
+source = Corpus(limit=6, stems=True, cache_dir={cache!r}, arrangements=Arrangements(mixed=0.5))
 example = source.read("train", 1, seed=7, seconds=2.0, sample_rate={RATE}, channels=1)
 print(hashlib.sha256(example.audio.numpy().tobytes()).hexdigest(), example.fields["text"], sep="|")
 """
@@ -107,7 +109,7 @@ def test_the_arrangement_does_not_depend_on_rate_and_length(corpus):
 
 def test_the_key_is_that_of_the_clip(cache):
     """A piece in C major with a middle in A flat minor; the caption tells the key of what is heard."""
-    source = Corpus(limit=6, transposition=(0, 0), tempo=(60.0, 60.0), cache_dir=cache)
+    source = Corpus(limit=6, cache_dir=cache, arrangements=Arrangements(transposition=(0, 0), tempo=(60.0, 60.0)))
     source.setup()
     piece = source._pieces[source._splits["train"][0]]
     scales = [(60, 64, 67, 65, 69, 71, 62, 67)] * 8 + [(68, 71, 75, 73, 76, 79, 70, 75)] * 4 + [(60, 64, 67, 62, 60)]
@@ -144,7 +146,10 @@ def test_instruments_play_only_what_they_have(cache, monkeypatch, instruments, r
         return np.zeros((self.channels, num_samples), np.float32)
 
     monkeypatch.setattr(Synthesizer, "render", render)
-    source, font = Corpus(limit=6, instruments=instruments, mixed=0.5, cache_dir=cache), SoundFont()
+    source, font = (
+        Corpus(limit=6, cache_dir=cache, arrangements=Arrangements(instruments=instruments, mixed=0.5)),
+        SoundFont(),
+    )
     for seed in range(12):
         played.clear()
         fields = read(source, seed % 4, seed, seconds=None).fields
@@ -183,7 +188,9 @@ def test_a_clip_is_what_the_whole_piece_has_there(corpus):
 
 def test_the_melody_is_heard_where_the_label_says(cache):
     """One flute alone on a tune: its strongest low partial is the labeled pitch."""
-    source = Corpus(limit=6, instruments=("recorder",), mixed=0.0, tempo=(50.0, 60.0), cache_dir=cache)
+    source = Corpus(
+        limit=6, cache_dir=cache, arrangements=Arrangements(instruments=("recorder",), mixed=0.0, tempo=(50.0, 60.0))
+    )
     source.setup()
     piece = source._pieces[source._splits["train"][0]]
     only = piece.part == piece.melody_part
@@ -217,7 +224,15 @@ def test_the_key_agrees_with_what_sounds(corpus):
 
 def test_transposition_moves_key_chords_and_melody(cache):
     plain, higher = (
-        read(Corpus(limit=6, transposition=(by, by), mixed=0.0, instruments=("piano",), cache_dir=cache), 1, 4).fields
+        read(
+            Corpus(
+                limit=6,
+                cache_dir=cache,
+                arrangements=Arrangements(transposition=(by, by), mixed=0.0, instruments=("piano",)),
+            ),
+            1,
+            4,
+        ).fields
         for by in (0, 3)
     )
 
@@ -232,9 +247,9 @@ def test_transposition_moves_key_chords_and_melody(cache):
 
 
 def test_instruments_and_mixed_are_obeyed(cache):
-    source = Corpus(limit=6, instruments=("flute", "cello"), mixed=1.0, cache_dir=cache)
+    source = Corpus(limit=6, cache_dir=cache, arrangements=Arrangements(instruments=("flute", "cello"), mixed=1.0))
     assert {tuple(sorted(read(source, i, i, 0.5).fields["instruments"])) for i in range(4)} == {("cello", "flute")}
-    alone = Corpus(limit=6, instruments=("church organ",), mixed=0.0, cache_dir=cache)
+    alone = Corpus(limit=6, cache_dir=cache, arrangements=Arrangements(instruments=("church organ",), mixed=0.0))
     assert read(alone, 0, 1, 0.5).fields["instruments"] == ["church organ"]
 
 
@@ -254,15 +269,15 @@ def test_splits_do_not_share_pieces(corpus):
     [
         ({"collections": ("back",)}, "did you mean 'bach'"),
         ({"collections": ()}, "collections is empty"),
-        ({"instruments": ("orgel",)}, "no instrument is called 'orgel'"),
-        ({"instruments": ()}, "instruments is empty"),
-        ({"mixed": 2.0}, "probability"),
-        ({"tempo": (120.0, 60.0)}, "slow to fast"),
-        ({"transposition": (3, -3)}, "goes up"),
+        ({"arrangements": {"instruments": ["orgel"]}}, "no instrument is called 'orgel'"),
+        ({"arrangements": {"instruments": []}}, "instruments is empty"),
+        ({"arrangements": {"mixed": 2.0}}, "probability"),
+        ({"arrangements": {"tempo": [120.0, 60.0]}}, "slow to fast"),
+        ({"arrangements": {"transposition": [3, -3]}}, "goes up"),
         ({"validation": 0.6, "test": 0.5}, "fractions"),
         ({"limit": 0}, "at least 1"),
     ],
 )
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Corpus(**arguments)
+        build(Corpus, arguments)

@@ -7,6 +7,7 @@ from importlib.metadata import metadata
 import pytest
 
 from partita.data import library
+from partita.data.arrangement import Arrangements
 from partita.data.corpus import Corpus
 from partita.data.folder import Folder
 from partita.data.licenses import RESTRICTED, restriction
@@ -83,7 +84,12 @@ def test_nothing_but_restricted_scores_is_refused_with_what_to_do():
 
 
 def test_sources_say_what_they_are_made_of(tmp_path):
-    lines = provenance(Mixture([Corpus(), Corpus(mixed=1.0), Folder(str(tmp_path), license="CC BY 4.0")], [1, 1, 1]))
+    lines = provenance(
+        Mixture(
+            [Corpus(), Corpus(arrangements=Arrangements(mixed=1.0)), Folder(str(tmp_path), license="CC BY 4.0")],
+            [1, 1, 1],
+        )
+    )
     assert len(lines) == 3
     assert "scores of bach" in lines[0]
     assert "Margaret Greentree" in lines[0]

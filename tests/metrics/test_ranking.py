@@ -11,6 +11,7 @@ import torch
 from torchmetrics import Metric
 
 import partita.metrics
+from partita.data.arrangement import Arrangements
 from partita.data.corpus import Corpus
 from partita.tokenizers.adversarial import Losses
 from partita.tokenizers.autoencoders.base import Autoencoder
@@ -71,7 +72,7 @@ def measured():
     """The figures, by class, key and degradation; and the distance of the best constant sound."""
     torch.manual_seed(0)
     instruments = ("church organ", "strings", "harpsichord", "flute")
-    source = Corpus(instruments=instruments, mixed=0.0, tempo=(60, 120), limit=30, test=0.4)
+    source = Corpus(limit=30, test=0.4, arrangements=Arrangements(instruments=instruments, mixed=0.0, tempo=(60, 120)))
     source.setup()
     codec = log_mel_codec()
     training, clips = (

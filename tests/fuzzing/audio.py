@@ -141,6 +141,10 @@ def _captions(random: Random, place: Place, names: list[str]) -> None:
         "beats": [0.0, 0.1],
         "chords": [[0, 1, "C"]],
         "instruments": ["flute"],
+        "lyrics": "la\nla",
+        "excerpt": random.choice(["good1.wav", "/dev/zero", "pipe", ".", "x" * 300, names[0]]),
+        "stems": {"flute": random.choice(["good1.wav", "/dev/zero", "", "../.."])},
+        random.choice(["lyric", "mood", "", "seconds_start"]): 1,
     }
     told[random.choice(list(told))] = hostile(random, place.canary)
     place.write(

@@ -19,7 +19,7 @@ def request(random: Random, place: Place) -> list[Command]:
     options: list[list[str]] = [["-d", "0.3"]]
     prompts = ["tone 1"]
     for _ in range(random.choice([1, 1, 2, 3, 4])):
-        match random.randrange(9):
+        match random.randrange(10):
             case 0 | 1:
                 prompts = [argument(random.choice([*TEXTS, *TAGGED])) for _ in range(random.randrange(1, 4))]
             case 2:
@@ -47,6 +47,9 @@ def request(random: Random, place: Place) -> list[Command]:
             case 7:
                 options.append(["--then", argument(f"{random.choice(ABSURD)}:{random.choice(TEXTS)}")])
             case 8:
+                field = random.choice(["tempo", "chords", "audio", "stems", "text", "", "x" * 300])
+                options.append(["--tell", argument(f"{field}={random.choice([*TEXTS, *ABSURD])}")])
+            case 9:
                 other = [
                     "/dev/full",
                     "/proc/x.wav",
@@ -94,7 +97,7 @@ def _prompts(random: Random, place: Place) -> str:
     rows = []
     for _ in range(random.randrange(1, 5)):
         row = {"text": "tone 2", "seed": random.randrange(9), "duration": 0.2}
-        row[random.choice([*row, "file", "tempo", "", "x" * 300])] = random.choice(
+        row[random.choice([*row, "file", "tempo", "audio", "chords", "", "x" * 300])] = random.choice(
             [*NUMBERS, *TEXTS, [], {}, None, [1] * 50, 10**30, -(10**30), 10**400]
         )
         rows.append(json.dumps(row))

@@ -65,7 +65,9 @@ class System(Assembly):
 
         Args:
             prompts: Texts, or per input field (``text``, ``melody`` …) a list; none to generate unconditionally. In the
-                place of a prompt, a :class:`partita.Story` holds several with their times.
+                place of a prompt, a :class:`partita.Story` holds several with their times. Fields of audio take the
+                path of a file, samples ``[C, T]`` at the rate of the output, or a :class:`partita.Excerpt`. Times
+                are in seconds from the start of the clip, in a story from the start of the segment.
             duration: Seconds; the last stage's window where none are given, after the last change of a story.
             seed: One per sample, or the first of consecutive ones. A sample depends on its own seed and prompt alone.
             guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage, or a

@@ -14,11 +14,11 @@ import partita
 from partita.cli.list_parts import show
 from partita.core import registry
 from partita.core.console import out
+from partita.core.contracts import Clip
 from partita.core.part import Part
+from partita.data.folder import Folder
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.options import Evaluation
-from partita.core.contracts import Clip
-from partita.data.folder import Folder
 from partita.generators.base import Generator
 from partita.recipe.plan import load_recipe
 from partita.training.condition_use import condition_use

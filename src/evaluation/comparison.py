@@ -64,7 +64,7 @@ class Comparison:
     @property
     def inputs(self) -> set[str]:
         """The inputs that the system reads."""
-        return {conditioner.input for conditioner in self.system.conditioners.values()}
+        return set(self.system.inputs)
 
     def from_other_pieces(self, clips: Sequence[int], shift: int = 1) -> list[int] | None:
         """For each of these clips, another of them from a different piece; ``None`` where all are from one piece.

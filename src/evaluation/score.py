@@ -88,7 +88,7 @@ class Score(Configured, ABC):
         """Why a system cannot be measured; ``None`` if it can be."""
         if self.needs_stages and not system.stages:
             return "it measures what stages generate, and this system is a codec alone"
-        inputs = {conditioner.input for conditioner in system.conditioners.values()}
+        inputs = set(system.inputs)
         if self.needs_inputs and not self.needs_inputs & inputs:
             return f"this system reads no {' or '.join(sorted(self.needs_inputs))}"
         return None

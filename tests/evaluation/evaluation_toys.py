@@ -63,7 +63,7 @@ class ToyJoint(JointConditioner):
         gain: Changes what audio is like.
     """
 
-    input = "text"
+    inputs = ("text",)
     sample_rate = 4000
     dim = 8
 
@@ -76,8 +76,8 @@ class ToyJoint(JointConditioner):
     def spec(self):
         return ConditionSpec(dim=self.dim)
 
-    def prepare(self, inputs, seeds=None):
-        return {"embedding": self.embed_text([text or "" for text in inputs])}
+    def prepare(self, clips):
+        return {"embedding": self.embed_text([clip.fields.get("text") or "" for clip in clips])}
 
     def forward(self, prepared):
         return Condition(prepared["embedding"][:, None], torch.ones(len(prepared["embedding"]), 1, dtype=torch.bool))
@@ -176,7 +176,7 @@ class ToyTune(toys.ToyLetters):
         dim: Width.
     """
 
-    input = "melody"
+    inputs = ("melody",)
 
-    def prepare(self, inputs, seeds=None):
-        return super().prepare(["a" for _ in inputs])
+    def prepare(self, clips):
+        return super().prepare([replace(clip, fields={"melody": "a"}) for clip in clips])

@@ -28,13 +28,13 @@ for field in INPUTS:
     class ToyReader(toys.ToyLetters):
         """Reads one field, and learns nothing from it."""
 
-        input = field
+        inputs = (field,)
 
         def __init__(self, *, dim: int = 8):
             super().__init__(dim=dim)
 
-        def prepare(self, inputs, seeds=None):
-            return super().prepare([None for _ in inputs])
+        def prepare(self, clips):
+            return super().prepare(toys.told([None for _ in clips], self.inputs[0]))
 
 
 @register("data", "toy-labeled")

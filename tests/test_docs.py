@@ -1,0 +1,462 @@
+"""What the README and the guides say works: commands, recipes, code, names, tables, links and paths."""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import typer
+import yaml
+from rich.console import Console
+
+import partita
+from conftest import TOY_RECIPE
+from partita.cli.generate import DrawingOptions
+from partita.cli.list_parts import show
+from partita.cli.main import app
+from partita.core.contracts import ConditionSpec
+from partita.core.fit import Fit
+from partita.core.registry import lookup, names
+from partita.data.annotations import FILE_KEYS, known_fields, read_manifest
+from partita.data.corpus import Corpus
+from partita.data.folder import Folder
+from partita.errors import PartitaError
+from partita.evaluation.ablation import Ablation
+from partita.evaluation.ablation_runs import runs
+from partita.evaluation.options import Evaluation
+from partita.layers.noise_process import DiffusionSampling
+from partita.layers.sampling import Sampling
+from partita.recipe.compose import compose
+from partita.recipe import logger_options
+from partita.recipe.plan import RecipeKeys, StageKeys, check_recipe
+from partita.recipe.recipe_files import presets, read_value, recipes
+from partita.recipe.trainer_options import TrainerOptions
+
+ROOT = Path(partita.__file__).parent.parent
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+OWN = {"mine.yaml", "study.yaml"}
+"""Files that stand for the reader's own."""
+
+
+@pytest.fixture(autouse=True)
+def _every_tracker(monkeypatch):
+    """Those that are not installed here can be named all the same."""
+    monkeypatch.setattr(logger_options, "find_spec", lambda name: name)
+
+
+def blocks(path):
+    """Language, first line number and text of every fenced and indented block of a page."""
+    found, language, lines, before = [], None, [], ""
+    for number, line in enumerate([*path.read_text(encoding="utf-8").splitlines(), ""], 1):
+        if language not in (None, "indented"):
+            if line == "```":
+                found.append((language, number - len(lines), "\n".join(lines)))
+                language, lines = None, []
+            else:
+                lines.append(line)
+            continue
+        if language is None and line.startswith("    ") and not before:
+            language = "indented"
+        if language == "indented":
+            if line.startswith("    "):
+                lines.append(line[4:])
+            else:
+                found.append(("indented", number - len(lines), "\n".join(lines)))
+                language, lines = None, []
+        if line.startswith("```"):
+            language = line[3:] or "plain"
+        before = line
+    return found
+
+
+def prose(path):
+    """A page without its blocks."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^    \S.*$", "", text, flags=re.MULTILINE)
+
+
+def spans(path):
+    """Every inline code of a page."""
+    return re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose(path))
+
+
+def section(path, heading):
+    """The text below a heading, up to the next one."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return re.split(r"^#+ ", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text):
+    """The rows of the tables in a text, without heads and rules."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rules = {i for i, line in enumerate(lines) if set(line) <= set("|-: ")}
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for i, line in enumerate(lines)
+        if not {i, i + 1} & rules
+    ]
+
+
+def commands(path):
+    """Every command in the blocks of a page, as words."""
+    found = [
+        (f"{path.name}:{number + i}", line)
+        for language, number, text in blocks(path)
+        if language in ("indented", "plain", "sh", "bash", "console")
+        for i, line in enumerate(text.splitlines())
+    ]
+    return [pytest.param(words[1:], id=where) for where, line in found if (words := split(line))[:1] == ["partita"]]
+
+
+def split(line):
+    return shlex.split(line, comments=True)
+
+
+def group_of():
+    return typer.main.get_command(app)
+
+
+def parsed(words):
+    """Path and parameters of a command, as its own parser understands them; what it does not raises."""
+    command, name = group_of(), "partita"
+    context, path = command.make_context(name, list(words)), []
+    while hasattr(command, "resolve_command"):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+        path.append(name)
+    return " ".join(path), context.params
+
+
+def every_option(command):
+    found = {"--help", *chain(*([*p.opts, *p.secondary_opts] for p in command.params))}
+    return found.union(*(every_option(inner) for inner in getattr(command, "commands", {}).values()))
+
+
+def check(recipe, overrides=()):
+    check_recipe(compose(recipe, overrides))
+
+
+def check_slot(text):
+    """A tokenizer or conditioner as an evaluation takes it."""
+    wrong = []
+    for group in ("tokenizers", "conditioners"):
+        try:
+            check("chorales-tiny", [f"{group}.{'acoustic' if group == 'tokenizers' else 'text'}={text}"])
+            return
+        except PartitaError as error:
+            wrong.append(str(error))
+    raise PartitaError("\n".join(wrong))
+
+
+def check_ablation(recipe, changes=(), budget=(), evaluation=None):
+    ablation = partita.read_ablation(recipe, list(changes), list(budget), evaluation or {})
+    assert len(runs(ablation)) > 1
+
+
+@pytest.mark.parametrize("words", chain(*map(commands, GUIDES)))
+def test_command(words):
+    """It is parsed by the command line, and what it says of recipes holds."""
+    name, given = parsed(words)
+    recipe = given.get("recipe")
+    if name == "list":
+        show(given["what"], Console(quiet=True))
+    elif recipe in OWN:
+        return
+    elif name in ("check", "train"):
+        check(recipe, given["overrides"] or [])
+    elif name == "ablate":
+        check_ablation(recipe, given["changes"] or [], given["budget"] or [])
+    elif name == "evaluate":
+        check("chorales-tiny", given["data"] or [])
+        for slot in chain(*(given[kind] or [] for kind in ("embedding", "classifier", "joint"))):
+            check_slot(slot)
+    elif name == "generate":
+        known = {field.name for kind in (Sampling, DiffusionSampling) for field in fields(kind)}
+        settings = DrawingOptions(sampling=given["sampling"]).settings()
+        stages = {stage for r in recipes() for stage in compose(r).values["stages"]}
+        for key, value in settings.items():
+            assert set(value) <= known and key in stages if isinstance(value, Mapping) else key in known, key
+
+
+def test_there_are_commands():
+    """They are found where a reader sees them: in indented and in fenced blocks."""
+    found = [parsed(parameter.values[0])[0] for page in GUIDES for parameter in commands(page)]
+    assert {"list", "check", "train", "generate", "evaluate", "ablate", "push", "pull"} <= set(found)
+    assert {"listen make", "listen results"} <= set(found)
+    assert len(commands(ROOT / "README.md")) >= 8
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "runs/mine", "--guidence", "4"],
+        ["generate"],
+        ["trian", "chorales-tiny"],
+        ["push", "runs/mine"],
+        ["listen", "make", "runs/a"],
+        ["generate", "runs/mine", "--seed", "first"],
+        ["list", "tokenizer/soundstraem"],
+        ["check", "chorales-tiny", "stages.acoustic.generator.widht=4"],
+        ["train", "chorales-tony"],
+        ["train", "chorales-tiny", "tokenizers.acoustic=soundstream-tinny"],
+        ["ablate", "chorales-tiny", "stages.acoustic.windows=4,5"],
+        ["evaluate", "runs/mine", "--embedding", "{preset: vggish, hops: 1}"],
+        ["generate", "runs/mine", "-s", "temprature=1"],
+    ],
+)
+def test_a_slip_in_a_command_is_found(words):
+    with pytest.raises((Exception, SystemExit)):
+        test_command(words)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda path: path.name)
+def test_inline_code(page):
+    """Options, commands, changes to recipes and public names in running text are real ones."""
+    options = every_option(group_of())
+    for text in spans(page):
+        code = " ".join(text.split())
+        for option in re.findall(r"(?:^|\s)(--[a-z][\w-]*)", code):
+            assert option in options | {"--logdir"}, code
+        if code.startswith("partita ") and (words := split(code)[1:])[1:] and words[0] != "ablate":
+            test_command(words)
+        if re.match(r"(tokenizers|conditioners|stages|data|trainer)\.[\w.]+=", code):
+            check_change(split(code)[0])
+        if code.startswith("fit."):
+            assert code.split(".")[1].split("=")[0] in {field.name for field in fields(Fit)}, code
+        if code.startswith("partita."):
+            names_in(code.replace("…", "..."))
+
+
+def check_change(change):
+    """It fits one of the packaged recipes, or one with a folder of audio."""
+    wrong = []
+    for recipe in recipes():
+        try:
+            return check(recipe, [change])
+        except PartitaError as error:
+            wrong.append(str(error))
+    raise AssertionError("\n".join(wrong))
+
+
+def names_in(code):
+    """Look up what a piece of Python takes from the package, and the keywords it passes to it."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "partita":
+            for alias in node.names:
+                getattr(importlib.import_module(node.module), alias.name)
+        dotted = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if re.fullmatch(r"partita(\.\w+)+", dotted):
+            found(dotted)
+        if isinstance(node, ast.Call) and re.fullmatch(r"partita(\.\w+)+", ast.unparse(node.func)):
+            accepted = inspect.signature(found(ast.unparse(node.func))).parameters
+            for keyword in node.keywords:
+                assert keyword.arg in accepted, f"{ast.unparse(node.func)} takes no {keyword.arg}"
+
+
+def found(dotted):
+    value = partita
+    for name in dotted.split(".")[1:]:
+        value = importlib.import_module(f"partita.{name}") if name == "metrics" else getattr(value, name)
+    return value
+
+
+def of_language(*languages):
+    return [
+        pytest.param(text, id=f"{page.name}:{number}")
+        for page in GUIDES
+        for language, number, text in blocks(page)
+        if language in languages
+    ]
+
+
+@pytest.mark.parametrize("text", of_language("yaml"))
+def test_yaml(text, tmp_path):
+    """It is a recipe that composes, or an ablation; under the name of a shipped file, it is that file."""
+    path, values = tmp_path / "mine.yaml", yaml.safe_load(text)
+    path.write_text(text)
+    if "recipe" in values:
+        return check_ablation(str(path))
+    check(path)
+    if title := re.match(r"# (recipes/\S+)", text):
+        shipped = yaml.safe_load((ROOT / title[1]).read_text())
+        shipped.pop("description", None)
+        assert values == shipped
+
+
+COMPILED = ("partita.ablate(",)
+"""What takes too long to be run."""
+
+
+@pytest.mark.parametrize("text", of_language("python"))
+def test_python(text, saved_toy, tmp_path, monkeypatch):
+    """It runs, with a toy in the place of what takes long to train; the names it takes from the package are there."""
+    names_in(text)
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("song.flac", np.zeros(4000), 8000)
+    if "partita.train(" in text:
+        Path("chorales-tiny").write_text(TOY_RECIPE)  # a file counts over a packaged recipe
+    else:
+        shutil.copytree(saved_toy, "runs/mine")
+    code = compile(text, "example.py", "exec")
+    if not any(slow in text for slow in COMPILED):
+        torch.manual_seed(0)
+        exec(code, {"__name__": "example"})
+
+
+@pytest.mark.parametrize("text", of_language("csv"))
+def test_manifest(text, tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text(text)
+    check_rows([row for _, row in read_manifest(path)])
+
+
+def check_rows(manifest):
+    assert manifest
+    for row in manifest:
+        assert not isinstance(row, PartitaError), row
+        known, split_name = known_fields(row)
+        unread = set(row) - set(known) - set(FILE_KEYS)
+        assert unread <= ({"split"} if split_name else set()), row
+
+
+@pytest.mark.parametrize("text", of_language("json"))
+def test_json(text, saved_toy, tmp_path):
+    """Rows are those of a manifest, or of a file of prompts."""
+    if "file" in json.loads(text.splitlines()[0]):
+        return check_rows([json.loads(line) for line in text.splitlines()])
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(text)
+    assert len(partita.read_prompts(path, partita.load(saved_toy))) == len(text.splitlines())
+
+
+def of_dataclass(kind):
+    return {
+        field.name: field.default_factory() if field.default is MISSING else field.default
+        for field in fields(kind)
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
+
+
+def of_constructor(kind):
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+TABLES = [
+    ("docs/training.md", "The fit block", of_dataclass(Fit), ()),
+    ("docs/training.md", "Options of the trainer", of_dataclass(TrainerOptions), ()),
+    ("docs/data.md", "Your own music", of_constructor(Folder), ("path",)),
+    ("docs/data.md", "The corpus", of_constructor(Corpus), ()),
+    ("docs/recipes.md", "Stages", of_dataclass(StageKeys), ("generator", "target")),
+    (
+        "docs/generation.md",
+        "Sampling settings",
+        of_dataclass(DiffusionSampling) | of_dataclass(Sampling),
+        (),
+    ),
+]
+
+
+@pytest.mark.parametrize(("page", "heading", "defaults", "required"), TABLES, ids=lambda value: str(value)[:30])
+def test_table_of_options(page, heading, defaults, required):
+    """It names all of them, and their defaults where these are values."""
+    documented = {}
+    for names_cell, default, *_ in rows(section(page, heading)):
+        documented |= {name: default for name in re.findall(r"`([^`]+)`", names_cell)}
+    named = {name for name in documented if re.fullmatch(r"[a-z_]+", name)}
+    assert named & {*defaults, *required} == {*defaults, *required}
+    for name, default in documented.items():
+        value = read_value(default.strip("`"))
+        if name in defaults and not isinstance(value, str):
+            expected = defaults[name]
+            assert value == (list(expected) if isinstance(expected, tuple) else expected), name
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "allowed"),
+    [
+        ("docs/recipes.md", "A recipe in full", {"base", *(field.name for field in fields(RecipeKeys))}),
+        ("docs/training.md", "Loggers", set(logger_options.OPTIONS)),
+        ("docs/ablation.md", "An ablation file", {field.name for field in fields(Ablation)}),
+    ],
+)
+def test_table_of_keys(page, heading, allowed):
+    assert {row[0].strip("`") for row in rows(section(page, heading))} == allowed
+
+
+def test_options_of_loggers_and_evaluations():
+    for name, options, _ in rows(section("docs/training.md", "Loggers")):
+        assert tuple(re.findall(r"`(\w+)`", options)) == logger_options.OPTIONS[name.strip("`")]
+    named = next(row[1] for row in rows(section("docs/ablation.md", "An ablation file")) if row[0] == "`evaluation`")
+    assert re.findall(r"`(\w+)`", named) == [field.name for field in fields(Evaluation)]
+
+
+def test_parts_and_presets_exist():
+    families = {"Tokenizers": "tokenizer", "Conditioners": "conditioner", "Generators": "generator"}
+    for heading, family in families.items():
+        known = {*names(family), *presets(family)}
+        for row in rows(section("docs/parts.md", heading)):
+            assert set(re.findall(r"`([^`]+)`", row[0])) <= known
+    listed = {row[0].strip("`") for row in rows(section("docs/recipes.md", "Recipes"))}
+    assert listed == set(recipes())
+
+
+def test_fusions_are_those_of_the_stages():
+    """The table says which kind of stage has which, and which is the default."""
+    table = {row[0].strip("`"): row[2:] for row in rows(section("docs/recipes.md", "How a stage is given something"))}
+    conditions = [ConditionSpec(dim=8), ConditionSpec(dim=8, frame_rate=50.0), ConditionSpec(None, 50.0, 2, 16)]
+    for column, kind in enumerate(("autoregressive", "diffusion")):
+        stage = lookup("generator", kind)
+        assert {name for name, cells in table.items() if cells[column]} == set(stage.fusions)
+        defaults = {name for name, cells in table.items() if cells[column].startswith("default")}
+        assert defaults == {stage.default_fusion(condition) for condition in conditions}
+
+
+def test_arguments_of_generate():
+    """The table of what can be asked for uses the arguments of ``System.generate``."""
+    accepted = set(inspect.signature(partita.System.generate).parameters)
+    keywords = []
+    for row in rows(section("docs/generation.md", "What you can ask for")):
+        for code in re.findall(r"`([^`]+)`", row[1]):
+            if re.match(r"[a-z]+=", code):
+                keywords += [keyword.arg for keyword in ast.parse(f"f({code})").body[0].value.keywords]
+    assert len(keywords) > 5
+    assert set(keywords) <= accepted
+
+
+def anchors(path):
+    """What links into a page can name: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_and_paths_lead_somewhere(page):
+    text = prose(page).split("## Add a part")[0]  # from there on, CONTRIBUTING tells of files that are yet to be made
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+    for path in re.findall(r"`((?:src|recipes|docs|tests|benchmarks)/[^`\s]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_guide_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"(docs/{page.name})" in text for page in GUIDES[1:])

@@ -319,9 +319,13 @@ def of_language(*languages):
 
 @pytest.mark.parametrize("text", of_language("yaml"))
 def test_yaml(text, tmp_path):
-    """It is a recipe that composes, or an ablation; under the name of a shipped file, it is that file."""
+    """It is a recipe that composes, an ablation or a preset; under the name of a shipped file, it is that file."""
     path, values = tmp_path / "mine.yaml", yaml.safe_load(text)
     path.write_text(text)
+    if preset := re.match(r"# tokenizer/(\w+)\.yaml", text):
+        (tmp_path / "tokenizer").mkdir()
+        path.rename(tmp_path / "tokenizer" / f"{preset[1]}.yaml")
+        path.write_text(f"{{base: chorales-tiny, tokenizers: {{acoustic: {preset[1]}}}}}")
     (check_ablation if "recipe" in values else fit_together)(str(path))
     if title := re.match(r"# (recipes/\S+)", text):
         shipped = yaml.safe_load((ROOT / title[1]).read_text())

@@ -20,11 +20,11 @@ import soundfile
 import torch
 import typer
 import yaml
-from conftest import TOY_RECIPE
 from rich.console import Console
 from typer.exceptions import TyperException
 
 import partita
+from partita.cli.evaluate import ScoreOptions
 from partita.cli.generate import DrawingOptions
 from partita.cli.list_parts import show
 from partita.cli.main import app
@@ -45,6 +45,7 @@ from partita.recipe.compose import compose
 from partita.recipe.plan import RecipeKeys, StageKeys, check_recipe
 from partita.recipe.recipe_files import presets, read_value, recipes
 from partita.recipe.trainer_options import TrainerOptions
+from toys import TOY_RECIPE
 
 ROOT = Path(partita.__file__).parent.parent
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -160,12 +161,20 @@ def fit_together(recipe, *overrides):
     partita.System.outline(check(recipe, overrides))
 
 
-def check_slot(text):
-    """A tokenizer or conditioner as an evaluation takes it."""
+def check_scores(wanted, left_out):
+    """Scores as an evaluation takes them, with the tokenizers and conditioners in their options."""
+    options = ScoreOptions(score=wanted, no_score=left_out)
+    for choice in Evaluation(scores=options.chosen()).scores.values():
+        for slot in chain(*choice.values()) if isinstance(choice, Mapping) else ():
+            check_slot(slot)
+
+
+def check_slot(slot):
+    """A tokenizer or conditioner."""
     wrong = []
-    for group in ("tokenizers", "conditioners"):
+    for where in ("tokenizers.acoustic", "conditioners.text"):
         try:
-            check("chorales-tiny", [f"{group}.{'acoustic' if group == 'tokenizers' else 'text'}={text}"])
+            check("chorales-tiny", [f"{where}={json.dumps(slot)}"])
             return
         except PartitaError as error:
             wrong.append(str(error))
@@ -194,8 +203,7 @@ def test_command(words):
         check_ablation(recipe, given["changes"] or [], given["budget"] or [])
     elif name == "evaluate":
         check("chorales-tiny", given["data"] or [])
-        for slot in chain(*(given[kind] or [] for kind in ("embedding", "classifier", "joint"))):
-            check_slot(slot)
+        check_scores(given["score"] or [], given["no_score"] or [])
     elif name == "generate":
         known = {field.name for kind in (Sampling, DiffusionSampling) for field in fields(kind)}
         settings = DrawingOptions(sampling=given["sampling"]).settings()
@@ -227,7 +235,8 @@ def test_there_are_commands():
         ["train", "chorales-tiny", "stages.acoustic.given={text: concat}"],
         ["train", "chorales-tiny", "tokenizers.acoustic=soundstream-tinny"],
         ["ablate", "chorales-tiny", "stages.acoustic.windows=4,5"],
-        ["evaluate", "runs/mine", "--embedding", "{preset: vggish, hops: 1}"],
+        ["evaluate", "runs/mine", "--score", "fad={embeddings: [{preset: vggish, hops: 1}]}"],
+        ["evaluate", "runs/mine", "--score", "fud"],
         ["generate", "runs/mine", "-s", "temprature=1"],
     ],
 )

@@ -20,6 +20,7 @@ import soundfile
 import torch
 import typer
 import yaml
+from markdown_pages import anchors, blocks, prose, rows, section, spans
 from rich.console import Console
 from typer.exceptions import TyperException
 
@@ -60,59 +61,6 @@ OWN = {"mine.yaml", "study.yaml"}
 def _every_tracker(monkeypatch):
     """Those that are not installed here can be named all the same."""
     monkeypatch.setattr(logger_options, "find_spec", lambda name: name)
-
-
-def blocks(path):
-    """Language, first line number and text of every fenced and indented block of a page."""
-    found, language, lines, before = [], None, [], ""
-    for number, line in enumerate([*path.read_text(encoding="utf-8").splitlines(), ""], 1):
-        if language not in (None, "indented"):
-            if line == "```":
-                found.append((language, number - len(lines), "\n".join(lines)))
-                language, lines = None, []
-            else:
-                lines.append(line)
-            continue
-        if language is None and line.startswith("    ") and not before:
-            language = "indented"
-        if language == "indented":
-            if line.startswith("    "):
-                lines.append(line[4:])
-            else:
-                found.append(("indented", number - len(lines), "\n".join(lines)))
-                language, lines = None, []
-        if line.startswith("```"):
-            language = line[3:] or "plain"
-        before = line
-    return found
-
-
-def prose(path):
-    """A page without its blocks."""
-    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"^    \S.*$", "", text, flags=re.MULTILINE)
-
-
-def spans(path):
-    """Every inline code of a page."""
-    return re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose(path))
-
-
-def section(path, heading):
-    """The text below a heading, up to the next one."""
-    text = (ROOT / path).read_text(encoding="utf-8")
-    return re.split(r"^#+ ", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def rows(text):
-    """The rows of the tables in a text, without heads and rules."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    rules = {i for i, line in enumerate(lines) if set(line) <= set("|-: ")}
-    return [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for i, line in enumerate(lines)
-        if not {i, i + 1} & rules
-    ]
 
 
 def commands(path):
@@ -422,7 +370,7 @@ TABLES = [
 def test_table_of_options(page, heading, defaults, required):
     """It names all of them, and their defaults where these are values."""
     documented = {}
-    for names_cell, default, *_ in rows(section(page, heading)):
+    for names_cell, default, *_ in rows(section(ROOT / page, heading)):
         documented |= dict.fromkeys(re.findall(r"`([^`]+)`", names_cell), default)
     named = {name for name in documented if re.fullmatch(r"[a-z_]+", name)}
     assert named & {*defaults, *required} == {*defaults, *required}
@@ -442,13 +390,15 @@ def test_table_of_options(page, heading, defaults, required):
     ],
 )
 def test_table_of_keys(page, heading, allowed):
-    assert {row[0].strip("`") for row in rows(section(page, heading))} == allowed
+    assert {row[0].strip("`") for row in rows(section(ROOT / page, heading))} == allowed
 
 
 def test_options_of_loggers_and_evaluations():
-    for name, options, _ in rows(section("docs/training.md", "Loggers")):
+    for name, options, _ in rows(section(ROOT / "docs/training.md", "Loggers")):
         assert tuple(re.findall(r"`(\w+)`", options)) == logger_options.OPTIONS[name.strip("`")]
-    named = next(row[1] for row in rows(section("docs/ablation.md", "An ablation file")) if row[0] == "`evaluation`")
+    named = next(
+        row[1] for row in rows(section(ROOT / "docs/ablation.md", "An ablation file")) if row[0] == "`evaluation`"
+    )
     assert re.findall(r"`(\w+)`", named) == [field.name for field in fields(Evaluation)]
 
 
@@ -456,15 +406,17 @@ def test_parts_and_presets_exist():
     families = {"Tokenizers": "tokenizer", "Conditioners": "conditioner", "Generators": "generator"}
     for heading, family in families.items():
         known = {*names(family), *presets(family)}
-        for row in rows(section("docs/parts.md", heading)):
+        for row in rows(section(ROOT / "docs/parts.md", heading)):
             assert set(re.findall(r"`([^`]+)`", row[0])) <= known
-    listed = {row[0].strip("`") for row in rows(section("docs/recipes.md", "Recipes"))}
+    listed = {row[0].strip("`") for row in rows(section(ROOT / "docs/recipes.md", "Recipes"))}
     assert listed == set(recipes())
 
 
 def test_fusions_are_those_of_the_stages():
     """The table says which kind of stage has which, and which is the default."""
-    table = {row[0].strip("`"): row[2:] for row in rows(section("docs/recipes.md", "How a stage is given something"))}
+    table = {
+        row[0].strip("`"): row[2:] for row in rows(section(ROOT / "docs/recipes.md", "How a stage is given something"))
+    }
     conditions = [ConditionSpec(dim=8), ConditionSpec(dim=8, frame_rate=50.0), ConditionSpec(None, 50.0, 2, 16)]
     for column, kind in enumerate(("autoregressive", "diffusion")):
         stage = lookup("generator", kind)
@@ -477,18 +429,12 @@ def test_arguments_of_generate():
     """The table of what can be asked for uses the arguments of ``System.generate``."""
     accepted = set(inspect.signature(partita.System.generate).parameters)
     keywords = []
-    for row in rows(section("docs/generation.md", "What you can ask for")):
+    for row in rows(section(ROOT / "docs/generation.md", "What you can ask for")):
         for code in re.findall(r"`([^`]+)`", row[1]):
             if re.match(r"[a-z]+=", code):
                 keywords += [keyword.arg for keyword in ast.parse(f"f({code})").body[0].value.keywords]
     assert len(keywords) > 5
     assert set(keywords) <= accepted
-
-
-def anchors(path):
-    """What links into a page can name: its headings, as GitHub spells them."""
-    headings = re.findall(r"^#+ (.+)$", prose(path), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

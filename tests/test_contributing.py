@@ -285,6 +285,8 @@ def test_a_bottleneck_fits_into_a_codec_by_one_word(tmp_path):
 def _trained(folder, run, *overrides):
     train(load_recipe(folder / "recipe.yaml", list(overrides)), folder / run)
     return folder / run / "tokenizers" / "acoustic"
+
+
 def block_of(path):
     """The block that stands for a file."""
     return next(block for part in ("python", "yaml") for block in blocks(part) if block.startswith(f"# {path}\n"))
@@ -299,7 +301,7 @@ def trained(folder, recipe, *overrides):
     return train(load_recipe(folder / "recipe.yaml", overrides), folder / "run")
 
 
-def preset(folder, path):
+def preset_of(folder, path):
     """Put a preset of the document beside the recipe."""
     target = folder / path.removeprefix("recipes/")
     target.parent.mkdir()
@@ -309,7 +311,7 @@ def preset(folder, path):
 def test_a_backbone(tmp_path):
     """A recipe names it, it is trained, saved, loaded and generates; what it cannot is refused by name."""
     define(block_of("src/generators/backbones/gru.py"))
-    preset(tmp_path, "recipes/backbone/gru.yaml")
+    preset_of(tmp_path, "recipes/backbone/gru.yaml")
     recipe = {"base": "chorales-tiny", **SHORT, "stages": {"acoustic": {"window": 0.6, "generator": {"fit": FEW}}}}
     taken = "stages.acoustic.generator.backbone=gru"
     with pytest.raises(partita.PartitaError, match=r"stages\.acoustic\.given\.text.*'cross' with the backbone gru"):
@@ -350,7 +352,7 @@ def test_a_backbone_generates_the_same_with_its_state(monkeypatch):
 
 def test_a_denoiser(tmp_path):
     define(block_of("src/generators/denoisers/convolutional.py"))
-    preset(tmp_path, "recipes/denoiser/convolutional.yaml")
+    preset_of(tmp_path, "recipes/denoiser/convolutional.yaml")
     recipe = {"base": "chorales-flow-tiny", **SHORT, "stages": {"acoustic": {"window": 0.6, "generator": {"fit": FEW}}}}
     changes = ["stages.acoustic.generator.denoiser=convolutional", "stages.acoustic.generator.sampling.steps=4"]
     system = trained(tmp_path, recipe, *changes, "stages.acoustic.given={text: modulate}")

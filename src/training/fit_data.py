@@ -52,7 +52,8 @@ class FitData(L.LightningDataModule):
         self.plans = {} if self.stage is None else _upstream(system, name)
         self.references = [r for plan in self.plans.values() for r in (plan.target, *plan.references.values())]
         self.seconds = self.fit.crop if self.stage is None else self.stage.window
-        self.conditioners: dict[str, Any] = {n: system.conditioners[n] for p in self.plans.values() for n in p.conditioners}
+        names = [name for plan in self.plans.values() for name in plan.conditioners]
+        self.conditioners: dict[str, Any] = {name: system.conditioners[name] for name in names}
         if self.part.training_input == "clips":
             self.conditioners = {name: self.part}
         formats = [self.part.audio_format, *(conditioner.audio_format for conditioner in self.conditioners.values())]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torchaudio  # noqa: F401  (imported while a part is outlined, it would make its constants without memory)
 from torch import Tensor
 from torch.nn.modules import module
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +64,13 @@ def test_what_can_be_generated(system):
     assert system.generate(None, seed=[1, 2], duration=0.5).shape[0] == 2
     heard = np.zeros((1, 1, 1000), np.float32)
     assert system.generate(["tone 1"], duration=0.5, continuation=heard).shape == clip.shape
+
+
+def test_outlining_leaves_libraries_as_they_are():
+    """A codec that imports torchaudio while it is outlined; in a process that has not imported it before."""
+    script = (
+        "import partita; changes = ['tokenizers.acoustic=encodec-24khz'];"
+        "partita.System.outline(partita.load_recipe('chorales-tiny', changes));"
+        "from torchaudio.compliance import kaldi; assert not kaldi.EPSILON.is_meta"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

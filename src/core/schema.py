@@ -203,11 +203,11 @@ def _built(value: Any) -> Any:
 def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     if part_type(argument.type):
         return _check_part(argument, value, path)
-    if not all(math.isfinite(leaf) for leaf in _leaves(value) if isinstance(leaf, float)):
-        return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
     group = nested(argument.type) if typing.get_origin(argument.type) is not dict else None
     if group is not None and isinstance(value, Mapping):
         return check(group, value, key=path)
+    if not all(math.isfinite(leaf) for leaf in _leaves(value) if isinstance(leaf, float)):
+        return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
     if is_dataclass(value) and isinstance(value, group or ()):
         return []
     if type(value) is argument.type and argument.type in (bool, int, float, str):

@@ -97,6 +97,7 @@ def unrelated_costs(
     pieces: Sequence[Hashable] | None = None,
     min_entropy: float = 0.0,
     seed: int = 0,
+    iterations: int = 200,
 ) -> Tensor:
     """The :func:`transport_cost` of continuations and targets of different examples, drawn at random.
 
@@ -108,6 +109,7 @@ def unrelated_costs(
         pieces: That the examples are from, one for each; none where each is from another. Two of a piece are related.
         min_entropy: Examples with fewer bits in either sequence are left out, as :class:`Memorization` leaves them.
         seed: Of the draws.
+        iterations: As for :func:`transport_cost`.
 
     Returns:
         Costs ``[pairs]`` float64.
@@ -132,6 +134,7 @@ def unrelated_costs(
         generated[first.to(generated.device)],
         target[second.to(target.device)],
         centers,
+        iterations=iterations,
     )
 
 

@@ -173,7 +173,7 @@ def read_clip(
     return padded, num_samples
 
 
-def write_audio(path: Path, audio: np.ndarray, sample_rate: int, bits: int | None = None) -> None:
+def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, bits: int | None = None) -> None:
     """Write audio ``[C, T]`` in [-1, 1] in the format that the name ends in, whole or not at all.
 
     Args:
@@ -185,7 +185,7 @@ def write_audio(path: Path, audio: np.ndarray, sample_rate: int, bits: int | Non
     Raises:
         PartitaError: The format, or the rate in this format, is not known, or the file cannot be written there.
     """
-    kind, subtype = check_writable(path, bits)
+    path, (kind, subtype) = Path(path), check_writable(path, bits)
     encoded = io.BytesIO()  # libsndfile says nothing when the end of a FLAC, MP3 or Ogg finds no room on the disk
     try:
         _write(encoded, audio.T, sample_rate, kind, subtype)
@@ -196,14 +196,14 @@ def write_audio(path: Path, audio: np.ndarray, sample_rate: int, bits: int | Non
 
 
 def check_writable(
-    path: Path, bits: int | None = None, sample_rate: int | None = None, channels: int = 1
+    path: str | Path, bits: int | None = None, sample_rate: int | None = None, channels: int = 1
 ) -> tuple[str, str]:
     """The names of the format that a path ends in and of the way its samples are kept.
 
     Raises:
         PartitaError: It is none that can be written, or not with so many bits, this rate or so many channels.
     """
-    suffix = path.suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in _WRITABLE:
         raise PartitaError(f"{path}: cannot tell the format from this name; end it in .wav, .flac, .ogg or .mp3")
     kind, subtypes = _WRITABLE[suffix]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from conftest import TOY_RECIPE
+from toys import TOY_RECIPE
 
 import partita
 import toys

@@ -3,7 +3,7 @@
 import ast
 import inspect
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from markdown_pages import rows, section
 import partita
 from partita.core.contracts import ConditionSpec
 from partita.core.fit import Fit
-from partita.core.registry import lookup, names
+from partita.core.registry import COMPONENTS, lookup, names
 from partita.data.corpus import Corpus
 from partita.data.folder import Folder
 from partita.evaluation.ablation import Ablation
@@ -37,7 +37,12 @@ def of_dataclass(kind):
 
 def of_constructor(kind):
     parameters = inspect.signature(kind.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    groups = {name: value for name, value in defaults.items() if is_dataclass(value)}
+    single = {name: value for name, value in defaults.items() if name not in groups}
+    return single | {
+        f"{name}.{f.name}": getattr(group, f.name) for name, group in groups.items() for f in fields(group)
+    }
 
 
 TABLES = [
@@ -61,7 +66,7 @@ def test_table_of_options(page, heading, defaults, required):
     documented = {}
     for names_cell, default, *_ in rows(section(ROOT / page, heading)):
         documented |= dict.fromkeys(re.findall(r"`([^`]+)`", names_cell), default)
-    named = {name for name in documented if re.fullmatch(r"[a-z_]+", name)}
+    named = {name for name in documented if re.fullmatch(r"[a-z_.]+", name)}
     assert named & {*defaults, *required} == {*defaults, *required}
     for name, default in documented.items():
         value = read_value(default.strip("`"))
@@ -94,7 +99,7 @@ def test_options_of_loggers_and_evaluations():
 def test_parts_and_presets_exist():
     families = {"Tokenizers": "tokenizer", "Conditioners": "conditioner", "Generators": "generator"}
     for heading, family in families.items():
-        known = {*names(family), *presets(family)}
+        known = {*names(family), *presets(family), *COMPONENTS}
         for row in rows(section(ROOT / "docs/parts.md", heading)):
             assert set(re.findall(r"`([^`]+)`", row[0])) <= known
     listed = {row[0].strip("`") for row in rows(section(ROOT / "docs/recipes.md", "Recipes"))}

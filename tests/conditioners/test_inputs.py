@@ -176,7 +176,11 @@ def test_audio_without_a_rate_is_found_before_training(toy_recipe, monkeypatch):
 
 
 def test_a_null_condition_learns_and_keeps_a_part(toy_recipe, tmp_path):
-    overrides = ["conditioners.text=toy-place", "data={name: corpus, limit: 12}", "stages.main.generator.condition_dropout.together=0.5"]
+    overrides = [
+        "conditioners.text=toy-place",
+        "data={name: corpus, limit: 12}",
+        "stages.main.generator.condition_dropout.together=0.5",
+    ]
     system = train(load_recipe(toy_recipe, overrides), tmp_path / "run")
     part = system.conditioners["text"]
     assert part.anywhere.item() != 0

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import yaml
-from toys import TOY_RECIPE
 
 import partita
 import toys
@@ -13,6 +12,7 @@ from partita.recipe.plan import load_recipe
 from partita.system.stream import Stream
 from partita.system.system import System
 from partita.training.training import train
+from toys import TOY_RECIPE
 
 
 def window(values, lengths=None, hidden=None):

@@ -90,7 +90,7 @@ class Arrangement:
         return pitch - 12 * np.ceil((pitch - instrument.highest).clip(0) / 12).astype(np.int64)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Arrangements:
     """What arrangements are drawn from.
 

@@ -30,6 +30,9 @@ LOUDNESS = 10 ** (-16 / 20)
 PEAK = 0.95
 
 
+DEFAULT_ARRANGEMENTS = Arrangements()
+
+
 @register("data", "corpus")
 class Corpus(Source):
     """Real scores (music21's corpus) rendered on the fly, with notes, melodies, beats and stems that are exact.
@@ -70,7 +73,7 @@ class Corpus(Source):
     def __init__(
         self,
         collections: tuple[str, ...] = ("bach",),
-        arrangements: Arrangements | None = None,
+        arrangements: Arrangements = DEFAULT_ARRANGEMENTS,
         validation: float = 0.05,
         test: float = 0.05,
         limit: int | None = None,
@@ -90,7 +93,7 @@ class Corpus(Source):
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         self.collections = tuple(collections)
-        self.arrangements = arrangements or Arrangements()
+        self.arrangements = arrangements
         self.validation = validation
         self.test = test
         self.limit = limit

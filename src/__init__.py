@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .system.mastering import Mastering
     from .system.prompts import Row, doubts_about, read_prompts, write_manifest
     from .system.ready_parts import load_part
-    from .system.request import Story
+    from .system.request import Request, Story
     from .system.system import System, load
     from .training.runs import train
 
@@ -45,6 +45,7 @@ __all__ = [
     "Fit",
     "Mastering",
     "PartitaError",
+    "Request",
     "Row",
     "Story",
     "System",
@@ -85,6 +86,7 @@ _HOMES = {
     "Excerpt": "core.excerpt",
     "Fit": "core.fit",
     "Mastering": "system.mastering",
+    "Request": "system.request",
     "Row": "system.prompts",
     "Story": "system.request",
     "System": "system.system",

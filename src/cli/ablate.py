@@ -14,8 +14,7 @@ import typer
 
 import partita
 
-from ..core.console import bars, err, logged, out
-from ..core.progress import reporting
+from ..core.console import err, logged, out, showing_progress
 from ..errors import PartitaError
 from .evaluate import ScoreOptions
 from .options import grouped
@@ -101,7 +100,7 @@ def ablate(
         for line in partita.preview_ablation(ablation, folder, skip_unfit=skip_unfit):
             out.print(line)
         return
-    with bars() as shown, reporting(shown), logged(out):
+    with showing_progress(), logged(out):
         problems = partita.ablate(
             ablation,
             folder,

@@ -11,8 +11,7 @@ import typer
 
 import partita
 
-from ..core.console import bars, logged, out
-from ..core.progress import reporting
+from ..core.console import logged, out, showing_progress
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_value
 from .options import Device, Model, grouped
@@ -98,7 +97,7 @@ def evaluate(
         scores=measurement.chosen(),
     )
     folder = output or Path(model) / "evaluation"
-    with bars() as shown, reporting(shown), logged(out):
+    with showing_progress(), logged(out):
         results = partita.evaluate(model, output, data=data or [], options=options, device=device)
     out.print(partita.score_table(results["metrics"]))
     out.print(f"{folder / 'evaluation.json'}, {folder / 'evaluation.html'}")

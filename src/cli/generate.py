@@ -210,10 +210,7 @@ def generate(
         rows = partita.read_prompts(prompt_file, system)
     for doubt in partita.doubts_about(system, rows):
         warnings.warn(doubt, stacklevel=1)
-    made: dict[int, dict[str, Any]] = {}
-    for i, clip in partita.generate_each(
-        system,
-        rows,
+    request = partita.Request(
         duration=duration,
         seed=seed,
         guidance=drawing.guidance,
@@ -222,8 +219,9 @@ def generate(
         continuation=excerpt,
         transition=story.transition,
         splice=beginning.splice,
-        at_once=at_once,
-    ):
+    )
+    made: dict[int, dict[str, Any]] = {}
+    for i, clip in partita.generate_each(system, rows, request, at_once=at_once):
         path = output if len(rows) == 1 and manifest is None else output.with_stem(f"{output.stem}-{i + 1}")
         done = master(clip.numpy(), spec.sample_rate)
         partita.write_audio(path, done.audio, spec.sample_rate, bits)

@@ -9,7 +9,7 @@ import typer
 
 import partita
 
-from ..core.console import bars, out
+from ..core.console import out, showing_progress
 from ..errors import PartitaError
 from .options import Overrides, Recipe
 
@@ -24,8 +24,8 @@ def check(
     out.print(system.overview())
     if not data:
         return
-    with bars() as bar:
-        lines, damaged = partita.check_data(system, bar.one("decoding"))
+    with showing_progress():
+        lines, damaged = partita.check_data(system)
     for line in lines:
         out.print(f"data: {line}")
     for line in damaged:

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from ..errors import printable
+from .progress import listening, reporting
 
 
 class PlainConsole(Console):
@@ -74,11 +75,6 @@ class Bars:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done, total=total)
 
-    def one(self, name: str, total: int | None = None) -> Callable[[int, int], None]:
-        """Show one bar, and return what tells it how much is done, of how much."""
-        self(name, 0, total)
-        return lambda done, total: self(name, done, total)
-
 
 _showing = False
 
@@ -95,6 +91,19 @@ def bars(show: bool = True) -> Iterator[Bars]:
             yield Bars(progress)
     finally:
         _showing = before
+
+
+@contextmanager
+def showing_progress(show: bool = True) -> Iterator[None]:
+    """While this lasts, progress is shown as bars, unless somebody else listens to it; without ``show``, not at all."""
+    if show and listening():
+        yield
+    elif not show:
+        with reporting(None):
+            yield
+    else:
+        with bars() as shown, reporting(shown):
+            yield
 
 
 class _Printed(logging.Handler):

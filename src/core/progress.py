@@ -15,7 +15,7 @@ from contextvars import ContextVar
 Listener = Callable[[str, int, int | None], None]
 """Gets the name of the work, how much of it is done, and how much there is (``None`` if nobody knows)."""
 
-_listener: ContextVar[Listener | None] = ContextVar("progress listener", default=None)
+_listener: ContextVar[Listener | None] = ContextVar("progress listener")
 
 
 @contextmanager
@@ -33,6 +33,15 @@ def reporting(listener: Listener | None) -> Iterator[None]:
 
 def progress(name: str, done: int, total: int | None = None) -> None:
     """Say that ``done`` of ``total`` units of some work are done. Without a listener this does nothing."""
-    listener = _listener.get()
+    listener = _listener.get(None)
     if listener is not None:
         listener(name, done, total)
+
+
+def listening() -> bool:
+    """Whether this is inside a :func:`reporting`, even one that silences."""
+    try:
+        _listener.get()
+    except LookupError:
+        return False
+    return True

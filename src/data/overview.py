@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.progress import progress
 from ..core.registry import did_you_mean
 from .base import UNKNOWN_LICENSE, Source
 from .clips import ALWAYS
@@ -103,16 +104,14 @@ def not_supplied(source: Source, field: str, reader: str) -> tuple[str, str]:
     return message, did_you_mean(field, sorted(source.fields))
 
 
-def damage(source: Source, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+def damage(source: Source) -> list[str]:
     """After its setup: a line on everything that cannot be read, or not all of it; decodes everything once.
 
-    Args:
-        source: The data.
-        progress: Called with (pieces read, pieces in all).
+    Its progress goes to :func:`partita.core.progress.reporting`.
     """
     lines, pieces = source.report, source.summary.pieces
     for done, (piece, wrong) in enumerate(source.verify(), 1):
-        progress(done, pieces)
+        progress("decoding", done, pieces)
         if wrong is not None:
             lines.append(f"{piece}: {wrong}")
     return lines

@@ -194,7 +194,7 @@ def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str,
 
 def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
     """The ablation with clips of one length, if the windows of its variants differ."""
-    windows = {list(run.plan.stages.values())[-1].window for run in wanted if run.plan.stages}
+    windows = {run.plan.last_stage.window for run in wanted if run.plan.stages}
     if ablation.evaluation.duration is not None or len(windows) < 2:
         return ablation
     return replace(ablation, evaluation=replace(ablation.evaluation, duration=min(windows)))

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..core.progress import progress
+from ..core.progress import listening, progress
 from ..core.rates import nearest
 from ..core.resample import convert
 from ..core.seeds import derive_seed
@@ -144,6 +144,7 @@ class Continuations:
                 continuation=audio[chosen, :, :prompt],
                 guidance=1.0,
                 sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
+                progress=not listening(),
             )
             decoded = self.system.decode(made).cpu()
             codes = self._codes(decoded) if self.source is None else made[self.source].values[:, 0].cpu()

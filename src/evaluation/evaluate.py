@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Example, RepresentationSpec
-from ..core.progress import progress
+from ..core.progress import listening, progress
 from ..core.seeds import derive_seed
 from ..core.version import __version__
 from ..data.base import NAMES, Source
@@ -93,7 +93,7 @@ def evaluate(
     if folder is None:
         raise PartitaError(f"{model} is not a folder: say with -o where its evaluation goes")
     spec = system.output.spec
-    window = list(system.plan.stages.values())[-1].window if system.stages else CODEC_SECONDS
+    window = system.plan.last_stage.window if system.stages else CODEC_SECONDS
     seconds = window if options.duration is None else options.duration
     request = {
         "model": _fingerprint(system),
@@ -203,7 +203,9 @@ def _generated(system: System, pieces: Sequence[Example], folder: Path, options:
         batch = missing[start : start + options.batch_size]
         if system.stages:
             inputs = system.prompts_of([pieces[i].fields for i in batch])
-            made = system.generate(inputs, duration=seconds, seed=[derive_seed(options.seed, i) for i in batch])
+            made = system.generate(
+                inputs, duration=seconds, seed=[derive_seed(options.seed, i) for i in batch], progress=not listening()
+            )
         else:
             made = reconstruct(system.output, torch.stack([pieces[i].audio for i in batch]), system.device)
         for i, clip in zip(batch, made.cpu(), strict=True):

@@ -179,7 +179,7 @@ def diagram(system: System) -> str:
             arrows += [f'  {source} -->|"{given}, {how.fusion}"| {_id("stage", name)}' for source in sources]
         makers.setdefault(stage.target.source, []).append(name)
     if system.plan.stages:
-        last = list(system.plan.stages.values())[-1].target
+        last = system.plan.last_stage.target
         decoder = _id("tokenizer", last.tokenizer)
         box("tokenizer", last.tokenizer, system.tokenizers[last.tokenizer])
         for maker in makers[last.source]:

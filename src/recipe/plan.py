@@ -153,6 +153,11 @@ class Plan:
     blame: Callable[[str], str]
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def last_stage(self) -> StagePlan:
+        """The stage that generates what is decoded; a recipe without stages has none, and this is an error there."""
+        return next(reversed(self.stages.values()))
+
     def __repr__(self) -> str:
         """The parts and the chain, a line each."""
         groups = (self.tokenizers, self.conditioners, {name: stage.part for name, stage in self.stages.items()})

@@ -150,7 +150,7 @@ class Assembly:
     def output(self) -> Tokenizer | LatentView:
         """What turns the representation that the last stage generates into audio; without stages, the one tokenizer."""
         if self.plan.stages:
-            return self.tokenizer_of(list(self.plan.stages.values())[-1].target)
+            return self.tokenizer_of(self.plan.last_stage.target)
         if len(self.tokenizers) != 1:
             raise PartitaError("this system has no stage, and no one tokenizer: nothing of it can be heard")
         return next(iter(self.tokenizers.values()))

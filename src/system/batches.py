@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ..core.console import bars
+from ..core.console import showing_progress
+from ..core.progress import progress as report_progress
 from ..errors import PartitaError
+from .checked_request import CheckedRequest
 from .prompts import Row
-from .request import Continued, Request
+from .request import Continued, Request, asked, takes_request
 from .system import System
 
 MOST_AT_ONCE = 8
@@ -20,16 +23,13 @@ LONGEST_AT_ONCE = 240.0
 """Seconds of all clips that are generated together; one may be longer."""
 
 
+@takes_request
 def generate_each(
     system: System,
     rows: Sequence[Row],
+    request: Request | None = None,
     *,
-    duration: float | None = None,
-    seed: int = 0,
-    negative: str | None = None,
-    continuation: Continued = None,
     at_once: int = MOST_AT_ONCE,
-    splice: bool = True,
     progress: bool = True,
     **options: Any,
 ) -> Iterator[tuple[int, Tensor]]:
@@ -41,50 +41,56 @@ def generate_each(
     Args:
         system: That generates.
         rows: From :func:`read_prompts`, or made.
-        duration: In seconds, of rows that have none.
-        seed: Of the first row; those of the next count up, unless a row has its own.
-        negative: What guidance leads all clips away from.
-        continuation: What every clip starts with; see ``System.generate``.
+        request: What is asked of all rows beside their prompts. ``duration`` is of rows that have none, ``seed`` of the
+            first row (those of the next count up, unless a row has its own), ``negative`` one text for all clips, and
+            ``continuation`` what every clip starts with.
         at_once: Most clips that are generated together.
-        splice: As of ``System.generate``.
         progress: Whether a terminal shows how much is done.
-        options: The other arguments of ``System.generate``.
+        options: Fields of :class:`partita.Request`, in the place of those that ``request`` has.
 
     Raises:
         PartitaError: What is asked cannot be, before anything is generated.
     """
+    common = asked(request or Request(), options)
     if at_once < 1:
         raise PartitaError(f"at least 1 clip is generated at once, not {at_once}")
+    if common.prompts is not None:
+        raise PartitaError("the rows have the prompts: a request for all of them has none")
+    first, negative = common.seed, common.negative
+    if not isinstance(first, int):
+        raise PartitaError(f"seed is a whole number here, that of the first row, not {first!r}")
+    if negative is not None and not isinstance(negative, str):
+        raise PartitaError(f"negative is one text here, which all clips are led away from, not {negative!r}")
 
-    def request(members: Sequence[int], heard: Continued = None) -> Request:
+    def checked(members: Sequence[int], heard: Continued = None) -> CheckedRequest:
         names = dict.fromkeys(name for i in members for name in rows[i].inputs)
         inputs = {name: [rows[i].inputs.get(name) for i in members] for name in names}
-        return Request.of(
-            system,
-            inputs or None,
-            duration=duration if rows[members[0]].duration is None else rows[members[0]].duration,
-            seed=[seed + i if (own := rows[i].seed) is None else own for i in members],
+        own = replace(
+            common,
+            prompts=inputs or None,
+            duration=common.duration if rows[members[0]].duration is None else rows[members[0]].duration,
+            seed=[first + i if (seed := rows[i].seed) is None else seed for i in members],
             negative=None if negative is None else [negative] * len(members),
             continuation=heard,
-            **options,
         )
+        return CheckedRequest.of(system, own)
 
     groups: dict[float, list[int]] = {}
     for i in range(len(rows)):
-        groups.setdefault(request([i]).seconds, []).append(i)
+        groups.setdefault(checked([i]).seconds, []).append(i)
     requests = []
     for seconds, members in groups.items():
         several = max(1, min(at_once, int(LONGEST_AT_ONCE / seconds)))
         requests += [members[i : i + several] for i in range(0, len(members), several)]
     requests.sort(key=lambda members: members[0])
     heard = None
-    if continuation is not None:  # read once, and refused where the shortest clip is not longer
-        heard = request(groups[min(groups)][:1], continuation).heard
-    with bars(progress) as bar:
-        done = 0
-        for members in requests:
+    if common.continuation is not None:  # read once, and refused where the shortest clip is not longer
+        heard = checked(groups[min(groups)][:1], common.continuation).heard
+    done = 0
+    for members in requests:
+        with showing_progress(progress):
             if len(requests) > 1:
-                bar("clips", done, len(rows))
-            audio = system.fulfill(request(members, heard), splice=splice, progress=bar)
-            yield from zip(members, audio.cpu(), strict=True)
-            done += len(members)
+                report_progress("clips", done, len(rows))
+            audio = system.fulfill(checked(members, heard), progress=progress)
+        yield from zip(members, audio.cpu(), strict=True)
+        done += len(members)

@@ -22,7 +22,7 @@ from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.plan import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
 from .assembly import Assembly
-from .request import Request
+from .checked_request import CheckedRequest
 from .stream import Stream
 from .told import Told, changes_in_time
 from .windows import Window, common_grid, windows
@@ -30,7 +30,7 @@ from .windows import Window, common_grid, windows
 Progress = Callable[[str, int, int], None]
 
 
-def generate(system: Assembly, request: Request, progress: Progress | None = None) -> dict[str, Generated]:
+def generate(system: Assembly, request: CheckedRequest, progress: Progress | None = None) -> dict[str, Generated]:
     """What every stage of a system generates, by representation."""
     results, groups = [], request.groups()
     for starts, members in groups.items():

@@ -15,6 +15,7 @@ from ..limits import LARGEST_PROMPTS
 from ..storage.files import kind, replacing_file
 from ..storage.untrusted import json_mapping, read_bytes
 from .assembly import Assembly
+from .checked_request import CheckedRequest
 from .request import Request, segments_of
 
 MOST_SHOWN = 12
@@ -66,7 +67,8 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
         try:
             row = _row(line.decode().strip(), where, objects)
             row = replace(row, inputs={name: _beside(path, name, value) for name, value in row.inputs.items()})
-            Request.of(system, {name: [value] for name, value in row.inputs.items()} or None, duration=row.duration)
+            inputs = {name: [value] for name, value in row.inputs.items()}
+            CheckedRequest.of(system, Request(inputs or None, row.duration))
             rows.append(row)
         except UnicodeDecodeError:
             mistakes.append(f"{where}: this is not UTF-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from rich.console import Group
 from torch import Tensor
 
-from ..core.console import bars
+from ..core.console import showing_progress
 from ..core.contracts import Generated, finite
 from ..core.devices import find_device
 from ..core.excerpt import spliced
+from ..core.progress import progress
 from ..core.rates import exact
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
@@ -24,9 +25,10 @@ from ..recipe.recipe_files import recipes
 from ..storage.download import fetch
 from ..storage.files import kind
 from .assembly import FILES, INDEX, Assembly
-from .generation import Progress, decoded, generate, heard_frames, not_finite
+from .checked_request import CheckedRequest
+from .generation import decoded, generate, heard_frames, not_finite
 from .prompts import doubts
-from .request import Continued, Guidance, Prompts, Request
+from .request import Prompts, Request, asked, takes_request
 from .saved import checked_plan
 from .summary import PartSummary, described, overview, summary
 
@@ -45,68 +47,32 @@ class System(Assembly):
     def __repr__(self) -> str:
         return described(self)
 
-    def generate(
-        self,
-        prompts: Prompts = None,
-        *,
-        duration: float | None = None,
-        seed: int | Sequence[int] = 0,
-        guidance: Guidance | Mapping[str, Guidance] = None,
-        sampling: Mapping[str, Any] | None = None,
-        negative: Prompts = None,
-        continuation: Continued = None,
-        transition: float | None = None,
-        splice: bool = True,
-        progress: Progress | bool | None = True,
-    ) -> Tensor:
+    @takes_request
+    def generate(self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any) -> Tensor:
         """Audio ``[B, C, T]`` in [-1, 1] at the sample rate of :attr:`output`.
 
         What is longer than a stage's window is generated window by window, each going on from the one before.
 
         Args:
-            prompts: Texts, or per input field (``text``, ``melody`` …) a list; none to generate unconditionally. In the
-                place of a prompt, a :class:`partita.Story` holds several with their times. Fields of audio take the
-                path of a file, samples ``[C, T]`` at the rate of the output, or a :class:`partita.Excerpt`. Times
-                are in seconds from the start of the clip, in a story from the start of the segment.
-            duration: Seconds; the last stage's window where none are given, after the last change of a story.
-            seed: One per sample, or the first of consecutive ones. A sample depends on its own seed and prompt alone.
-            guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage, or a
-                mapping from a stage's name to either; each stage's own where none is given.
-            sampling: Changes to how stages draw, such as ``{"temperature": 0.8, "steps": 50}``: each for the stages
-                that know it, or for one alone, ``{"semantic": {"temperature": 0.8}}``.
-            negative: What guidance leads away from in the place of nothing: prompts as above, without stories.
-            continuation: What the result starts with, shorter than ``duration``: the path of a file, audio
-                ``[B, C, T]`` at the rate of the output, or a :class:`partita.Excerpt` of either, at any rate.
-            transition: Seconds of what came before from which a story's next prompt goes on: 0 to begin anew; as much
-                as between windows where none are given.
-            splice: Whether the result starts with the very samples of ``continuation``, which a codec changes: they go
-                over into its version within the last tenth of a second. Without it, all is as the codec has it.
-            progress: Called with (stage, steps done, steps in all). Unless given, a bar on a terminal or in a notebook;
-                ``None`` or ``False`` for none.
+            prompts: One text or a list of them, per input field a list, or a whole :class:`partita.Request`.
+            progress: Whether a bar is shown on a terminal or in a notebook. Inside
+                :func:`partita.core.progress.reporting`, its listener gets (stage, steps done, steps in all) instead.
+            options: The fields of :class:`partita.Request`, which says what each means: ``duration``, ``seed``,
+                ``guidance``, ``sampling``, ``negative``, ``continuation``, ``transition``, ``splice``.
 
         Raises:
             PartitaError: A prompt for an input that nothing reads, or another argument that cannot be; the message says
                 what can.
         """
-        request = Request.of(
-            self,
-            prompts,
-            duration=duration,
-            seed=seed,
-            guidance=guidance,
-            sampling=sampling,
-            negative=negative,
-            continuation=continuation,
-            transition=transition,
-        )
+        request = CheckedRequest.of(self, asked(prompts, options))
         for doubt in doubts(self, request.inputs):
             warnings.warn(doubt, stacklevel=2)
-        return self.fulfill(request, splice=splice, progress=progress)
+        return self.fulfill(request, progress=progress)
 
-    def fulfill(self, request: Request, *, splice: bool = True, progress: Progress | bool | None = True) -> Tensor:
+    def fulfill(self, request: CheckedRequest, *, progress: bool = True) -> Tensor:
         """Audio ``[B, C, T]`` for a checked request; see :meth:`generate`."""
         audio = self.decode(self._represented(request, progress))
-        if request.heard is None or not splice:
+        if request.heard is None or not request.splice:
             return audio
         spec, known = self.output.spec, request.heard.shape[-1]
         frames = heard_frames(known, spec.sample_rate, spec)
@@ -114,23 +80,27 @@ class System(Assembly):
             audio, request.heard, round(frames * exact(spec.sample_rate) / exact(spec.rate)), spec.sample_rate
         )
 
+    @takes_request
     def generate_representations(
-        self, *args: Any, progress: Progress | bool | None = True, **kwargs: Any
+        self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any
     ) -> dict[str, Generated]:
-        """What every stage generates, by representation; takes the arguments of :meth:`generate`, but no ``splice``."""
-        return self._represented(Request.of(self, *args, **kwargs), progress)
+        """What every stage generates, by representation; takes the arguments of :meth:`generate`.
+
+        ``splice``, which is about audio, changes nothing here.
+        """
+        return self._represented(CheckedRequest.of(self, asked(prompts, options)), progress)
 
     @torch.inference_mode()
-    def _represented(self, request: Request, progress: Progress | bool | None) -> dict[str, Generated]:
-        with bars(progress is True) as bar:
-            return generate(self, request, bar if progress is True else progress or None)
+    def _represented(self, request: CheckedRequest, show: bool) -> dict[str, Generated]:
+        with showing_progress(show):
+            return generate(self, request, progress)
 
     @torch.inference_mode()
     def decode(self, representations: Mapping[str, Generated]) -> Tensor:
         """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns."""
         if not self.plan.stages:
             raise PartitaError("this system has no stage: decode with its tokenizer, system.tokenizers[…].decode(…)")
-        target = list(self.plan.stages.values())[-1].target
+        target = self.plan.last_stage.target
         if not isinstance(representations, Mapping) or target.source not in representations:
             raise PartitaError(f"decode takes what generate_representations returns, a mapping with {target.source!r}")
         try:

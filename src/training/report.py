@@ -123,7 +123,7 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
     spec, figures = tokenizer.spec, measure_codec(system, tokenizer, measured)
     rows, media = [], []
     # how near the sound comes to the original is asked of what is heard, not of tokens that say what happens
-    heard = not system.stages or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer
+    heard = not system.stages or reference.tokenizer == system.plan.last_stage.target.tokenizer
     if "ratio" in figures and heard:
         rows += [
             ("log-mel distance", f"{figures['mel_distance']:.3f}"),
@@ -175,7 +175,7 @@ def _followed(system: System, made: Mapping[str, Generated], audio: Tensor) -> l
     for name, reference in named.items():
         tokenizer = system.tokenizer_of(reference)
         own = tokenizer.spec
-        if not own.discrete or reference.tokenizer == list(system.plan.stages.values())[-1].target.tokenizer:
+        if not own.discrete or reference.tokenizer == system.plan.last_stage.target.tokenizer:
             continue
         given = reference.take(made[reference.source].values)
         reconstructed = reference.take(

@@ -205,22 +205,21 @@ def test_every_family_trains_alone_on_the_data_of_its_recipe(folder, toy_recipe,
     assert trainer.global_step == 2
 
 
-def test_a_conditioner_trains_through_a_recipe_and_then_the_stage_that_is_given_it(toy_recipe, tmp_path):
-    said = []
+def test_a_conditioner_trains_through_a_recipe_and_then_the_stage_that_is_given_it(lines, toy_recipe, tmp_path):
     recipe = load_recipe(
         toy_recipe, ["conditioners.text={name: toy-contrast, fit: {steps: 3, batch_size: 2, crop: 0.5}}"]
     )
-    system = train(recipe, tmp_path / "run", say=said.append)
-    order = [line.split(":")[0] for line in said if " steps of " in line]
+    system = train(recipe, tmp_path / "run")
+    order = [line.split(":")[0] for line in lines if " steps of " in line]
     assert order == ["tokenizers/acoustic", "conditioners/text", "stages/main"]
     untrained = System(recipe).conditioners["text"]
     trained = Part.load(tmp_path / "run" / "conditioners" / "text")
     assert not torch.equal(trained.embedding.weight, untrained.embedding.weight)
     assert torch.equal(trained.embedding.weight, system.conditioners["text"].embedding.weight)
     assert not system.stages["main"].joint
-    again = []
-    train(recipe, tmp_path / "run", say=again.append)
-    assert "conditioners/text: trained already" in again
+    lines.clear()
+    train(recipe, tmp_path / "run")
+    assert "conditioners/text: trained already" in lines
 
 
 def test_a_recipe_may_hold_a_conditioner_alone(tmp_path):

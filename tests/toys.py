@@ -215,6 +215,8 @@ class ToyBigram(Generator):
             codes = torch.cat([codes, prefix[:, 0]], 1)
         while codes.shape[1] <= frames:
             codes = torch.cat([codes, self.logits(codes[:, -1:], kept)[:, -1].argmax(-1, keepdim=True)], 1)
+        if progress is not None:
+            progress(frames, frames)
         return Generated(codes[:, None, 1:])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import PartitaError
 from ..storage.files import kind, replacing_folder
 from ..storage.pretrained import checkpoint_folder, read_config
+from ..storage.saved_format import check_format, numbered
 from ..storage.tensor_file import read_tensors, write_tensors
 from ..storage.untrusted import read_json
 from .checkpoint import formats_for
@@ -124,10 +125,15 @@ class Part(Configured, L.LightningModule):
                 f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}; get or train them anew"
             )
 
+    @property
+    def saved_config(self) -> dict[str, Any]:
+        """What ``config.json`` holds: :attr:`config`, and the number of the format."""
+        return numbered(self.config)
+
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing it whole or not at all."""
         with replacing_folder(Path(folder)) as new:
-            (new / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+            (new / "config.json").write_text(json.dumps(self.saved_config, indent=2) + "\n", encoding="utf-8")
             write_tensors(self.exported_state(), new / "model.safetensors")
 
     def load_weights(self, source: str | Path) -> None:
@@ -155,6 +161,8 @@ class Part(Configured, L.LightningModule):
                 self.load_exported_state(fitting.convert(self, path, config), source)
                 return
         if kind(path) == "folder":
+            if kind(path / "config.json") == "file" and "family" in (config := read_json(path / "config.json")):
+                check_format(config.get("format"), path)
             path = path / "model.safetensors"
         if kind(path) != "file":
             raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
@@ -177,6 +185,7 @@ class Part(Configured, L.LightningModule):
         config = read_json(Path(folder) / "config.json")
         if not {"family", "name", "arguments"} <= config.keys():
             raise PartitaError(f"{folder} does not hold a saved part: its config.json does not say which")
+        check_format(config.get("format"), folder)
         part: Self = build(lookup(config["family"], config["name"]), config["arguments"])
         if not isinstance(part, cls):
             raise PartitaError(f"{folder} holds a {config['family']} ({config['name']}), not a {cls.__name__}")

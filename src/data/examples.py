@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.contracts import Clip, Example, RepresentationSpec
+from ..core.logs import shared_logger
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from .base import Damaged, Source, Split
 from .clips import Reader, told
+
+log = shared_logger(__name__)
 
 MOST_ATTEMPTS = 50
 """Clips in a row that cannot be read before it is taken for certain that hardly any can. Of pieces of which a half is
@@ -170,17 +173,16 @@ class Collate:
 
 
 class Loader(DataLoader):
-    """Batches of examples. What had to be left out is told once, and errors of its workers are as they were raised.
+    """Batches of examples. What had to be left out is logged once, and errors of its workers are as they were raised.
 
     Args:
         examples: What is read.
-        tell: Gets a line on each piece that cannot be read, or not all of it.
         options: As ``DataLoader`` takes them; ``collate_fn`` is a :class:`Collate`.
     """
 
-    def __init__(self, examples: Examples, tell: Callable[[str], None], **options: Any) -> None:
+    def __init__(self, examples: Examples, **options: Any) -> None:
         super().__init__(examples, **options)
-        self.examples, self.tell = examples, tell
+        self.examples = examples
         self.told: set[str] = set()
 
     def __iter__(self) -> Any:
@@ -190,7 +192,7 @@ class Loader(DataLoader):
                     if piece not in self.told:
                         self.told.add(piece)
                         self.examples.source.note(piece, reason)
-                        self.tell(f"left out: {piece}: {reason}")
+                        log.info("  left out: %s: %s", piece, reason)
                 yield batch
         except PartitaError as error:
             # A worker's error comes with its traceback, as text.

@@ -121,7 +121,7 @@ def evaluate(
     metrics = measure(scores, comparison)
     if any(stage.given for stage in system.stages.values()):
         log.info("what the stages listen to")
-    uses = condition_use(system, split="test", clips=options.clips, source=source, seed=SEED, say=log.info)
+    uses = condition_use(system, split="test", clips=options.clips, source=source, seed=SEED)
     for use in uses:
         log.info("  %s", use)
     request |= {"clips": options.clips, "reference_clips": options.reference_clips, "version": __version__}

@@ -141,7 +141,7 @@ def _wait(task: Task, root: Path) -> None:
 
 
 def _train(task: Task, root: Path) -> None:
-    train(_plan(task, root), root / task.folder, say=log.info)
+    train(_plan(task, root), root / task.folder)
 
 
 def _measure(task: Task, root: Path) -> None:
@@ -155,8 +155,8 @@ def _evaluate(task: Task, root: Path) -> None:
     for folder, part in System(_plan(task, root)).parts.items():
         if part.weightless:
             part.save(run / folder)
-        elif _read(run / folder / "config.json") != json.loads(json.dumps(part.config)):
-            _write(run / folder / "config.json", part.config)  # trained with other settings of what it generates
+        elif _read(run / folder / "config.json") != json.loads(json.dumps(part.saved_config)):
+            _write(run / folder / "config.json", part.saved_config)  # trained with other settings of what it generates
     evaluate(run, options=build(Evaluation, task.options), device=device)
     _write(run / "evaluation" / DONE, {"options": task.options, **_speed(load(run, device=device))})
 

@@ -21,6 +21,7 @@ from ..evaluation.rows import clips_text
 from ..limits import LARGEST_RESULTS
 from ..pages.plots import png, spectrogram_figure
 from ..storage.audio_file import flac
+from ..storage.saved_format import numbered
 from ..storage.untrusted import own_file, read_json
 from ..system.assembly import INDEX
 from ..system.system import System, load
@@ -62,7 +63,7 @@ def collect(
     system = load(folder)
     owner = Owner.here(folder, system.plan.values, repo_id)
     system.plan.values = owner.value(system.plan.values)
-    found: dict[str, Path | bytes] = {INDEX: yaml.safe_dump(system.plan.values, sort_keys=False).encode()}
+    found: dict[str, Path | bytes] = {INDEX: yaml.safe_dump(numbered(system.plan.values), sort_keys=False).encode()}
     for name in system.parts:
         for path in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
             file = path.relative_to(folder).as_posix()

@@ -17,6 +17,7 @@ from ..core.registry import UnknownName, did_you_mean, lookup, names
 from ..core.schema import SUPPLIED, Mistake, arguments, check
 from ..errors import Problem, RecipeError
 from ..limits import LONGEST_WINDOW, TooMuch, beyond
+from ..storage.saved_format import mismatch
 from .compose import SLOTS, Tree, at, compose, family_of, slots, slots_inside
 from .trainer_options import check_trainer
 
@@ -44,6 +45,7 @@ class RecipeKeys:
         trainer: Options of ``L.Trainer`` for every part, see
             :class:`~partita.recipe.trainer_options.TrainerOptions`; a part's ``fit.trainer`` counts over them.
         description: A line on what it is.
+        format: Of a saved system, the number of the format; other recipes have none.
     """
 
     tokenizers: dict[str, Any]
@@ -53,6 +55,7 @@ class RecipeKeys:
     seed: int = 0
     trainer: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    format: int | None = None
 
 
 @dataclass
@@ -192,6 +195,8 @@ def check_recipe(tree: Tree) -> Plan:
 def draft(tree: Tree) -> Plan:
     """The plan of a composed recipe as far as it goes, with every mistake in it, so that more can be looked for."""
     _note(tree, check(RecipeKeys, tree.values))
+    if "format" in tree.values and (wrong := mismatch(tree.values["format"])) is not None:
+        tree.complain("format", f"this recipe {wrong}")
     _names(tree)
     parts = {path: made for path in slots(tree.values) if (made := _part(tree, path)) is not None}
     stages = _stages(tree, parts)

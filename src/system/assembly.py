@@ -27,6 +27,7 @@ from ..limits import TooMuch
 from ..recipe.compose import compose
 from ..recipe.plan import PartPlan, Plan, draft, load_recipe
 from ..storage.files import replacing_file
+from ..storage.saved_format import numbered
 from ..tokenizers.base import LatentView, Tokenizer
 from .fitting import Ends, Fitting
 from .outline import outlining
@@ -290,4 +291,4 @@ class Assembly:
 
 def index_text(plan: Plan) -> str:
     """The resolved recipe as YAML, the way it stands in a system's folder."""
-    return OmegaConf.to_yaml(OmegaConf.create(plan.values))
+    return OmegaConf.to_yaml(OmegaConf.create(numbered(plan.values)))

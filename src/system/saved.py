@@ -15,6 +15,7 @@ from ..errors import PartitaError
 from ..limits import LARGEST_CONFIG, LARGEST_NUMBER, LARGEST_VOCABULARY, SPARE_BYTES, TooMuch, beyond
 from ..recipe.plan import Plan, load_recipe
 from ..recipe.recipe_files import read_yaml
+from ..storage.saved_format import check_format
 from ..storage.text_tokenizer import check_text_tokenizer
 from ..storage.untrusted import DTYPES, own_file, read_header, read_json
 from .assembly import INDEX, Assembly
@@ -41,9 +42,11 @@ def check_index(path: Path) -> None:
     """See that the recipe of a saved system is the whole, resolved one that was saved.
 
     Raises:
-        PartitaError: It has a base, presets or references, or numbers beyond all measure.
+        PartitaError: Another version of Partita saved it, or it has a base, presets or references, or numbers beyond
+            all measure.
     """
     values = read_yaml(path)
+    check_format(values.get("format"), path.parent)
     if "base" in values:
         raise PartitaError(f"{path}: base: the recipe of a saved system is whole; it cannot name another file")
     for where, value in _leaves(values, ()):
@@ -87,6 +90,7 @@ def check_saved_part(root: Path, name: str) -> None:
             pass
         case _:
             raise PartitaError(f"{folder} does not hold a saved part: its config.json does not say which")
+    check_format(config.get("format"), folder)
     try:
         with outlining():
             part = build(lookup(family, kind), arguments)
@@ -97,6 +101,7 @@ def check_saved_part(root: Path, name: str) -> None:
 
 def _check_part(part: Part, folder: Path, name: str) -> None:
     config = read_json(own_file(folder, f"{name}/config.json", LARGEST_CONFIG))
+    check_format(config.get("format"), folder / name)
     held, expected = (config.get("family"), config.get("name")), (part.family, part.registered_name)
     if held != expected:
         raise PartitaError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -15,8 +16,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from torch import Tensor
 
+from ..core.logs import shared_logger
 from ..errors import PartitaError, Stopped
 from .loggers import log_clip, shows_clips
+
+log = shared_logger(__name__)
 
 
 class OnSteps(Callback):
@@ -196,12 +200,12 @@ class Lines(OnSteps):
 
     Args:
         steps: Steps of the whole training.
-        say: Gets the lines.
+        logger: Gets the lines.
         seconds: Least time between two lines; in a long training it grows to a hundredth of the time so far.
     """
 
-    def __init__(self, steps: int, say: Callable[[str], None], seconds: float = 15.0) -> None:
-        self.steps, self.say, self.seconds = steps, say, seconds
+    def __init__(self, steps: int, logger: logging.Logger = log, seconds: float = 15.0) -> None:
+        self.steps, self.logger, self.seconds = steps, logger, seconds
         self._begun = 0.0
         self._last: tuple[int, float] | None = None
 
@@ -216,7 +220,7 @@ class Lines(OnSteps):
             shown = "" if loss is None else f", loss {float(loss):.3f}"
             speed = (done - step) / (now - then)
             left = f", {duration((self.steps - done) / speed)} left" if speed else ""
-            self.say(f"  step {done:,} of {self.steps:,}{shown}, {speed:.2f} steps/s{left}")
+            self.logger.info(f"  step {done:,} of {self.steps:,}{shown}, {speed:.2f} steps/s{left}")
             self._last = (done, now)
 
 

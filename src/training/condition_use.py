@@ -7,6 +7,7 @@ rest of the caption staying as it is. A condition that makes no difference here 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,6 +25,8 @@ from ..generators.base import Generator
 from ..metrics.clips import mean_over_pieces
 from ..system.system import System
 from .fit_data import VALIDATION_SEED, FitData
+
+log = logging.getLogger(__name__)
 
 OTHERS = 2
 """Clips whose conditions each clip is told in the place of its own, one after the other."""
@@ -108,11 +111,11 @@ def condition_use(
     clips: int = 64,
     source: Source | None = None,
     seed: int = VALIDATION_SEED,
-    say: Callable[[str], None] = lambda line: None,
 ) -> list[ConditionUse]:
     """For every condition of every stage, how much the loss rises when it is another clip's.
 
-    Where all clips are from one piece, they are told what belongs to training clips.
+    Where all clips are from one piece, they are told what belongs to training clips. A condition that cannot be
+    measured is logged.
 
     Args:
         system: Trained.
@@ -120,7 +123,6 @@ def condition_use(
         clips: How many of them.
         source: Where they come from, set up; the system's own where none is given.
         seed: Of the clips.
-        say: Gets a line on each condition that cannot be measured.
     """
     source, found = source or system.source, []
     for name, stage in system.stages.items():
@@ -134,7 +136,9 @@ def condition_use(
             offered = [list(islice(_offers(clip, others, replaced, i), OTHERS)) for i, clip in enumerate(held)]
             if not any(offered):
                 if condition[1] is None:
-                    say(f"what {name} makes of {condition[0]} is not measured: there are no two pieces that have it")
+                    log.info(
+                        "what %s makes of %s is not measured: there are no two pieces that have it", name, condition[0]
+                    )
                 continue
             found.append(measured.use(name, *condition, offered))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -37,12 +36,10 @@ class FitData(L.LightningDataModule):
     Args:
         system: The system with the part and the source.
         folder: Folder of the part.
-        say: Gets a line on each piece that cannot be read.
     """
 
-    def __init__(self, system: System, folder: str, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, system: System, folder: str) -> None:
         super().__init__()
-        self.say = say
         self.system = system
         self.folder = folder
         self.part: Any = system.parts[folder]
@@ -197,7 +194,6 @@ class FitData(L.LightningDataModule):
         workers = self.fit.num_workers
         return Loader(
             examples,
-            lambda line: self.say(f"  {line}"),
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=Collate(self.conditioners, self.sample_rate),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..core.console import out
+from ..core.console import logged, out
+from ..core.logs import shared_logger
 from ..data.dataset import fields_of, supplying
 from ..recipe.plan import Plan
 from ..system.system import System
 from .report import write_report
+from .run_log import unlogged
 from .training import train as train_parts
+
+log = shared_logger(__name__)
 
 
 def train(
@@ -26,7 +30,6 @@ def train(
     data: Any = None,
     report: bool = True,
     progress: bool = True,
-    say: Callable[[str], None] | None = None,
 ) -> System:
     """Train every untrained part of a system, in order, and write a report. Run it again to resume.
 
@@ -37,8 +40,7 @@ def train(
         data: A torch ``Dataset`` to train on in place of the recipe's data, or a mapping from ``train``, ``validation``
             and ``test`` to one: see :class:`~partita.data.dataset.DatasetSource` for its items.
         report: Whether to write ``report.html`` at the end.
-        progress: Whether to print what is done.
-        say: Gets the lines in place of the terminal.
+        progress: Whether to print what is done. It is logged (``partita.training``, INFO) either way.
 
     Raises:
         PartitaError: There is a mistake in the recipe, the run or the data.
@@ -48,13 +50,15 @@ def train(
         overrides = [*overrides, f"data={{name: dataset, fields: {fields}}}"]
     plan = _plan(recipe, overrides)
     folder = Path(run) if run is not None else Path("runs") / _title(recipe, "run")
-    tell = rank_zero_only(say or (out.print if progress else _nothing))
-    with supplying(data) if data is not None else nullcontext():
-        system = train_parts(plan, folder, say=tell)
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        if report:
-            tell(f"report: {write_report(system, folder, title=_title(recipe, folder.name))}")
-        tell(f"trained: {folder}")
+    with logged(out) if progress else nullcontext():
+        with supplying(data) if data is not None else nullcontext():
+            system = train_parts(plan, folder)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            if report:
+                with unlogged():  # the report itself says what is not measured
+                    page = write_report(system, folder, title=_title(recipe, folder.name))
+                log.info("report: %s", page)
+            log.info("trained: %s", folder)
     return system
 
 
@@ -67,7 +71,3 @@ def _plan(recipe: str | Path | Plan, overrides: Sequence[str]) -> Plan:
 
 def _title(recipe: str | Path | Plan, otherwise: str) -> str:
     return otherwise if isinstance(recipe, Plan) else Path(recipe).stem
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -16,6 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ..core.logs import shared_logger
 from ..core.part import Part
 from ..core.precision import feasible
 from ..core.seeds import derive_seed
@@ -27,12 +27,12 @@ from ..storage.files import replacing_file
 from .callbacks import Bar, CountSteps, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Throughput
 from .fit_data import FitData
 from .loggers import make_loggers
-from .run_log import RunLog
+from .run_log import FILE_ALONE
+
+log = shared_logger(__name__)
 
 
-def make_trainer(
-    plan: Plan, part: Part, folder: str, run: Path, data: FitData, log: RunLog, **changes: Any
-) -> L.Trainer:
+def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, **changes: Any) -> L.Trainer:
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults.
 
     Args:
@@ -41,7 +41,6 @@ def make_trainer(
         folder: Its folder in the run.
         run: The run folder.
         data: What it is trained on.
-        log: Gets what is to be said of it, and of its progress.
         changes: Arguments of ``L.Trainer`` that count over all; its callbacks come first.
 
     Raises:
@@ -61,7 +60,7 @@ def make_trainer(
     if given.get("precision") is None:
         options["precision"] = feasible(fit.precision, options.get("accelerator", "auto"))
         if options["precision"] != fit.precision:
-            log(
+            log.info(
                 f"  in {options['precision']}: {fit.precision} is slow on this CPU "
                 f"(trainer.precision={fit.precision} insists on it)"
             )
@@ -75,9 +74,10 @@ def make_trainer(
         Media(data.originals, data.render, data.sample_rate),
         KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
-    ours.append(Lines(fit.steps, log.keep if options["enable_progress_bar"] else log))
     if options["enable_progress_bar"]:
-        ours.append(Bar())
+        ours += [Lines(fit.steps, FILE_ALONE), Bar()]
+    else:
+        ours.append(Lines(fit.steps))
     if options["logger"]:
         ours.append(LearningRateMonitor("step"))
     if part.automatic_optimization:  # others do this themselves
@@ -104,8 +104,8 @@ def make_trainer(
 _PLAIN = ("auto", "ddp")
 
 
-def await_machines(trainer: L.Trainer, say: Callable[[str], None]) -> None:
-    """Say what a training on several machines waits for.
+def await_machines(trainer: L.Trainer) -> None:
+    """Log what a training on several machines waits for.
 
     Raises:
         PartitaError: Nothing tells the machines where to meet.
@@ -121,7 +121,7 @@ def await_machines(trainer: L.Trainer, say: Callable[[str], None]) -> None:
             "a free port of the first machine, and the number of this one, from 0)"
         )
     if environment is not None:
-        say(
+        log.info(
             f"  waiting until all {trainer.num_nodes} machines have met at {environment.main_address}:"
             f"{environment.main_port}; this is number {environment.node_rank()}"
         )

@@ -7,7 +7,6 @@ import re
 import signal
 import statistics
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -20,6 +19,7 @@ import torch.distributed
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
+from ..core.logs import shared_logger
 from ..core.part import Part
 from ..data.overview import gaps, overview
 from ..errors import PartitaError, Stopped
@@ -27,6 +27,7 @@ from ..recipe.compose import flat
 from ..recipe.plan import PartPlan, Plan
 from ..recipe.recipe_files import read_yaml
 from ..storage.files import recover, replacing_file, saying_when_full
+from ..storage.saved_format import check_format
 from ..system.assembly import INDEX, index_text
 from ..system.starting_points import load_start
 from ..system.system import System
@@ -34,17 +35,20 @@ from .callbacks import Stopwatch
 from .fit_data import FitData
 from .loggers import close
 from .run_lock import is_first, training_alone
-from .run_log import RunLog
+from .run_log import kept, unlogged
 from .trainer import await_machines, checkpoint_path, make_trainer
 
+log = shared_logger(__name__)
 
-def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda line: None) -> System:
+
+def train(plan: Plan, run: str | Path) -> System:
     """Train every part of a system that has no weights, or go on where a killed run stopped.
+
+    Each thing done is logged (``partita.training``, INFO), and kept in ``logs/train.log`` of the run.
 
     Args:
         plan: A checked recipe.
         run: Folder of the run; made if it is not there.
-        say: Gets a line on each thing done.
 
     Raises:
         PartitaError: The folder holds a run of another recipe, another process is training there, the data is unusable,
@@ -58,22 +62,23 @@ def train(plan: Plan, run: str | Path, *, say: Callable[[str], None] = lambda li
     with training_alone(run):
         if is_first():
             _claim(plan, run)
-        _train_parts(system, run, RunLog(run / "logs" / "train.log", say))
+        with kept(run / "logs" / "train.log"):
+            _train_parts(system, run)
     return system
 
 
-def _train_parts(system: System, run: Path, log: RunLog) -> None:
+def _train_parts(system: System, run: Path) -> None:
     """Train what is not trained yet, in a run folder that is claimed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what was skipped is in the report
         system.source.setup()
     for line in (*(f"data: {line}" for line in overview(system.source)), *system.source.report):
-        log(line)
+        log.info(line)
     if (shortage := system.source.shortage("validation")) is not None:
-        log(shortage)
+        log.info(shortage)
     system.check_fields()
     for line in gaps(system.source, system.reads):
-        log(line)
+        log.info(line)
     # What learns with a stage is saved before it, and is done when the stage is.
     joint = {f"conditioners/{name}": f"stages/{stage}" for stage, part in system.stages.items() for name in part.joint}
     done = set()
@@ -81,12 +86,12 @@ def _train_parts(system: System, run: Path, log: RunLog) -> None:
         weights = system.part_plan(folder).weights
         if (run / joint.get(folder, folder) / "model.safetensors").is_file():
             _load_finished(part, run / folder)
-            log(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
+            log.info(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
             done.add(folder)
         elif weights is not None or part.weightless:
             if weights is not None:
                 part.load_weights(weights)
-                log(f"{folder}: weights from {weights}")
+                log.info(f"{folder}: weights from {weights}")
             if is_first():
                 part.save(run / folder)
             done.add(folder)
@@ -94,14 +99,14 @@ def _train_parts(system: System, run: Path, log: RunLog) -> None:
             _load_inner(part, system.part_plan(folder))
             if (start := system.part_plan(folder).init) is not None:
                 load_start(part, folder, start)
-                log(f"{folder}: starts from {start}")
+                log.info(f"{folder}: starts from {start}")
     for folder, part in system.parts.items():
         if folder not in done and folder not in joint:
             since = ", going on from the last checkpoint" if checkpoint_path(run, folder).is_file() else ""
-            log(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
+            log.info(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
-                log(f"{folder}: {doubt}")
-            _fit(system, folder, run, log)
+                log.info(f"{folder}: {doubt}")
+            _fit(system, folder, run)
         part.eval().requires_grad_(False)
 
 
@@ -135,6 +140,8 @@ def _claim(plan: Plan, run: Path) -> None:
     index, text = run / INDEX, index_text(plan)
     old = index.read_text(encoding="utf-8") if index.is_file() else None
     begun = any(run.rglob("*.safetensors")) or any(run.rglob("*.ckpt"))
+    if old is not None and begun:
+        check_format(read_yaml(index).get("format"), run)
     changed: list[str] = []
     if old is not None and old != text:
         ours, theirs = dict(flat(OmegaConf.to_container(OmegaConf.create(text)))), dict(flat(read_yaml(index)))
@@ -151,13 +158,13 @@ def _claim(plan: Plan, run: Path) -> None:
             new.write_text(text, encoding="utf-8")
 
 
-def _fit(system: System, folder: str, run: Path, log: RunLog) -> None:
+def _fit(system: System, folder: str, run: Path) -> None:
     """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
     part = system.parts[folder]
     part.train().train_only(part.fit_options.trainable)
-    data, checkpoint = FitData(system, folder, log), checkpoint_path(run, folder)
-    trainer = make_trainer(system.plan, part, folder, run, data, log)
-    await_machines(trainer, log)
+    data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
+    trainer = make_trainer(system.plan, part, folder, run, data)
+    await_machines(trainer)
     with saying_when_full(run), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
@@ -216,11 +223,10 @@ def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
     part = system.parts[folder]
     part.train_only(part.fit_options.trainable)
     part.fit_options = replace(part.fit_options, steps=steps)
-    with TemporaryDirectory() as run, warnings.catch_warnings():
+    with TemporaryDirectory() as run, warnings.catch_warnings(), unlogged():
         warnings.simplefilter("ignore", UserWarning)
         data = FitData(system, folder)
-        log = RunLog(Path(run) / "train.log", lambda line: None)
         options: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "callbacks": [watch]}
-        trainer = make_trainer(plan, part, folder, Path(run), data, log, **options)
+        trainer = make_trainer(plan, part, folder, Path(run), data, **options)
         trainer.fit(part, datamodule=data)
     return statistics.median(b - a for a, b in pairwise(watch.times[steps // 3 :]))

@@ -1,4 +1,3 @@
-import logging
 import shutil
 from pathlib import Path
 
@@ -57,26 +56,3 @@ def joint(tmp_path):
 def singer(other, joint):
     """A system that sings what its prompt says."""
     return other("tokenizers.acoustic.hop=1", f"conditioners.text={joint}", "stages.main.generator={name: toy-singer}")
-
-
-class Lines(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self):
-        super().__init__(logging.INFO)
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
-
-
-@pytest.fixture
-def lines():
-    """The lines that are logged, as they come."""
-    logger, handler = logging.getLogger("partita"), Lines()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield handler.lines
-    logger.removeHandler(handler)
-    logger.setLevel(before)

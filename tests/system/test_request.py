@@ -27,17 +27,21 @@ def test_options_and_a_request_are_the_same(system):
     ((place, clip),) = partita.generate_each(
         system, [Row({"text": "organ"})], partita.Request(duration=1.5, seed=3, guidance=2.0)
     )
-    assert place == 0 and torch.allclose(clip, audio[0], atol=1e-6)
+    assert place == 0
+    assert torch.allclose(clip, audio[0], atol=1e-6)
 
 
 def test_the_signature_names_every_option(system):
     shown = inspect.signature(system.generate).parameters
-    assert list(shown) == [field.name for field in fields(partita.Request)] + ["progress"]
-    assert shown["seed"].default == 0 and shown["splice"].default is True
+    assert list(shown) == [*(field.name for field in fields(partita.Request)), "progress"]
+    assert shown["seed"].default == 0
+    assert shown["splice"].default is True
     assert shown["prompts"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert all(shown[name].kind is inspect.Parameter.KEYWORD_ONLY for name in shown if name != "prompts")
     each = list(inspect.signature(partita.generate_each).parameters)
-    assert each[:3] == ["system", "rows", "request"] and "options" not in each and "guidance" in each
+    assert each[:3] == ["system", "rows", "request"]
+    assert "options" not in each
+    assert "guidance" in each
     for field in fields(partita.Request):
         assert f"\n        {field.name}: " in (partita.Request.__doc__ or "")
 
@@ -68,7 +72,8 @@ def test_whoever_listens_hears_each_stage(system):
     heard = []
     with reporting(lambda *at: heard.append(at)):
         system.generate(["organ"])
-        assert heard and {name for name, _, _ in heard} == {"main"}
+        assert heard
+        assert {name for name, _, _ in heard} == {"main"}
         assert heard[-1][1] == heard[-1][2]
         heard.clear()
         system.generate(["organ"], progress=False)

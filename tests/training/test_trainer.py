@@ -43,10 +43,10 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(toy_recipe, tmp_pa
         torch.testing.assert_close(small[key], large[key], atol=1e-5, rtol=1e-4)
 
 
-def test_whatever_counts_steps_agrees_under_accumulation(toy_recipe, tmp_path, monkeypatch):
+def test_whatever_counts_steps_agrees_under_accumulation(lines, toy_recipe, tmp_path, monkeypatch):
     """The schedule ends at its end, and progress, curves, validations and checkpoints count updates, not batches."""
     monkeypatch.setattr("partita.training.callbacks.Lines.__init__.__defaults__", (1e-9,))
-    said, batches, saved, loss = [], [], [], ToyBigram.loss
+    batches, saved, loss = [], [], ToyBigram.loss
 
     def counted(self, *args):
         batches.append(self.training)
@@ -58,10 +58,10 @@ def test_whatever_counts_steps_agrees_under_accumulation(toy_recipe, tmp_path, m
     monkeypatch.setattr(ToyBigram, "loss", counted)
     monkeypatch.setattr("lightning.Trainer.save_checkpoint", keep)
     overrides = [FIT + "accumulate=4", FIT + "schedule=linear", "trainer.log_every_n_steps=1"]
-    train(load_recipe(toy_recipe, [*STAGE, *overrides]), tmp_path / "run", say=said.append)
+    train(load_recipe(toy_recipe, [*STAGE, *overrides]), tmp_path / "run")
     assert sum(batches) == 8 * 4
-    assert "stages/main: 8 steps of 8" in said
-    assert [line for line in said if " of 8" in line and "step 8" in line]
+    assert "stages/main: 8 steps of 8" in lines
+    assert [line for line in lines if " of 8" in line and "step 8" in line]
     assert [step for step in saved if step[0] < 8][-2:] == [(3, 12), (6, 24)]
     rates = dict(rows(tmp_path / "run", "stages/main", "lr-AdamW"))
     assert rates == pytest.approx({step: 0.01 * (1 - step / 8) for step in range(8)})

@@ -121,7 +121,7 @@ def test_a_run_killed_between_saving_a_conditioner_and_its_stage_starts_that_sta
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, number, status):
+def test_asked_to_stop_it_keeps_what_is_done(lines, toy_recipe, tmp_path, monkeypatch, number, status):
     plan = load_recipe(toy_recipe, ["tokenizers.acoustic.fit.checkpoint_every=1000"])
     step, before = Reseed.on_train_batch_start, signal.getsignal(signal.SIGINT)
 
@@ -138,11 +138,10 @@ def test_asked_to_stop_it_keeps_what_is_done(toy_recipe, tmp_path, monkeypatch, 
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt", weights_only=True)
     assert checkpoint["global_step"] in (3, 4)
     monkeypatch.undo()
-    said = []
-    train(plan, tmp_path / "run", say=said.append)
-    assert "tokenizers/acoustic: 6 steps of 2, going on from the last checkpoint" in said
-    train(plan, tmp_path / "whole", say=said.append)
-    assert "tokenizers/acoustic: 6 steps of 2" in said
+    train(plan, tmp_path / "run")
+    assert "tokenizers/acoustic: 6 steps of 2, going on from the last checkpoint" in lines
+    train(plan, tmp_path / "whole")
+    assert "tokenizers/acoustic: 6 steps of 2" in lines
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
@@ -177,12 +176,11 @@ def test_a_trained_run_loads_and_generates_the_same_from_run_and_export(toy_reci
         assert torch.equal(again.generate(["tone 3", "tone 5"], duration=0.5, seed=7), expected)
 
 
-def test_a_part_with_weights_is_not_trained_again(toy_recipe, tmp_path):
+def test_a_part_with_weights_is_not_trained_again(lines, toy_recipe, tmp_path):
     train(load_recipe(toy_recipe), tmp_path / "first")
     codec = tmp_path / "first" / "tokenizers" / "acoustic"
-    said = []
-    train(load_recipe(toy_recipe, [f"tokenizers.acoustic.weights={codec}"]), tmp_path / "second", say=said.append)
-    assert any("weights from" in line for line in said)
+    train(load_recipe(toy_recipe, [f"tokenizers.acoustic.weights={codec}"]), tmp_path / "second")
+    assert any("weights from" in line for line in lines)
     first, second = (
         load_file(tmp_path / r / "tokenizers" / "acoustic" / "model.safetensors") for r in ("first", "second")
     )
@@ -248,9 +246,9 @@ def test_what_lightning_refuses_is_one_message(toy_recipe, tmp_path):
     ],
 )
 def test_half_precision_that_the_cpu_emulates_is_only_used_on_demand(
-    toy_recipe, tmp_path, monkeypatch, native, changes, half
+    lines, toy_recipe, tmp_path, monkeypatch, native, changes, half
 ):
-    used, said, loss = [], [], ToyBigram.loss
+    used, loss = [], ToyBigram.loss
 
     def watched(self, *args):
         used.append(torch.is_autocast_enabled("cpu"))
@@ -261,9 +259,9 @@ def test_half_precision_that_the_cpu_emulates_is_only_used_on_demand(
     recipe = load_recipe(
         toy_recipe, ["trainer.accelerator=cpu", "stages.main.generator.fit.precision=bf16-mixed", *changes]
     )
-    train(recipe, tmp_path / "run", say=said.append)
+    train(recipe, tmp_path / "run")
     assert set(used) == {half}
-    assert any("bf16-mixed is slow on this CPU" in line for line in said) is not half
+    assert any("bf16-mixed is slow on this CPU" in line for line in lines) is not half
 
 
 def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
@@ -275,7 +273,7 @@ def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
     assert b"rendered/0" in events[0].read_bytes()
 
 
-def test_a_folder_of_mixed_files_trains_and_the_bad_ones_are_named(toy_recipe, tmp_path):
+def test_a_folder_of_mixed_files_trains_and_the_bad_ones_are_named(lines, toy_recipe, tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
     draw = np.random.default_rng(0)
@@ -287,13 +285,12 @@ def test_a_folder_of_mixed_files_trains_and_the_bad_ones_are_named(toy_recipe, t
     (folder / "cut.ogg").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("this is no audio")
-    said = []
     plan = load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"])
-    system = train(plan, tmp_path / "run", say=said.append)
+    system = train(plan, tmp_path / "run")
     assert system.generate(["noise 1"], duration=0.2).shape == (1, 1, 800)
     for name in ("cut.ogg", "empty.wav", "text.wav"):
-        assert any(name in line for line in said), said
-    assert not any("stereo1.ogg" in line for line in said)
+        assert any(name in line for line in lines), lines
+    assert not any("stereo1.ogg" in line for line in lines)
 
 
 def test_a_folder_without_captions_cannot_train_what_reads_them(toy_recipe, tmp_path):
@@ -375,16 +372,15 @@ def test_with_more_processes_than_clips_each_has_one_to_validate(toy_recipe):
         assert sorted(i for batches in dealt for batch in batches for i in batch) == list(range(max(2, processes)))
 
 
-def test_two_files_train_and_it_is_said_that_none_is_held_out(toy_recipe, tmp_path):
+def test_two_files_train_and_it_is_said_that_none_is_held_out(lines, toy_recipe, tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
     for i in range(2):
         soundfile.write(folder / f"{i}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, 8000), 4000)
         (folder / f"{i}.txt").write_text(f"noise {i}")
-    said = []
-    train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run", say=said.append)
+    train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run")
     assert "val/loss" in read_curves(tmp_path / "run", "stages/main")
-    assert any("no validation pieces, so training pieces stand in" in line for line in said)
+    assert any("no validation pieces, so training pieces stand in" in line for line in lines)
 
 
 def interrupted(plan, run, monkeypatch, step):

@@ -211,16 +211,15 @@ def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict
 
 
 def _training(system: System) -> Iterator[dict[str, str]]:
-    for folder, part in system.parts.items():
-        plan, fit = system.part_plan(folder), part.fit_options
-        row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"folder": folder}
+    for key, part in system.parts.items():
+        plan, fit = system.part_plan(key), part.fit_options
+        row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
         if plan.weights is not None or part.weightless:
             row["steps"] = "pretrained" if plan.weights is not None else "nothing to learn"
         elif getattr(part, "trained_with_stage", False):
             row["steps"] = "with its stage"
         else:
-            group, name = folder.split("/")
-            seconds = system.plan.stages[name].window if group == "stages" else fit.crop
+            seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
             seen = fit.steps * fit.examples * seconds
             row |= {"steps": f"{fit.steps:,}", "batch": f"{fit.examples}", "clip": f"{seconds:g} s"}
             row |= {"seen": f"{seen:,.0f} s" if seen < 7200 else f"{seen / 3600:,.0f} h", "rate": f"{fit.lr:g}"}

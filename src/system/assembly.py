@@ -14,6 +14,7 @@ from ..conditioners.base import Conditioner
 from ..core.contracts import RepresentationSpec
 from ..core.fit import Fit
 from ..core.part import Part
+from ..core.part_key import PartKey
 from ..core.reference import Reference
 from ..core.schema import build
 from ..core.seeds import derive_seed
@@ -137,15 +138,14 @@ class Assembly:
             return cls(plan)
 
     @property
-    def parts(self) -> dict[str, Part]:
-        """Every part by its folder (``tokenizers/acoustic``), in the order in which they are trained."""
+    def parts(self) -> dict[PartKey, Part]:
+        """Every part by its key (``tokenizers/acoustic``), in the order in which they are trained."""
         groups = (("tokenizers", self.tokenizers), ("conditioners", self.conditioners), ("stages", self.stages))
-        return {f"{group}/{name}": part for group, parts in groups for name, part in parts.items()}
+        return {PartKey.of(group, name): part for group, parts in groups for name, part in parts.items()}
 
-    def part_plan(self, folder: str) -> PartPlan:
-        """The plan of the part in ``folder`` (a key of :attr:`parts`)."""
-        group, name = folder.split("/")
-        return self.plan.stages[name].part if group == "stages" else getattr(self.plan, group)[name]
+    def part_plan(self, key: PartKey) -> PartPlan:
+        """The plan of the part with this key, one of those of :attr:`parts`."""
+        return self.plan.stages[key.name].part if key.group == "stages" else getattr(self.plan, key.group)[key.name]
 
     @property
     def output(self) -> Tokenizer | LatentView:

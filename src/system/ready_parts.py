@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..core.part import Part
+from ..core.part_key import PartKey
 from ..core.registry import did_you_mean, names
 from ..errors import PartitaError, RecipeError
 from ..recipe.compose import compose, slot_name
@@ -71,7 +72,7 @@ def part_of(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
         PartitaError: There is no such part, or it has no weights.
     """
     family = family or family_of_slot(slot)
-    key = f"{GROUPS[family]}/part"
+    key = PartKey.of(GROUPS[family], "part")
     recipe: dict[str, Any] = {"tokenizers": {}, "data": "corpus"} | {GROUPS[family]: {"part": slot}}
     try:
         system = System(check_recipe(compose(recipe)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.part import Part
+from ..core.part_key import PartKey
 from ..errors import PartitaError
 from ..storage.download import fetch
 from ..storage.files import kind
@@ -12,7 +13,7 @@ from .assembly import FILES, INDEX, PART_ON_HUB
 from .saved import check_saved_part
 
 
-def load_start(part: Part, key: str, source: str) -> None:
+def load_start(part: Part, key: PartKey, source: str) -> None:
     """Give a part that is going to be trained the weights it starts from.
 
     Args:

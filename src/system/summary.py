@@ -8,14 +8,15 @@ from rich.console import Group
 from rich.text import Text
 
 from ..core.console import columns, written
+from ..core.part_key import PartKey
 from ..data.overview import provenance, supplies
 from .assembly import Assembly
 
 
 class PartSummary(NamedTuple):
-    """A line on a part: where it is, what it is, how large, its facts, and how it is trained."""
+    """A line on a part: its key, what it is, how large, its facts, and how it is trained."""
 
-    folder: str
+    key: PartKey
     name: str
     parameters: int
     spec: str
@@ -24,22 +25,23 @@ class PartSummary(NamedTuple):
 
 def summary(system: Assembly) -> list[PartSummary]:
     """A line on every part."""
-    spec = {f"tokenizers/{name}": str(part.spec) for name, part in system.tokenizers.items()}
+    spec = {PartKey.of("tokenizers", name): str(part.spec) for name, part in system.tokenizers.items()}
     spec |= {
-        f"conditioners/{name}": f"{', '.join(part.inputs)} → {part.spec}" for name, part in system.conditioners.items()
+        PartKey.of("conditioners", name): f"{', '.join(part.inputs)} → {part.spec}"
+        for name, part in system.conditioners.items()
     }
     for name, stage in system.plan.stages.items():
         given = ", ".join(f"{n} ({g.fusion})" for n, g in system.stages[name].given.items())
-        spec[f"stages/{name}"] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"
+        spec[PartKey.of("stages", name)] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"
     lines = []
-    for folder, part in system.parts.items():
-        weights, fit = system.part_plan(folder).weights, part.fit_options
+    for key, part in system.parts.items():
+        weights, fit = system.part_plan(key).weights, part.fit_options
         training = f"{fit.steps:,} steps of {fit.examples}" if weights is None else f"none: {weights}"
         if part.weightless:
             training = "nothing to learn"
         elif weights is None and getattr(part, "trained_with_stage", False):
             training = "with its stage"
-        lines.append(PartSummary(folder, part.registered_name, part.num_parameters, spec[folder], training))
+        lines.append(PartSummary(key, part.registered_name, part.num_parameters, spec[key], training))
     return lines
 
 
@@ -47,7 +49,7 @@ def overview(system: Assembly) -> Group:
     """All parts in a table, and the data."""
     table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
     for row in summary(system):
-        table.add_row(row.folder, row.name, f"{row.parameters:,}", row.spec, row.training)
+        table.add_row(row.key, row.name, f"{row.parameters:,}", row.spec, row.training)
     return Group(table, *(Text(f"data: {line}") for line in (*supplies(system.source), *provenance(system.source))))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..core.contracts import Clip, Condition, StageBatch
+from ..core.part_key import PartKey
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
 from ..data.clips import ALWAYS, told
@@ -241,7 +242,7 @@ class _Measured:
 
 def _clips(system: System, name: str, source: Source, split: Split, count: int, seed: int) -> Iterator[_Clip]:
     """Clips as a stage sees them in validation; of what is known of them, what captions are made of."""
-    data, stage = FitData(system, f"stages/{name}"), system.stages[name]
+    data, stage = FitData(system, PartKey.of("stages", name)), system.stages[name]
     examples = data.examples(split, count, seed, source)
     collate = Collate(data.conditioners, data.sample_rate)
     inputs = {name for conditioner in data.conditioners.values() for name in conditioner.inputs}

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from torch import Tensor
 
+from ..core.part_key import PartKey
 from ..errors import PartitaError
 from ..pages.plots import png, spectrogram_figure
 from ..recipe.logger_options import chosen_loggers
@@ -23,7 +24,7 @@ from ..storage.audio_file import flac
 PROJECT = "partita"
 
 
-def make_loggers(value: Any, run: Path, folder: str, hyperparameters: Mapping[str, Any]) -> list[Logger]:
+def make_loggers(value: Any, run: Path, key: PartKey, hyperparameters: Mapping[str, Any]) -> list[Logger]:
     """The loggers of one part's training, each ready to log; they go on where an interrupted training stopped.
 
     The CSV logger is always among them, because reports draw their curves from it, unless ``value`` is ``False``.
@@ -32,15 +33,15 @@ def make_loggers(value: Any, run: Path, folder: str, hyperparameters: Mapping[st
         value: ``trainer.logger`` of the recipe: a name, a list of names, a mapping from names to options, ``False`` for
             no logger at all, or ``None`` for CSV and TensorBoard.
         run: The run folder.
-        folder: The part in training, such as ``stages/acoustic``.
+        key: Of the part in training.
         hyperparameters: What trackers show beside the curves, by dotted key.
 
     Raises:
         PartitaError: A tracker cannot start, for example because nobody is logged in.
     """
-    chosen, logs, loggers = chosen_loggers(value), run / "logs" / folder, list[Logger]()
-    title = f"{run.resolve().name}/{folder}"
-    identity = hashlib.sha256(f"{run.resolve()}/{folder}".encode()).hexdigest()[:16]
+    chosen, logs, loggers = chosen_loggers(value), run / "logs" / key, list[Logger]()
+    title = f"{run.resolve().name}/{key}"
+    identity = hashlib.sha256(f"{run.resolve()}/{key}".encode()).hexdigest()[:16]
     for name, options in chosen.items():
         try:
             if name == "csv":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Generated, RepresentationSpec
+from ..core.part_key import PartKey
 from ..core.reference import Reference
 from ..core.resample import convert
 from ..data.base import NAMES, Split
@@ -53,7 +54,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         title=title,
         subtitle=system.plan.values.get("description", ""),
         data=[*overview(system.source), *provenance(system.source)],
-        parts=[(summary, _last_validation(run, summary.folder)) for summary in system.summary()],
+        parts=[(summary, _last_validation(run, summary.key)) for summary in system.summary()],
         generated=generated,
         followed=followed,
         codecs=codecs,
@@ -64,7 +65,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
             *(s for split in SPLITS if (s := system.source.shortage(split)) is not None),
             *gaps(system.source, system.reads),
         ],
-        curves=[group for folder in system.parts if (group := _curves(run, folder))["images"]],
+        curves=[group for key in system.parts if (group := _curves(run, key))["images"]],
         notes=system.source.report,
         recipe=index_text(system.plan),
     )
@@ -144,7 +145,7 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
             clip_media(audio, spec.sample_rate, f"original: {caption}"),
             clip_media(reconstructed, spec.sample_rate, "reconstruction" if heard else "what these codes alone keep"),
         ]
-    return {"folder": f"tokenizers/{reference}", "figures": rows, "clips": media}
+    return {"title": f"tokenizers/{reference}", "figures": rows, "clips": media}
 
 
 def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
@@ -188,10 +189,10 @@ def _followed(system: System, made: Mapping[str, Generated], audio: Tensor) -> l
     return rows
 
 
-def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[float]]]:
+def read_curves(run: Path, key: PartKey) -> dict[str, tuple[list[float], list[float]]]:
     """Every logged scalar of a part as (steps, values); where a run was resumed, the later word counts."""
     points: dict[str, dict[float, float]] = defaultdict(dict)
-    versions = sorted((run / "logs" / folder / "csv").glob("version_*"), key=lambda p: int(p.name.split("_")[1]))
+    versions = sorted((run / "logs" / key / "csv").glob("version_*"), key=lambda p: int(p.name.split("_")[1]))
     for version in versions:
         if not (version / "metrics.csv").is_file():
             continue
@@ -203,19 +204,19 @@ def read_curves(run: Path, folder: str) -> dict[str, tuple[list[float], list[flo
     return {name: tuple(map(list, zip(*sorted(series.items()), strict=True))) for name, series in points.items()}  # type: ignore[misc]
 
 
-def _last_validation(run: Path, folder: str) -> str:
+def _last_validation(run: Path, key: PartKey) -> str:
     """What the last validation of a part found."""
-    curves = read_curves(run, folder)
+    curves = read_curves(run, key)
     found = [name for name in ("val/loss", "val/mel_distance") if name in curves]
     return f"{found[0].partition('/')[2].replace('_', ' ')} {curves[found[0]][1][-1]:.3f}" if found else ""
 
 
-def _curves(run: Path, folder: str) -> dict[str, Any]:
+def _curves(run: Path, key: PartKey) -> dict[str, Any]:
     groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = defaultdict(dict)
-    for name, series in read_curves(run, folder).items():
+    for name, series in read_curves(run, key).items():
         split, _, term = name.rpartition("/")
         stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a picture
         groups[stem if number.isdigit() else term][f"{split} {term}".strip()] = series
     ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
     images = [(title, data_uri(png(curves_figure(group, title)), "image/png")) for title, group in ordered]
-    return {"folder": folder, "images": images}
+    return {"key": key, "images": images}

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..core.logs import shared_logger
 from ..core.part import Part
+from ..core.part_key import PartKey
 from ..core.precision import feasible
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
@@ -32,13 +33,13 @@ from .run_log import FILE_ALONE
 log = shared_logger(__name__)
 
 
-def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, **changes: Any) -> L.Trainer:
+def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData, **changes: Any) -> L.Trainer:
     """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults.
 
     Args:
         plan: The recipe.
         part: What is trained.
-        folder: Its folder in the run.
+        key: Its key.
         run: The run folder.
         data: What it is trained on.
         changes: Arguments of ``L.Trainer`` that count over all; its callbacks come first.
@@ -47,7 +48,7 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, 
         PartitaError: Lightning refuses the options, on this machine at least.
     """
     fit, given = part.fit_options, plan.trainer | part.fit_options.trainer
-    seed = derive_seed(plan.seed, folder, "steps")
+    seed = derive_seed(plan.seed, key, "steps")
     options: dict[str, Any] = {
         "log_every_n_steps": min(20, fit.steps),
         "precision": fit.precision,
@@ -64,7 +65,7 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, 
                 f"  in {options['precision']}: {fit.precision} is slow on this CPU "
                 f"(trainer.precision={fit.precision} insists on it)"
             )
-    options["logger"] = make_loggers(options.get("logger"), run, folder, dict(flat(plan.values)))
+    options["logger"] = make_loggers(options.get("logger"), run, key, dict(flat(plan.values)))
     every = options["log_every_n_steps"]
     ours: list[L.Callback] = [
         CountSteps(),
@@ -72,7 +73,7 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, 
         NaNGuard(every),
         Throughput(fit.examples * data.seconds, every),
         Media(data.originals, data.render, data.sample_rate),
-        KeepCheckpoint(checkpoint_path(run, folder), fit.checkpoint_every, fit.checkpoint_seconds),
+        KeepCheckpoint(checkpoint_path(run, key), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
     if options["enable_progress_bar"]:
         ours += [Lines(fit.steps, FILE_ALONE), Bar()]
@@ -97,7 +98,7 @@ def make_trainer(plan: Plan, part: Part, folder: str, run: Path, data: FitData, 
             # each of a codec's two updates leaves out the parameters of the other
             trainer = L.Trainer(**options | {"strategy": "ddp_find_unused_parameters_true"})
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
-        raise PartitaError(f"{folder}: L.Trainer refuses these options: {error}") from None
+        raise PartitaError(f"{key}: L.Trainer refuses these options: {error}") from None
     return trainer
 
 
@@ -156,6 +157,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
         )
 
 
-def checkpoint_path(run: Path, folder: str) -> Path:
+def checkpoint_path(run: Path, key: PartKey) -> Path:
     """Where a part's unfinished training is kept."""
-    return run / "checkpoints" / f"{folder.replace('/', '-')}.ckpt"
+    return run / "checkpoints" / f"{key.group}-{key.name}.ckpt"

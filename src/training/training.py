@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from ..core.logs import shared_logger
 from ..core.part import Part
+from ..core.part_key import PartKey
 from ..data.overview import gaps, overview
 from ..errors import PartitaError, Stopped
 from ..recipe.compose import flat
@@ -80,33 +81,37 @@ def _train_parts(system: System, run: Path) -> None:
     for line in gaps(system.source, system.reads):
         log.info(line)
     # What learns with a stage is saved before it, and is done when the stage is.
-    joint = {f"conditioners/{name}": f"stages/{stage}" for stage, part in system.stages.items() for name in part.joint}
+    joint = {
+        PartKey.of("conditioners", name): PartKey.of("stages", stage)
+        for stage, part in system.stages.items()
+        for name in part.joint
+    }
     done = set()
-    for folder, part in system.parts.items():  # before any training, which missing weights would waste
-        weights = system.part_plan(folder).weights
-        if (run / joint.get(folder, folder) / "model.safetensors").is_file():
-            _load_finished(part, run / folder)
-            log.info(f"{folder}: trained already" if weights is None else f"{folder}: weights kept in the run")
-            done.add(folder)
+    for key, part in system.parts.items():  # before any training, which missing weights would waste
+        weights = system.part_plan(key).weights
+        if (run / joint.get(key, key) / "model.safetensors").is_file():
+            _load_finished(part, run / key)
+            log.info(f"{key}: trained already" if weights is None else f"{key}: weights kept in the run")
+            done.add(key)
         elif weights is not None or part.weightless:
             if weights is not None:
                 part.load_weights(weights)
-                log.info(f"{folder}: weights from {weights}")
+                log.info(f"{key}: weights from {weights}")
             if is_first():
-                part.save(run / folder)
-            done.add(folder)
+                part.save(run / key)
+            done.add(key)
         else:
-            _load_inner(part, system.part_plan(folder))
-            if (start := system.part_plan(folder).init) is not None:
-                load_start(part, folder, start)
-                log.info(f"{folder}: starts from {start}")
-    for folder, part in system.parts.items():
-        if folder not in done and folder not in joint:
-            since = ", going on from the last checkpoint" if checkpoint_path(run, folder).is_file() else ""
-            log.info(f"{folder}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
+            _load_inner(part, system.part_plan(key))
+            if (start := system.part_plan(key).init) is not None:
+                load_start(part, key, start)
+                log.info(f"{key}: starts from {start}")
+    for key, part in system.parts.items():
+        if key not in done and key not in joint:
+            since = ", going on from the last checkpoint" if checkpoint_path(run, key).is_file() else ""
+            log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
-                log.info(f"{folder}: {doubt}")
-            _fit(system, folder, run)
+                log.info(f"{key}: {doubt}")
+            _fit(system, key, run)
         part.eval().requires_grad_(False)
 
 
@@ -158,12 +163,12 @@ def _claim(plan: Plan, run: Path) -> None:
             new.write_text(text, encoding="utf-8")
 
 
-def _fit(system: System, folder: str, run: Path) -> None:
+def _fit(system: System, key: PartKey, run: Path) -> None:
     """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
-    part = system.parts[folder]
+    part = system.parts[key]
     part.train().train_only(part.fit_options.trainable)
-    data, checkpoint = FitData(system, folder), checkpoint_path(run, folder)
-    trainer = make_trainer(system.plan, part, folder, run, data)
+    data, checkpoint = FitData(system, key), checkpoint_path(run, key)
+    trainer = make_trainer(system.plan, part, key, run, data)
     await_machines(trainer)
     with saying_when_full(run), warnings.catch_warnings():
         warnings.filterwarnings(
@@ -173,15 +178,15 @@ def _fit(system: System, folder: str, run: Path) -> None:
             trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
         except torch.OutOfMemoryError as error:
             raise PartitaError(
-                f"{folder}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size (and raise "
+                f"{key}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size (and raise "
                 "fit.accumulate) or fit.crop (a stage's window), or set fit.precision=bf16-mixed "
                 f"({str(error).splitlines()[0]})"
             ) from None
         except MisconfigurationException as error:
-            raise PartitaError(f"{folder}: L.Trainer refuses these options: {error}") from None
+            raise PartitaError(f"{key}: L.Trainer refuses these options: {error}") from None
         except torch.distributed.DistError as error:
             raise PartitaError(
-                f"{folder}: the processes that train together did not meet, or lost each other: see whether one of "
+                f"{key}: the processes that train together did not meet, or lost each other: see whether one of "
                 f"them ended, and run the same command again ({str(error).splitlines()[0]})"
             ) from None
         finally:
@@ -191,22 +196,22 @@ def _fit(system: System, folder: str, run: Path) -> None:
     done = trainer.fit_loop.epoch_loop.batch_progress.total.completed // part.fit_options.accumulate
     if done < part.fit_options.steps:
         raise PartitaError(
-            f"{folder}: the training ended after {done:,} of {part.fit_options.steps:,} steps, so there are no "
+            f"{key}: the training ended after {done:,} of {part.fit_options.steps:,} steps, so there are no "
             "finished weights; see what ended it (perhaps an environment variable PL_TRAINER_…), and run the same "
             "command again"
         )
     part.cpu()
     if trainer.is_global_zero:
         for name, conditioner in getattr(part, "joint", {}).items():
-            conditioner.save(run / "conditioners" / name)
-        part.save(run / folder)
+            conditioner.save(run / PartKey.of("conditioners", name))
+        part.save(run / key)
         checkpoint.unlink(missing_ok=True)
         with suppress(OSError):  # other parts may have one there
             checkpoint.parent.rmdir()
     trainer.strategy.barrier()
 
 
-def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
+def seconds_per_step(plan: Plan, key: PartKey, *, steps: int = 24) -> float:
     """How long a step of a part's training takes here: the median of its first ones, after a third to warm up.
 
     A part that changes on the way, such as a codec that an adversary joins, may become slower than that. What the part
@@ -218,15 +223,15 @@ def seconds_per_step(plan: Plan, folder: str, *, steps: int = 24) -> float:
     for name, part in system.parts.items():
         if (weights := system.part_plan(name).weights) is not None:
             part.load_weights(weights)
-        if name != folder:
+        if name != key:
             part.eval().requires_grad_(False)
-    part = system.parts[folder]
+    part = system.parts[key]
     part.train_only(part.fit_options.trainable)
     part.fit_options = replace(part.fit_options, steps=steps)
     with TemporaryDirectory() as run, warnings.catch_warnings(), unlogged():
         warnings.simplefilter("ignore", UserWarning)
-        data = FitData(system, folder)
+        data = FitData(system, key)
         options: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "callbacks": [watch]}
-        trainer = make_trainer(plan, part, folder, Path(run), data, **options)
+        trainer = make_trainer(plan, part, key, Path(run), data, **options)
         trainer.fit(part, datamodule=data)
     return statistics.median(b - a for a, b in pairwise(watch.times[steps // 3 :]))

@@ -12,9 +12,11 @@ from typing import Any
 
 import yaml
 
+from ..core.part_key import PartKey
 from ..core.schema import plain
 from ..errors import PartitaError
 from ..storage.files import replacing_file
+from ..storage.saved_format import numbered
 from ..system.assembly import INDEX
 from .ablation import Ablation
 from .ablation_page import write_results
@@ -116,9 +118,9 @@ def preview_ablation(ablation: Ablation, folder: str | Path, *, skip_unfit: bool
     parts = work(wanted, ablation)
     evaluations = {task.folder: task for task in parts if task.kind == "evaluate"}
     steps = {
-        evaluations[run.folder].parts[folder]: f": {part.fit_options.steps:,} steps of {part.fit_options.examples}"
+        evaluations[run.folder].parts[key]: f": {part.fit_options.steps:,} steps of {part.fit_options.examples}"
         for run in wanted
-        for folder, part in trained(run).items()
+        for key, part in trained(run).items()
     }
     done = {True: "done", False: "to do"}
     lines += [f"{done[task.done(root)]}: {task.label}{steps.get(task.folder, '')}" for task in [*tasks, *parts]]
@@ -129,26 +131,26 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
     """The tasks of an ablation, each part's training once."""
     tasks: dict[str, Task] = {}
     for run in wanted:
-        made: dict[str, Task] = {}
-        for folder in separate(run):
-            recipe = recipe_of(run, folder)
-            key = fingerprint(recipe, folder)
-            if key not in tasks:
-                before = {name: made[name] for name in dependencies(run, folder) if name in made}
-                tasks[key] = Task(
-                    key,
+        made: dict[PartKey, Task] = {}
+        for key in separate(run):
+            recipe = recipe_of(run, key)
+            task_key = fingerprint(recipe, key)
+            if task_key not in tasks:
+                before = {name: made[name] for name in dependencies(run, key) if name in made}
+                tasks[task_key] = Task(
+                    task_key,
                     "train",
-                    f"{folder} of {_title(run)}",
-                    f"parts/{key}",
+                    f"{key} of {_title(run)}",
+                    f"parts/{task_key}",
                     _yaml(recipe),
-                    folder,
+                    key,
                     {name: other.folder for name, other in before.items()},
                     tuple(dict.fromkeys(other.key for other in before.values())),
                 )
-            made[folder] = tasks[key]
-            group, name = folder.split("/")
-            if group == "stages":
-                made |= {f"conditioners/{joint}": made[folder] for joint in run.outline.stages[name].joint}
+            made[key] = tasks[task_key]
+            if key.group == "stages":
+                joint = run.outline.stages[key.name].joint
+                made |= {PartKey.of("conditioners", name): made[key] for name in joint}
         key = _evaluation_key(run)
         tasks[key] = Task(
             key,
@@ -222,7 +224,7 @@ def _same(run: Run, root: Path) -> None:
     """Check that a run that is there already has the same recipe."""
     index = root / run.folder / INDEX
     if index.is_file() and fingerprint(yaml.safe_load(index.read_text(encoding="utf-8"))) != fingerprint(
-        run.plan.values
+        numbered(run.plan.values)
     ):
         raise PartitaError(
             f"{root / run.folder} is a run of another recipe than {_title(run)} is now (or has another budget): choose "
@@ -235,12 +237,12 @@ def _measurements(wanted: Sequence[Run], ablation: Ablation) -> dict[tuple[str, 
     tasks: dict[tuple[str, str], Task] = {}
     for run in wanted:
         first = replace(run, seed=0)
-        for folder in trained(run):
-            if "minutes" in ablation.budget.get(folder.split("/")[0], {}):
-                recipe = recipe_of(first, folder)
-                key = f"measure-{fingerprint(recipe, folder)}"
-                label = f"measuring {folder} of {run.variant.title}"
-                tasks[run.folder, folder] = Task(key, "measure", label, f"parts/{key}", _yaml(recipe), folder)
+        for key in trained(run):
+            if "minutes" in ablation.budget.get(key.group, {}):
+                recipe = recipe_of(first, key)
+                task_key = f"measure-{fingerprint(recipe, key)}"
+                label = f"measuring {key} of {run.variant.title}"
+                tasks[run.folder, key] = Task(task_key, "measure", label, f"parts/{task_key}", _yaml(recipe), key)
     return tasks
 
 

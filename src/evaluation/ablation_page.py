@@ -10,6 +10,7 @@ import soundfile
 import torch
 import yaml
 
+from ..core.part_key import PartKey
 from ..core.schema import plain
 from ..data.examples import Examples
 from ..pages.page import clip_media, data_uri, write_page
@@ -107,27 +108,27 @@ def _clips(root: Path, found: Sequence[RunResult]) -> list[dict[str, Any]]:
 def _curves(root: Path, wanted: Sequence[Run], places: Places) -> list[dict[str, Any]]:
     """For every trained part, plots of its validation and training losses in all variants."""
     groups = []
-    for folder in dict.fromkeys(folder for run in wanted for folder in trained(run)):
+    for key in dict.fromkeys(key for run in wanted for key in trained(run)):
         lines: dict[str, dict[str, list[Any]]] = {}
-        for label, trainings in _trainings(wanted, places, folder).items():
+        for label, trainings in _trainings(wanted, places, key).items():
             for place in trainings:
-                for name, series in read_curves(root / place, folder).items():
+                for name, series in read_curves(root / place, key).items():
                     if name == "train/loss" or name.startswith("val/"):
                         lines.setdefault(name, {}).setdefault(label, []).append(series)
         images = [
             (name, data_uri(png(bands_figure(by_label, name)), "image/png"))
             for name, by_label in sorted(lines.items(), key=lambda line: (line[0] not in FIRST, line[0]))
         ]
-        groups.append({"folder": folder, "images": images})
+        groups.append({"key": key, "images": images})
     return [group for group in groups if group["images"]]
 
 
-def _trainings(wanted: Sequence[Run], places: Places, folder: str) -> dict[str, list[str]]:
+def _trainings(wanted: Sequence[Run], places: Places, key: PartKey) -> dict[str, list[str]]:
     """The folders in which a part was trained, one for each seed, by the choices that the variants sharing it have."""
     sharing: dict[str, list[Run]] = {}
     for run in wanted:
-        if folder in places.get(run.folder, {}):
-            sharing.setdefault(places[run.folder][folder], []).append(run)
+        if key in places.get(run.folder, {}):
+            sharing.setdefault(places[run.folder][key], []).append(run)
     everybody = {run.variant.title for runs in sharing.values() for run in runs}
     labeled: dict[str, list[str]] = {}
     shared_by: dict[str, frozenset[str]] = {}

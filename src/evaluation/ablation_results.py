@@ -261,24 +261,24 @@ def _result(root: Path, run: Run, places: Mapping[str, str]) -> RunResult:
             bits = spec.frame_rate * sum(math.log2(cardinality) for cardinality in spec.cardinalities)
             figures[f"tokenizers/{name}: kbit/s"] = bits / 1000
     minutes, hours = 0.0, 0.0
-    for folder, part in trained(run).items():
-        fit, (group, name) = part.fit_options, folder.split("/")
-        if not (root / places.get(folder, run.folder) / folder / "model.safetensors").is_file():
+    for key, part in trained(run).items():
+        fit = part.fit_options
+        if not (root / places.get(key, run.folder) / key / "model.safetensors").is_file():
             minutes = math.nan
             continue
-        figures[f"{folder}: steps"] = float(fit.steps)
-        if group != "conditioners":
-            figures[f"{folder}: million tokens"] = fit.steps * tokens_per_step(system, folder) / 1e6
-        curves = read_curves(root / places.get(folder, run.folder), folder)
+        figures[f"{key}: steps"] = float(fit.steps)
+        if key.group != "conditioners":
+            figures[f"{key}: million tokens"] = fit.steps * tokens_per_step(system, key) / 1e6
+        curves = read_curves(root / places.get(key, run.folder), key)
         _, steps_per_second = curves.get("speed/steps_per_second", ([], []))
         _, audio = curves.get("speed/audio_seconds_per_second", ([], []))
         if not steps_per_second:
             minutes = math.nan
             continue
         spent = fit.steps * statistics.fmean(1 / speed for speed in steps_per_second) / 60
-        seconds = system.plan.stages[name].window if group == "stages" else fit.crop
-        figures[f"{folder}: minutes"] = spent
-        figures[f"{folder}: audio s/s in training"] = statistics.median(audio)
+        seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
+        figures[f"{key}: minutes"] = spent
+        figures[f"{key}: audio s/s in training"] = statistics.median(audio)
         minutes += spent
         hours += spent / 60 * max(1, round(audio[-1] / (steps_per_second[-1] * fit.examples * seconds)))
     if minutes > 0:

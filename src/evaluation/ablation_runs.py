@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..core.part import Part
+from ..core.part_key import PartKey
 from ..errors import PartitaError, RecipeError
 from ..recipe.compose import COMMAND_LINE, compose
 from ..recipe.plan import Plan, check_recipe
@@ -77,23 +78,23 @@ def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], di
     if unfit and not skip_unfit:
         lines = "\n".join(f"{name}: {reason}" for name, reason in unfit.items())
         raise PartitaError(f"these variants cannot be made; mend them, or leave them out with --skip-unfit:\n{lines}")
-    idle = set(ablation.budget) - {folder.split("/")[0] for run in found for folder in trained(run)}
+    idle = set(ablation.budget) - {key.group for run in found for key in trained(run)}
     if idle:
         raise PartitaError(f"there is a budget for {', '.join(sorted(idle))}, of which nothing is trained here")
     return found, unfit
 
 
-def separate(run: Run) -> dict[str, Part]:
-    """The parts of a run, by folder, that are trained or loaded on their own: not those that learn with a stage, nor
+def separate(run: Run) -> dict[PartKey, Part]:
+    """The parts of a run, by key, that are trained or loaded on their own: not those that learn with a stage, nor
     those that hold nothing."""
-    joint = {f"conditioners/{name}" for stage in run.outline.stages.values() for name in stage.joint}
+    joint = {PartKey.of("conditioners", name) for stage in run.outline.stages.values() for name in stage.joint}
     parts = run.outline.parts.items()
-    return {folder: part for folder, part in parts if folder not in joint and not part.weightless}
+    return {key: part for key, part in parts if key not in joint and not part.weightless}
 
 
-def trained(run: Run) -> dict[str, Part]:
+def trained(run: Run) -> dict[PartKey, Part]:
     """Those of the separate parts that are trained, as they have no weights yet."""
-    return {f: part for f, part in separate(run).items() if run.outline.part_plan(f).weights is None}
+    return {key: part for key, part in separate(run).items() if run.outline.part_plan(key).weights is None}
 
 
 def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float] | None = None) -> Run:
@@ -102,16 +103,16 @@ def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Map
     Args:
         run: The run.
         budget: By group, an amount.
-        seconds: Seconds per step of each part, by folder; ``None`` leaves budgets in minutes for later.
+        seconds: Seconds per step of each part, by key; ``None`` leaves budgets in minutes for later.
     """
     values = deepcopy(run.plan.values)
-    for folder in trained(run):
-        group, name = folder.split("/")
+    for key in trained(run):
+        group, name = key.group, key.name
         unit, amount = next(iter(budget.get(group, {"": 0}).items()))
         if unit == "tokens":
-            amount /= tokens_per_step(run.outline, folder)
+            amount /= tokens_per_step(run.outline, key)
         elif unit == "minutes" and seconds is not None:
-            amount = amount * 60 / seconds[folder]
+            amount = amount * 60 / seconds[key]
         elif unit != "steps":
             continue
         slot = values[group][name]["generator"] if group == "stages" else values[group][name]
@@ -122,50 +123,50 @@ def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Map
     return replace(run, plan=plan, outline=System.outline(plan))
 
 
-def tokens_per_step(system: System, folder: str) -> int:
+def tokens_per_step(system: System, key: PartKey) -> int:
     """Codes (of latents, frames) that a step of a part's training goes over, in one process."""
-    group, name = folder.split("/")
-    fit = system.parts[folder].fit_options
+    group, name = key.group, key.name
+    fit = system.parts[key].fit_options
     if group == "conditioners":
-        raise PartitaError(f"{folder} yields no tokens to count: give it a budget in steps or minutes")
+        raise PartitaError(f"{key} yields no tokens to count: give it a budget in steps or minutes")
     spec = system.tokenizers[name].spec if group == "tokenizers" else system.spec(system.plan.stages[name].target)
     seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
     return fit.examples * spec.frames(seconds) * (spec.num_codebooks or 1)
 
 
-def recipe_of(run: Run, folder: str) -> dict[str, Any]:
-    """The recipe of one part: the part in ``folder``, everything it depends on, and nothing else.
+def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
+    """The recipe of one part: the part with this key, everything it depends on, and nothing else.
 
     Runs with the same recipe of a part share it, so settings that matter only in generation are left out.
     """
-    needed = set(_needed(run.outline, folder))
+    needed = set(_needed(run.outline, key))
     values: dict[str, Any] = {}
     for group in GROUPS:
         slots = run.plan.values.get(group) or {}
-        values[group] = {name: value for name, value in slots.items() if f"{group}/{name}" in needed}
+        values[group] = {name: value for name, value in slots.items() if PartKey.of(group, name) in needed}
     for name, stage in values["stages"].items():
         generator = {key: value for key, value in stage["generator"].items() if key != "sampling"}
         stage = {key: value for key, value in stage.items() if key != "overlap"}
         values["stages"][name] = stage | {"generator": generator}
     values |= {key: run.plan.values[key] for key in ("data", "trainer") if key in run.plan.values}
     # what is loaded is the same with every seed
-    return values | {"seed": run.seed if folder in trained(run) else 0}
+    return values | {"seed": run.seed if key in trained(run) else 0}
 
 
-def dependencies(run: Run, folder: str) -> list[str]:
-    """The folders of the parts that must be there before ``folder`` is trained, without those that learn with it."""
-    stages = {f"stages/{name}": stage for name, stage in run.outline.stages.items()}
-    own = {f"conditioners/{name}" for name in stages[folder].joint} if folder in stages else set()
-    needed = set(_needed(run.outline, folder)) - own - {folder}
+def dependencies(run: Run, key: PartKey) -> list[PartKey]:
+    """The keys of the parts that must be there before ``key`` is trained, without those that learn with it."""
+    stages = {PartKey.of("stages", name): stage for name, stage in run.outline.stages.items()}
+    own = {PartKey.of("conditioners", name) for name in stages[key].joint} if key in stages else set()
+    needed = set(_needed(run.outline, key)) - own - {key}
     return [f for f in run.outline.parts if f in needed]
 
 
-def fingerprint(values: Mapping[str, Any], folder: str = "") -> str:
+def fingerprint(values: Mapping[str, Any], key: PartKey | None = None) -> str:
     """A name for what is made from a recipe, in whatever order its keys are where that makes no difference."""
     digest = hashlib.blake2b(
         json.dumps(_canonical(values, ordered=False), default=str).encode(), digest_size=6
     ).hexdigest()
-    return f"{folder.replace('/', '-')}-{digest}" if folder else digest
+    return digest if key is None else f"{key.group}-{key.name}-{digest}"
 
 
 def _canonical(value: Any, ordered: bool) -> Any:
@@ -182,18 +183,18 @@ def _text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _needed(system: System, folder: str) -> Iterator[str]:
+def _needed(system: System, key: PartKey) -> Iterator[PartKey]:
     """A part and all it depends on."""
-    yield folder
-    group, name = folder.split("/")
+    yield key
+    group, name = key.group, key.name
     if group != "stages":
         return
     stage = system.plan.stages[name]
-    yield from (f"tokenizers/{r.tokenizer}" for r in (stage.target, *stage.references.values()))
+    yield from (PartKey.of("tokenizers", r.tokenizer) for r in (stage.target, *stage.references.values()))
     for given in stage.conditioners:
-        yield f"conditioners/{given}"
+        yield PartKey.of("conditioners", given)
         for other, generator in system.stages.items():  # it learns with that one, which must come first
             if given in generator.joint and other != name:
-                yield from _needed(system, f"stages/{other}")
+                yield from _needed(system, PartKey.of("stages", other))
     for other in stage.after:
-        yield from _needed(system, f"stages/{other}")
+        yield from _needed(system, PartKey.of("stages", other))

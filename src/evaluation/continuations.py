@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..core.part_key import PartKey
 from ..core.progress import listening, progress
 from ..core.rates import nearest
 from ..core.resample import convert
@@ -121,7 +122,7 @@ class Continuations:
         """
         spec, own = self.system.output.spec, self.tokenizer.spec
         self.system.source.setup()
-        order = derive_seed(self.system.plan.seed, f"stages/{self.name}", "data")
+        order = derive_seed(self.system.plan.seed, PartKey.of("stages", self.name), "data")
         examples = Examples.at(spec, self.system.source, "train", count, self.plan.window, order)
         prompt = max(1, nearest(self.prompt, spec.sample_rate))
         start = max(1, own.whole_frames(prompt, spec.sample_rate))

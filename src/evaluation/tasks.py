@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 
+from ..core.part_key import PartKey
 from ..core.registry import UnknownName
 from ..core.schema import build
 from ..data.examples import Examples
@@ -54,7 +55,7 @@ class Task:
         folder: The run it works in, in the folder of the ablation.
         recipe: The recipe of that run, as YAML.
         part: Folder of the part that is trained or measured.
-        parts: For each part that another task trained, by its folder, the run that holds it.
+        parts: For each part that another task trained, by its key, the run that holds it.
         needs: Keys of the tasks that must be done before.
         options: Options of an evaluation.
     """
@@ -120,11 +121,11 @@ def perform_task(root: str | Path, key: str) -> None:
 
 def _prepare(task: Task, root: Path) -> None:
     """The parts a task needs, and its recipe last, which tells other processes that all is there."""
-    for folder, place in task.parts.items():
-        if not (root / place / folder / "model.safetensors").is_file():
-            raise PartitaError(f"{folder} is not in {root / place} any more: run the same command again")
-        _take_over(root / place, root / task.folder, folder)
-        _take_over(root / place, root / task.folder, f"logs/{folder}")
+    for key, place in task.parts.items():
+        if not (root / place / key / "model.safetensors").is_file():
+            raise PartitaError(f"{key} is not in {root / place} any more: run the same command again")
+        _take_over(root / place, root / task.folder, key)
+        _take_over(root / place, root / task.folder, f"logs/{key}")
     index = root / task.folder / INDEX
     if not index.is_file():
         with replacing_file(index) as new:
@@ -145,18 +146,18 @@ def _train(task: Task, root: Path) -> None:
 
 
 def _measure(task: Task, root: Path) -> None:
-    seconds = seconds_per_step(_plan(task, root), task.part)
+    seconds = seconds_per_step(_plan(task, root), PartKey(task.part))
     if not getattr(rank_zero_only, "rank", 0):
         _write(root / task.folder / SPEED, {"seconds_per_step": seconds})
 
 
 def _evaluate(task: Task, root: Path) -> None:
     run, device = root / task.folder, "cuda" if torch.cuda.is_available() else "cpu"
-    for folder, part in System(_plan(task, root)).parts.items():
+    for key, part in System(_plan(task, root)).parts.items():
         if part.weightless:
-            part.save(run / folder)
-        elif _read(run / folder / "config.json") != json.loads(json.dumps(part.saved_config)):
-            _write(run / folder / "config.json", part.saved_config)  # trained with other settings of what it generates
+            part.save(run / key)
+        elif _read(run / key / "config.json") != json.loads(json.dumps(part.saved_config)):
+            _write(run / key / "config.json", part.saved_config)  # trained with other settings of what it generates
     evaluate(run, options=build(Evaluation, task.options), device=device)
     _write(run / "evaluation" / DONE, {"options": task.options, **_speed(load(run, device=device))})
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import yaml
 
 from ablation_toys import Here, study
+from partita.core.part_key import PartKey
 from partita.evaluation import tasks
 from partita.evaluation.ablate import ablate, work
 from partita.evaluation.ablation import read_ablation
@@ -31,8 +32,8 @@ def test_what_variants_have_in_common_is_trained_once():
 
 def test_the_recipe_of_a_part_holds_what_it_depends_on():
     run = runs(read_ablation("chorales-hierarchical-tiny"))[0][0]
-    assert set(recipe_of(run, "tokenizers/acoustic")["tokenizers"]) == {"acoustic"}
-    assert not recipe_of(run, "tokenizers/acoustic")["stages"]
+    assert set(recipe_of(run, PartKey("tokenizers/acoustic"))["tokenizers"]) == {"acoustic"}
+    assert not recipe_of(run, PartKey("tokenizers/acoustic"))["stages"]
     first, *_, last = run.plan.stages
     assert list(recipe_of(run, f"stages/{first}")["stages"]) == [first]
     assert set(recipe_of(run, f"stages/{last}")["stages"]) == set(run.plan.stages)
@@ -46,7 +47,7 @@ def test_how_a_recipe_is_put_makes_no_difference_to_what_is_shared(toy_recipe):
             ["tokenizers.acoustic.fit.eps=1e-7", "tokenizers.acoustic.fit.lr=0.01"],
         )
     )
-    assert fingerprint(recipe_of(one, "stages/main")) == fingerprint(recipe_of(other, "stages/main"))
+    assert fingerprint(recipe_of(one, PartKey("stages/main"))) == fingerprint(recipe_of(other, PartKey("stages/main")))
 
 
 def test_what_matters_only_in_generation_is_not_trained_twice():
@@ -62,7 +63,7 @@ def test_what_matters_only_in_generation_is_not_trained_twice():
 def test_equal_budgets_in_tokens_are_unequal_in_steps(toy_recipe):
     """Two clips of a second, at 40 and at 20 codes a second: 80 and 40 a step."""
     found, _ = runs(study(toy_recipe, "tokenizers.acoustic.hop=100,200", budget=["tokens=800"]))
-    assert [tokens_per_step(run.outline, "stages/main") for run in found] == [80, 40]
+    assert [tokens_per_step(run.outline, PartKey("stages/main")) for run in found] == [80, 40]
     assert [run.outline.stages["main"].fit_options.steps for run in found] == [10, 20]
     assert [run.outline.tokenizers["acoustic"].fit_options.steps for run in found] == [6, 6]
 
@@ -94,4 +95,4 @@ def test_a_step_is_timed(toy_recipe, monkeypatch):
     monkeypatch.setattr(ToyBigram, "loss", counted)
     clock = SimpleNamespace(perf_counter=lambda: steps * 0.5, monotonic=time.monotonic)
     monkeypatch.setattr(callbacks, "time", clock)
-    assert seconds_per_step(load_recipe(toy_recipe), "stages/main") == 0.5
+    assert seconds_per_step(load_recipe(toy_recipe), PartKey("stages/main")) == 0.5

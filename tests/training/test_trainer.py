@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import partita.training.training
 from partita.core.fit import Fit
+from partita.core.part_key import PartKey
 from partita.recipe.plan import load_recipe
 from partita.training.callbacks import Bar, Reseed
 from partita.training.fit_data import FitData
@@ -65,7 +66,7 @@ def test_whatever_counts_steps_agrees_under_accumulation(lines, toy_recipe, tmp_
     assert [step for step in saved if step[0] < 8][-2:] == [(3, 12), (6, 24)]
     rates = dict(rows(tmp_path / "run", "stages/main", "lr-AdamW"))
     assert rates == pytest.approx({step: 0.01 * (1 - step / 8) for step in range(8)})
-    curves = read_curves(tmp_path / "run", "stages/main")
+    curves = read_curves(tmp_path / "run", PartKey("stages/main"))
     assert curves["train/loss"][0] == list(range(8))
     assert curves["val/loss"][0] == [3, 7]
     steps, audio = curves["speed/steps_per_second"][1][-1], curves["speed/audio_seconds_per_second"][1][-1]
@@ -138,5 +139,5 @@ def test_a_step_of_several_batches_is_timed_whole(toy_recipe, monkeypatch):
     ended = []
     monkeypatch.setattr("partita.training.training.Stopwatch.on_step_end", lambda self, t, m, done: ended.append(done))
     monkeypatch.setattr(partita.training.training.statistics, "median", lambda times: 0.0)
-    assert seconds_per_step(load_recipe(toy_recipe, [FIT + "accumulate=3"]), "stages/main", steps=6) == 0.0
+    assert seconds_per_step(load_recipe(toy_recipe, [FIT + "accumulate=3"]), PartKey("stages/main"), steps=6) == 0.0
     assert ended == [1, 2, 3, 4, 5, 6]

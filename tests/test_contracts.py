@@ -18,6 +18,7 @@ from partita.core.contracts import (
     StageBatch,
 )
 from partita.core.part import Part
+from partita.core.part_key import PartKey
 from partita.core.registry import lookup, names
 from partita.core.schema import build, part_arguments
 from partita.recipe.compose import compose, preset_values
@@ -200,7 +201,7 @@ def test_every_family_trains_alone_on_the_data_of_its_recipe(folder, toy_recipe,
     trainer = L.Trainer(
         max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
     )
-    trainer.fit(part, FitData(system, folder))
+    trainer.fit(part, FitData(system, PartKey(folder)))
     assert any(not torch.equal(v, before[k]) for k, v in part.state_dict().items())
     assert trainer.global_step == 2
 

@@ -16,6 +16,7 @@ from partita.core import registry
 from partita.core.console import out
 from partita.core.contracts import Clip
 from partita.core.part import Part
+from partita.core.part_key import PartKey
 from partita.data.folder import Folder
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.options import Evaluation
@@ -166,7 +167,7 @@ def test_chords_over_time_across_windows_and_a_story(toy_recipe, tmp_path, monke
         assert len(starts) >= 3
         assert done == 96
     # in training as well, each frame has the chord in its middle
-    data = FitData(system, "stages/main")
+    data = FitData(system, PartKey("stages/main"))
     for clip in (data.validation_examples()[i] for i in range(2)):
         prepared = part.prepare([Clip(clip.fields, 1.0)])
         values = part(prepared).values[0]

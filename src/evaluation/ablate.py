@@ -151,9 +151,9 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
             if key.group == "stages":
                 joint = run.outline.stages[key.name].joint
                 made |= {PartKey.of("conditioners", name): made[key] for name in joint}
-        key = _evaluation_key(run)
-        tasks[key] = Task(
-            key,
+        task_key = _evaluation_key(run)
+        tasks[task_key] = Task(
+            task_key,
             "evaluate",
             f"evaluation of {_title(run)}",
             run.folder,

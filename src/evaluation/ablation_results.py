@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..core.part_key import PartKey
 from ..core.version import __version__
 from ..metrics.significance import holm, p_text, paired_test
 from ..pages.tables import Table, fitted
@@ -246,8 +247,8 @@ def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
     return lines
 
 
-def _parts(runs: Sequence[Run], folder: str) -> list[Any]:
-    return [part for run in runs if (part := trained(run).get(folder)) is not None]
+def _parts(runs: Sequence[Run], key: PartKey) -> list[Any]:
+    return [part for run in runs if (part := trained(run).get(key)) is not None]
 
 
 def _result(root: Path, run: Run, places: Mapping[str, str]) -> RunResult:

@@ -16,11 +16,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from torch import Tensor
 
-from ..core.logs import shared_logger
 from ..errors import PartitaError, Stopped
 from .loggers import log_clip, shows_clips
-
-log = shared_logger(__name__)
 
 
 class OnSteps(Callback):
@@ -204,7 +201,7 @@ class Lines(OnSteps):
         seconds: Least time between two lines; in a long training it grows to a hundredth of the time so far.
     """
 
-    def __init__(self, steps: int, logger: logging.Logger = log, seconds: float = 15.0) -> None:
+    def __init__(self, steps: int, logger: logging.Logger, seconds: float = 15.0) -> None:
         self.steps, self.logger, self.seconds = steps, logger, seconds
         self._begun = 0.0
         self._last: tuple[int, float] | None = None

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..core.contracts import Condition, Generated, StageBatch
+from ..core.part_key import PartKey
 from ..core.reference import OutputReference, Reference
 from ..core.resample import convert
 from ..core.seeds import derive_seed
@@ -35,16 +36,16 @@ class FitData(L.LightningDataModule):
 
     Args:
         system: The system with the part and the source.
-        folder: Folder of the part.
+        key: Key of the part.
     """
 
-    def __init__(self, system: System, folder: str) -> None:
+    def __init__(self, system: System, key: PartKey) -> None:
         super().__init__()
         self.system = system
-        self.folder = folder
-        self.part: Any = system.parts[folder]
+        self.key = key
+        self.part: Any = system.parts[key]
         self.fit = self.part.fit_options
-        name = folder.split("/")[1]
+        name = key.name
         self.stage = system.plan.stages[name] if self.part.training_input == "stage" else None
         self.plans = {} if self.stage is None else _upstream(system, name)
         self.references = [r for plan in self.plans.values() for r in (plan.target, *plan.references.values())]
@@ -72,7 +73,7 @@ class FitData(L.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        seed = derive_seed(self.system.plan.seed, self.folder, "data")
+        seed = derive_seed(self.system.plan.seed, self.key, "data")
         return self._loader(self.examples("train", len(span) * trainer.world_size, seed), span, fit.batch_size)
 
     def val_dataloader(self) -> DataLoader:
@@ -129,10 +130,10 @@ class FitData(L.LightningDataModule):
         For a stage, the audio is encoded, and the conditioners run that are not trained with it.
         """
         if self.part.training_input == "clips":
-            return batch["prepared"][self.folder.split("/")[1]]
+            return batch["prepared"][self.key.name]
         if self.stage is None:
             return batch
-        return self._staged(self.folder.split("/")[1], batch, self._encoded(batch["audio"]))
+        return self._staged(self.key.name, batch, self._encoded(batch["audio"]))
 
     def _staged(self, name: str, batch: dict[str, Any], encoded: dict[str, Tensor]) -> StageBatch:
         """What a stage is trained on: the one in training, or an earlier one whose outputs it is given."""

@@ -75,10 +75,9 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
         Media(data.originals, data.render, data.sample_rate),
         KeepCheckpoint(checkpoint_path(run, key), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
+    ours.append(Lines(fit.steps, FILE_ALONE if options["enable_progress_bar"] else log))
     if options["enable_progress_bar"]:
-        ours += [Lines(fit.steps, FILE_ALONE), Bar()]
-    else:
-        ours.append(Lines(fit.steps))
+        ours.append(Bar())
     if options["logger"]:
         ours.append(LearningRateMonitor("step"))
     if part.automatic_optimization:  # others do this themselves

@@ -15,6 +15,7 @@ from command_line import run
 from partita.conditioners.lookup import Lookup
 from partita.core.contracts import Clip, Condition
 from partita.core.part import Part
+from partita.core.part_key import PartKey
 from partita.core.registry import register
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
@@ -129,7 +130,7 @@ def test_inputs_that_cannot_be_are_found_before_training(toy_recipe, slot, words
 def test_audio_is_handed_at_the_rate_and_channels_that_it_declares(toy_recipe, tmp_path):
     system = System(load_recipe(toy_recipe, ["conditioners.text=toy-loudness"]))
     ToyLoudness.SHAPES.clear()
-    data = FitData(system, "stages/main")
+    data = FitData(system, PartKey("stages/main"))
     assert (data.sample_rate, data.channels) == (8000, 2)
     data.originals(2)
     assert ToyLoudness.SHAPES == [(2, 8000, 8000)] * 2

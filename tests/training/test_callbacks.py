@@ -20,7 +20,7 @@ def test_lines_say_speed_and_the_time_that_is_left(lines, monkeypatch):
     monkeypatch.setattr("partita.training.callbacks.time.monotonic", lambda: now[0])
     trainer = SimpleNamespace(is_global_zero=True, callback_metrics={"train/loss": torch.tensor(0.5)})
     part = SimpleNamespace(fit_options=Fit())
-    shown = Lines(10_000)
+    shown = Lines(10_000, shared_logger("partita.training.trainer"))
     for step in range(1601):  # eight steps a second, in sums that floating point holds exactly
         shown.on_train_batch_end(trainer, part, None, None, step)
         now[0] += 0.125

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import partita
+from partita.core.part_key import PartKey
 from partita.errors import PartitaError, Stopped
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
@@ -365,7 +366,7 @@ def test_with_more_processes_than_clips_each_has_one_to_validate(toy_recipe):
     for processes in (1, 2, 3, 5):
         dealt = []
         for rank in range(processes):
-            data = FitData(System(plan), "stages/main")
+            data = FitData(System(plan), PartKey("stages/main"))
             data.trainer = SimpleNamespace(global_rank=rank, world_size=processes)
             dealt.append([list(batch) for batch in data.val_dataloader().batch_sampler])
         assert min(map(len, dealt)) >= 1

@@ -192,16 +192,16 @@ def test_a_part_trains_alone_on_what_it_declares(family, name, tmp_path):
     assert any(not torch.equal(v, before[k]) for k, v in part.state_dict().items())
 
 
-@pytest.mark.parametrize("folder", ["tokenizers/acoustic", "conditioners/text", "stages/main"])
-def test_every_family_trains_alone_on_the_data_of_its_recipe(folder, toy_recipe, tmp_path):
+@pytest.mark.parametrize("key", ["tokenizers/acoustic", "conditioners/text", "stages/main"])
+def test_every_family_trains_alone_on_the_data_of_its_recipe(key, toy_recipe, tmp_path):
     """Lightning's trainer takes a part and its data, however the part is trained; nothing else is needed."""
     system = System(load_recipe(toy_recipe, ["conditioners.text=toy-contrast"]))
-    part = system.parts[folder]
+    part = system.parts[key]
     before = {k: v.clone() for k, v in part.state_dict().items()}
     trainer = L.Trainer(
         max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
     )
-    trainer.fit(part, FitData(system, PartKey(folder)))
+    trainer.fit(part, FitData(system, PartKey(key)))
     assert any(not torch.equal(v, before[k]) for k, v in part.state_dict().items())
     assert trainer.global_step == 2
 

@@ -110,7 +110,7 @@ def test_clips_are_logged_from_the_weights_that_are_saved(toy_recipe, tmp_path, 
     render, validate = FitData.render, ToyCodec.validation_step
 
     def watched(self, *args):
-        rendered.append(float(self.system.parts[self.folder].gain))
+        rendered.append(float(self.system.parts[self.key].gain))
         return render(self, *args)
 
     monkeypatch.setattr(FitData, "render", watched)

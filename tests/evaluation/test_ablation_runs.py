@@ -35,8 +35,8 @@ def test_the_recipe_of_a_part_holds_what_it_depends_on():
     assert set(recipe_of(run, PartKey("tokenizers/acoustic"))["tokenizers"]) == {"acoustic"}
     assert not recipe_of(run, PartKey("tokenizers/acoustic"))["stages"]
     first, *_, last = run.plan.stages
-    assert list(recipe_of(run, f"stages/{first}")["stages"]) == [first]
-    assert set(recipe_of(run, f"stages/{last}")["stages"]) == set(run.plan.stages)
+    assert list(recipe_of(run, PartKey.of("stages", first))["stages"]) == [first]
+    assert set(recipe_of(run, PartKey.of("stages", last))["stages"]) == set(run.plan.stages)
 
 
 def test_how_a_recipe_is_put_makes_no_difference_to_what_is_shared(toy_recipe):

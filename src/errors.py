@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, which terminals obey, and those that turn the direction of what follows."""
+"""Control characters, which a terminal would obey, and characters that reverse the direction of the text after them."""
 
 
 MOST_SHOWN = 50
-"""Mistakes of a recipe that a message lists."""
+"""Maximum number of mistakes of one recipe that a message lists."""
 
 
 class PartitaError(Exception):
@@ -19,7 +19,7 @@ class PartitaError(Exception):
 
 
 class Stopped(BaseException):
-    """Somebody asked a training run to stop (Ctrl-C, or the scheduler of a cluster); it can be taken up again.
+    """Somebody asked a training run to stop (Ctrl-C, or the scheduler of a cluster). The run can be resumed.
 
     Args:
         signal: Number of the signal.
@@ -54,12 +54,12 @@ class RecipeError(PartitaError):
 
 
 def _cut(text: str, longest: int = 2000) -> str:
-    """A text that quotes what may be without end."""
+    """The first ``longest`` characters of a text, which may quote something very long."""
     return text if len(text) <= longest else f"{text[:longest]} …"
 
 
 def printable(text: object) -> str:
-    r"""A text that any terminal and any UTF-8 file can take: what neither can is spelled out.
+    r"""A text that is safe on any terminal and in any UTF-8 file: other characters are escaped.
 
     >>> printable("a\x1b[31mred\ta")
     'a\\x1b[31mred\ta'

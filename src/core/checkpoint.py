@@ -1,4 +1,4 @@
-"""The contract of checkpoint formats: how weights that another library saved become the state of a part."""
+"""The contract of checkpoint formats: how weights saved by another library become the state of a part."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .registry import lookup, names
 class Checkpoint(ABC):
     """A format of checkpoints, found by the ``config.json`` in their folder.
 
-    A format is a registered class with class methods alone. ``load_weights`` of every part asks those that are for it.
+    A format is a registered class that has only class methods. ``load_weights`` of a part asks each of its formats.
 
     Attributes:
-        reads: What it reads, for the message about a folder that holds something else.
-        parts: Registered names of the parts that take it, by family: ``{"generator": ("autoregressive",)}``.
+        reads: What the format reads, for the message about a folder that holds something else.
+        parts: Registered names of the parts that can load this format, by family:
+            ``{"generator": ("autoregressive",)}``.
     """
 
     family: ClassVar[str] = "checkpoint"
@@ -31,20 +32,20 @@ class Checkpoint(ABC):
     @classmethod
     @abstractmethod
     def detect(cls, config: Mapping[str, Any]) -> bool:
-        """Whether a folder with this ``config.json`` (empty where there is none) holds such a checkpoint."""
+        """Whether a folder with this ``config.json`` (empty if the folder has none) holds such a checkpoint."""
 
     @classmethod
     @abstractmethod
     def convert(cls, part: Any, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The state of ``part``, by the names in its ``exported_state``.
+        """The state of ``part``, under the names in its ``exported_state``.
 
-        What is missing stays missing: whoever loads the result names it.
+        Parameters that the checkpoint does not have are left out: the caller reports them.
 
         Args:
             part: The part that takes the weights.
             folder: The folder of the checkpoint. Its files come from strangers: read them with
                 :mod:`partita.storage.pretrained`, which executes nothing.
-            config: Its ``config.json``.
+            config: The content of the folder's ``config.json``.
 
         Raises:
             PartitaError: A file is damaged, or the part's arguments cannot hold such weights.
@@ -52,6 +53,6 @@ class Checkpoint(ABC):
 
 
 def formats_for(part: type[Configured]) -> list[type[Checkpoint]]:
-    """The formats of checkpoints that a part takes, in the order of their names."""
+    """The checkpoint formats that a part can load, sorted by name."""
     known = [lookup("checkpoint", name) for name in names("checkpoint")]
     return [format for format in known if part.registered_name in format.parts.get(part.family, ())]

@@ -1,4 +1,4 @@
-"""Remembering the arguments something was built from, so that a file can hold them and it can be built again."""
+"""Remembering the arguments of a constructor, so that they can be saved and the object can be built again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .schema import plain
 
 
 class Configured:
-    """Notes the arguments of its constructor; the base of parts and of the components that parts are made of.
+    """Base of parts and components, which records the arguments of the constructor.
 
     Attributes:
         arguments: Every constructor argument by name, defaults included.
@@ -20,7 +20,7 @@ class Configured:
     arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments; they are saved with what is built."""
+        """Record the arguments, which are saved with the object."""
         made = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind_partial(made, *args, **kwargs)
         bound.apply_defaults()
@@ -31,5 +31,5 @@ class Configured:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain values from which :func:`~partita.core.schema.build` makes it again, without its weights."""
+        """Plain values from which :func:`~partita.core.schema.build` makes the object again, without its weights."""
         return {"family": self.family, "name": self.registered_name, "arguments": plain(self.arguments)}

@@ -1,4 +1,4 @@
-"""Where the commands write. What is printed is data: nothing in it is ever obeyed."""
+"""The console of the commands. Printed text is data: nothing in it is interpreted as markup or control codes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from .progress import listening, reporting
 
 
 class PlainConsole(Console):
-    """A console on which text stands as it is: no markup and no emoji codes, and control characters are spelled out.
+    """A console that prints text verbatim: without markup and emoji codes, and with control characters escaped.
 
-    Text comes from recipes, file names, prompts and messages of others. Everything that is printed, also in tables and
-    beside progress bars, passes :meth:`render`.
+    Text comes from recipes, file names, prompts and messages of others. Everything that is printed passes
+    :meth:`render`, including tables and text beside progress bars.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of something printed, harmless."""
+        """The segments of a printed object, with control characters escaped."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
 
 
 WIDTH = 160
-"""Columns of tables that go to a file or a pipe: they are not squeezed into 80."""
+"""Width, in columns, of tables that are written to a file or a pipe. The default of 80 would squeeze them."""
 
 out = PlainConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else WIDTH)
 err = PlainConsole(stderr=True)
@@ -51,7 +51,7 @@ def written(thing: RenderableType) -> str:
 
 
 def columns(*names: str, right: Iterable[str] = ()) -> Table:
-    """An empty table without lines; the columns ``right`` are for numbers."""
+    """An empty table without lines. The columns in ``right`` are aligned to the right, for numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for i, name in enumerate(names):
         table.add_column(name, justify="right" if name in right else "left", no_wrap=i == 0, overflow="fold")
@@ -59,10 +59,10 @@ def columns(*names: str, right: Iterable[str] = ()) -> Table:
 
 
 class Bars:
-    """Progress bars on a terminal, one for each thing that is being done.
+    """Progress bars on a terminal, one for each task.
 
     Args:
-        progress: That shows them.
+        progress: The display that shows the bars.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -70,7 +70,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        """So much of something is done."""
+        """Show that ``done`` of ``total`` units of the task ``name`` are done."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done, total=total)
@@ -81,7 +81,7 @@ _showing = False
 
 @contextmanager
 def bars(show: bool = True) -> Iterator[Bars]:
-    """Progress bars while this lasts; invisible where nobody watches, or where there are others already."""
+    """Progress bars inside the block. They are invisible without a terminal, or if other bars are shown already."""
     global _showing
     seen = show and not _showing and (err.is_terminal or err.is_jupyter)
     texts = [TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
@@ -117,7 +117,7 @@ class _Printed(logging.Handler):
 
 @contextmanager
 def logged(console: Console) -> Iterator[None]:
-    """While this lasts, what Partita logs (``partita.…``, INFO and above) is printed as lines."""
+    """Print what Partita logs (``partita.…``, INFO and above) as lines, inside the block."""
     logger, handler = logging.getLogger(__package__.partition(".")[0]), _Printed(console)
     before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
@@ -133,9 +133,9 @@ def logged(console: Console) -> Iterator[None]:
 
 @contextmanager
 def as_messages() -> Iterator[None]:
-    """While this lasts, warnings are printed as messages, and characters that a stream cannot write are spelled out.
+    """Print warnings as messages, and escape characters that a stream cannot write, inside the block.
 
-    Threads of loggers that cannot write end in a warning, too: what they log is not what a command is for.
+    An error in a logger's thread also becomes a warning, because a command should not fail for its log.
     """
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:

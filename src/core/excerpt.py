@@ -1,4 +1,4 @@
-"""Audio as people have it: files and arrays of any rate and number of channels, whole or in part."""
+"""Excerpts of audio files and arrays of any sample rate and number of channels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .contracts import finite
 from .resample import convert
 
 FADE = 0.1
-"""Seconds over which audio that is continued goes over into what a codec made of it."""
+"""Length of the crossfade from continued audio to the codec's version of it, in seconds."""
 
 MOST_CHANNELS = 64
 LOUDEST = 10.0
-"""Beyond this, samples are not in [-1, 1] but whole numbers that somebody made floating-point numbers of."""
+"""Peak above which samples are taken to be whole numbers that were converted to floating point without scaling."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Excerpt:
     Args:
         audio: The path of a file, or samples ``[T]``, ``[C, T]`` or ``[B, C, T]`` as an array or tensor: floating-point
             numbers in [-1, 1], or whole numbers of 8, 16 or 32 bits.
-        sample_rate: Of the samples, in Hz; where none is given, the rate of whatever takes them. A file knows its own.
-        start: Seconds into the recording at which the excerpt begins.
-        seconds: Its length; to the end of the recording where none is given.
-        last: Take the last so many seconds of the recording, in place of ``start`` and ``seconds``.
+        sample_rate: Sample rate of an array, in Hz. ``None`` means the rate at which it is read.
+        start: Start of the excerpt in the recording, in seconds.
+        seconds: Length of the excerpt. ``None`` reads to the end of the recording.
+        last: Take this many seconds at the end of the recording, instead of ``start`` and ``seconds``.
 
     Raises:
-        PartitaError: A number is out of range, or ``last`` is given with another.
+        PartitaError: A number is out of range, or ``last`` is combined with ``start`` or ``seconds``.
     """
 
     audio: Any
@@ -60,22 +60,22 @@ class Excerpt:
             raise PartitaError(f"sample_rate is that of an array, a whole number of Hz, not {rate!r} for {self._name}")
 
     def length(self, sample_rate: int) -> float:
-        """How long the excerpt is, in seconds; of samples without a rate of their own, at ``sample_rate``.
+        """Length of the excerpt in seconds. Samples without a rate of their own are taken to be at ``sample_rate``.
 
         Raises:
-            PartitaError: There is no such recording, or nothing of it at that time.
+            PartitaError: The recording does not exist, or ends before the excerpt starts.
         """
         start, whole = self._begin(sample_rate)
         return min(whole - start, math.inf if self.seconds is None else self.seconds)
 
     def read(self, sample_rate: int, channels: int) -> Tensor:
-        """The excerpt ``[B, channels, T]`` float32 in [-1, 1] at ``sample_rate``; of a file, ``B`` is one.
+        """The excerpt ``[B, channels, T]`` float32 in [-1, 1] at ``sample_rate``; ``B`` is 1 for a file.
 
         Raises:
-            PartitaError: There is no such recording, or nothing of it at that time.
+            PartitaError: The recording does not exist, or ends before the excerpt starts.
         """
         start, seconds = self._begin(sample_rate)
-        start = min(start, max(0.0, seconds - 1 / sample_rate))  # one sample at least
+        start = min(start, max(0.0, seconds - 1 / sample_rate))  # at least one sample
         if isinstance(self.audio, str | Path):
             length = None if self.seconds is None else min(self.seconds, self.length(sample_rate))
             return torch.from_numpy(read_clip(Path(self.audio), start, length, sample_rate, channels)[0][None])
@@ -83,7 +83,7 @@ class Excerpt:
         whole = -(-samples.shape[-1] * sample_rate // rate)
         first = min(round(start * sample_rate), whole - 1)
         last = whole if self.seconds is None else min(whole, first + max(1, round(self.seconds * sample_rate)))
-        # What is before and after it is resampled, too, from a moment on at which both rates have a sample.
+        # The audio just before and after the excerpt is resampled too, from a moment at which both rates have a sample.
         margin = 0 if rate == sample_rate else math.ceil(MARGIN * rate)
         common = math.gcd(rate, sample_rate)
         steps = max(0, first * rate // sample_rate - margin) // (rate // common)
@@ -92,7 +92,7 @@ class Excerpt:
         return convert(heard, rate, sample_rate, channels)[..., first - before : last - before].clamp(-1, 1)
 
     def _begin(self, sample_rate: int) -> tuple[float, float]:
-        """Where the excerpt begins, and the length of the whole recording, in seconds."""
+        """Start of the excerpt and length of the whole recording, in seconds."""
         if isinstance(self.audio, str | Path):
             try:
                 whole = inspect_audio(Path(self.audio)).seconds
@@ -112,20 +112,20 @@ class Excerpt:
 
 
 def samples_of(audio: Any) -> Tensor:
-    """Samples ``[T]``, ``[C, T]`` or ``[B, C, T]`` of any type that means audio as ``[B, C, T]`` float32.
+    """Samples ``[T]``, ``[C, T]`` or ``[B, C, T]`` of any audio data type as ``[B, C, T]`` float32.
 
     Raises:
-        PartitaError: They are of another shape or type, not finite, or far outside [-1, 1].
+        PartitaError: The samples have another shape or type, are not finite, or lie far outside [-1, 1].
     """
     try:
         samples = audio.detach() if isinstance(audio, Tensor) else torch.as_tensor(np.asarray(audio))
     except (TypeError, ValueError, RuntimeError):
-        raise PartitaError(f"audio is a path, an array or a tensor, not {type(audio).__name__}") from None
+        raise PartitaError(f"audio must be a path, an array or a tensor, not {type(audio).__name__}") from None
     if samples.dim() not in (1, 2, 3) or not samples.numel():
-        raise PartitaError(f"audio has the shape [T], [C, T] or [B, C, T], not {list(samples.shape)}")
+        raise PartitaError(f"audio must have the shape [T], [C, T] or [B, C, T], not {list(samples.shape)}")
     samples = samples.reshape(*[1] * (3 - samples.dim()), *samples.shape)
     if samples.shape[1] > MOST_CHANNELS:
-        hint = ": turn it round with .T" if samples.shape[2] <= MOST_CHANNELS else ""
+        hint = ": transpose it with .T" if samples.shape[2] <= MOST_CHANNELS else ""
         raise PartitaError(f"audio [C, T] with {samples.shape[1]:,} channels of {samples.shape[2]:,} samples{hint}")
     if samples.dtype == torch.uint8:
         return (samples.float() - 128) / 128
@@ -133,28 +133,28 @@ def samples_of(audio: Any) -> Tensor:
         return (samples.double() / -torch.iinfo(samples.dtype).min).float()
     if not samples.is_floating_point():
         raise PartitaError(
-            f"samples are floating-point numbers, or whole ones of 8, 16 or 32 bits, not {samples.dtype}"
+            f"samples must be floating-point numbers, or whole numbers of 8, 16 or 32 bits, not {samples.dtype}"
         )
     samples = samples.float()
     if not finite(samples):
         raise PartitaError("the audio holds samples that are not finite numbers (NaN or infinite)")
     loudest = float(samples.abs().max())
     if loudest > LOUDEST:
-        raise PartitaError(f"samples are in [-1, 1], and these reach {loudest:g}: divide them by their full scale")
+        raise PartitaError(f"samples must be in [-1, 1]; these reach {loudest:g}: divide them by their full scale")
     return samples
 
 
 def spliced(made: Tensor, original: Tensor, known: int, sample_rate: int) -> Tensor:
-    """Generated audio that starts with the original in the place of what a codec made of it.
+    """Generated audio in which the codec's version of the known start is replaced by the original.
 
-    The last :data:`FADE` seconds of what is known go over from one to the other by half a cosine. As the two are
-    versions of the same, their weights add up to one.
+    In the last :data:`FADE` seconds of the known start, a crossfade with half a cosine leads from the original to the
+    codec's version. As both are versions of the same sound, their weights add up to one.
 
     Args:
-        made: ``[B, C, T]``, which continues the original.
-        original: ``[B, C, T]``.
-        known: Samples that ``made`` has from the original; what follows was generated.
-        sample_rate: Of both, in Hz.
+        made: Generated audio ``[B, C, T]``, which continues the original.
+        original: The original audio ``[B, C, T]``.
+        known: Number of samples of ``made`` that come from the original; the rest was generated.
+        sample_rate: Sample rate of both, in Hz.
     """
     known = min(known, original.shape[-1], made.shape[-1])
     fade = min(round(FADE * sample_rate), known)
@@ -168,5 +168,5 @@ def spliced(made: Tensor, original: Tensor, known: int, sample_rate: int) -> Ten
 
 
 def excerpt_of(audio: Any) -> Excerpt:
-    """The audio as an excerpt, where it is none yet."""
+    """The audio as an :class:`Excerpt`; an excerpt is returned as it is."""
     return audio if isinstance(audio, Excerpt) else Excerpt(audio)

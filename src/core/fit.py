@@ -17,37 +17,37 @@ from .precision import Precision
 class Fit:
     """Training options of one part.
 
-    A step is one update of the weights, as ``max_steps`` and ``global_step`` of Lightning count it, whatever
-    :attr:`accumulate` is. Whatever is counted in steps here and in parts counts these: the schedule, validations,
-    checkpoints, when an adversary enters, and the steps that progress and curves show.
+    A step is one update of the weights, as Lightning's ``max_steps`` and ``global_step`` count it, whatever the value
+    of :attr:`accumulate`. All options and parts that count steps count these: schedules, validations, checkpoints, the
+    start of an adversary, and the steps that progress and curves show.
 
     Args:
         steps: Training steps (updates of the weights).
         batch_size: Examples per batch and process.
-        accumulate: Batches whose gradients are averaged for one step: a step sees ``batch_size · accumulate`` examples
-            per process, and takes the memory of ``batch_size``.
-        crop: Seconds of audio per example; a stage takes its window.
+        accumulate: Batches whose gradients are averaged for one step. A step sees ``batch_size · accumulate``
+            examples per process, with the memory of ``batch_size``.
+        crop: Seconds of audio per example; stages use their window instead.
         lr: Peak learning rate.
         optimizer: ``adamw`` or ``adam``.
-        betas: Of the optimizer.
-        eps: Of the optimizer.
-        weight_decay: Of the optimizer.
-        schedule: Of the learning rate after the warm-up.
-        warmup_steps: Steps in which the learning rate rises linearly from zero.
+        betas: Coefficients of the optimizer's running averages of the gradient and its square.
+        eps: Term that the optimizer adds to the denominator for numerical stability.
+        weight_decay: Weight decay of the optimizer.
+        schedule: Schedule of the learning rate after the warm-up.
+        warmup_steps: Number of steps in which the learning rate rises linearly from zero.
         final_lr: Fraction of the peak at which a cosine or linear schedule ends.
-        trainable: Names of the parameters that are trained, with ``*`` and ``?`` for what may stand there:
-            ``[output_heads.*, "*.blocks.23.*"]``. The others keep the values they start from. ``None`` trains all.
-        gradient_clip: Largest gradient norm; none for no clipping.
-        ema: Decay of the averaged weights that are validated, saved and used; none for no averaging.
+        trainable: Names of the parameters that are trained, with the wildcards ``*`` and ``?``:
+            ``[output_heads.*, "*.blocks.23.*"]``. The others keep their initial values. ``None`` trains all.
+        gradient_clip: Largest gradient norm. ``None`` does not clip.
+        ema: Decay of the averaged weights that are validated, saved and used. ``None`` does not average.
         ema_every: Steps between two updates of the average.
-        precision: Of what layers compute, as ``L.Trainer`` takes it; single on a CPU where half would be slow, unless
-            ``trainer`` says so. Weights, spectra and codebooks are in single precision always.
+        precision: Precision of the layers, as in ``L.Trainer``. On a CPU where half precision would be slow, single
+            is used unless ``trainer`` sets a precision. Weights, spectra and codebooks are always in single
+            precision.
         num_workers: Processes that read data.
-        validate_every: Steps between validations; none for one at the end.
+        validate_every: Steps between validations. ``None`` validates once, at the end.
         validation_examples: Clips per validation, of all processes together; at least one for each process.
-        checkpoint_every: Most steps between the checkpoints that a killed run continues from; they are written between
-            steps.
-        checkpoint_seconds: Most seconds between them, where there is one process.
+        checkpoint_every: Maximum number of steps between the checkpoints from which a killed run resumes.
+        checkpoint_seconds: Maximum time between them in seconds, if a single process trains.
         trainer: Other options of ``L.Trainer``.
     """
 
@@ -94,7 +94,7 @@ class Fit:
 
     @property
     def batches(self) -> int:
-        """Batches that a process trains on."""
+        """Number of batches that a process trains on."""
         return self.steps * self.accumulate
 
     @property
@@ -108,7 +108,7 @@ class Fit:
         return kind(parameters, lr=self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """Warm-up and schedule, advanced once a step."""
+        """The learning-rate schedule with its warm-up, to be advanced once per step."""
         return LambdaLR(optimizer, self.lr_factor)
 
     def lr_factor(self, step: int) -> float:

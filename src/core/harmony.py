@@ -40,18 +40,18 @@ KEY_PROFILES = np.array(
         [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
     ]
 )
-"""Chances that a degree of the scale, from the tonic up, is in a segment of a piece in major and minor:
-D. Temperley, Music and Probability, 2007, ch. 6, from the examples of Kostka and Payne's textbook. Keys of clips are
-estimated with them from the score as well as from audio, so that the two differ in what sounds alone."""
+"""Chances that a degree of the scale, from the tonic up, occurs in a segment of a piece in major and in minor, from
+D. Temperley, Music and Probability, 2007, ch. 6, based on the examples of Kostka and Payne's textbook. Keys of clips
+are estimated with them both from the score and from audio, so that the two estimates differ only in what sounds."""
 
 _ENDING = 0.25
-"""How much of a correlation the ending of a piece is worth."""
+"""Weight of the ending of a piece, added to the correlation."""
 _HOME = 0.1
-"""How much of a correlation it is worth that a clip is from a piece in that key."""
+"""Weight of the key of the piece for a clip of it, added to the correlation."""
 
 
 def key_name(tonic: int, mode: int) -> str:
-    """A key in words.
+    """The name of a key.
 
     >>> key_name(6, 1)
     'F# minor'
@@ -63,10 +63,10 @@ def find_key(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray) -> tupl
     """Tonic (pitch class) and mode (0 major, 1 minor) of a piece.
 
     The histogram of pitch classes is correlated with the profile of each key (C. Krumhansl, Cognitive Foundations of
-    Musical Pitch, 1990, ch. 4), and the ending speaks for the key that it closes. The final bass note is taken for the
-    tonic, in the mode of the thirds before the last chord: a last major chord is a Picardy third where these are minor.
-    Where the tones before it are those of the minor key a fifth below, the last chord is the dominant of that key: a
-    Phrygian ending, or a half cadence.
+    Musical Pitch, 1990, ch. 4), and the key that the ending suggests gets a bonus. Its tonic is the final bass note,
+    and its mode that of the thirds before the last chord: a final major chord after minor thirds is a Picardy third. If
+    the tones before the last chord are those of the minor key a fifth below, the last chord is the dominant of that key
+    (a Phrygian ending or a half cadence).
     """
     end, last = (onset + duration).max(), onset.max()
     final = int(pitch[onset + duration > end - 1e-3].min() % 12)
@@ -85,17 +85,17 @@ def find_clip_key(
 ) -> tuple[int, int]:
     """Tonic and mode of what sounds between ``start`` and ``end`` of a piece, which may have left its key.
 
-    In a few bars, how often a tone occurs says more than how stable it is felt to be, so that the profiles are others
-    than those of a whole piece. Of 15 chorales, this is the key that an analyst heard in 79 % of all stretches of eight
-    quarter notes; the key of the piece is that in 60 %.
+    In a few bars, the number of times that a tone occurs matters more than its perceived stability, so the profiles
+    differ from those of a whole piece. Evaluated on 15 chorales, this is the key that an analyst heard in 79 % of all
+    stretches of eight quarter notes; the key of the piece is right in 60 %.
 
     Args:
-        onset: Of each note of the piece, in quarter notes.
-        duration: Likewise.
-        pitch: MIDI.
-        start: Of the clip, in quarter notes.
-        end: Likewise.
-        home: Key of the piece, which decides where the clip leaves it open.
+        onset: Onset of each note of the piece, in quarter notes.
+        duration: Duration of each note, in quarter notes.
+        pitch: MIDI pitch of each note.
+        start: Start of the clip, in quarter notes.
+        end: End of the clip, in quarter notes.
+        home: Key of the piece, which decides if the clip is ambiguous.
     """
     if start <= onset.min() and end >= (onset + duration).max():
         return home
@@ -105,13 +105,13 @@ def find_clip_key(
 
 
 def _sounding(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, start: float, end: float) -> np.ndarray:
-    """How long each pitch class sounds between two moments: ``[12]``."""
+    """Total duration of each pitch class between two moments, ``[12]``."""
     overlap = np.minimum(onset + duration, end) - np.maximum(onset, start)
     return np.bincount(pitch % 12, weights=overlap.clip(0), minlength=12)
 
 
 def _fits(profiles: np.ndarray, histogram: np.ndarray) -> np.ndarray:
-    """The correlation of a histogram ``[12]`` with each key ``[mode, tonic]``; zero where nothing tells them apart."""
+    """The correlation of a histogram ``[12]`` with each key ``[mode, tonic]``; zero for a constant histogram."""
     keys = np.stack([np.roll(profiles, tonic, axis=1) for tonic in range(12)], axis=1)
     keys = keys - keys.mean(-1, keepdims=True)
     tones = histogram - histogram.mean()
@@ -129,8 +129,8 @@ def find_chords(
 ) -> list[tuple[float, float, int, int]]:
     """Chords between consecutive ``edges`` (beats): start, end, root and index in :data:`QUALITIES`; −1, −1 for none.
 
-    What sounds in a segment, weighted by how long, is compared with each chord: tones of the chord count for it, other
-    tones and absent ones against it. Equal neighbors are merged.
+    The tones of a segment, weighted by their duration, are compared with each chord: tones of the chord count for it,
+    other tones and missing ones against it. Equal neighbors are merged.
     """
     templates = np.zeros((len(QUALITIES), 12))
     for row, intervals in zip(templates, QUALITIES.values(), strict=True):
@@ -158,7 +158,7 @@ def find_chords(
 
 
 def chord_name(root: int, quality: int, transposition: int = 0) -> str:
-    """A chord in the notation mir_eval reads.
+    """A chord in the notation of mir_eval.
 
     >>> chord_name(9, 1), chord_name(9, 1, transposition=3), chord_name(-1, -1)
     ('A:min', 'C:min', 'N')

@@ -1,4 +1,4 @@
-"""Files of Python that people name themselves, for parts of their own. Nothing in a recipe leads here."""
+"""Importing Python files that the user names, for custom parts. Nothing in a recipe can import a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _imported: dict[str, None] = {}
 
 
 def import_file(path: str | Path) -> None:
-    """Run a file of Python, so that the parts it registers can be named; once, however often it is asked for.
+    """Run a Python file once, so that the parts it registers can be used by name.
 
-    It becomes a module of the name of the file. The processes of an ablation import the same files.
+    The file becomes a module named after it. The processes of an ablation import the same files.
 
     Raises:
-        PartitaError: There is no such file, another module has its name, or it fails; the message says where.
+        PartitaError: The file does not exist, another module has its name, or it fails; the message says where.
     """
     file = Path(path).expanduser().resolve()
     if str(file) in _imported:
@@ -37,7 +37,7 @@ def import_file(path: str | Path) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.append(str(file.parent))  # for processes that are started anew, and what it imports from beside it
+    sys.path.append(str(file.parent))  # for new processes, and for imports of the files beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -51,18 +51,18 @@ def import_file(path: str | Path) -> None:
 
 
 def import_files(paths: Iterable[str | Path]) -> None:
-    """Import several."""
+    """Import several files, in order."""
     for path in paths:
         import_file(path)
 
 
 def imported() -> tuple[str, ...]:
-    """The files that were imported, in their order, for processes that are to know the same parts."""
+    """The imported files in order, for processes that need the same parts."""
     return tuple(_imported)
 
 
 def _taken(name: str, file: Path) -> bool:
-    """Whether another module has a name."""
+    """Whether another module already has this name."""
     try:
         spec = importlib.util.find_spec(name)
     except (ValueError, ImportError):

@@ -31,21 +31,21 @@ from .schema import build
 class Part(Configured, L.LightningModule):
     """A LightningModule that remembers the arguments it was built from.
 
-    An argument can be another part (annotated with the base class of its family): a recipe names it like any other, and
-    it is saved with the outer one, whose ``training_step`` decides whether it is trained along. What has no use of its
-    own is a :class:`~partita.core.component.Component` instead.
+    An argument can be another part (annotated with the base class of its family). A recipe names it like any other
+    part, and it is saved with the outer part, whose ``training_step`` decides whether it is trained along. What has no
+    use of its own is a :class:`~partita.core.component.Component` instead.
 
     Building a part never reads a file or the network: pretrained weights come in through :meth:`load_weights`.
 
     Attributes:
-        fit_options: How it is trained; the ``fit:`` block of its preset.
-        training_input: What its ``training_step`` gets: ``audio`` (a batch with audio ``[B, C, T]`` in its
+        fit_options: Training options: the ``fit:`` block of its preset.
+        training_input: Input of its ``training_step``: ``audio`` (a batch with audio ``[B, C, T]`` in its
             :attr:`audio_format`), ``clips`` (what its ``prepare`` makes of clips), or ``stage`` (a
             :class:`~partita.core.contracts.StageBatch`).
-        trainable: Whether it is trained at all. A part that is not needs weights, unless it is weightless.
-        weightless: Whether there is nothing in it to train or to load; such a part is not trainable.
+        trainable: Whether the part can be trained. A part that cannot be needs weights, unless it is weightless.
+        weightless: Whether the part has nothing to train or to load; such a part is not trainable.
         training_only: Prefixes of the state that only training needs (discriminators, parts trained alongside);
-            left out of what :meth:`save` writes.
+            :meth:`save` leaves it out.
     """
 
     training_input: ClassVar[Literal["audio", "clips", "stage"]]
@@ -59,17 +59,17 @@ class Part(Configured, L.LightningModule):
 
     @property
     def audio_format(self) -> tuple[int, int] | None:
-        """Rate in Hz and channels of the audio that its training reads; ``None`` if it reads none."""
+        """Sample rate in Hz and number of channels of the audio that its training reads; ``None`` if it reads none."""
         return None
 
     @property
     def num_parameters(self) -> int:
-        """Parameters that using the part needs: without discriminators and parts trained alongside."""
+        """Number of parameters needed to use the part, without discriminators and parts trained alongside."""
         own = sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self._not_exported))
         return own + sum(part.num_parameters for part in self._inner.values())
 
     def exported_state(self) -> dict[str, Tensor]:
-        """The weights that using the part needs."""
+        """The weights needed to use the part."""
         state = {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith(self._not_exported)}
         for prefix, part in self._inner.items():
             state |= {prefix + k: v for k, v in part.exported_state().items()}
@@ -77,20 +77,20 @@ class Part(Configured, L.LightningModule):
 
     @property
     def _inner(self) -> dict[str, Part]:
-        """The parts it uses, by the prefix of their state."""
+        """The parts inside this one, by the prefix of their state."""
         parts = {f"{name}.": child for name, child in self.named_children() if isinstance(child, Part)}
         return {prefix: part for prefix, part in parts.items() if not prefix.startswith(self.training_only)}
 
     @property
     def _not_exported(self) -> tuple[str, ...]:
-        """Prefixes of the state that is for training only, or that a part inside writes itself."""
+        """Prefixes of the state that only training needs or that an inner part saves itself."""
         return (*self.training_only, *self._inner)
 
     def load_exported_state(self, state: dict[str, Tensor], source: str | Path) -> None:
-        """Take over weights written by :meth:`save`; every name and shape must fit, and every value be finite.
+        """Load the weights written by :meth:`save`. Every name and shape must match, and every value be finite.
 
         Raises:
-            PartitaError: They do not; the message names the differences.
+            PartitaError: The weights do not match; the message lists the differences.
         """
         own = self.exported_state()
         missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -122,7 +122,7 @@ class Part(Configured, L.LightningModule):
         if broken:
             raise PartitaError(
                 f"{source}: {len(broken)} of these weights hold values that are not finite numbers (NaN or infinite): "
-                f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}; get or train them anew"
+                f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}; download or train them again"
             )
 
     @property
@@ -137,13 +137,13 @@ class Part(Configured, L.LightningModule):
             write_tensors(self.exported_state(), new / "model.safetensors")
 
     def load_weights(self, source: str | Path) -> None:
-        """Load pretrained weights: a folder that :meth:`save` wrote, its file, or a checkpoint in a format known here.
+        """Load pretrained weights from a folder or file that :meth:`save` wrote, or a checkpoint in a known format.
 
         Args:
-            source: A file or folder; a hub id, too, for parts that take checkpoints of other libraries.
+            source: A file or folder, or a hub id for parts that load checkpoints of other libraries.
 
         Raises:
-            PartitaError: There are no such weights, or they are not of this part.
+            PartitaError: There are no weights at ``source``, or they do not fit this part.
         """
         path, formats = Path(source), formats_for(type(self))
         if formats and kind(path) != "file":
@@ -170,9 +170,9 @@ class Part(Configured, L.LightningModule):
 
     @classmethod
     def missing_weights(cls, source: str) -> str | None:
-        """What is wrong with the place of :meth:`load_weights`, as far as this machine knows; ``None`` if nothing is.
+        """Why :meth:`load_weights` would find nothing at ``source``; ``None`` if it may succeed.
 
-        A hub id is believed, by the parts that take one: only the Hub knows.
+        Parts that load from the Hub accept any hub id here: only the Hub knows whether it exists.
         """
         path, foreign = Path(source), cls.load_weights is not Part.load_weights or bool(formats_for(cls))
         if kind(path) or (foreign and re.fullmatch(r"\w[\w.-]*(/[\w.-]+){1,2}", source)):
@@ -193,13 +193,13 @@ class Part(Configured, L.LightningModule):
         return part.eval()
 
     def train_only(self, patterns: Sequence[str] | None) -> None:
-        """Let some parameters be trained, and hold the others.
+        """Train only the parameters that match the patterns, and freeze the others.
 
         Args:
-            patterns: Names of parameters, with ``*`` and ``?`` as file names have them. ``None`` trains all.
+            patterns: Names of parameters, with the wildcards ``*`` and ``?``. ``None`` trains all.
 
         Raises:
-            ValueError: A pattern fits no parameter.
+            ValueError: A pattern matches no parameter.
         """
         names = [name for name, _ in self.named_parameters()]
         for pattern in patterns or ():
@@ -210,18 +210,18 @@ class Part(Configured, L.LightningModule):
             parameter.requires_grad_(patterns is None or any(fnmatch.fnmatchcase(name, p) for p in patterns))
 
     def doubt(self) -> str | None:
-        """Why training it with its options cannot come to much, to be told before; none where nothing is known."""
+        """A warning, shown before training, why the options will give a poor result; ``None`` if they look fine."""
         return None
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Averaged weights, where the fit options ask for them."""
+        """The callback that averages the weights, if the fit options ask for it."""
         options = self.fit_options
         if options.ema is None:
             return []
-        # buffers (codebooks, counters) follow the weights in training rather than being averaged
+        # buffers (codebooks, counters) are copied rather than averaged
         return [
             EMAWeightAveraging(
-                device=self.trainer.strategy.root_device,  # the part itself gets there later
+                device=self.trainer.strategy.root_device,  # where Lightning moves the part later
                 decay=options.ema,
                 update_every_n_steps=options.ema_every,
                 use_buffers=False,
@@ -229,16 +229,16 @@ class Part(Configured, L.LightningModule):
         ]
 
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
-        """Log a figure as Lightning does; figures of a validation are those of all processes."""
+        """Log a value as Lightning does. Validation values are averaged over all processes."""
         if name.startswith("val/"):
             options = {"sync_dist": True} | options
-            if options.get("batch_size"):  # Lightning averages counts of examples over processes in whole numbers
+            if options.get("batch_size"):  # Lightning would average the numbers of examples over processes as integers
                 options["batch_size"] *= self.trainer.world_size
         super().log(name, value, *args, **options)
 
 
 def _numbers(tensor: Tensor) -> str:
-    """What kind of numbers a tensor holds: they are converted to another precision, but not to another kind."""
+    """The kind of numbers of a tensor. Loading converts their precision, but not their kind."""
     if tensor.is_complex() or tensor.is_floating_point():
         return "complex" if tensor.is_complex() else "floating point"
     return "truth" if tensor.dtype == torch.bool else "whole"

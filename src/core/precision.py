@@ -7,18 +7,18 @@ from typing import Literal
 import torch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""What the layers of a part compute in; weights, spectra and codebooks are in single precision always."""
+"""Precision in which the layers of a part compute. Weights, spectra and codebooks are always in single precision."""
 
 
 def feasible(precision: str, accelerator: str = "auto") -> str:
-    """The precision, or single precision where it would be half on a CPU without instructions for it.
+    """The given precision, or single precision if it is a half precision on a CPU without instructions for it.
 
-    Such CPUs (those before AVX-512 among x86) compute matrix products in bfloat16 one number at a time: a step that
-    takes half a second takes ten.
+    Such CPUs (x86 before AVX-512) compute bfloat16 matrix products one number at a time: a step that takes half a
+    second in single precision takes ten.
 
     Args:
-        precision: As ``L.Trainer`` takes it.
-        accelerator: As ``L.Trainer`` takes it.
+        precision: A precision of ``L.Trainer``.
+        accelerator: An accelerator of ``L.Trainer``.
 
     >>> feasible("32-true")
     '32-true'
@@ -28,6 +28,6 @@ def feasible(precision: str, accelerator: str = "auto") -> str:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU has instructions that multiply matrices in bfloat16 (which stands in for float16 on a CPU)."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # torch asks the same of itself
+    """Whether the CPU has instructions that multiply matrices in bfloat16 (which replaces float16 on a CPU)."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # torch itself checks this
     return supported is not None and bool(supported())

@@ -1,9 +1,9 @@
-"""Progress of long work: whoever does it says how far it is, and whoever wants to know listens.
+"""Progress of long work: the code that does the work reports it, and a listener displays it.
 
 >>> with reporting(lambda name, done, total: print(f"{name}: {done} of {total}")):
 ...     progress("clips", 3, 8)
 clips: 3 of 8
->>> progress("clips", 4, 8)  # nobody listens
+>>> progress("clips", 4, 8)  # without a listener
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Listener = Callable[[str, int, int | None], None]
-"""Gets the name of the work, how much of it is done, and how much there is (``None`` if nobody knows)."""
+"""Gets the name of the work, how much of it is done, and how much there is (``None`` if unknown)."""
 
 _listener: ContextVar[Listener | None] = ContextVar("progress listener")
 

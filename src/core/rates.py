@@ -1,7 +1,7 @@
-"""Samples, frames and seconds: exact, and rounded only where a whole number is asked for.
+"""Conversions between samples, frames and seconds, computed exactly and rounded only to obtain a whole number.
 
 A rate in floating point stands for a fraction: 86.1328125 Hz are 44,100 / 512, and 1 / 0.96 Hz are 25 / 24. Computed in
-floating point, the number of frames in an exact length comes out one too small, or one too large, every now and then.
+floating point, the number of frames of an exact length is sometimes off by one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def nearest(seconds: float, rate: float) -> int:
 
 
 def at_least(seconds: float, rate: float) -> int:
-    """The number of frames at ``rate`` that is as long as a time or longer.
+    """The number of frames at ``rate`` that lasts at least this time.
 
     >>> at_least(0.1, 50), at_least(0.1, 12.5)
     (5, 2)
@@ -49,7 +49,7 @@ def at_least(seconds: float, rate: float) -> int:
 
 
 def whole_frames(samples: Count, sample_rate: float, rate: float) -> Count:
-    """Frames at ``rate`` that end within so many samples.
+    """Number of frames at ``rate`` that end within this many samples.
 
     >>> whole_frames(48000, 24000, 75), whole_frames(47999, 24000, 75)
     (150, 149)
@@ -59,7 +59,7 @@ def whole_frames(samples: Count, sample_rate: float, rate: float) -> Count:
 
 
 def begun_frames(samples: Count, sample_rate: float, rate: float) -> Count:
-    """Frames at ``rate`` that begin within so many samples: what a tokenizer makes of them.
+    """Number of frames at ``rate`` that begin within this many samples: what a tokenizer makes of them.
 
     >>> begun_frames(48000, 24000, 75), begun_frames(48001, 24000, 75)
     (150, 151)

@@ -1,7 +1,7 @@
 """Names for parts: a part is found by its family and registered name, never by an import path.
 
-The parts of this package are found by reading their source, and other packages' by their entry points (group
-``partita.<family>``), so that names can be listed, and a misspelled one answered, without importing torch.
+The parts of this package are found by reading their source, those of other packages by their entry points (group
+``partita.<family>``). So names can be listed, and suggested for a misspelled one, without importing torch.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ COMPONENTS = {
 """Each family of components, which parts are made of, and the folder that holds it."""
 
 EXTENSIONS = {"field": "data/fields", "score": "evaluation/scores"}
-"""Each family of what extends the library beside the parts of a system, and the folder that holds it."""
+"""Each family of extensions other than the parts of a system, and the folder that holds it."""
 
 REGISTERED = FAMILIES | COMPONENTS | EXTENSIONS
 
 FORMATS = {"checkpoint": ("generators/checkpoints", "tokenizers/checkpoints", "conditioners/checkpoints")}
-"""What is registered and chosen by what a file holds, never by name: each family, and the folders that hold it."""
+"""Each family that is chosen by the content of a file instead of by name, and the folders that hold it."""
 
 PACKAGE, PACKAGE_NAME = Path(__file__).parents[1], __package__.rpartition(".")[0]
 """The folder of this package, and its name."""
 
 OWN = " (a part in a file of your own: partita --import FILE.py …; in Python, import it first)"
-"""What messages about unknown parts end with."""
+"""The end of messages about unknown parts."""
 
 T = TypeVar("T", bound=type)
 _classes: dict[tuple[str, str], type] = {}
 
 
 class UnknownName(KeyError):
-    """A name nothing is registered under; the message lists what was probably meant."""
+    """An unregistered name. The message suggests similar names."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -84,7 +84,7 @@ def lookup(family: str, name: str) -> Any:
     """The class registered as ``name``.
 
     Raises:
-        UnknownName: Nothing is.
+        UnknownName: No class is registered under this name.
     """
     if (family, name) not in _classes:
         if name in _sources(family):
@@ -97,7 +97,7 @@ def lookup(family: str, name: str) -> Any:
 
 
 def names(family: str) -> dict[str, str]:
-    """Every registered name of a family with a line on what it is, sorted, without importing any part."""
+    """Every registered name of a family with a one-line summary, sorted, without importing any part."""
     found = {name: (cls.__doc__ or "").strip().split("\n")[0] for (f, name), cls in _classes.items() if f == family}
     found |= {
         name: f"from the package {e.dist.name if e.dist else e.module}" for name, e in _entry_points(family).items()
@@ -107,7 +107,7 @@ def names(family: str) -> dict[str, str]:
 
 
 def did_you_mean(name: object, candidates: Iterable[str]) -> str:
-    """``": did you mean x?"``, or the candidates there are; empty where there are none."""
+    """``": did you mean x?"``, or a list of all candidates; empty if there are none."""
     choices = list(candidates)
     close = difflib.get_close_matches(str(name), choices, n=2, cutoff=0.6)
     if close:

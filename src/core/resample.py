@@ -11,27 +11,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CUTOFF = 0.957
-"""Where the filter has fallen by 6 dB, relative to half the lower of the two rates: as soxr's."""
+"""Frequency at which the filter has fallen by 6 dB, relative to half the lower of the two rates; that of soxr."""
 ZEROS = 80
-"""Zero crossings of the filter on either side: its stopband begins at half the lower rate, as soxr's."""
+"""Zero crossings of the filter on either side: its stopband begins at half the lower rate, as that of soxr does."""
 BETA = 11.0
-"""Of the Kaiser window, which keeps the stopband about 110 dB down."""
+"""Shape parameter of the Kaiser window, which keeps the stopband about 110 dB down."""
 LARGEST_FILTERS = 1 << 23
-"""Weights of a filter bank. Rates with next to no common divisor would need more, and go through soxr."""
+"""Maximum number of weights of a filter bank. Rates with a small common divisor would need more, and use soxr."""
 
 
 def convert(audio: Tensor, rate: int, to_rate: int, channels: int) -> Tensor:
     """Audio ``[B, C, T]`` at ``rate`` to ``[B, channels, ceil(T · to_rate / rate)]`` float32.
 
-    All tensors are resampled here: on the CPU by soxr, as files are, and elsewhere by a filter with the same response.
-    Up to 93 % of half the lower rate either loses less than 1 dB, and what could alias is at least 100 dB down.
-    Channels are copied from one, or mixed by their mean where the number falls.
+    Every conversion of tensors uses this function: soxr on the CPU, as for files, and a filter with the same response
+    on other devices. Frequencies up to 93 % of half the lower rate lose less than 1 dB, and aliasing is at least 100 dB
+    down. One channel is copied to several; several are averaged if the number of channels falls.
 
     Args:
-        audio: On any device.
-        rate: Of the audio, in Hz.
-        to_rate: Of the result, in Hz.
-        channels: Of the result.
+        audio: Audio on any device.
+        rate: Sample rate of the audio, in Hz.
+        to_rate: Sample rate of the result, in Hz.
+        channels: Number of channels of the result.
     """
     if audio.shape[1] != channels:
         audio = audio.mean(1, keepdim=True).expand(-1, channels, -1)
@@ -45,7 +45,7 @@ def convert(audio: Tensor, rate: int, to_rate: int, channels: int) -> Tensor:
 
 
 def _by_soxr(audio: Tensor, source: int, target: int, length: int) -> Tensor:
-    # of a length between two samples soxr leaves out the last: what follows is silence, and enough of it for one more
+    # If the exact length falls between two samples, soxr leaves out the last one: add enough silence for one more.
     signals = F.pad(audio.detach().float().cpu().reshape(-1, audio.shape[-1]), (0, -(-source // target) + 1)).numpy()
     made = [torch.from_numpy(soxr.resample(signal, source, target)[:length]) for signal in signals]
     return torch.stack(made).view(*audio.shape[:-1], length).to(audio.device)
@@ -53,9 +53,9 @@ def _by_soxr(audio: Tensor, source: int, target: int, length: int) -> Tensor:
 
 def _by_filters(audio: Tensor, source: int, target: int, length: int) -> Tensor:
     margin = _margin(source, target)
-    several = max(1, 32 // target)  # a matrix product is faster than as many dot products
+    several = max(1, 32 // target)  # a matrix product is faster than the same number of dot products
     source, target = several * source, several * target
-    # GPUs round the factors of products in float32 to ten bits, whose noise would be louder than what aliases
+    # GPUs would round the factors of float32 products to ten bits, whose noise would be louder than the aliasing.
     dtype = torch.float64 if audio.is_cuda else torch.float32
     with torch.autocast(audio.device.type, enabled=False):
         padded = F.pad(audio.to(dtype).reshape(-1, 1, audio.shape[-1]), (margin, margin + source))
@@ -64,11 +64,11 @@ def _by_filters(audio: Tensor, source: int, target: int, length: int) -> Tensor:
 
 
 def _margin(source: int, target: int) -> int:
-    """Samples on either side that a resampled one depends on."""
+    """Number of samples on either side that a resampled sample depends on."""
     return math.ceil(ZEROS * source / (CUTOFF * min(source, target)))
 
 
-# Normal tensors whatever mode or device the first caller is in: they are kept, and training uses them too.
+# Normal tensors whatever mode or device the first caller uses: they are cached, and training uses them too.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _filters(source: int, target: int, margin: int, device: torch.device, dtype: torch.dtype) -> Tensor:

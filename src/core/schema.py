@@ -31,12 +31,12 @@ class Argument(NamedTuple):
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """Whether the argument has no default."""
         return self.default is MISSING
 
 
 class Mistake(NamedTuple):
-    """Something wrong with a value: where (dotted key), what, and what was probably meant."""
+    """An invalid value: its dotted key, what is wrong, and what was probably meant."""
 
     key: str
     message: str
@@ -59,10 +59,10 @@ def arguments(cls: type) -> dict[str, Argument]:
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
-    """An instance from plain values, as a recipe or a saved part holds them.
+    """An instance from the plain values of a recipe or a saved part.
 
     Raises:
-        ValueError: The values do not fit the signature, or the class refuses them.
+        ValueError: The values do not fit the signature, or the constructor rejects them.
     """
     mistakes = check(cls, values)
     if mistakes:
@@ -84,15 +84,15 @@ def check(
     leave_parts: bool = False,
     beside: Sequence[str] = (),
 ) -> list[Mistake]:
-    """Every mistake in ``values``, each checked alone against the type the signature gives it.
+    """Every mistake in ``values``, each checked on its own against its type in the signature.
 
     Args:
         cls: A part, or a dataclass.
-        values: By argument. One that takes a part holds a built one, or what :attr:`Part.config` gives.
+        values: Values by argument. An argument for a part holds a built part or the content of :attr:`Part.config`.
         skip: Arguments that the system supplies.
-        key: Where the values stand, for the messages.
-        leave_parts: Whether what is given for parts is left to the caller.
-        beside: Keys that the caller takes itself, or that stand deeper (``fit.steps``), and that may have been meant.
+        key: Key of the values, for the messages.
+        leave_parts: Whether the caller checks the values of arguments for parts.
+        beside: Keys that the caller handles itself or that are nested (``fit.steps``), which messages may suggest.
     """
     known = {name: argument for name, argument in arguments(cls).items() if name not in skip}
     mistakes = []
@@ -116,7 +116,7 @@ def check(
 
 
 def type_name(hint: Any) -> str:
-    """A type as people write it.
+    """A readable name of a type.
 
     >>> type_name(tuple[int, ...] | None), type_name(Literal["a", "b"]), type_name(float)
     ('tuple of int or none', 'a | b', 'float')
@@ -139,7 +139,7 @@ def type_name(hint: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as a file holds it: dataclasses as mappings, tuples as lists, parts as what they are built from."""
+    """A value for a file: dataclasses become mappings, tuples lists, and parts the arguments they are built from."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
@@ -150,7 +150,7 @@ def plain(value: Any) -> Any:
 
 
 def nested(hint: Any) -> type | None:
-    """The dataclass a type is, or is optionally."""
+    """The dataclass that a type is, optional or not; ``None`` for other types."""
     for candidate in (hint, *typing.get_args(hint)):
         if isinstance(candidate, type) and is_dataclass(candidate):
             return candidate
@@ -158,7 +158,7 @@ def nested(hint: Any) -> type | None:
 
 
 def part_type(hint: Any) -> Any:
-    """The class of parts a type is, or is optionally: an argument annotated with it takes a part; none elsewhere."""
+    """The class of parts that a type is, optional or not; ``None`` if an argument of this type takes no part."""
     optional = typing.get_origin(hint) in (Union, types.UnionType)
     for candidate in typing.get_args(hint) if optional else (hint,):
         if isinstance(candidate, type) and getattr(candidate, "family", None) in REGISTERED:
@@ -173,7 +173,7 @@ def part_arguments(cls: type) -> dict[str, str]:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What is in mappings and lists, however deep."""
+    """All values in nested mappings and lists."""
     if isinstance(value, Mapping | list | tuple):
         for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _leaves(inner)
@@ -211,7 +211,7 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     if is_dataclass(value) and isinstance(value, group or ()):
         return []
     if type(value) is argument.type and argument.type in (bool, int, float, str):
-        return []  # most values are: no need to ask
+        return []  # most values are plain: skip the slow check
     try:
         OmegaConf.to_object(OmegaConf.merge(_holder(argument.type), {"value": value}))
     except (OmegaConfBaseException, ValueError, TypeError, AssertionError, AttributeError, RecursionError):
@@ -221,7 +221,7 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
 
 @cache
 def _holder(hint: Any) -> DictConfig:
-    """A config with one value of a type; merging copies it."""
+    """A config with one value of a type. Merging copies it, so that it can be cached."""
     holder = make_dataclass("Holder", [("value", hint, field(default=_OMEGA_MISSING))])
     return _writable(OmegaConf.structured(holder))
 
@@ -243,7 +243,7 @@ def _hint(argument: Argument, value: Any = None) -> str:
 
 @cache
 def _docs(cls: type) -> dict[str, str]:
-    """What the docstrings say of each argument; a subclass's word counts over its base's."""
+    """The description of each argument in the docstrings; that of a subclass takes precedence over that of its base."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         if (base.__doc__ and base.__module__.startswith(__package__.partition(".")[0])) or base is cls:
@@ -258,7 +258,7 @@ _OMEGA_MISSING = "???"
 
 @cache
 def _structured(cls: type) -> DictConfig:
-    """A config with the arguments of a class; merging copies it."""
+    """A config with the arguments of a class. Merging copies it, so that it can be cached."""
 
     def default(argument: Argument) -> Any:
         if argument.required:
@@ -275,7 +275,7 @@ def _mutable(default: Any) -> Any:
 
 
 def _writable(config: DictConfig) -> DictConfig:
-    """Frozen dataclasses make read-only configs; a schema is there to be merged into."""
+    """Make a config writable. Frozen dataclasses give read-only configs, but values are merged into a schema."""
     OmegaConf.set_readonly(config, False)
     for name in config:
         if OmegaConf.is_missing(config, name):

@@ -1,4 +1,4 @@
-"""Seeds that follow from names and numbers."""
+"""Seeds that are derived from names and numbers."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Any
 
 
 def derive_seed(*parts: Any) -> int:
-    """A seed that is a function of its arguments alone, the same on every machine."""
+    """A seed that depends only on the arguments and is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big")

@@ -97,7 +97,7 @@ def test_samples_of_every_type_have_the_same_scale(samples, largest):
         (lambda: Excerpt("nowhere.wav").read(RATE, 1), r"nowhere\.wav: there is no such file"),
         (lambda: Excerpt(tone(1), last=2).read(RATE, 1), "lasts 1 s: it has no last 2 s"),
         (lambda: Excerpt(tone(1), start=1).read(RATE, 1), "nothing follows 1 s"),
-        (lambda: Excerpt(tone(1, channels=2).T).read(RATE, 1), r"turn it round with \.T"),
+        (lambda: Excerpt(tone(1, channels=2).T).read(RATE, 1), r"transpose it with \.T"),
         (lambda: Excerpt(np.zeros((1, 1, 1, 9))).read(RATE, 1), r"not \[1, 1, 1, 9\]"),
         (lambda: Excerpt(np.zeros(0)).read(RATE, 1), r"not \[0\]"),
         (lambda: Excerpt(np.array([3000.0])).read(RATE, 1), "reach 3000: divide them"),

@@ -47,7 +47,7 @@ def system(toy_recipe):
         ({"guidance": [(1.0, ["text"])]}, "guidance is a number"),
         ({"sampling": {"temprature": 1}}, "'temperature'"),
         ({"continuation": torch.zeros(2, 1, 100)}, "1 clips continue one recording, or one each, not 2"),
-        ({"continuation": torch.zeros(100, 2)}, r"100 channels of 2 samples: turn it round"),
+        ({"continuation": torch.zeros(100, 2)}, r"100 channels of 2 samples: transpose it"),
         ({"continuation": torch.zeros(1, 1, 4000)}, "set a longer duration"),
     ],
 )

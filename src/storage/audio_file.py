@@ -1,4 +1,4 @@
-"""Audio files: what is in them, and clips of them at any rate, by random access. Files are resampled here alone."""
+"""Audio files: headers, random access to clips at any sample rate, and writing. Only this module resamples files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ..errors import PartitaError, printable
 from .files import replacing_file
 
 SUFFIXES = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"))
-"""What names of audio files end in. Files that turn out not to be readable are reported, not passed over."""
+"""File name extensions of audio. A file with one of them that cannot be read is reported, not skipped."""
 
 MARGIN = 0.05
-"""Seconds read on either side of a clip, so that the resampler sees what it would in the whole file."""
+"""Seconds that are read on either side of a clip, so that the resampler sees the same samples as in the whole file."""
 LOUDEST = 100.0
-"""Largest sample that is believed, 40 dB above full scale: what is louder is damaged or not scaled to [-1, 1]."""
+"""Largest accepted sample, 40 dB above full scale. A file with larger ones is damaged or not scaled to [-1, 1]."""
 SAMPLE_RATES = (1_000, 768_000)
-"""Lowest and highest rate of audio, in Hz. A header that claims another one is damaged."""
+"""Lowest and highest accepted sample rate, in Hz. A header with another rate is damaged."""
 MOST_CHANNELS = 64
-"""Channels that a file can have; ambisonics of the seventh order has as many."""
+"""Maximum number of channels of a file; ambisonics of the seventh order has this many."""
 
 _BLOCK = 1 << 18
-"""Samples decoded at once where a whole file is checked."""
+"""Number of samples that are decoded at once when a whole file is checked."""
 _LARGEST_OGG_PAGE = 65307
 _MOST_WRITTEN = 16384
 _PCM = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
@@ -49,18 +49,18 @@ _WRITABLE: dict[str, tuple[str, dict[int, str]]] = {
     ".w64": ("W64", _PCM),
     ".wav": ("WAV", _PCM),
 }
-"""By ending, the format and by bits per sample its subtypes, the usual one first; 0 where there is no such number."""
+"""Format of each extension, and its subtype by bits per sample, the usual one first; the key 0 means no bit depth."""
 
 
 def flac(audio: np.ndarray, sample_rate: int) -> bytes:
-    """Audio ``[C, T]`` in [-1, 1] as the bytes of a FLAC of 16 bits, ``sample_rate`` in Hz."""
+    """Audio ``[C, T]`` in [-1, 1] as the bytes of a 16-bit FLAC file; ``sample_rate`` in Hz."""
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.T, sample_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
 class AudioInfo(NamedTuple):
-    """Length in samples, rate in Hz and number of channels of a file."""
+    """Length in samples, sample rate in Hz and number of channels of a file."""
 
     num_samples: int
     sample_rate: int
@@ -68,24 +68,24 @@ class AudioInfo(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Length of the file."""
+        """Length of the file in seconds."""
         return self.num_samples / self.sample_rate
 
 
 def inspect_audio(path: Path) -> AudioInfo:
-    """Look at a file's header and at its end, without reading what is between.
+    """Read the header of a file and check its end, without reading what is between.
 
     Raises:
-        PartitaError: It is missing, empty, truncated or not audio; the message says which, without the path.
+        PartitaError: The file is missing, empty, truncated or not audio; the message says which, without the path.
     """
     with _opened(path) as file:
         info = AudioInfo(file.frames, file.samplerate, file.channels)
         if file.format == "OGG" and not _ogg_ends(path):
             raise PartitaError("the file is truncated: its last page is missing")
         if info.num_samples <= 0:
-            raise PartitaError("there are no samples in it")
+            raise PartitaError("it contains no samples")
         if _promises_more(file.extra_info):
-            raise PartitaError("the file is truncated: its header promises more than there is")
+            raise PartitaError("the file is truncated: its header promises more samples than it contains")
         last = min(info.num_samples, info.sample_rate // 10 + 1)
         file.seek(info.num_samples - last)
         if len(file.read(last, dtype="float32")) < last:
@@ -97,7 +97,7 @@ def check_audio(path: Path) -> None:
     """Decode a whole file, a block at a time.
 
     Raises:
-        PartitaError: Somewhere in it there is something wrong; the message says what and where, without the path.
+        PartitaError: Part of the file is damaged; the message says what is wrong and where, without the path.
     """
     info, done = inspect_audio(path), 0
     with _opened(path) as file:
@@ -116,21 +116,22 @@ def check_audio(path: Path) -> None:
 def read_clip(
     path: Path, start: float, seconds: float | None, sample_rate: int, channels: int, longest: float | None = None
 ) -> tuple[np.ndarray, int]:
-    """A clip of a file, the same samples as that part of the whole file resampled.
+    """A clip of a file, equal to the same part of the whole file after resampling.
 
     Args:
-        path: Of the file.
-        start: In seconds; rounded to a sample of the result.
-        seconds: Length of the clip; all that is left of the file where none is given.
-        sample_rate: Of the result, in Hz.
-        channels: Of the result: the file's own as they are, one copied, or several mixed to one (and copied).
-        longest: Seconds beyond which a clip is refused, before any of it is read; none for any length.
+        path: Path of the file.
+        start: Start of the clip in seconds, rounded to a sample of the result.
+        seconds: Length of the clip. ``None`` reads to the end of the file.
+        sample_rate: Sample rate of the result, in Hz.
+        channels: Channels of the result. A single channel is copied; several are mixed to one if the number differs.
+        longest: Longest clip in seconds; a longer one is rejected before it is read. ``None`` accepts any length.
 
     Returns:
-        Audio ``[C, T]`` float32 in [-1, 1], padded with silence where the file ends, and how many samples are not.
+        Audio ``[C, T]`` float32 in [-1, 1], padded with silence after the end of the file, and its number of samples
+        without the padding.
 
     Raises:
-        PartitaError: The file cannot be read, there; the message names it.
+        PartitaError: The file cannot be read at this place; the message names the file.
     """
     try:
         with _opened(path) as file:
@@ -143,9 +144,9 @@ def read_clip(
                     f"it lasts {length / sample_rate:,.1f} s, and at most {longest:g} s can be used here"
                 )
             num_samples = min(length, left)
-            # Both rates have a sample at every multiple of this step; a clip that is cut there has the phase of the
-            # whole file.
-            common = math.gcd(source, sample_rate)
+            # Both rates have a sample at every multiple of this step. Cutting there preserves the phase that resampling the
+            # Both rates have a sample at every multiple of this step. Cutting there preserves the phase that resampling
+            # the whole file would have.
             source_step, step = source // common, sample_rate // common
             if num_samples == 0:
                 return np.zeros((channels, length), np.float32), 0
@@ -163,7 +164,7 @@ def read_clip(
     if sound.shape[1] != channels:
         sound = np.repeat(sound.mean(axis=1, keepdims=True), channels, axis=1)
     if source != sample_rate:
-        # of a length between two samples soxr leaves out the last: silence follows, and enough of it for one more
+        # if the exact length falls between two samples, soxr leaves out the last: add enough silence for one more
         sound = np.pad(sound, ((0, source // sample_rate + 2), (0, 0)))
         sound = soxr.resample(sound, source, sample_rate)
     skip = begin - steps * step
@@ -174,19 +175,20 @@ def read_clip(
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, bits: int | None = None) -> None:
-    """Write audio ``[C, T]`` in [-1, 1] in the format that the name ends in, whole or not at all.
+    """Write audio ``[C, T]`` in [-1, 1] in the format of the file name's extension. The file is written completely or
+    not at all.
 
     Args:
-        path: Of the file.
-        audio: What is outside [-1, 1] is clipped where the samples are integers.
-        sample_rate: In Hz.
-        bits: Per sample, of formats without loss: 16 (unless given), 24, or 32 (floating point).
+        path: Path of the file.
+        audio: Samples, clipped to [-1, 1] if the format stores integers.
+        sample_rate: Sample rate in Hz.
+        bits: Bits per sample of lossless formats: 16 (the default), 24, or 32 (floating point).
 
     Raises:
-        PartitaError: The format, or the rate in this format, is not known, or the file cannot be written there.
+        PartitaError: The format is unknown or does not support the rate, or the file cannot be written.
     """
     path, (kind, subtype) = Path(path), check_writable(path, bits)
-    encoded = io.BytesIO()  # libsndfile says nothing when the end of a FLAC, MP3 or Ogg finds no room on the disk
+    encoded = io.BytesIO()  # libsndfile reports no error when the disk is full at the end of a FLAC, MP3 or Ogg file
     try:
         _write(encoded, audio.T, sample_rate, kind, subtype)
         with replacing_file(path) as new:
@@ -198,10 +200,10 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, bits: int
 def check_writable(
     path: str | Path, bits: int | None = None, sample_rate: int | None = None, channels: int = 1
 ) -> tuple[str, str]:
-    """The names of the format that a path ends in and of the way its samples are kept.
+    """The soundfile format and subtype for a path.
 
     Raises:
-        PartitaError: It is none that can be written, or not with so many bits, this rate or so many channels.
+        PartitaError: The format cannot be written, or not with this bit depth, sample rate or number of channels.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITABLE:
@@ -222,7 +224,7 @@ def check_writable(
 
 
 def _write(file: Any, samples: np.ndarray, sample_rate: int, kind: str, subtype: str) -> None:
-    """Write samples ``[T, C]``, in blocks: libsndfile's Vorbis encoder overflows the stack on some minutes at once."""
+    """Write samples ``[T, C]``, in blocks: libsndfile's Vorbis encoder overflows the stack on several minutes at once."""
     with soundfile.SoundFile(file, "w", sample_rate, samples.shape[1], subtype, format=kind) as sink:
         for start in range(0, len(samples), _MOST_WRITTEN):
             sink.write(samples[start : start + _MOST_WRITTEN])
@@ -230,12 +232,12 @@ def _write(file: Any, samples: np.ndarray, sample_rate: int, kind: str, subtype:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """An audio file to read from, once it is known to be a file and its header to be possible.
+    """Open an audio file for reading, after checking that it is a regular file with a plausible header.
 
-    A pipe or a device, whose reading may never end, is not even opened.
+    A pipe or a device is not even opened, because reading it may never end.
 
     Raises:
-        PartitaError: It cannot be read, now or while this lasts; the message says why, without the path.
+        PartitaError: The file cannot be read, now or inside the block; the message says why, without the path.
     """
     try:
         status = path.stat()
@@ -243,7 +245,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             raise PartitaError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
         if status.st_size == 0:
             raise PartitaError("the file is empty")
-        # By its number: libsndfile knows no name that is not UTF-8, and asks for more of what ends in .raw.
+        # Opened by its descriptor: libsndfile rejects names that are not UTF-8, and asks for options for .raw files.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             with soundfile.SoundFile(descriptor, closefd=False) as file:
@@ -265,12 +267,12 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 def _check_samples(sound: np.ndarray, first: int, sample_rate: int) -> None:
-    """See that samples ``[T, C]`` are audio, the first of them at sample ``first`` of the file.
+    """Check that samples ``[T, C]``, of which the first is sample ``first`` of the file, are audio.
 
     Raises:
         PartitaError: They are not; the message says where and what is wrong, without the path.
     """
-    wrong = ~(np.abs(sound) <= LOUDEST).all(axis=1)  # NaN is not, either
+    wrong = ~(np.abs(sound) <= LOUDEST).all(axis=1)  # NaN is wrong, too
     if wrong.any():
         at = int(wrong.argmax())
         worst = float(sound[at][~(np.abs(sound[at]) <= LOUDEST)][0])
@@ -280,16 +282,16 @@ def _check_samples(sound: np.ndarray, first: int, sample_rate: int) -> None:
 
 
 def _promises_more(log: str) -> bool:
-    """Whether libsndfile notes that there is less in the file than its header says, of which it reads what there is.
+    """Whether libsndfile notes that the file contains less than its header says. It reads what there is.
 
-    Programs that write to a pipe cannot know a length and put the largest there is.
+    Programs that write to a pipe cannot know the length, and state the largest possible one.
     """
     note = re.search(r"^\s*(?:data|SSND|riff) : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     return note is not None and int(note[2]) < int(note[1]) < 0x7FFF0000
 
 
 def _ogg_ends(path: Path) -> bool:
-    """Whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, §6)."""
+    """Whether the last page of an Ogg file is complete and marked as the last (RFC 3533, §6)."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _LARGEST_OGG_PAGE))
         tail = file.read()

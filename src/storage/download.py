@@ -26,18 +26,18 @@ _LARGEST = {".yaml": LARGEST_CONFIG, ".json": LARGEST_VOCABULARY, ".model": LARG
 
 
 def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) -> Path:
-    """The local folder of a repository's files that match ``patterns``; downloaded unless they are in the cache.
+    """The local folder of a repository's files that match ``patterns``, downloaded unless they are in the cache.
 
-    What the repository lists is checked before anything is downloaded: how many files, their names and sizes.
+    The listing of the repository is checked before anything is downloaded: the number, names and sizes of its files.
 
     Args:
-        repo_id: ``user/name``.
-        patterns: As of ``fnmatch``; ``*`` matches slashes too.
-        revision: A branch, a tag or a commit; ``main`` where none is given.
+        repo_id: Hub id, ``user/name``.
+        patterns: Patterns of ``fnmatch``; ``*`` matches slashes too.
+        revision: A branch, a tag or a commit. ``None`` takes ``main``.
 
     Raises:
-        PartitaError: No such repository or revision, no access, files that are refused, a Hub that is out of reach,
-            busy or silent and nothing in the cache, or something else in the cache than the Hub has.
+        PartitaError: The repository or revision does not exist, access is denied, files are rejected, the Hub cannot be
+            reached and the cache holds nothing, or the cached files differ from those of the Hub.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
@@ -50,7 +50,7 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
             answered = isinstance(error, PartitaError | HFValidationError | RevisionNotFoundError)
             if answered and not isinstance(error, Silent):
                 raise
-            try:  # out of reach, but what was fetched before is still here
+            try:  # the Hub is out of reach, but the cache may hold the files
                 kept = Path(download(local_files_only=True))
             except Exception:
                 raise error from None
@@ -65,10 +65,10 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
 
 
 def check_id(repo_id: str) -> None:
-    """See that it is ``user/name``, with letters that the Hub takes.
+    """Check that a hub id has the form ``user/name``, in characters that the Hub accepts.
 
     Raises:
-        PartitaError: It is not.
+        PartitaError: It does not.
     """
     from huggingface_hub.utils import validate_repo_id
 
@@ -79,7 +79,7 @@ def check_id(repo_id: str) -> None:
 
 
 def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) -> tuple[str, dict[str, int]]:
-    """The commit that ``revision`` is, and the sizes of its files that are wanted, after a look at all of them."""
+    """The commit of ``revision`` and the sizes of its files that match, after checking the listing."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -88,7 +88,7 @@ def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) 
     sizes = {}
     for number, entry in enumerate(api.list_repo_tree(repo_id, recursive=True, revision=commit)):
         if beyond(number + 1, MOST_LISTED):
-            raise TooMuch(f"{repo_id} holds more than {MOST_LISTED:,} files, far more than a system has: refused")
+            raise TooMuch(f"{repo_id} holds more than {MOST_LISTED:,} files, far more than a system has: rejected")
         check_name(entry.path, repo_id)
         if hasattr(entry, "size"):
             sizes[entry.path] = entry.size
@@ -96,10 +96,10 @@ def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) 
     if not wanted:
         raise PartitaError(f"{repo_id} holds nothing for Partita: none of its files is {' or '.join(patterns)}")
     if beyond(len(wanted), MOST_FETCHED):
-        raise TooMuch(f"{repo_id} holds {len(wanted):,} files to download, far more than a system has: refused")
+        raise TooMuch(f"{repo_id} holds {len(wanted):,} files to download, far more than a system has: rejected")
     for name in wanted:
         if beyond(sizes[name], _LARGEST.get(Path(name).suffix, sizes[name])):
-            raise TooMuch(f"{repo_id}: {name} has {sizes[name]:,} bytes, more than such a file can have: refused")
+            raise TooMuch(f"{repo_id}: {name} has {sizes[name]:,} bytes, more than such a file can have: rejected")
     place = next(p for p in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).absolute().parents) if p.exists())
     total, free = sum(sizes[name] for name in wanted), shutil.disk_usage(place).free
     if total > free:
@@ -108,7 +108,7 @@ def _check_listing(repo_id: str, patterns: Sequence[str], revision: str | None) 
 
 
 def matching_files(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """The files of a folder, by their paths in it, that match patterns as of ``fnmatch``."""
+    """Relative paths of the files of a folder that match patterns of ``fnmatch``."""
     return _matching([p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()], patterns)
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, however a process or the machine ends."""
+"""Writing files atomically: they are complete or absent, even if the process or the machine is stopped."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FULL = {
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EFBIG: "the file would be larger than is allowed",
 }
-"""What the file system says when there is no room for more."""
+"""Errors of the file system that mean that there is no room left."""
 
 
 def kind(path: str | Path) -> Literal["file", "folder", "other", ""]:
-    """What is at a path: a pipe or a device is ``other``, and at a name that no file can have there is nothing."""
+    """What is at a path: ``other`` for a pipe or a device, empty for nothing or an invalid name."""
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
@@ -33,10 +33,10 @@ def kind(path: str | Path) -> Literal["file", "folder", "other", ""]:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary file beside ``path`` that replaces it if the block succeeds and is deleted otherwise.
 
     Raises:
-        PartitaError: There is no room for it; what was there before is untouched.
+        PartitaError: The disk is full; the previous file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -52,10 +52,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder: whoever looks finds the old one or the new one, whole.
+    """A temporary folder that replaces the folder ``path``: at any moment, either the old or the new one is complete.
 
     Raises:
-        PartitaError: There is no room for it; what was there before is untouched.
+        PartitaError: The disk is full; the previous folder is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{suffix}") for suffix in ("part", "old"))
@@ -66,7 +66,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             yield new
             umask = os.umask(0)
             os.umask(umask)
-            for file in new.rglob("*"):  # safetensors makes files that only their owner may read
+            for file in new.rglob("*"):  # safetensors writes files that only their owner may read
                 file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
                 _sync(file)
             _sync(new)
@@ -82,9 +82,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Tidy up below ``folder`` what processes that are no more left of files and folders they were replacing.
+    """Clean up files and folders below ``folder`` that processes which no longer run were replacing.
 
-    A folder that was moved away for one that never came is put back.
+    A folder that was moved away, and whose replacement was never completed, is moved back.
     """
     for left in sorted(folder.rglob(".*")):
         found = re.fullmatch(r"\.(.+)\.(\d+)\.(part|old)", left.name)
@@ -100,16 +100,16 @@ def recover(folder: Path) -> None:
 
 @contextmanager
 def saying_when_full(path: Path) -> Iterator[None]:
-    """Turns what libraries say when there is no room for ``path`` into one message.
+    """Turn the errors that libraries raise when there is no room for ``path`` into one message.
 
     Raises:
-        PartitaError: There is none.
+        PartitaError: There is no room.
     """
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None:  # torch and safetensors tell it in ways of their own
+        while cause is not None:  # torch and safetensors wrap the error of the file system
             told = re.search(r"\(os error (\d+)\)", str(cause))
             number = cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None
             if number in FULL:
@@ -122,7 +122,7 @@ def saying_when_full(path: Path) -> Iterator[None]:
 
 
 def runs_here(process: int) -> bool:
-    """Whether another process of this number runs on this machine; ours may have the number of one that is no more."""
+    """Whether another process with this number runs on this machine. This process may have the number of a dead one."""
     if process == os.getpid():
         return False
     try:
@@ -135,7 +135,7 @@ def runs_here(process: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """See that a file, or the names in a folder, are on the disk before anything that relies on them happens."""
+    """Flush a file, or the entries of a folder, to the disk, before anything relies on it."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -143,5 +143,5 @@ def _sync(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError:
-        if not path.is_dir():  # with folders, not every file system can do this
+        if not path.is_dir():  # not every file system can do this with folders
             raise

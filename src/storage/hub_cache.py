@@ -1,8 +1,8 @@
-"""What lies in the Hub's cache on this machine, compared with what the Hub said it would be.
+"""Comparing the files in the local Hub cache with what the Hub listed.
 
-The cache keeps a file once, under the digest that the Hub lists for it, and links to it from the snapshots. A proxy or
-a broken connection can leave something else there. The client never looks again: as long as it lies there, nothing is
-downloaded anew.
+The cache stores a file once, named by the digest that the Hub lists for it, and links to it from the snapshots. A proxy
+or a broken connection can leave other content there. The client never checks again: as long as the file exists, nothing
+is downloaded.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from ..errors import PartitaError
 
 SHARED = ".huggingface-shared-blobs"
-"""The file by which the client marks the store that several repositories of a cache share."""
+"""Name of the file with which the client marks the store that several repositories of a cache share."""
 
 SMALL = 1 << 24
-"""Bytes of a file whose digest is checked whenever it is used."""
+"""Maximum size of files whose digest is checked on every use, in bytes."""
 
 
 def stored(path: Path) -> Path | None:
-    """The entry of the cache, named by its digest, that a file of a snapshot links to; none where it is no such link.
+    """The entry of the cache, named by its digest, that a file of a snapshot links to; ``None`` if it is no such link.
 
     The entry may itself be a link, to a file that several repositories share.
     """
-    for _ in range(2):  # the file of the snapshot, and what it links to
+    for _ in range(2):  # the file of the snapshot, and the target of its link
         if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.name) and path.parent.name == "blobs":
             return path
         if not path.is_symlink():
@@ -36,7 +36,7 @@ def stored(path: Path) -> Path | None:
 
 
 def places(folder: Path) -> list[Path]:
-    """Where the files of a folder may lie: in it, and those of a snapshot in the cache's stores, too."""
+    """The folders in which the files of a folder may lie: itself and, for a snapshot, the stores of the cache."""
     found = [folder.resolve()]
     if folder.parent.name == "snapshots":
         repository = folder.parent.parent.resolve()
@@ -47,7 +47,7 @@ def places(folder: Path) -> list[Path]:
 
 
 def remedy(path: Path) -> str:
-    """What to do about a file that cannot be read: which to delete, if it is not what the Hub listed; or nothing."""
+    """The end of a message about a damaged file: which copy to delete if it is not what the Hub listed, or nothing."""
     real = stored(path)
     if real is None or _is_intact(real):
         return ""
@@ -55,7 +55,7 @@ def remedy(path: Path) -> str:
 
 
 def cache_folder(repo_id: str) -> Path:
-    """Where the cache keeps a repository."""
+    """The folder of a repository in the cache."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -65,16 +65,16 @@ def cache_folder(repo_id: str) -> Path:
 def check_copies(
     folder: Path, names: Sequence[str], sizes: Mapping[str, int] | None = None, before: Container[str] | None = None
 ) -> None:
-    """See that the files of a snapshot are what the Hub listed: new and small ones by digest, the others by size.
+    """Check that the files of a snapshot are what the Hub listed: new and small ones by digest, the others by size.
 
     Args:
         folder: The snapshot.
-        names: Of its files.
-        sizes: In bytes, where the Hub was asked.
-        before: Names of the cache's files before something was downloaded, where anything was.
+        names: Names of its files.
+        sizes: Their sizes in bytes. ``None`` if the Hub was not asked.
+        before: Names of the cache's files before the download. ``None`` if nothing was downloaded.
 
     Raises:
-        PartitaError: Some are not; the message says which to delete.
+        PartitaError: Some files differ; the message says which to delete.
     """
     wrong = []
     for name in names:
@@ -102,5 +102,5 @@ def _is_intact(path: Path) -> bool:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError:
-        return True  # which another message says
+        return True  # another check reports it
     return digest.hexdigest() == path.name

@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub, as one message each."""
+"""Messages for the errors of the Hub and of its client."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 @contextmanager
 def as_messages(repo_id: str, revision: str | None, away: str = "") -> Iterator[None]:
-    """While this lasts, errors of the Hub and of its client become messages.
+    """Turn errors of the Hub and of its client into messages, inside the block.
 
     Args:
-        repo_id: What is asked for.
-        revision: Of it.
-        away: What to add where the Hub cannot be reached, or does not answer as it should.
+        repo_id: The repository that is requested.
+        revision: The revision that is requested.
+        away: Text that is added if the Hub cannot be reached or does not answer as expected.
 
     Raises:
-        PartitaError: Something went wrong.
+        PartitaError: An error occurred.
     """
     from huggingface_hub import constants, errors
 
@@ -68,7 +68,7 @@ def as_messages(repo_id: str, revision: str | None, away: str = "") -> Iterator[
                 "not kept: run the same command again"
             ) from None
         network = isinstance(inner, ConnectionError | TimeoutError | errors.LocalEntryNotFoundError)
-        if isinstance(inner, OSError) and inner.errno is not None and not network:  # a full disk, say
+        if isinstance(inner, OSError) and inner.errno is not None and not network:  # such as a full disk
             raise PartitaError(f"{repo_id}: {inner}") from None
         if not (isinstance(inner, OSError) or type(inner).__module__.startswith("http")):  # httpx, or httpx2
             raise
@@ -83,23 +83,23 @@ def as_messages(repo_id: str, revision: str | None, away: str = "") -> Iterator[
 
 
 def _check_token() -> None:
-    """See that the token, which goes into a header, can stand there.
+    """Check that the token contains only characters that are allowed in an HTTP header.
 
     Raises:
-        PartitaError: It holds something that no token does, such as a typographic quote.
+        PartitaError: It contains other characters, such as a typographic quote.
     """
     from huggingface_hub import get_token
 
     wrong = sorted({letter for letter in get_token() or "" if not "!" <= letter <= "~"})
     if wrong:
         raise PartitaError(
-            f"the token for the hub holds {', '.join(map(repr, wrong))}, which no token does: copy it again into "
-            "HF_TOKEN, or log in with `hf auth login`"
+            f"the token for the hub holds {', '.join(map(repr, wrong))}, which cannot be part of a token: copy it "
+            "again into HF_TOKEN, or log in with `hf auth login`"
         )
 
 
 def _is_of_the_client(error: BaseException) -> bool:
-    """Whether an error arose in the client's code, or below it, which then did not understand an answer."""
+    """Whether an error arose in the client, which means that it could not interpret a response."""
     modules = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
     ours = max((i for i, name in enumerate(modules) if name == __name__.partition(".")[0]), default=-1)
     return "huggingface_hub" in modules[ours + 1 :]
@@ -112,12 +112,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown(repo_id: str, away: str) -> str:
-    here = "; there is no such folder here either" if away else ""  # where nothing is fetched, no folder is meant
+    here = "; there is no such folder here either" if away else ""  # uploads never mean a local folder
     return f"no {repo_id} on the hub, or it is private: check the name, or {LOGIN}{here}"
 
 
 def _answer(repo_id: str, error: Any, away: str) -> str:
-    """What an error of the server means."""
+    """The message for an error response of the server."""
     status, said = error.response.status_code, error.server_message or str(error).strip().splitlines()[0]
     said = " ".join(said.split())[:500]
     if status == 401 and ("credentials" in said or "token" in str(error)):
@@ -131,6 +131,6 @@ def _answer(repo_id: str, error: Any, away: str) -> str:
     if status == 429 or status >= 500:
         wait = seconds_to_wait(error.response)
         when = "later" if wait is None else f"in {wait:.0f} s, as it asks"
-        what = "is busy and takes no more requests" if status == 429 else "has a fault of its own"
-        return f"{repo_id}: the hub {what} (status {status}){away}: try again {when}; nothing has changed ({said})"
+        what = "is busy and takes no more requests" if status == 429 else "has an internal error"
+        return f"{repo_id}: the hub {what} (status {status}){away}: try again {when}; nothing was changed ({said})"
     return f"the hub refuses: {said}"

@@ -1,4 +1,4 @@
-"""Conversations with the Hub that end, however slow it is, and at once when somebody presses Ctrl-C."""
+"""Requests to the Hub that always end, even if the Hub hangs, and that Ctrl-C interrupts at once."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from ..limits import TooMuch, beyond
 Answer = TypeVar("Answer")
 
 LONGEST_WAIT = 10
-"""Seconds that a busy server may ask for before the client repeats a request by itself."""
+"""Longest time, in seconds, for which the client waits when a busy server asks it to repeat a request later."""
 
 _one_at_a_time = threading.Lock()
 
 
 class Silent(TooMuch):
-    """Nothing came back, or next to nothing, for as long as is waited."""
+    """The server sent and accepted nothing, or next to nothing, until the timeout."""
 
 
 class Abandoned(Exception):
-    """A conversation that nobody waits for any more has sent another request."""
+    """An abandoned conversation tried to send another request."""
 
 
 def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
-    """The result of a function that asks the Hub, as long as something keeps coming.
+    """Run a function that talks to the Hub, and return its result, as long as data keeps flowing.
 
-    The function runs in a thread of its own. Whoever waits can therefore stop waiting at any moment, while the threads
-    of the client hang in a server that does not answer. From then on the function can send nothing more.
+    The function runs in a thread of its own. The caller can therefore stop waiting at any moment, even while threads of
+    the client hang in a server that does not answer. From then on, the function can send nothing more.
 
     Args:
-        ask: Talks to the Hub through ``huggingface_hub``.
-        most: Bytes of all answers together; ``limits.LARGEST_RESULTS`` where none are given.
+        ask: Function that talks to the Hub through ``huggingface_hub``.
+        most: Maximum size of all responses together, in bytes. ``None`` takes ``limits.LARGEST_RESULTS``.
 
     Raises:
-        Silent: Within ``limits.LONGEST_SILENCE`` seconds, less than ``limits.LEAST_PROGRESS`` bytes went back and
-            forth.
-        TooMuch: The answers are longer than ``most``, or more than ``limits.MOST_ANSWERS``.
+        Silent: Less than ``limits.LEAST_PROGRESS`` bytes were sent and received in ``limits.LONGEST_SILENCE``
+            seconds.
+        TooMuch: The responses exceed ``most`` bytes, or there are more than ``limits.MOST_ANSWERS`` of them.
     """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
     with _one_at_a_time:
-        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # there is no public way to ask
+        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # there is no public getter
         if isinstance(owner := getattr(before, "__self__", None), _Talk):
             before = owner.make
         talk = _Talk(before)
@@ -62,7 +62,7 @@ def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
             return talk.wait_for(ask, limits.LARGEST_RESULTS if most is None else most)
         except BaseException:
             abandoned = True
-            with suppress(ImportError, AttributeError):  # transfers by xet have connections of their own
+            with suppress(ImportError, AttributeError):  # transfers through xet use their own connections
                 from huggingface_hub.utils._xet import abort_xet_session
 
                 abort_xet_session()
@@ -73,10 +73,10 @@ def patiently(ask: Callable[[], Answer], most: int | None = None) -> Answer:
 
 
 class _Talk:
-    """What one conversation has open, and how much went back and forth.
+    """The open connections of one conversation, and the number of bytes sent and received.
 
     Args:
-        make: Makes the client that all requests go through.
+        make: Makes the HTTP client that all requests use.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -106,7 +106,7 @@ class _Talk:
                 with self._changing:
                     self._reading.append(response)
             except Exception:
-                if self._over:  # which the client does not repeat
+                if self._over:  # an error that the client does not retry
                     raise Abandoned from None
                 raise
             finally:
@@ -117,14 +117,14 @@ class _Talk:
             if _asks_to_wait(response):
                 from huggingface_hub.utils import hf_raise_for_status
 
-                hf_raise_for_status(response)  # the client would sleep for as long as it is asked to
+                hf_raise_for_status(response)  # the client would sleep for as long as the server asks
             return response
 
         client.send = send_counted
         return client
 
     def client_afterwards(self) -> Any:
-        """A client as it was before, but not for what is left of this conversation, which would go on with it."""
+        """A client for later conversations. Remaining threads of this conversation cannot use it."""
         client = self.make()
         send = client.send
 
@@ -137,7 +137,7 @@ class _Talk:
         return client
 
     def wait_for(self, ask: Callable[[], Answer], most: int) -> Answer:
-        """The function's result."""
+        """Wait for the function's result."""
         results: list[Answer] = []
         errors: list[BaseException] = []
         done = threading.Event()
@@ -156,7 +156,7 @@ class _Talk:
             received, now = self._received(), time.monotonic()
             if self._sent + received - moved >= limits.LEAST_PROGRESS:
                 silent, moved = 0.0, self._sent + received
-            if self._asking or self._reading:  # not while the client sleeps, or works without these requests
+            if self._asking or self._reading:  # not while the client sleeps or does other work
                 silent += now - before
             before = now
             if beyond(silent, limits.LONGEST_SILENCE):
@@ -165,13 +165,13 @@ class _Talk:
                     f"{limits.LONGEST_SILENCE:g} s: it is overloaded, or the connection is bad: try again later"
                 )
             if beyond(received, most) or beyond(self._asked, limits.MOST_ANSWERS):
-                raise TooMuch("the hub answers without end: refused")
+                raise TooMuch("the hub sends endless responses: rejected")
         if errors:
             raise errors[0]
         return results[0]
 
     def end(self) -> None:
-        """Let every thread that still hangs in this conversation go on, into an error."""
+        """Make every thread that still hangs in this conversation fail."""
         self._over = True
         self._left = [thread for thread in threading.enumerate() if thread not in self._threads_before]
         for open_socket in self._sockets:
@@ -179,11 +179,11 @@ class _Talk:
                 socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
     def hangs(self) -> bool:
-        """Whether threads that were started in this conversation are still there after its end."""
+        """Whether threads that were started in this conversation still run after its end."""
         return any(thread.is_alive() for thread in self._left)
 
     def _received(self) -> int:
-        """Bytes of all answers so far."""
+        """Number of bytes of all responses so far."""
         with self._changing:
             self._read += sum(response.num_bytes_downloaded for response in self._reading if response.is_closed)
             self._reading = [response for response in self._reading if not response.is_closed]
@@ -203,7 +203,7 @@ class _Talk:
 
 
 def _counted(base: type) -> Callable[[Any, Callable[[int], None]], Any]:
-    """What makes a body, of the client's own kind, that says how much of it was taken."""
+    """A factory of request bodies, of the client's own type, that report how many of their bytes were sent."""
 
     class Counted(base):
         def __init__(self, body: Any, count: Callable[[int], None]) -> None:
@@ -227,7 +227,7 @@ def _asks_to_wait(response: Any) -> bool:
 
 
 def seconds_to_wait(response: Any) -> float | None:
-    """How long a busy server asks to be left alone; none where it does not say."""
+    """How long, in seconds, a busy server asks to wait; ``None`` if it does not say."""
     limited = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("RateLimit", ""))  # '"api";r=0;t=55'
     if response.status_code == 429 and limited:
         return float(limited[1])

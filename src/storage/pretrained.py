@@ -1,4 +1,4 @@
-"""Weights of others: a local folder or a hub id, read as safetensors, or as pickles of plain data and nothing else."""
+"""Checkpoints in a local folder or on the Hub, read from safetensors or from pickles that hold only plain data."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 
 
 def checkpoint_folder(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> Path:
-    """The folder of a checkpoint: ``source`` itself where it is one, otherwise the Hub's files, downloaded once.
+    """The folder of a checkpoint: ``source`` if it is a folder, otherwise the downloaded files of the Hub.
 
     Args:
         source: A folder, or a hub id such as ``google-t5/t5-base``.
-        patterns: Names of the files needed.
+        patterns: Names of the needed files.
 
     Raises:
-        PartitaError: There is no such folder, and the Hub has no such repository or cannot be reached.
+        PartitaError: The folder does not exist, and the Hub has no such repository or cannot be reached.
     """
     path = Path(source)
     if kind(path) == "folder":
@@ -41,20 +41,20 @@ def checkpoint_folder(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint; empty where it has none.
+    """The ``config.json`` of a checkpoint; empty if there is none.
 
     Raises:
-        PartitaError: It is not a JSON mapping, or larger than a configuration can be.
+        PartitaError: The file is not a JSON mapping, or is larger than a configuration can be.
     """
     path = folder / "config.json"
     return read_json(path) if path.is_file() else {}
 
 
 def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """The tensors in a folder's safetensors files whose names are ``wanted``; no others are read.
+    """The tensors in a folder's safetensors files whose names are ``wanted``. Other tensors are not read.
 
     Raises:
-        PartitaError: The folder has no such file, or one is damaged.
+        PartitaError: The folder has no safetensors file, or a file is damaged.
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -73,23 +73,23 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights: of its entry ``model`` or ``state_dict``, where a training left more in it.
+    """The tensors of a file of weights, or of its entry ``model`` or ``state_dict`` if training stored more in it.
 
-    Pickles are read as plain data, in which nothing can be called. Numeric NumPy arrays count as such: early releases
-    hold some.
+    Pickles are read as plain data, in which nothing can be called. Numeric NumPy arrays are allowed, because some early
+    releases contain them.
 
     Raises:
-        PartitaError: The file is damaged, holds objects that are no data, or something other than weights.
+        PartitaError: The file is damaged, holds objects other than data, or does not hold weights.
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
         with torch.serialization.safe_globals(_arrays()):
-            # mapped where the format allows: most of what a training leaves is the optimizer's
+            # memory-mapped if the format allows: most of a training checkpoint is optimizer state
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise PartitaError(
-            f"{path} cannot be read as weights: it is damaged, no file of PyTorch's, or holds more than plain data "
+            f"{path} cannot be read as weights: it is damaged, not a PyTorch file, or holds more than plain data "
             f"({type(error).__name__})"
         ) from None
     if isinstance(content, dict):
@@ -104,7 +104,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _arrays() -> list[Any]:
-    """What a pickle of numeric NumPy arrays and scalars names, under the module names of NumPy 1 and 2."""
+    """The names that a pickle of numeric NumPy arrays and scalars refers to, for NumPy 1 and 2."""
     functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
     named = [
         (function, f"numpy.{core}.multiarray.{function.__name__}")

@@ -1,4 +1,4 @@
-"""Weights in a safetensors file, which tells when a bit of them has changed since they were written."""
+"""Weights in a safetensors file, with a checksum that reveals any change since they were written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .hub_cache import remedy
 from .untrusted import read_header
 
 CHECKSUM = "crc32"
-"""The key of the file's metadata that holds the checksum."""
+"""Metadata key of the checksum."""
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -32,28 +32,28 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Their checksum must be right where the file has one: not all writers add it.
+    """The tensors of a safetensors file. The checksum must match if the file has one, which not all writers add.
 
     Raises:
-        PartitaError: The file is damaged, or no safetensors file.
+        PartitaError: The file is damaged, or not a safetensors file.
     """
     read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (the file is not a mapping)
             written = (file.metadata() or {}).get(CHECKSUM)
     except (SafetensorError, OSError) as error:
         raise PartitaError(f"{path} is damaged or no safetensors file: {error}{remedy(path)}") from None
     if written is not None and written != checksum(tensors):
         raise PartitaError(
             f"{path} is damaged: its tensors are not the ones that were written"
-            + (remedy(path) or ". Delete its folder, and train or download it anew")
+            + (remedy(path) or ". Delete its folder, and train or download it again")
         )
     return tensors
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of all names and values, in the order of the names, in hexadecimal.
+    """CRC-32, in hexadecimal, of all names and values, sorted by name.
 
     >>> checksum({"a": torch.zeros(2), "b": torch.ones(1)}) == checksum({"b": torch.ones(1), "a": torch.zeros(2)})
     True

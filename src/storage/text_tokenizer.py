@@ -1,7 +1,8 @@
-"""Text tokenizers of transformers from a folder: checked, so that reading and using one takes little and runs nothing.
+"""Reading text tokenizers of transformers from a folder, after checks that make them safe and cheap to use.
 
-Such a tokenizer is a small program in JSON. Nothing in it is code, but its patterns can take ages, its replacements can
-multiply a text, its padding and its templates can fill the memory, and its tables can lead outside themselves.
+Such a tokenizer is a small program in JSON. It contains no code, but its patterns can take ages, its replacements can
+multiply the length of a text, its padding and its templates can fill the memory, and its tables can point outside
+themselves.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ CLASSES = (
     *("PreTrainedTokenizerFast", "TokenizersBackend"),
     *("T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast"),
 )
-"""Kinds of tokenizers that a configuration can ask for."""
+"""Tokenizer classes that a configuration may name."""
 
 PATTERNS = (" {2,}", r"\s+", r"\s{2,}", "▁{2,}")
-"""The regular expressions that a tokenizer can ask for; another could take ages on some text."""
+"""Regular expressions that a tokenizer may use; others could take ages on some texts."""
 
 
 def read_text_tokenizer(folder: Path, kinds: Any = None) -> Any:
     """The text tokenizer in a folder.
 
     Args:
-        folder: That transformers wrote, or one like it.
-        kinds: The class of transformers that reads it; what its configuration asks for where none is given.
+        folder: Folder with the files of a tokenizer, as transformers writes them.
+        kinds: The class of transformers that reads it. ``None`` takes the class that its configuration names.
 
     Raises:
-        PartitaError: It is refused, or cannot be read.
+        PartitaError: The tokenizer is rejected, or cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -62,16 +63,16 @@ def read_text_tokenizer(folder: Path, kinds: Any = None) -> Any:
 
 
 def tokenized(tokenizer: Any, texts: Sequence[str], max_length: int, vocabulary: int) -> Any:
-    """What a text tokenizer makes of texts, padded to the longest: tensors ``input_ids`` and ``attention_mask``.
+    """Tokenize texts, padded to the longest: tensors ``input_ids`` and ``attention_mask``.
 
     Args:
-        tokenizer: Of :func:`read_text_tokenizer`.
-        texts: One for each sample.
-        max_length: Text tokens that count.
-        vocabulary: Text tokens that the model knows.
+        tokenizer: A tokenizer from :func:`read_text_tokenizer`.
+        texts: One text per sample.
+        max_length: Maximum number of text tokens; the rest is cut off.
+        vocabulary: Number of text tokens that the model knows.
 
     Raises:
-        PartitaError: It fails, or makes text tokens that the model does not know.
+        PartitaError: The tokenizer fails, or returns text tokens that the model does not know.
     """
     try:
         found = tokenizer(list(texts), padding="longest", truncation=True, max_length=max_length, return_tensors="pt")
@@ -79,15 +80,17 @@ def tokenized(tokenizer: Any, texts: Sequence[str], max_length: int, vocabulary:
         raise _failure(error, "the text tokenizer fails on this text") from None
     ids = found["input_ids"]
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise PartitaError(f"the text tokenizer is not of this model: it makes {int(ids.max())} of {vocabulary} tokens")
+        raise PartitaError(
+            f"the text tokenizer does not belong to this model: it returns token {int(ids.max())} of {vocabulary}"
+        )
     return found
 
 
 def check_text_tokenizer(folder: Path) -> None:
-    """See that the files of a text tokenizer ask for nothing but what those of known models do.
+    """Check that the files of a text tokenizer use only features that those of known models use.
 
     Raises:
-        PartitaError: They do, or are damaged.
+        PartitaError: They use others, or are damaged.
     """
     config = folder / "tokenizer_config.json"
     if kind(config):
@@ -110,7 +113,7 @@ def check_text_tokenizer(folder: Path) -> None:
 
 
 def _failure(error: BaseException, what: str) -> BaseException:
-    """What a library's error becomes: a message. Those of Rust are no exceptions of the usual kind."""
+    """The message for an error of the library. Errors from Rust do not derive from ``Exception``."""
     if isinstance(error, Exception) or type(error).__module__.startswith("pyo3"):
         return PartitaError(f"{what}: {' '.join(str(error).split())[:300] or type(error).__name__}")
     return error
@@ -123,21 +126,21 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
             raise PartitaError(f"{path}: {key} names code, or a file elsewhere: refused")
         if key.endswith("_class") and value is not None and value not in CLASSES:
             raise PartitaError(f"{path}: {key} is {value!r:.80}, and not one of {', '.join(CLASSES)}: refused")
-        # the length that a model can take is often written as 1e30
+        # the maximum length of a model is often written as 1e30
         number = isinstance(value, int | float) and key != "model_max_length"
         if number and beyond(abs(value), LARGEST_COUNT):
             raise TooMuch(f"{path}: {key} is more than any text tokenizer asks for: refused")
 
 
 def _check_small(content: Any, path: Path) -> None:
-    """Nothing beside the vocabulary is long: it is multiplied with every text."""
+    """Reject long lists other than the vocabulary, which would cost time with every text."""
     for value in _inside(content):
         if isinstance(value, Mapping | list) and beyond(len(value), MOST_ENTRIES):
             raise TooMuch(f"{path} has a list of {len(value):,} where a few are enough: refused")
 
 
 def _check_words(words: Any, path: Path) -> None:
-    """A vocabulary as a list of pairs or a mapping, or merges of words."""
+    """Check a vocabulary (a list of pairs or a mapping) or a list of merges."""
     if not isinstance(words, Mapping | list):
         raise PartitaError(f"{path} is damaged: it has no vocabulary")
     longest = total = 0
@@ -169,9 +172,10 @@ def _check_steps(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_charsmap(encoded: Any, path: Path) -> None:
-    """SentencePiece's normalization: a double-array trie over bytes, whose leaves point into texts.
+    """Check SentencePiece's normalization table: a double-array trie over bytes, whose leaves point into texts.
 
-    All that can be reached from the root must lie within the arrays (Aoe, 1989; SentencePiece's ``normalizer.cc``).
+    Everything that can be reached from the root must lie within the arrays (Aoe, 1989; SentencePiece's
+    ``normalizer.cc``).
     """
     damaged = PartitaError(f"{path} is damaged: its precompiled_charsmap leads outside itself")
     if not encoded:
@@ -194,10 +198,10 @@ def _check_charsmap(encoded: Any, path: Path) -> None:
     reached = np.zeros(len(units), bool)
     front = _offset(units[:1], np.zeros(1, np.int64))
     while len(front):
-        if (front | 255).max() >= len(units):  # a next byte leads anywhere within these
+        if (front | 255).max() >= len(units):  # a byte can lead to any of these units
             raise damaged
         found = []
-        for letter in range(1, 256):  # and goes on where it is the label
+        for letter in range(1, 256):  # and is a transition if it is the label
             at = front ^ letter
             found.append(at[(units[at] & 0x800000FF) == letter])
         nodes = np.unique(np.concatenate(found))
@@ -213,13 +217,13 @@ def _check_charsmap(encoded: Any, path: Path) -> None:
 
 
 def _offset(units: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    """Where the children of nodes are, before their bytes are added."""
+    """Offset of the children of nodes, before their bytes are added."""
     wide = units.astype(np.int64)
     return nodes ^ ((wide >> 10) << ((wide & 0x200) >> 6))
 
 
 def _inside(value: Any) -> Iterator[Any]:
-    """A value and all that are in it."""
+    """A value and all values nested in it."""
     yield value
     for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
         yield from _inside(inner)

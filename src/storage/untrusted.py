@@ -1,7 +1,7 @@
-"""Folders and files from strangers: what is checked before anything in them is believed.
+"""Reading folders and files from strangers: what is checked before their content is used.
 
-Nothing of a system is code, so nothing can be executed. What is left to a hostile file is to be huge, to claim to be
-huge, to make something huge, or to point elsewhere. Every check here costs memory in proportion to what it refuses.
+A system contains no code, so nothing can be executed. A hostile file can still be huge, claim to be huge, cause
+something huge to be made, or point elsewhere. Every check here needs no more memory than the file that it rejects.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ DTYPES = {
     "F64": (64, "float64"),
     "C64": (64, "complex64"),
 }
-"""Bits of an item, and the name in torch, of the types that safetensors knows."""
+"""Size in bits and name in torch of each data type of safetensors."""
 
 
 def own_file(folder: Path, name: str, largest: int | None = None) -> Path:
-    """The path of a file of a folder: a regular one, within it, of at most ``largest`` bytes.
+    """The path of a file of a folder, which must be a regular file inside the folder of at most ``largest`` bytes.
 
-    Links are followed as long as they stay inside. In a snapshot of the Hub's cache they lead to its stores.
+    Links are followed as long as they stay inside. In a snapshot of the Hub cache, they may lead to the cache's stores.
 
     Raises:
-        PartitaError: It is not; the message says what it is.
+        PartitaError: The file is not like that; the message says why.
     """
     path = folder / name
     try:
@@ -67,39 +67,39 @@ def own_file(folder: Path, name: str, largest: int | None = None) -> Path:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """The content of a file that is a regular one and of at most ``largest`` bytes, which no pipe or device is.
+    """The content of a regular file of at most ``largest`` bytes; pipes and devices are rejected.
 
     Raises:
-        PartitaError: It is not, or cannot be read.
+        PartitaError: The file is of another kind or larger, or cannot be read.
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if beyond(size, largest):
             raise TooMuch(f"{path} has {size:,} bytes, more than such a file can have ({largest:,}): refused")
-        content = file.read(largest + 1 if kept() else -1) if size else b""  # of a kernel's, which never end, it is 0
+        content = file.read(largest + 1 if kept() else -1) if size else b""  # endless files of the kernel have size 0
         while content and len(content) < size and (more := file.read(size - len(content))):
             content += more
     return content or b""
 
 
 def read_text(path: Path, largest: int) -> str:
-    """The same of a text file.
+    """The content of a regular text file of at most ``largest`` bytes.
 
     Raises:
-        PartitaError: It is not, or not in UTF-8.
+        PartitaError: The file is of another kind or larger, cannot be read, or is not UTF-8.
     """
     try:
         return read_bytes(path, largest).decode()
     except UnicodeDecodeError as error:
-        raise PartitaError(f"{path} cannot be read: it is no text in UTF-8 ({error.reason})") from None
+        raise PartitaError(f"{path} cannot be read: it is not a text in UTF-8 ({error.reason})") from None
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[FileIO]:
-    """A regular file to read from; a pipe or a device, which may never answer, is not even opened.
+    """Open a regular file for reading. A pipe or a device is not even opened, because it may block forever.
 
     Raises:
-        PartitaError: It is none, or cannot be read, now or while this lasts.
+        PartitaError: It is not a regular file, or cannot be read, now or inside the block.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -107,24 +107,24 @@ def opened(path: Path) -> Iterator[FileIO]:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with FileIO(os.open(path, flags), closefd=True) as file:
             yield file
-    except (OSError, ValueError) as error:  # of a name with a null character
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise PartitaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_json(path: Path, largest: int = LARGEST_CONFIG) -> dict[str, Any]:
-    """A JSON mapping.
+    """The JSON mapping in a file.
 
     Raises:
-        PartitaError: It is none, or larger than ``largest`` bytes, or nested without end.
+        PartitaError: The file is not a JSON mapping, larger than ``largest`` bytes, or nested too deep.
     """
     return _mapping(read_bytes(path, largest), path)
 
 
 def read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Names, types and shapes of the tensors in a safetensors file, which must be exactly as large as they need.
+    """Names, types and shapes of the tensors in a safetensors file, whose size must be exactly what they need.
 
     Raises:
-        PartitaError: The file is damaged, or claims what it does not hold.
+        PartitaError: The file is damaged, or its header describes more than the file holds.
     """
     entries, size = header_entries(path)
     entries.pop("__metadata__", None)
@@ -156,10 +156,10 @@ def read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
 
 
 def header_entries(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file as it stands there, its metadata among it, and how many bytes follow.
+    """The header of a safetensors file as it is stored, including its metadata, and the number of bytes after it.
 
     Raises:
-        PartitaError: There is none.
+        PartitaError: The file has no valid header.
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -173,30 +173,30 @@ def header_entries(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def check_name(name: str, source: str) -> None:
-    """See that a file name of a repository is harmless.
+    """Check that a file name of a repository is harmless.
 
     Raises:
-        PartitaError: It leads elsewhere, or holds control characters.
+        PartitaError: It leads out of the folder, or contains control characters.
     """
     if not name.isprintable() or "\\" in name or name.startswith(("/", "~")) or re.search(r"(^|/)\.{0,2}(/|$)", name):
         raise PartitaError(f"{source} holds a file with the name {name[:80]!r}: refused")
 
 
 def json_mapping(content: str | bytes, **options: Any) -> dict[str, Any]:
-    """The mapping that some JSON holds.
+    """Parse JSON that must be a mapping.
 
     Args:
         content: The JSON.
         options: Further arguments of ``json.loads``.
 
     Raises:
-        ValueError: It is none, is nested without end, or says something twice; the message goes on with what it is.
+        ValueError: The JSON is not a mapping, is nested too deep, or repeats a key; the message describes it.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError("a key stands there twice")
+            raise ValueError("a key occurs twice")
         return found
 
     try:

@@ -1,4 +1,4 @@
-"""What people look at: pages with players, plots and tables, from values that are measured elsewhere.
+"""Pages with players, plots and tables, drawn from values that are measured elsewhere.
 
 Nothing here measures or generates. Each page is a template beside the function that fills it.
 """

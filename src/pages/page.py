@@ -1,4 +1,4 @@
-"""Self-contained pages: their templates, and what can be seen and heard in them."""
+"""Self-contained HTML pages: rendering templates, and embedding audio and images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def template_text(name: str) -> str:
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Render a template of this package, such as ``report.html``, to a file, replacing it whole or not at all."""
+    """Render a template of this package, such as ``report.html``, to a file, completely or not at all."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(Path(__file__).parent)
     )
@@ -40,5 +40,5 @@ def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a media type as an address that holds them."""
+    """Bytes of a media type as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

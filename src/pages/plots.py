@@ -1,4 +1,4 @@
-"""Pictures of audio and of training."""
+"""Plots of audio and of training curves."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def spectrogram_figure(audio: Tensor, sample_rate: int, *, top_db: float = 80.0)
 
 
 def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Figure:
-    """Lines over training steps; ``curves`` maps a label to (steps, values)."""
-    many = len(curves) > 4  # a legend of so many lines goes below
+    """A plot of curves over training steps; ``curves`` maps each label to (steps, values)."""
+    many = len(curves) > 4  # a legend with more lines goes below the plot
     figure = Figure(figsize=(4.2, 2.6 + (0.14 * len(curves) if many else 0)), layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.colormaps["tab10" if len(curves) <= 10 else "turbo"]
@@ -51,9 +51,9 @@ def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 
 
 def bands_figure(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], title: str) -> Figure:
-    """Means over several runs with bands of one standard deviation; ``curves`` maps a label to (steps, values) each.
+    """A plot of means over several runs, with bands of one standard deviation.
 
-    A run that ended early counts as far as it went.
+    ``curves`` maps each label to pairs (steps, values), one per run. A run that ended early counts up to its last step.
     """
     means, bands = {}, {}
     for label, runs in curves.items():

@@ -10,20 +10,20 @@ from typing import Any
 from ..storage.files import replacing_file
 
 Table = tuple[str, list[str], list[list[str]]]
-"""Title, columns and rows."""
+"""Title, column names and rows of a table."""
 
 MOST = 6
-"""Columns beside that of the labels which a screen holds."""
+"""Maximum number of columns that fit on a screen, besides the column of labels."""
 
 
 def fitted(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], most: int = MOST) -> list[Table]:
-    """A table that fits a screen: lying on its side where it is wider than long, and in parts where it is still wide.
+    """Fit a table to a screen: transpose it if it is wider than long, and split it if it is still too wide.
 
     Args:
-        title: Of the table; its parts are numbered.
-        columns: The first one says what labels the rows.
+        title: Title of the table; if the table is split, the pieces are numbered.
+        columns: Column names; the first one describes the labels of the rows.
         rows: The first cell of each is its label.
-        most: Columns beside the labels.
+        most: Maximum number of columns besides the labels.
 
     >>> fitted("Scores", ["variant", "FAD", "KLD"], [["small", "2", "3"]])
     [('Scores', ['', 'small'], [['FAD', '2'], ['KLD', '3']])]
@@ -41,13 +41,13 @@ def fitted(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], mo
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file, completely or not at all."""
     with replacing_file(path) as new:
         new.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV file with a header, whole or not at all."""
+    """Write a CSV file with a header, completely or not at all."""
     with replacing_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""Sharing a system on the Hugging Face Hub: model cards, what must not get out, the upload.
+"""Sharing a system on the Hugging Face Hub: model cards, removing private data, the upload.
 
 Downloading is in ``storage``.
 """

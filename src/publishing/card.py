@@ -1,4 +1,4 @@
-"""What a system is published with: its weights, the recipe, and a model card with audio examples."""
+"""The files of a published system: weights, recipe, and a model card with audio examples."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from .private import Owner, publishable
 
 EVALUATION = "evaluation.json"
 EVALUATED = f"evaluation/{EVALUATION}"
-"""Where `partita evaluate` leaves it in a run."""
-"""Of a run: metrics by name, each a number or a mapping with ``value``, ``low`` and ``high``."""
+"""Path in a run folder of the results of ``partita evaluate``: metrics by name, each a number or a mapping with
+``value``, ``low`` and ``high``."""
 
 SEED = 2
 
 REPORT_HOLDS = (
-    "report.html holds audio of test pieces, as recorded and as the codec has it: publish it only if you may publish "
-    "those pieces"
+    "report.html holds audio of test pieces, as recorded and as reconstructed by the codec: publish it only if you "
+    "may publish those pieces"
 )
 
 
 def collect(
     run: str | Path, repo_id: str, *, license: str | None = None, examples: int = 3, report: bool = False
 ) -> dict[str, Path | bytes]:
-    """Everything that is published of a finished system, by its path in the repository.
+    """All files of a finished system that are published, by their path in the repository.
 
-    What tells of this machine and of its user (paths, names) is taken out of all of it.
+    Paths and names that identify this machine or its user are removed from all of them.
 
     Args:
-        run: A run folder, or one that ``system.save`` wrote.
-        repo_id: ``user/name``, for the card.
-        license: Identifier on the Hub.
-        examples: Clips to generate; only of a run of one's own, whose data is at hand.
-        report: Whether ``report.html`` goes along. It holds audio of test pieces, which may be under rights of others.
+        run: A run folder, or a folder that ``system.save`` wrote.
+        repo_id: Hub id ``user/name``, for the card.
+        license: Identifier of the license on the Hub.
+        examples: Number of clips to generate, if the data of the run is available.
+        report: Whether to include ``report.html``. It holds audio of test pieces, which others may have rights to.
 
     Raises:
-        PartitaError: It is no finished system, or a file tells of this machine what cannot be taken out.
+        PartitaError: The system is not finished, or private data cannot be removed from a file.
     """
     folder = Path(run)
     if not (folder / INDEX).is_file():
@@ -98,17 +98,17 @@ def model_card(
     data: Sequence[str] = (),
     reading: Sequence[str] = (),
 ) -> str:
-    """The README of a repository: metadata as YAML, then what a person should know.
+    """The README of a repository: metadata in YAML, followed by a description for people.
 
     Args:
-        system: With the recipe as it is published.
-        repo_id: ``user/name``.
-        license: Identifier on the Hub.
-        metrics: Those of ``evaluation.json``.
-        captions: Of the examples in ``samples/``, by number.
-        notes: Those of ``evaluation.json``.
-        data: What there is of it, a line for each source.
-        reading: Those of ``evaluation.json``: how to read its metrics.
+        system: The system, with the recipe as it is published.
+        repo_id: Hub id ``user/name``.
+        license: Identifier of the license on the Hub.
+        metrics: Metrics of ``evaluation.json``.
+        captions: Captions of the examples in ``samples/``, by number.
+        notes: Notes of ``evaluation.json``.
+        data: Description of the data, one line per source.
+        reading: Explanations of the metrics in ``evaluation.json``.
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
@@ -158,7 +158,7 @@ def model_card(
 
 
 def diagram(system: System) -> str:
-    """The chain as a mermaid flowchart: what is given to which stage, and what makes audio of it."""
+    """The chain as a mermaid flowchart: what each stage is given, and what turns the result into audio."""
     nodes, arrows = [], []
 
     def box(kind: str, name: str, part: Any) -> None:
@@ -248,7 +248,7 @@ def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[st
 
 
 def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """FLAC, spectrogram and caption of clips from the captions of test pieces; none where there is no such data."""
+    """FLAC, spectrogram and caption of clips generated from captions of test pieces, if the data is available."""
     if not system.stages or count < 1:
         return
     try:
@@ -266,7 +266,7 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
 
 
 def _overview(system: System) -> list[str]:
-    """What there is of the data, as long as it is at hand."""
+    """A description of the data, if it is available."""
     try:
         system.source.setup()
     except (PartitaError, OSError):
@@ -290,5 +290,5 @@ def _longest(system: System) -> float:
 
 
 def _line(text: str) -> str:
-    """A text that stays within its cell and its line."""
+    """A text that cannot break out of its table cell and line."""
     return " ".join(text.split()).replace("|", "¦").replace('"', "'").replace("<", "‹").replace(">", "›")

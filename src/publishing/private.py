@@ -1,7 +1,7 @@
-"""What tells of a machine and of who uses it, taken out of everything that is published.
+"""Removing what identifies a machine and its user from everything that is published.
 
-Folders are cut down to the last name of a path, and names of the user and of the machine are replaced. What is left is
-read again in every notation that it may stand in; a file that still tells is refused.
+Paths are cut down to their last name, and names of the user and of the machine are replaced. The result is then
+searched again in every notation; a file that still contains private data is rejected.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ PATHS = [
         rf"(?<![\\\w])\\{{2,4}}[\w.$-]+(?:\\{{1,4}}{NAME})+",
     )
 ]
-"""Paths wherever they stand: as addresses, of Windows, of a home, upwards, below known roots, of two names or more, of
-a server."""
+"""Paths anywhere in a text: addresses, Windows paths, home folders, parent folders, paths below known roots, absolute
+paths of two names or more, and paths on a server."""
 
 WHOLE = re.compile(r"(?:file:|~[\w.-]*(?:[\\/]|$)|[\\/]|\.\.?[\\/]|[A-Za-z]:[\\/]).*", re.DOTALL)
-"""A text that is a path and nothing else."""
+"""A text that consists of a path."""
 
 STRUCTURE = ("tokenizers", "conditioners", "stages", "trainer", "name", "preset")
-"""Keys whose values hold names that mean something in a recipe, and stay even where a user is called so."""
+"""Keys with names that have a meaning in a recipe, and are kept even if a user has the same name."""
 
 PLACES = ("path", "manifest", "weights", "name_or_path")
-"""Keys whose values are paths, or names that are none."""
+"""Keys whose values are paths or, in some cases, plain names."""
 
 ORDINARY = re.compile(
     "admin|administrator|app|build|builder|codespace|container|debian|docker|ec2-user|git|gpu|guest|home|host|jovyan|"
@@ -64,28 +64,28 @@ ORDINARY = re.compile(
     "worker|workspace",
     re.IGNORECASE,
 )
-"""Names of users and machines that tell nothing, or mean something else."""
+"""Names of users and machines that identify nobody, or have another meaning."""
 
 TEXTS = (".md", ".html", ".txt", ".csv", ".tsv", ".jsonl", ".svg", ".xml", ".log", ".toml", ".cfg", ".ini", ".css")
 VOCABULARIES = (
     *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("special_tokens_map.json", "added_tokens.json"),
 )
-"""Files whose words are no texts: they are looked at, and never changed."""
+"""Files with a vocabulary, which are searched but never changed."""
 
 EMBEDDED = re.compile(r"(?i)data:([\w.+/$&!#^-]*)((?:;\s*[\w-]+=[\w\"'.-]+)*);\s*base64,\s*([A-Za-z0-9+/=%_-]*)")
 
 ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})|\\u\{0*([0-9A-Fa-f]{1,4})\}|\\U0000([0-9A-Fa-f]{4})")
-"""Characters as JSON, YAML and scripts may write them."""
+"""Escape sequences of characters in JSON, YAML and scripts."""
 
 
 class Owner:
-    """Whose machine this is: the folders and the names that nobody else needs to know.
+    """The private folders and names of this machine and its user.
 
     Args:
         folders: Absolute paths.
-        names: Of users and machines.
-        kept: A text in which names stay, such as the id of the repository.
+        names: Names of users and machines.
+        kept: A text whose names are not private, such as the id of the repository.
     """
 
     def __init__(self, folders: Iterable[str], names: Iterable[str] = (), kept: str = "") -> None:
@@ -102,12 +102,12 @@ class Owner:
 
     @classmethod
     def here(cls, run: Path, values: Any, kept: str = "") -> Self:
-        """Of this process.
+        """The owner of this process.
 
         Args:
-            run: A folder that is published.
-            values: Its recipe, whose paths are as private as those of the user's own folders.
-            kept: A text in which names stay.
+            run: The folder that is published.
+            values: The recipe of the run, whose paths are private too.
+            kept: A text whose names are not private.
         """
         users = [os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")]
         with suppress(OSError, KeyError):
@@ -124,7 +124,7 @@ class Owner:
         return cls(found, named, kept)
 
     def text(self, text: str, names: bool = True) -> str:
-        r"""A text, its paths cut down to their last names.
+        r"""A text with its paths cut down to their last names.
 
         >>> Owner(["/srv/zoe"], ["zoe"]).text(r"from /srv/zoe/new songs, see file:///home/x/a.wav and C:\Users\x")
         'from new songs, see a.wav and home'
@@ -139,7 +139,7 @@ class Owner:
         return "".join(parts)
 
     def value(self, value: Any, key: str = "", names: bool = True) -> Any:
-        """The same of nested data, of keys and values."""
+        """Nested data with the paths in its keys and values cut down."""
         if isinstance(value, Mapping):
             return {self._key(k, names): self.value(v, str(k), names and k not in STRUCTURE) for k, v in value.items()}
         if isinstance(value, list):
@@ -154,15 +154,15 @@ class Owner:
         return self.text(key, names and not re.fullmatch(r"\w+", key)) if isinstance(key, str) else key
 
     def file(self, name: str, content: Path | bytes) -> Path | bytes:
-        """A file as it may be published: itself where it tells nothing.
+        """A file as it may be published, unchanged if it contains nothing private.
 
         Raises:
-            PartitaError: It tells something that cannot be taken out.
+            PartitaError: The file contains private data that cannot be removed.
         """
         path, last = Path(name), name.split("/")[-1]
         suffix = path.suffix.lower()
         if self._tells(name, names=False):
-            raise PartitaError(f"{name}: the name of the file tells about this machine: rename it")
+            raise PartitaError(f"{name}: the name of the file contains private data: rename it")
         if suffix == ".safetensors":
             if isinstance(content, Path):
                 self._check_header(content, name)
@@ -176,7 +176,7 @@ class Owner:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            raise PartitaError(f"{name} is no text in UTF-8, and so cannot be searched for private paths") from None
+            raise PartitaError(f"{name} is not a text in UTF-8 and cannot be searched for private paths") from None
         written = self._rewritten(path, text)
         if self._tells(written, names=suffix in TEXTS):
             raise _refused(name)
@@ -190,12 +190,12 @@ class Owner:
                 if new == values:
                     return text
                 written = json.dumps(new, indent=2, ensure_ascii=False)
-                return written.encode(errors="backslashreplace").decode()  # half a character has an escape in JSON
+                return written.encode(errors="backslashreplace").decode()  # JSON can escape half of a surrogate pair
             if path.suffix.lower() in (".yaml", ".yml"):
                 values = yaml.safe_load(text)
                 new = self.value(values)
                 written = yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
-                return text if new == values and not set("#&!") & set(text) else written  # comments, anchors: gone
+                return text if new == values and not set("#&!") & set(text) else written  # drops comments
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise PartitaError(f"{path} cannot be searched for private paths: {str(error)[:200]}") from None
         return (self._kept or "\0").join(self.text(part) for part in text.split(self._kept or "\0"))
@@ -216,7 +216,7 @@ class Owner:
                 new = self.text(text)
                 return content if new == text else base64.b64encode(new.encode()).decode()
             if self._in_bytes(data) or self._in_bytes(content.encode()):
-                raise PartitaError("a picture or a sound in a page names a folder of this machine: make the page again")
+                raise PartitaError("a picture or sound in a page contains a folder of this machine: create it again")
         return content
 
     def _check_header(self, path: Path, name: str) -> None:
@@ -224,12 +224,12 @@ class Owner:
         told = json.dumps(entries.get("__metadata__", {}), ensure_ascii=False)
         if self._tells(json.dumps(list(entries), ensure_ascii=False), names=False) or self.text(told) != told:
             raise PartitaError(
-                f"{name}: the header of the file tells about this machine: load the system and save it with "
-                "system.save, which writes no such thing"
+                f"{name}: the header of the file contains private data: load the system and save it with "
+                "system.save, which writes no such header"
             )
 
     def _in_bytes(self, data: bytes) -> bool:
-        """Whether a folder stands in bytes; of a short one, only with what follows it."""
+        """Whether bytes contain a private folder. A short one only counts together with what follows it."""
         for folder in self.folders:
             said = folder if len(folder) > 7 else f"{folder}/"
             if any(said.encode(form, "surrogatepass") in data for form in ("utf-8", "utf-16-le", "utf-16-be")):
@@ -237,7 +237,7 @@ class Owner:
         return False
 
     def _tells(self, text: str, names: bool) -> bool:
-        """Whether a folder or a name stands in a text, in any notation."""
+        """Whether a text contains a private folder or name, in any notation."""
         without = EMBEDDED.sub("", text).replace(self._kept or "\0", "")
         for view in _readings(without):
             if self._folder and self._folder.search(view):
@@ -248,18 +248,18 @@ class Owner:
 
 
 def publishable(files: Mapping[str, Path | bytes], owner: Owner) -> dict[str, Path | bytes]:
-    """Files by their path in a repository, without what tells of the machine that they are from.
+    """Files by their path in a repository, without data that identifies the machine that they come from.
 
     Raises:
-        PartitaError: A file tells something that cannot be taken out; the message says which.
+        PartitaError: Private data cannot be removed from a file; the message says which.
     """
     return {name: owner.file(name, content) for name, content in files.items()}
 
 
 def is_path(text: str, key: str = "") -> bool:
-    """Whether a text, as a whole, is a path: by its beginning, or as the value of a key that takes paths.
+    """Whether a whole text is a path, judged by its beginning or by a key that takes paths.
 
-    A hub id (``user/name``) is none, unless there is such a file here.
+    A hub id (``user/name``) is not a path, unless a local file has this name.
     """
     if "\n" in text:
         return False
@@ -271,7 +271,7 @@ def is_path(text: str, key: str = "") -> bool:
 
 
 def last_name(path: str) -> str:
-    r"""The last name of a path in any notation, without that of a user.
+    r"""The last name of a path in any notation, except for the name of a user.
 
     >>> last_name("/srv/music/bach/"), last_name(r"C:\Users\zoe"), last_name("file:///home/zoe/my%20song.wav")
     ('bach', 'home', 'my%20song.wav')
@@ -285,13 +285,13 @@ def last_name(path: str) -> str:
 
 def _refused(name: str) -> PartitaError:
     return PartitaError(
-        f"{name} names a folder or the user of this machine in a way that cannot be rewritten: take it out, or leave "
+        f"{name} names a folder or the user of this machine in a way that cannot be rewritten: remove it, or leave "
         "the file out"
     )
 
 
 def _paths(value: Any, key: str = "") -> Iterator[str]:
-    """All values of nested data that are paths."""
+    """All paths among the values of nested data."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _paths(inner, str(name))
@@ -303,12 +303,12 @@ def _paths(value: Any, key: str = "") -> Iterator[str]:
 
 
 def _forms(text: str) -> list[str]:
-    """The ways in which file systems write the same letters, with accents apart and not."""
+    """The Unicode forms in which file systems write a text, with composed and decomposed accents."""
     return [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
 
 
 def _in_any_notation(text: str) -> str:
-    """A pattern for a text, each letter as it is, or as addresses, JSON and pages may write it."""
+    """A pattern for a text in which each character is plain or escaped as in addresses, JSON and HTML."""
     return "".join(_letter(letter) for letter in text)
 
 
@@ -322,7 +322,7 @@ def _letter(letter: str) -> str:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """A text as it is, and as it reads in addresses, pages and JSON, and in two of them after each other."""
+    """A text as it is, and unescaped from addresses, HTML and JSON, once or in two of these successively."""
     readings = (unquote, html.unescape, _unescaped)
     yield text
     for first in readings:

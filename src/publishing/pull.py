@@ -12,22 +12,22 @@ from ..system.assembly import FILES
 from ..system.system import load
 
 SHOWN = ("README.md", "samples/*.flac", "samples/*.png")
-"""What of a system's repository is only there to be looked at."""
+"""Files of a system's repository that only serve its presentation."""
 
 
 def pull(repo_id: str, output: str | Path | None = None, revision: str | None = None) -> Path:
-    """Copy a system from the Hub into a folder of one's own, with its model card and audio examples.
+    """Copy a system from the Hub into a local folder, with its model card and audio examples.
 
     Args:
         repo_id: ``user/name``.
-        output: The folder; the repository's name in the working folder where none is given. It must not exist.
-        revision: A branch, a tag or a commit.
+        output: Folder to create, which must not exist. ``None`` uses the repository's name in the working folder.
+        revision: A branch, a tag or a commit. ``None`` takes ``main``.
 
     Returns:
-        The folder.
+        The new folder.
 
     Raises:
-        PartitaError: It exists, the repository cannot be had, or it holds no complete system.
+        PartitaError: The folder exists, the repository cannot be downloaded, or it holds no complete system.
     """
     check_id(repo_id)
     folder = Path(repo_id.split("/")[-1] if output is None else output)
@@ -35,7 +35,7 @@ def pull(repo_id: str, output: str | Path | None = None, revision: str | None = 
         raise PartitaError(f"{folder} exists already: choose another folder with -o")
     wanted = [*FILES, *SHOWN]
     snapshot = fetch(repo_id, wanted, revision)
-    load(snapshot)  # which checks it
+    load(snapshot)  # checks that it is complete
     names = matching_files(snapshot, wanted)
     with replacing_folder(folder) as new:
         for name in names:

@@ -18,7 +18,7 @@ from ..storage.patience import patiently
 from .card import collect
 
 OURS = ("tokenizers/", "conditioners/", "stages/", "samples/", "recipe.yaml", "evaluation.json")
-"""What a push replaces: of these, files that are not pushed again are deleted."""
+"""Files that a push replaces: those that are not pushed again are deleted."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Commit:
 
     Args:
         private: Make a new repository private. One that exists stays what it is.
-        branch: Branch to commit to, made from ``main`` if there is none of that name. ``None`` commits to ``main``.
-        tag: Name to give this version, such as ``v1``. ``None`` gives it none.
-        message: Message of the commit. ``None`` takes a standard one.
+        branch: Branch to commit to, created from ``main`` if it does not exist. ``None`` commits to ``main``.
+        tag: Name to give this version, such as ``v1``. ``None`` sets no tag.
+        message: Message of the commit. ``None`` takes a default message.
 
     Raises:
-        PartitaError: A branch or tag cannot have such a name.
+        PartitaError: The name of the branch or tag is invalid.
     """
 
     private: bool = False
@@ -60,13 +60,14 @@ def push(
     report: bool = False,
     commit: Commit = DEFAULT_COMMIT,
 ) -> str:
-    """Publish a finished system in one commit: weights, recipe, model card, audio examples. All of it or nothing.
+    """Publish a finished system in one commit: weights, recipe, model card, audio examples. Either everything or
+    nothing is published.
 
     Paths of this machine and names of its user are taken out of everything that is uploaded.
 
     Args:
         run: A run folder, or one that ``system.save`` wrote.
-        repo_id: ``user/name``; made where there is no such repository.
+        repo_id: ``user/name``; the repository is created if it does not exist.
         license: License of the weights, by its identifier on the Hub: ``apache-2.0``, ``cc-by-nc-4.0`` …
         examples: Number of clips to generate for the card.
         report: Upload the run's ``report.html`` too. It holds audio of test pieces, which others may have rights to.
@@ -107,7 +108,7 @@ def push(
         return str(pushed.commit_url)
 
     with as_messages(repo_id, commit.branch):
-        patiently(check)  # before the minutes that follow
+        patiently(check)  # before collecting files, which takes minutes
     files = collect(run, repo_id, license=license, examples=examples, report=report)
     with as_messages(repo_id, commit.branch):
         return patiently(publish)
@@ -144,7 +145,7 @@ def preview_push(
 
 
 def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:
-    """Put what :func:`push` would upload into a folder instead.
+    """Write the files that :func:`push` would upload to a folder instead.
 
     Raises:
         PartitaError: The folder exists.

@@ -1,6 +1,6 @@
 """Recipes as data: files, presets, bases and command-line overrides, merged into one plain tree.
 
-Nothing in a recipe is ever imported or executed. Every key remembers the file it came from, for the messages.
+Nothing in a recipe is ever imported or executed. The file that each key comes from is recorded, for the messages.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .recipe_files import find_preset, find_recipe, packaged, presets, read_valu
 
 COMMAND_LINE = "command line"
 SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
-"""Recipe keys whose values are mappings of slots, and the family of the parts in them."""
+"""Recipe keys whose values are mappings of slots, and the family of their parts."""
 
 LISTS = ("data",)
-"""Recipe keys that hold a slot, or a list of them. While a recipe is put together, a list is a mapping from numbers, so
-that each of its slots has a key of its own: ``data.0``."""
+"""Recipe keys that hold a slot, or a list of them. During composition, a list is a mapping from numbers, so that each
+of its slots has a key of its own: ``data.0``."""
 
 KeyPath = tuple[str, ...]
-"""A dotted key, taken apart."""
+"""The components of a dotted key."""
 
 
 class Tree:
-    """A recipe being put together: a plain nested mapping, where each key came from, and what is wrong so far."""
+    """A recipe during composition: a plain nested mapping, the origin of each key, and the mistakes found so far."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -42,21 +42,21 @@ class Tree:
         self._below: dict[KeyPath, dict[KeyPath, None]] = {}
 
     def origin(self, key: str) -> str:
-        """The file that set the dotted ``key``, or its nearest ancestor."""
+        """The file that set the dotted ``key``, or its closest parent."""
         path = tuple(key.split("."))
         while path and path not in self._origins:
             path = path[:-1]
         return self._origins.get(path, self._origins.get((), "recipe"))
 
     def blame(self, key: str) -> str:
-        """Where a mistake in ``key`` most likely comes from: the command line, where that had a say in it."""
+        """The most likely origin of a mistake in ``key``: the command line if it set anything there."""
         path = tuple(key.split("."))
         below = {file for known, file in self._origins.items() if known[: len(path)] == path}
         return COMMAND_LINE if COMMAND_LINE in below else self.origin(key)
 
     def later(self, path: KeyPath, other: KeyPath) -> bool:
         """Whether the value at ``path`` was set after that at ``other``, or by the same file."""
-        # `place` moves what it notes to the end.
+        # `place` moves the keys that it records to the end.
         order = {known: i for i, known in enumerate(self._origins)}
         newest, reference = (
             max((known for known in order if known[: len(p)] == p), key=order.__getitem__, default=())
@@ -66,11 +66,11 @@ class Tree:
         return same or order.get(newest, 0) > order.get(reference, 0)
 
     def complain(self, key: str, message: str, suggestion: str = "", file: str | None = None) -> None:
-        """Note a mistake."""
+        """Record a mistake."""
         self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
 
     def merge(self, values: dict[str, Any], file: str, at: KeyPath = ()) -> None:
-        """Lay ``values`` over what is there; a part named anew replaces the old one whole."""
+        """Merge ``values`` over the tree. A part with a new name replaces the old part completely."""
         self._origins.setdefault((), file)
         node = self.values
         for step in at:
@@ -78,17 +78,17 @@ class Tree:
         self._merge(node, values, file, at)
 
     def place(self, path: KeyPath, file: str) -> None:
-        """Say where the value at ``path`` comes from, in place of what was known of it and all below."""
+        """Record the origin of the value at ``path``, replacing the origins of this key and all keys below it."""
         self._forget(path)
         self._origins[path] = file
         if path:
             self._below.setdefault(path[:-1], {})[path] = None
 
     def count_part(self) -> None:
-        """One more slot is going to be looked into.
+        """Count one more slot that is going to be expanded.
 
         Raises:
-            TooMuch: There are too many.
+            TooMuch: The recipe has too many.
         """
         self._parts += 1
         if beyond(self._parts, MOST_PARTS):
@@ -98,7 +98,7 @@ class Tree:
         for key, value in values.items():
             path = (*at, key)
             old = node.get(key)
-            # what a stage is given is replaced whole, so that a recipe can give less than its base; and so are lists
+            # `given` is replaced completely, so that a recipe can give a stage less than its base does; so are lists
             whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
             if isinstance(value, list) and ".".join(path) in LISTS:
                 value, whole = {str(number): slot for number, slot in enumerate(value)}, True
@@ -123,14 +123,14 @@ class Tree:
 
 
 def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Tree:
-    """Read a recipe with its bases and presets, and lay the overrides over it.
+    """Read a recipe with its bases and presets, and apply the overrides.
 
     Args:
-        recipe: A path, the name of a recipe that comes with the package, or the values of one.
-        overrides: ``key=value``, dotted keys and YAML values.
+        recipe: A path, the name of a packaged recipe, or the values of a recipe.
+        overrides: Overrides ``key=value``, with dotted keys and YAML values.
 
     Raises:
-        PartitaError: There is no such recipe, or its file cannot be read.
+        PartitaError: The recipe does not exist, or its file cannot be read.
     """
     tree, folder = Tree(), Path()
     if isinstance(recipe, Mapping):
@@ -142,10 +142,10 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     for override in overrides:
         _override(tree, override)
     if isinstance(stages := tree.values.get("stages"), dict):
-        for name in [name for name, stage in stages.items() if stage is None]:  # taken out
+        for name in [name for name, stage in stages.items() if stage is None]:  # removed by an override
             del stages[name]
     if not tree.later(("description",), ("data",)):
-        tree.values.pop("description", None)  # it is of other data
+        tree.values.pop("description", None)  # it describes other data
     for key in LISTS:
         _check_numbers(tree, key)
     for slot in list(slots(tree.values)):
@@ -159,7 +159,7 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
 
 
 def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
-    """The paths of all places in a recipe that hold a part."""
+    """The paths of all slots of a recipe, which hold parts."""
     for group in SLOTS:
         if isinstance(values.get(group), dict):
             yield from ((group, name) for name in values[group])
@@ -178,7 +178,7 @@ def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
 
 
 def family_of(path: KeyPath) -> str | None:
-    """The family of the part that belongs at ``path``, or none where no part does."""
+    """The family of the part that belongs at ``path``; ``None`` if no part does."""
     match path:
         case ("tokenizers" | "conditioners" as group, _):
             return SLOTS[group]
@@ -190,7 +190,7 @@ def family_of(path: KeyPath) -> str | None:
 
 
 def may_be_slot(path: KeyPath) -> bool:
-    """Whether a part may belong at ``path``: a slot, or an argument of a part, which only its class says.
+    """Whether a part may belong at ``path``: a slot, or an argument of a part, which only its class knows.
 
     >>> may_be_slot(("tokenizers", "semantic", "features")), may_be_slot(("tokenizers", "semantic", "name"))
     (True, False)
@@ -201,16 +201,16 @@ def may_be_slot(path: KeyPath) -> bool:
 
 
 def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
-    """The arguments in a slot's ``values`` that hold parts themselves, and the family of each."""
+    """The arguments among a slot's ``values`` that hold parts, and the family of each."""
     try:
         takes = part_arguments(lookup(family, str(values.get("name"))))
     except (UnknownName, ImportError):
-        return {}  # complained about when the recipe is checked
+        return {}  # reported when the recipe is checked
     return {name: inner for name, inner in takes.items() if name in values}
 
 
 def at(values: Any, path: Sequence[str]) -> Any:
-    """What is at a path, in mappings and lists; none where nothing is."""
+    """The value at a path through mappings and lists; ``None`` if there is none."""
     for step in path:
         if isinstance(values, list) and step.isdecimal() and len(step) < 10 and int(step) < len(values):
             values = values[int(step)]
@@ -222,12 +222,12 @@ def at(values: Any, path: Sequence[str]) -> Any:
 
 
 def _numbered(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it is a list of slots on its way."""
+    """Whether a value is a list of slots in its temporary form, a mapping from numbers."""
     return isinstance(value, dict) and any(key.isdecimal() for key in value) and not _names_part(value)
 
 
 def _check_numbers(tree: Tree, key: str) -> None:
-    """See that what was set in a list of slots on its way is one of them, and take out what is not."""
+    """Report and remove overrides of a list of slots that match none of its slots."""
     value = tree.values.get(key)
     if not _numbered(value):
         return
@@ -243,15 +243,15 @@ def _names_part(value: dict[str, Any]) -> bool:
 
 
 def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
-    """Lay a recipe file over its bases."""
+    """Merge a recipe file over its bases."""
     if path.resolve() in below:
-        tree.complain(
-            "base", f"{path} is its own base, by way of {' and '.join(p.name for p in below)}", file=str(path)
-        )
+        tree.complain("base", f"{path} is its own base, through {' and '.join(p.name for p in below)}", file=str(path))
         return
     values = read_yaml(path)
     if "recipe" in values:
-        raise PartitaError(f"{path} is no recipe, but a file that compares some: run `partita ablate {path}`")
+        raise PartitaError(
+            f"{path} is not a recipe, but an ablation file that compares recipes: run `partita ablate {path}`"
+        )
     base = values.pop("base", None)
     if isinstance(base, str):
         beside = path.parent / base
@@ -294,10 +294,10 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
 
     Args:
         tree: The recipe.
-        path: Of the slot.
-        family: Of the part that belongs there.
-        folder: That of the recipe.
-        around: Files of the presets that the parts around it are made from.
+        path: Path of the slot.
+        family: Family of the part that belongs there.
+        folder: Folder of the recipe.
+        around: Preset files of the parts that contain this slot.
     """
     tree.count_part()
     key = ".".join(path)
@@ -320,7 +320,7 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
     if _trains_what_is_final(tree, path, [layer for layer, _ in layers]):
         tree.complain(
             f"{key}.fit",
-            "the part has weights, which are final, so it would not be trained",
+            "the part has weights, which are final, so fit would have no effect",
             ": leave out fit to use the weights as they are, or set weights to null to train from scratch",
             file=tree.blame(f"{key}.fit"),
         )
@@ -332,7 +332,7 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
     tree.place(path, slot_origin)
     for layer, file in reversed(layers):
         for k, v in layer.items():
-            # a part inside another is not trained on its own, as its preset thinks
+            # a part inside another one is not trained on its own, unlike what its preset assumes
             if k != "preset" and not (k == "fit" and file and inside):
                 tree.merge({k: v}, file or origins.get(k, slot_origin), path)
     if "name" not in parent[path[-1]]:
@@ -344,11 +344,11 @@ def _expand(tree: Tree, path: KeyPath, family: str, folder: Path, around: tuple[
 
 
 Layer = tuple[dict[str, Any], str | None]
-"""A slot, or a preset it is made from, and the file of the preset."""
+"""A slot, or a preset that it is made from with the file of the preset."""
 
 
 def _started_anew(layers: list[Layer]) -> list[Layer]:
-    """The layers of a slot, without the final weights of presets where ``init`` says that they are trained further."""
+    """The layers of a slot, without the final weights of its presets if ``init`` continues their training."""
     first = next((i for i, (layer, _) in enumerate(layers) if layer.get("init") is not None), len(layers))
     return [
         ({k: v for k, v in layer.items() if k != "weights"} if i > first else layer, file)
@@ -357,10 +357,10 @@ def _started_anew(layers: list[Layer]) -> list[Layer]:
 
 
 def _trains_what_is_final(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a slot says how to train a part whose weights are given, rather than inheriting that from further down.
+    """Whether a slot itself has training options although the weights of its part are given.
 
     Args:
-        tree: The recipe, with the slot as it was written.
+        tree: The recipe, with the slot as written.
         path: Key of the slot.
         layers: The slot and the presets it is made from, the slot first.
     """
@@ -393,12 +393,12 @@ def _layers(
 
 
 def preset_values(family: str, name: str) -> dict[str, Any]:
-    """What a packaged preset or a part's name stands for: the part's name, and the values the preset sets.
+    """The name of the part and its values, from a packaged preset or the name of a part.
 
     Raises:
         PartitaError: The family has no such preset or part.
     """
-    tree, slot = Tree(), ("tokenizers", "part")  # anywhere that a part, and parts inside it, may stand
+    tree, slot = Tree(), ("tokenizers", "part")  # any slot that allows a part with parts inside it
     tree.values = {"tokenizers": {"part": {}}}
     for layer, file in reversed(_layers({"preset": name}, family, packaged())):
         tree.merge({key: value for key, value in layer.items() if key != "preset"}, file or name, slot)
@@ -407,22 +407,22 @@ def preset_values(family: str, name: str) -> dict[str, Any]:
 
 
 def _choices(family: str, folder: Path) -> list[str]:
-    """Every name a slot of the family can hold."""
+    """Every name that a slot of the family can have."""
     local = [path.stem for path in sorted((folder / family).glob("*.yaml"))]
     return list(dict.fromkeys([*presets(family), *local, *names(family)]))
 
 
 def _refuse_references(tree: Tree) -> None:
-    """A recipe holds values only: a ``${…}`` could read the environment of whoever loads it."""
+    """Reject ``${…}``, which could read environment variables of whoever loads the recipe."""
     for path, text in list(_leaves(tree.values, ())):
         if "${" in text:
             tree.complain(".".join(path), f"{text!r:.200}: recipes cannot refer to other keys", ": write the value")
             around = at(tree.values, path[:-1])
-            around[int(path[-1]) if isinstance(around, list) else path[-1]] = text.replace("${", "")  # no more of it
+            around[int(path[-1]) if isinstance(around, list) else path[-1]] = text.replace("${", "")  # report it once
 
 
 def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
-    """Every value of a tree that is no mapping, with its dotted key.
+    """Every value of a tree that is not a mapping, with its dotted key.
 
     >>> dict(flat({"a": {"b": 1, "c": [2]}}))
     {'a.b': 1, 'a.c': [2]}
@@ -435,7 +435,7 @@ def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
 
 
 def slot_name(value: Any) -> str:
-    """A value as people call it: a slot by what it is made from and what is changed, a path by its last part.
+    """A short name of a value: a slot by its preset or name and its changes, a path by its last component.
 
     >>> slot_name({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
     'vggish hop=0.48 weights=vggish.pth'

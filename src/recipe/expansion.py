@@ -1,4 +1,4 @@
-"""YAML that is small and becomes huge: aliases that multiply, and nesting without end."""
+"""Rejecting YAML that is small but expands to something huge, through aliases or endless nesting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..limits import DEEPEST, MOST_VALUES, TooMuch, beyond
 
 
 def check_yaml(text: str, path: Path) -> None:
-    """See that a YAML text is neither nested without end, which breaks its reader, nor multiplied by aliases.
+    """Check that a YAML text is neither nested so deep that it breaks the parser nor multiplied by aliases.
 
     Raises:
         PartitaError: It is.
-        yaml.YAMLError: It is no YAML.
+        yaml.YAMLError: The text is not YAML.
     """
     sizes: dict[str, int] = {}
-    around: list[tuple[str | None, int]] = [(None, 0)]  # the anchor of each collection begun, and its values so far
+    around: list[tuple[str | None, int]] = [(None, 0)]  # anchor and number of values of each open collection
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         added = 0
         if isinstance(event, yaml.CollectionStartEvent):

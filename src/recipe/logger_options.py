@@ -1,4 +1,4 @@
-"""What a recipe can say of experiment trackers: which there are, and the options of each."""
+"""The experiment trackers that a recipe can use, and the options of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "mlflow": ("experiment_name", "run_name", "tracking_uri", "tags"),
     "trackio": ("project", "group", "name", "space_id", "server_url"),
 }
-"""Every tracker, and the options that a recipe can give it."""
+"""The options of each tracker that a recipe can set."""
 
 DEFAULT = ("csv", "tensorboard")
 
@@ -45,7 +45,7 @@ def check_loggers(value: Any) -> list[str]:
 
 
 def chosen_loggers(value: Any) -> dict[str, dict[str, Any]]:
-    """The trackers that a recipe names, each with its options."""
+    """The trackers that a recipe uses, each with its options."""
     if value is None or value is True:
         return {name: {} for name in DEFAULT}
     if value is False:

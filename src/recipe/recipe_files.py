@@ -1,4 +1,4 @@
-"""The files of recipes and presets: where they are, and what they hold."""
+"""Finding and reading the files of recipes and presets."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ UNREADABLE = (
     *(yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError),
     *(LookupError, AttributeError, ArithmeticError, RecursionError),
 )
-"""What readers of YAML raise: PyYAML looks up the truth of ``!!bool maybe`` without a thought that there is none."""
+"""Exceptions of the YAML readers; PyYAML raises ``KeyError`` for values such as ``!!bool maybe``."""
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or a name among the packaged recipes.
+    """The file of a recipe, from a path or the name of a packaged recipe.
 
     Raises:
-        PartitaError: There is none.
+        PartitaError: The recipe does not exist.
     """
     path = Path(name)
     if kind(path / "recipe.yaml") == "file":
@@ -48,7 +48,7 @@ def find_recipe(name: str) -> Path:
 
 
 def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
-    """The file of a preset: beside the recipe first, then among the packaged ones; none where there is none."""
+    """The file of a preset: beside the recipe or else among the packaged ones; ``None`` if it does not exist."""
     if not re.fullmatch(r"[\w.-]+", name):
         return None
     for place in ([folder / family] if folder else []) + [packaged() / family]:
@@ -68,16 +68,16 @@ def presets(family: str) -> dict[str, str]:
 
 
 def comment(path: Path) -> str:
-    """The comment that a YAML file begins with, or nothing."""
+    """The comment on the first line of a YAML file, or an empty string."""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return "\n".join(line.lstrip("# ") for line in lines)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain data, interpolations unresolved.
+    """A YAML mapping as plain data, with interpolations unresolved.
 
     Raises:
-        PartitaError: It is not one; the message says why and where.
+        PartitaError: The file does not hold a mapping; the message says why and where.
     """
     text = read_text(path, LARGEST_RECIPE)
     try:
@@ -85,7 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = words(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
     except UNREADABLE as error:
         raise PartitaError(f"{path} is not valid YAML: {reason(error)}") from None
-    except OSError:  # of OmegaConf, about a single number
+    except OSError:  # OmegaConf raises this for a single number
         values = 0.0
     if not isinstance(values, dict):
         raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
@@ -93,26 +93,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """A YAML value from the command line, as it would be in a recipe: ``1e-3`` is a number, and there are no tags.
+    """A YAML value from the command line, parsed as in a recipe: ``1e-3`` is a number, and tags are not allowed.
 
     Raises:
-        ValueError: It is none; the message says why.
+        ValueError: The text is not a YAML value; the message says why.
     """
     return _read(text, text, "a YAML value")
 
 
 def read_values(text: str) -> list[Any]:
-    """Several, separated by commas; those inside brackets and quotes do not separate.
+    """YAML values separated by commas, except for commas inside brackets and quotes.
 
     Raises:
-        ValueError: They are none; the message says why.
+        ValueError: The text is not a list of YAML values; the message says why.
     """
     found: list[Any] = _read(f"[{text}]", text, "a list of YAML values")
     return found
 
 
 def _read(text: str, shown: str, what: str) -> Any:
-    """The YAML value of a text; a message shows another one, and says what it should be."""
+    """The YAML value of ``text``. An error message quotes ``shown`` and says that it should be ``what``."""
     try:
         check_yaml(f"value: {text}", Path("the value"))
         return words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
@@ -121,20 +121,20 @@ def _read(text: str, shown: str, what: str) -> Any:
 
 
 def words(value: Any) -> Any:
-    """Keys as text: YAML also allows numbers, dates and nothing at all.
+    """Convert keys to text, since YAML also allows numbers, dates and null.
 
     Raises:
-        ValueError: A whole number does not fit into 64 bits, and so not into anything that is built here.
+        ValueError: A whole number does not fit into 64 bits.
     """
     if isinstance(value, dict):
         return {str(words(k)): words(v) for k, v in value.items()}
     if isinstance(value, int) and value.bit_length() > 63:
-        raise ValueError(f"a whole number of {value.bit_length()} bits is more than anything can be")
+        raise ValueError(f"a whole number of {value.bit_length()} bits is too large")
     return [words(v) for v in value] if isinstance(value, list) else value
 
 
 def reason(error: Exception) -> str:
-    """What a reader of YAML says is wrong, on one line."""
+    """The error of a YAML reader, on one line."""
     if "integer string conversion" in str(error):
         return "a whole number has thousands of digits"
     said = " ".join(str(error).split())[:500]
@@ -142,5 +142,5 @@ def reason(error: Exception) -> str:
 
 
 def packaged() -> Path:
-    """The folder of the recipes that come with the package; a folder of presets for each family is in it."""
+    """The folder of the packaged recipes, which contains a folder of presets for each family."""
     return Path(str(files("partita.recipes")))

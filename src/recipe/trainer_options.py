@@ -1,4 +1,4 @@
-"""What a recipe can tell ``L.Trainer``, and why it cannot tell it the rest."""
+"""The options of ``L.Trainer`` that a recipe can set, and why it cannot set the others."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ..core.schema import Mistake, build, check
 from .logger_options import check_loggers
 
 MOST_DEVICES = 1024
-"""Of one machine: beyond it, a number of devices is a slip."""
+"""Maximum number of devices of one machine; a larger number is a typing error."""
 
 
 @dataclass
 class TrainerOptions:
-    """What a recipe can set, for all parts under ``trainer`` or for one under its ``fit.trainer``.
+    """Options of ``L.Trainer``, for all parts under ``trainer`` or for one part under its ``fit.trainer``.
 
     Args:
-        accelerator: ``auto``, ``cpu``, ``gpu``, or another that Lightning knows.
-        strategy: How processes train together: ``auto``, ``ddp``, or another that Lightning knows.
-        devices: ``auto``, how many (-1 for all), or a list of their numbers.
-        num_nodes: Machines that train together.
-        precision: Of the layers; without it, ``fit.precision`` as far as the machine is made for it.
+        accelerator: ``auto``, ``cpu``, ``gpu``, or another accelerator of Lightning.
+        strategy: How processes train together: ``auto``, ``ddp``, or another strategy of Lightning.
+        devices: ``auto``, the number of devices (-1 for all), or a list of their indices.
+        num_nodes: Number of machines that train together.
+        precision: Precision of the layers. Without it, ``fit.precision`` applies as far as the machine supports it.
         logger: Where curves are logged: a name, a list of names, or a mapping from names to options (``csv``,
-            ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``); false for nowhere.
-        num_sanity_val_steps: Batches of a validation before the training; -1 for all.
+            ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``); false logs nothing.
+        num_sanity_val_steps: Batches of a validation before training; -1 for all.
         log_every_n_steps: Steps between two points of a curve.
-        enable_progress_bar: Whether there is a bar; where there is none, lines say how far it is.
+        enable_progress_bar: Whether to show a progress bar. Without it, lines report the progress.
         enable_model_summary: Whether Lightning prints the layers.
-        deterministic: Whether only deterministic algorithms are used; ``warn`` to be told where there is none.
-        benchmark: Whether cuDNN looks for the fastest algorithm.
-        profiler: Lightning's, which says at the end what took how long.
-        detect_anomaly: Whether to look for where a gradient that is no number comes from.
+        deterministic: Whether to use only deterministic algorithms; ``warn`` warns if there is none for an operation.
+        benchmark: Whether cuDNN searches for the fastest algorithm.
+        profiler: Profiler of Lightning, which reports at the end how long each action took.
+        detect_anomaly: Whether to locate the operation that causes a gradient of NaN.
         sync_batchnorm: Whether processes share the statistics of batch normalization.
     """
 
@@ -70,8 +70,8 @@ class TrainerOptions:
             raise ValueError(f"there is no strategy {self.strategy!r}{did_you_mean(self.strategy, strategies)}")
         if any(kind in self.strategy for kind in ("notebook", "fork", "spawn")):
             raise ValueError(
-                f"strategy {self.strategy!r} trains in copies of this process, which do not give back what they "
-                f"learned: take {'_'.join(w for w in self.strategy.split('_') if w not in _COPIES)!r}"
+                f"strategy {self.strategy!r} trains in copies of this process, which do not return what they "
+                f"learned: use {'_'.join(w for w in self.strategy.split('_') if w not in _COPIES)!r}"
             )
         _check_devices(self.devices)
         if wrong := check_loggers(self.logger):
@@ -93,11 +93,11 @@ ELSEWHERE = {
     "max_epochs": "the fit block decides this: set fit.steps",
     "min_steps": "a part takes exactly fit.steps steps: set those",
     "min_epochs": "a part takes exactly fit.steps steps: set those",
-    "max_time": "a part is finished after fit.steps steps: to pause it after a time, end the process (Ctrl-C, SIGTERM, "
+    "max_time": "a part is finished after fit.steps steps: to pause it, stop the process (Ctrl-C, SIGTERM, "
     "or the time limit of a scheduler), and run the same command again",
-    "fast_dev_run": "this would leave the part untrained: to try a recipe out, set fit.steps to a few and take "
+    "fast_dev_run": "this would leave the part untrained: to try a recipe, set fit.steps to a small number and use "
     "another run folder",
-    "overfit_batches": "this would train on a few batches of the data: give data with few pieces instead",
+    "overfit_batches": "this would train on a few batches of the data: use data with few pieces instead",
     "limit_train_batches": "the fit block decides this: set fit.steps",
     "limit_val_batches": "the fit block decides this: set fit.validation_examples",
     "limit_test_batches": "training tests nothing: see partita evaluate",
@@ -107,15 +107,15 @@ ELSEWHERE = {
     "accumulate_grad_batches": "the fit block decides this: set fit.accumulate",
     "gradient_clip_val": "the fit block decides this: set fit.gradient_clip",
     "gradient_clip_algorithm": "gradients are clipped by their norm: set fit.gradient_clip",
-    "enable_checkpointing": "a run keeps one checkpoint to go on from: set fit.checkpoint_every",
+    "enable_checkpointing": "a run keeps one checkpoint to resume from: set fit.checkpoint_every",
     "default_root_dir": "the run folder decides this: set -o",
-    "callbacks": "these are Python objects, which a recipe cannot hold: use L.Trainer on the part in a script of yours",
-    "plugins": "these are Python objects, which a recipe cannot hold: use L.Trainer on the part in a script of yours",
-    "inference_mode": "validations take the weights that training goes on with: there is nothing to choose",
-    "use_distributed_sampler": "processes share out the examples by themselves",
+    "callbacks": "these are Python objects, which a recipe cannot hold: use L.Trainer on the part in your own script",
+    "plugins": "these are Python objects, which a recipe cannot hold: use L.Trainer on the part in your own script",
+    "inference_mode": "validations use the weights that training continues with, so this cannot be changed",
+    "use_distributed_sampler": "the examples are divided among the processes automatically",
     "barebones": "this would leave out checkpoints, curves and progress: see logger and enable_progress_bar",
     "reload_dataloaders_every_n_epochs": "a part is trained in one epoch of fit.steps steps",
-    "enable_autolog_hparams": "the recipe of a run is in its folder: there is nothing to choose",
+    "enable_autolog_hparams": "the recipe of a run is always in its folder",
     "model_registry": "a system is published with partita push",
 }
 """Arguments of ``L.Trainer`` that a recipe cannot set, and what to do instead."""
@@ -126,7 +126,7 @@ def check_trainer(values: Any, key: str) -> list[Mistake]:
 
     Args:
         values: The block.
-        key: Where it stands.
+        key: Key of the block, for the messages.
     """
     if not isinstance(values, Mapping):
         return [] if values is None else [Mistake(key, f"expected a mapping, got {values!r}")]
@@ -138,7 +138,7 @@ def check_trainer(values: Any, key: str) -> list[Mistake]:
             unknown = "L.Trainer takes no such argument" if name not in theirs else "a recipe cannot set this"
             hint = "" if name in theirs else did_you_mean(name, list(ours))
             mistakes.append(Mistake(f"{key}.{name}", ELSEWHERE.get(name, unknown), hint))
-    for name in values.keys() & ours.keys():  # each alone, so that what one may not be does not hide the next
+    for name in values.keys() & ours.keys():  # one at a time, so that one invalid value does not hide the next
         mistakes += [
             Mistake(f"{key}.{name}", m.message.removeprefix(f"{name} "), m.suggestion)
             for m in check(TrainerOptions, {name: values[name]}, key=key)
@@ -147,7 +147,7 @@ def check_trainer(values: Any, key: str) -> list[Mistake]:
 
 
 def trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checked block sets, each value of its type."""
+    """The options of a checked block, with each value converted to its type."""
     built = build(TrainerOptions, values)
     return {name: getattr(built, name) for name in values}
 
@@ -167,6 +167,5 @@ def _check_devices(devices: Any) -> None:
             if len(set(devices)) == len(devices):
                 return
     raise ValueError(
-        f"devices must be auto, how many (1 to {MOST_DEVICES:,}, or -1 for all), or a list of their numbers, "
-        f"not {devices!r}"
+        f"devices must be auto, a number (1 to {MOST_DEVICES:,}, or -1 for all), or a list of indices, not {devices!r}"
     )

@@ -144,9 +144,9 @@ def read_clip(
                     f"it lasts {length / sample_rate:,.1f} s, and at most {longest:g} s can be used here"
                 )
             num_samples = min(length, left)
-            # Both rates have a sample at every multiple of this step. Cutting there preserves the phase that resampling the
             # Both rates have a sample at every multiple of this step. Cutting there preserves the phase that resampling
             # the whole file would have.
+            common = math.gcd(source, sample_rate)
             source_step, step = source // common, sample_rate // common
             if num_samples == 0:
                 return np.zeros((channels, length), np.float32), 0
@@ -224,7 +224,7 @@ def check_writable(
 
 
 def _write(file: Any, samples: np.ndarray, sample_rate: int, kind: str, subtype: str) -> None:
-    """Write samples ``[T, C]``, in blocks: libsndfile's Vorbis encoder overflows the stack on several minutes at once."""
+    """Write samples ``[T, C]`` in blocks: libsndfile's Vorbis encoder overflows the stack on several minutes."""
     with soundfile.SoundFile(file, "w", sample_rate, samples.shape[1], subtype, format=kind) as sink:
         for start in range(0, len(samples), _MOST_WRITTEN):
             sink.write(samples[start : start + _MOST_WRITTEN])

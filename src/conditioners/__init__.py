@@ -1,1 +1,1 @@
-"""Conditioners: what a person supplies, to conditions."""
+"""Conditioners: they turn what a person supplies into conditions."""

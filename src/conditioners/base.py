@@ -1,4 +1,4 @@
-"""The contract of conditioners: what a person supplies, to a condition."""
+"""The contract of conditioners, which turn what a person supplies into a condition."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from ..core.registry import did_you_mean, lookup, names
 class Conditioner(Part):
     """Turns clips into a condition, in two phases.
 
-    :meth:`prepare` runs on the CPU, in the data workers; :meth:`forward` on the device. The output has the
-    conditioner's native width: the projection into a stage belongs to the stage.
+    :meth:`prepare` runs on the CPU, in the data workers; :meth:`forward` runs on the device. The output has the
+    conditioner's native width: the projection to the width of a stage belongs to the stage.
 
     A conditioner that is trained on its own implements ``training_step`` and ``configure_optimizers``. Its batches are
-    what :meth:`prepare` returns. One that is trained with its stage implements neither.
+    what :meth:`prepare` returns. A conditioner that is trained with its stage implements neither.
 
     Args:
-        inputs: The fields that it reads (``partita list field``); ``None`` for those of its class.
+        inputs: Names of the fields that the conditioner reads (``partita list field``); ``None`` takes those of its
+            class.
 
     Raises:
-        ValueError: A field does not exist, or is of a kind that it cannot read.
+        ValueError: A field does not exist, or is of a kind that the conditioner cannot read.
 
     Attributes:
-        inputs: The fields that it reads. ``audio`` is the clip itself, which every clip has in training; a conditioner
-            that reads ``("audio", "text")`` can hear clips in training and be told texts in generation.
-        kinds: The kinds of fields it can read, such as ``text``; ``None`` for any.
-        sample_rate: Rate of the audio that it reads, in Hz; ``None`` if it reads none.
+        inputs: The fields that the conditioner reads. ``audio`` is the clip itself, which every clip has in training; a
+            conditioner that reads ``("audio", "text")`` can use audio in training and text in generation.
+        kinds: The kinds of fields that the conditioner can read, such as ``text``; ``None`` for any.
+        sample_rate: Sample rate of the audio that it reads, in Hz; ``None`` if it reads none.
         channels: Channels of the audio that it reads.
-        trained_with_stage: Whether it has no training of its own but learns together with the first stage that is given
+        trained_with_stage: Whether it has no training of its own but learns together with the first stage that uses
             it.
     """
 
@@ -60,32 +61,32 @@ class Conditioner(Part):
             kind = lookup("field", name).kind
             if self.kinds is not None and kind not in self.kinds:
                 raise ValueError(
-                    f"inputs: {self.registered_name} reads {' or '.join(self.kinds)}, and {name} is {kind}"
+                    f"inputs: {self.registered_name} reads {' or '.join(self.kinds)}, but {name} is {kind}"
                 )
 
     @property
     @abstractmethod
     def spec(self) -> ConditionSpec:
-        """The facts of what :meth:`forward` returns."""
+        """The spec of the condition that :meth:`forward` returns."""
 
     @abstractmethod
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """What is known of a batch of clips to tensors, first axis ``B``.
+        """Convert the fields of a batch of clips to tensors whose first axis is ``B``.
 
         Args:
-            clips: One per sample. A sample of which none of :attr:`inputs` is known has a null condition.
+            clips: One clip per sample. A sample that has none of the :attr:`inputs` gets a null condition.
         """
 
     @abstractmethod
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
-        """The tensors of :meth:`prepare`, on the device, to a condition.
+        """Turn the tensors of :meth:`prepare`, on the device, into a condition.
 
         A condition that is aligned in time has a position for every frame, at ``spec.frame_rate``, that begins within
-        the clip: :meth:`positions` says how many.
+        the clip. :meth:`positions` returns their number.
         """
 
     def positions(self, seconds: float) -> int:
-        """How many positions a condition that is aligned in time has in a clip of so many seconds."""
+        """Number of positions of a condition that is aligned in time, for a clip of this many seconds."""
         rate = self.spec.frame_rate
         if rate is None:
             raise ValueError(f"{self.registered_name} is not aligned in time")
@@ -93,28 +94,28 @@ class Conditioner(Part):
 
     @property
     def reads_audio(self) -> bool:
-        """Whether any field that it reads holds audio."""
+        """Whether any of the conditioner's fields holds audio."""
         return any(lookup("field", name).kind == "audio" for name in self.inputs)
 
     @property
     def audio_format(self) -> tuple[int, int] | None:
-        """Rate in Hz and channels of the audio that it reads; ``None`` if it reads none.
+        """Sample rate in Hz and channels of the audio that the conditioner reads; ``None`` if it reads none.
 
         Raises:
-            ValueError: It reads audio and declares no rate.
+            ValueError: The conditioner reads audio but declares no sample rate.
         """
         if not self.reads_audio:
             return None
         if self.sample_rate is None:
-            raise ValueError(f"{self.registered_name} reads audio, and declares no sample_rate")
+            raise ValueError(f"{self.registered_name} reads audio, but declares no sample_rate")
         return self.sample_rate, self.channels
 
     def knows(self, value: Any) -> bool:
-        """Whether an input means anything to it. Of one that does not, people are warned; most take whatever it is."""
+        """Whether the conditioner knows an input. Users are warned of unknown ones; most accept anything."""
         return True
 
     def null(self, condition: Condition) -> Condition:
-        """The condition that says nothing, of the same shape: here all zeros, all masked.
+        """The null condition of the same shape: by default all zeros and fully masked.
 
         A conditioner may override this with parameters of its own, or keep a part of the condition.
         """
@@ -122,12 +123,12 @@ class Conditioner(Part):
 
 
 class JointConditioner(Conditioner):
-    """A conditioner that has texts and audio in one space, such as CLAP or MuLan: near where they say the same.
+    """A conditioner that embeds texts and audio in one space, such as CLAP or MuLan.
 
-    Besides conditions it yields embeddings, which consistency scores and Fréchet distances compare.
+    Besides conditions it returns embeddings, which consistency scores and Fréchet distances compare.
 
     Attributes:
-        sample_rate: Of the audio it embeds (one channel), in Hz.
+        sample_rate: Sample rate of the audio that it embeds (one channel), in Hz.
         dim: Width of an embedding.
     """
 
@@ -136,11 +137,11 @@ class JointConditioner(Conditioner):
 
     @abstractmethod
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts to embeddings ``[B, D]`` float32 of unit length."""
+        """Embed texts as ``[B, D]`` float32 of unit length."""
 
     @abstractmethod
     def embed_audio(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, 1, T]`` at :attr:`sample_rate` to embeddings ``[B, N, D]`` float32 of unit length.
+        """Embed audio ``[B, 1, T]`` at :attr:`sample_rate` as ``[B, N, D]`` float32 of unit length.
 
-        One for each window; a clip shorter than a window is one. The last window may hold padding.
+        There are ``N`` windows, one if the clip is shorter than a window. The last window may contain padding.
         """

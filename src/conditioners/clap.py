@@ -1,4 +1,4 @@
-"""CLAP: texts and audio in one space, frozen."""
+"""Frozen CLAP, which embeds texts and audio in one space."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .words import texts_of
 SAMPLE_RATE = checkpoint.FRONT_END["sampling_rate"]
 BANDS, WINDOW, HOP = (checkpoint.FRONT_END[name] for name in ("feature_size", "fft_window_size", "hop_length"))
 SECONDS = 10
-"""What the audio tower hears at once; whatever is shorter is repeated."""
+"""Seconds of audio that the audio tower processes at once; shorter audio is repeated."""
 MAX_LENGTH = 77
-"""Text tokens the text tower was trained on; what follows is left out."""
+"""Maximum number of text tokens, as in training; the rest is left out."""
 AT_ONCE = 16
-"""Windows embedded in one go, which bounds the memory a long clip takes."""
+"""Number of windows that are embedded at once, which bounds the memory that a long clip takes."""
 
 
 class _Size(NamedTuple):
@@ -37,12 +37,12 @@ class _Size(NamedTuple):
 
 
 SIZES = {"tiny": _Size(96, (2, 2, 6, 2)), "base": _Size(128, (2, 2, 12, 2)), "large": _Size(256, (2, 2, 12, 2))}
-"""HTS-AT as LAION configures it: the width of the first of its four stages, and the blocks of each."""
+"""Sizes of HTS-AT in LAION's configurations: width of the first of its four stages, and blocks of each stage."""
 
 
 @dataclass(frozen=True)
 class TextTower:
-    """Sizes of CLAP's RoBERTa.
+    """Sizes of the RoBERTa text encoder of CLAP.
 
     Args:
         width: Width of the embeddings.
@@ -66,23 +66,24 @@ class TextTower:
 class CLAP(JointConditioner):
     """Frozen CLAP of LAION (arXiv 2211.06687): one 512-d embedding for a text, or for 10 s of 48 kHz audio.
 
-    HTS-AT (arXiv 2202.00874) hears the audio, RoBERTa reads the texts, and two layers take each to the common space. As
-    a condition, a text is its embedding. Only models without fusion are taken: one embedding is of one window.
+    HTS-AT (arXiv 2202.00874) encodes the audio, RoBERTa encodes the texts, and two layers project each to the common
+    space. As a condition, a text is its embedding. Only models without fusion are supported: each embedding belongs to
+    one window.
 
-    Weights are a file of LAION's, here or on the Hub (``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``), or
+    Weights are a file from LAION, local or on the Hub (``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``), or
     a folder or hub id of transformers' ``ClapModel``. The text tokenizer comes with the latter; for a file it is taken
-    from the same folder or is RoBERTa's (``FacebookAI/roberta-base``). It is saved with the weights. It always
-    computes in float32. Needs the extra ``t5``.
+    from the same folder or is RoBERTa's (``FacebookAI/roberta-base``). It is saved with the weights. The model always
+    computes in float32. It needs the extra ``t5``.
 
     Args:
-        size: Of HTS-AT: ``tiny``, ``base`` or ``large``.
-        window: Seconds of audio an embedding is of, at most 10; shorter ones are repeated to fill 10 s.
+        size: Size of HTS-AT: ``tiny``, ``base`` or ``large``.
+        window: Seconds of audio per embedding, at most 10; shorter windows are repeated to fill 10 s.
         stride: Seconds between windows (audiocraft: 1).
         dim: Width of the embeddings.
-        width: Of the first stage of HTS-AT, instead of that of its size; a multiple of 4.
-        depths: Blocks of its four stages, instead of those of its size.
+        width: Width of the first stage of HTS-AT, a multiple of 4. ``None`` takes that of ``size``.
+        depths: Number of blocks of each of the four stages. ``None`` takes those of ``size``.
         text: Sizes of RoBERTa.
-        inputs: The fields of text that it reads.
+        inputs: Names of the text fields that the conditioner reads.
 
     Raises:
         ValueError: A value is out of range.
@@ -160,13 +161,14 @@ class CLAP(JointConditioner):
         return ConditionSpec(dim=self.dim)
 
     def train(self, mode: bool = True) -> CLAP:
-        """Stay in evaluation mode: dropout and batch statistics belong to a training that is over."""
+        """Stay in evaluation mode, because the model is frozen."""
         return super().train(False)
 
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
+        """Convert texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the
+        batch.
 
-        Of a clip without a text everything is masked.
+        A clip without a text is fully masked.
 
         Raises:
             PartitaError: There is a text but no tokenizer, because no weights are loaded.
@@ -185,7 +187,7 @@ class CLAP(JointConditioner):
         return Condition((self._of_text(prepared["tokens"], prepared["mask"]) * said)[:, None], said)
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts to embeddings ``[B, dim]`` float32 of unit length.
+        """Embed texts as ``[B, dim]`` float32 of unit length.
 
         Raises:
             PartitaError: There is no tokenizer, because no weights are loaded.
@@ -195,14 +197,14 @@ class CLAP(JointConditioner):
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, 1, T]`` at 48 kHz to embeddings ``[B, N, dim]`` float32 of unit length, one for each window.
+        """Embed audio ``[B, 1, T]`` at 48 kHz as ``[B, N, dim]`` float32 of unit length, one embedding per window.
 
-        A window begins every ``stride``. Where the last does not end with the clip, one more does, which audiocraft
-        leaves out. A clip shorter than a window is one: as often as it fits whole into 10 s, then silence (as LAION's
-        models were trained, and ``repeatpad`` of transformers).
+        A window begins every ``stride``. If the last one does not end with the clip, another one does, which audiocraft
+        leaves out. A clip shorter than a window is a single one: it is repeated as often as it fits completely into 10
+        s, and then padded with silence (as in the training of LAION's models, and ``repeatpad`` of transformers).
 
         Raises:
-            PartitaError: There is no audio, or more than one channel of it.
+            PartitaError: The audio is empty, or has more than one channel.
         """
         if audio.shape[1] != 1 or not audio.shape[2]:
             raise PartitaError(
@@ -214,7 +216,7 @@ class CLAP(JointConditioner):
             return torch.cat(embedded).unflatten(0, windows.shape[:2])
 
     def log_mel(self, audio: Tensor) -> Tensor:
-        """Audio ``[N, T]`` of at most 10 s to its power in mel bands ``[N, 1001, 64]``, in decibels from -100."""
+        """The power of audio ``[N, T]`` of at most 10 s in mel bands ``[N, 1001, 64]``, in dB of at least -100."""
         length = SECONDS * SAMPLE_RATE
         filled = audio.repeat(1, length // audio.shape[1])
         filled = F.pad(filled, (0, length - filled.shape[1]))
@@ -222,18 +224,18 @@ class CLAP(JointConditioner):
         return 10 * (spectrum.abs().square().mT @ self.filterbank).clamp(min=1e-10).log10()
 
     def exported_state(self) -> dict[str, Tensor]:
-        """The weights, without what follows from the sizes."""
+        """The weights, without constants that are derived from the sizes."""
         return {k: v for k, v in super().exported_state().items() if not k.endswith(checkpoint.CONSTANTS)}
 
     def load_weights(self, source: str | Path) -> None:
-        """Load a folder :meth:`save` wrote, a file of LAION's, or any ``ClapModel`` with its tokenizer.
+        """Load a folder that :meth:`save` wrote, a file from LAION, or any ``ClapModel`` with its tokenizer.
 
         Args:
             source: A folder, a ``.pt`` file, a hub id such as ``laion/clap-htsat-unfused``, or a file on the Hub, such
                 as ``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``.
 
         Raises:
-            PartitaError: There are no such weights, they have a fusion or no tokenizer, or are not of these sizes.
+            PartitaError: The weights do not exist, have fusion or no tokenizer, or have other sizes.
         """
         path = checkpoint.laion_file(source)
         if path is not None:
@@ -250,14 +252,14 @@ class CLAP(JointConditioner):
         self.tokenizer = checkpoint.read_tokenizer(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write what :meth:`Part.save` writes, and the text tokenizer beside it."""
+        """Write the files of :meth:`Part.save`, and those of the text tokenizer."""
         with replacing_folder(Path(folder)) as new:
             super().save(new)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(new / "tokenizer")
 
     def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Texts to tokens and mask, both ``[B, L]``."""
+        """Tokenize texts; both tokens and mask are ``[B, L]``."""
         if self.tokenizer is None:
             raise PartitaError(
                 "clap has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
@@ -267,19 +269,19 @@ class CLAP(JointConditioner):
 
     @torch.no_grad()
     def _of_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Tokens and mask ``[B, L]`` to embeddings ``[B, dim]``."""
+        """The embeddings ``[B, dim]`` of tokens and mask ``[B, L]``."""
         attended = mask.long()
-        attended[:, 0] = 1  # attention to nothing at all is not a number
+        attended[:, 0] = 1  # the softmax of a fully masked row would be NaN
         with torch.autocast(tokens.device.type, enabled=False):
             return F.normalize(self.text(input_ids=tokens, attention_mask=attended).text_embeds.float(), dim=-1)
 
     def _of_audio(self, audio: Tensor) -> Tensor:
-        """Windows ``[N, T]`` to embeddings ``[N, dim]``."""
+        """The embeddings ``[N, dim]`` of windows ``[N, T]``."""
         return F.normalize(self.audio(input_features=self.log_mel(audio)[:, None]).audio_embeds.float(), dim=-1)
 
 
 def _windows(audio: Tensor, length: int, stride: int) -> Tensor:
-    """Audio ``[B, T]`` to windows ``[B, N, length]``, or to the whole of it ``[B, 1, T]`` where it is no longer."""
+    """Cut audio ``[B, T]`` into windows ``[B, N, length]``; audio no longer than a window stays ``[B, 1, T]``."""
     if audio.shape[1] <= length:
         return audio[:, None]
     windows = audio.unfold(1, length, stride)

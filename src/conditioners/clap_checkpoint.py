@@ -1,4 +1,4 @@
-"""Checkpoints of CLAP: as LAION released them and as transformers has them, under one naming."""
+"""Checkpoints of CLAP, both from LAION and from transformers, read under the same names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 """Files of a RoBERTa text tokenizer."""
 
 ROBERTA = "FacebookAI/roberta-base"
-"""Whose text tokenizer LAION's files are used with: they hold none themselves."""
+"""Hub id of the text tokenizer for LAION's files, which contain none."""
 
 FRONT_END = {
     "sampling_rate": 48000,
@@ -28,10 +28,10 @@ FRONT_END = {
     "frequency_min": 50,
     "frequency_max": 14000,
 }
-"""The mel spectra that LAION's models were trained on, as transformers' ``preprocessor_config.json`` says it."""
+"""Parameters of the mel spectra of LAION's models, as in transformers' ``preprocessor_config.json``."""
 
 CONSTANTS = ("relative_position_index", "position_ids", "token_type_ids")
-"""State that follows from the sizes."""
+"""Buffers that are derived from the sizes."""
 
 _UNUSED = (
     "text_transform.",
@@ -42,7 +42,7 @@ _UNUSED = (
     "audio_branch.tscam_conv.",
     "audio_branch.head.",
 )
-"""Of LAION's files: heads and temperatures of the training, and the mel front end as convolutions."""
+"""Unused weights of LAION's files: training heads, temperatures, and the mel front end as convolutions."""
 
 _RENAMED = (
     (r"^text_branch\.", "text.text_model."),
@@ -60,10 +60,10 @@ _RENAMED = (
 
 
 def laion_file(source: str | Path) -> Path | None:
-    """The file of LAION's that ``source`` names: a path, or ``user/name/file.pt`` on the Hub; none where it is no file.
+    """The LAION file that ``source`` names: a path, or ``user/name/file.pt`` on the Hub; ``None`` if it names no file.
 
     Raises:
-        PartitaError: It names one that is not there.
+        PartitaError: The file does not exist.
     """
     path = Path(source)
     if path.suffix not in (".pt", ".pth"):
@@ -76,15 +76,15 @@ def laion_file(source: str | Path) -> Path | None:
 
 
 def tokenizer_beside(path: Path) -> Path:
-    """The folder of the text tokenizer for a file of LAION's: its own if there is one in it, or RoBERTa's."""
+    """The folder of the text tokenizer for a LAION file: its own folder if it holds one, or RoBERTa's."""
     return path.parent if _has_tokenizer(path.parent) else checkpoint_folder(ROBERTA, ("config.json", *TOKENIZER))
 
 
 def read_laion(path: Path) -> dict[str, Tensor]:
-    """The weights of a file of LAION's.
+    """The weights of a LAION file.
 
     Raises:
-        PartitaError: It is damaged, holds something else, or has a fusion of several windows.
+        PartitaError: The file is damaged, holds something else, or is a model with fusion.
     """
     state: dict[str, Tensor] = {}
     for key, tensor in read_weights(path).items():
@@ -104,7 +104,7 @@ def read_laion(path: Path) -> dict[str, Tensor]:
 
 
 def transformers_folder(source: str | Path) -> Path:
-    """The local folder of a checkpoint that transformers or this library wrote."""
+    """The local folder of a checkpoint from transformers or this library."""
     folder = checkpoint_folder(source, (*WEIGHTS, "preprocessor_config.json", *TOKENIZER))
     if not any(folder.glob("*.safetensors")) and not Path(source).is_dir():
         checkpoint_folder(source, ["pytorch_model.bin"])  # into the same folder
@@ -115,7 +115,7 @@ def read_transformers(folder: Path) -> dict[str, Tensor]:
     """The weights of a ``ClapModel``.
 
     Raises:
-        PartitaError: It has a fusion of several windows, hears other spectra, or its weights cannot be read.
+        PartitaError: The model has fusion or uses other spectra, or its weights cannot be read.
     """
     if read_config(folder).get("audio_config", {}).get("enable_fusion"):
         raise _fused(folder)
@@ -124,7 +124,7 @@ def read_transformers(folder: Path) -> dict[str, Tensor]:
         other = {name: hears[name] for name, value in FRONT_END.items() if hears.get(name, value) != value}
         if other:
             expected = {name: FRONT_END[name] for name in other}
-            raise PartitaError(f"{path} asks for mel spectra with {other}; those of clap have {expected}")
+            raise PartitaError(f"{path} asks for mel spectra with {other}; clap uses {expected}")
     pickled = folder / "pytorch_model.bin"
     if pickled.is_file() and not any(folder.glob("*.safetensors")):
         state = read_weights(pickled)
@@ -141,11 +141,11 @@ def read_tokenizer(folder: Path) -> Any:
     """The RoBERTa tokenizer in a folder.
 
     Raises:
-        PartitaError: There is none, or it cannot be read.
+        PartitaError: The tokenizer does not exist, or cannot be read.
     """
     from transformers import RobertaTokenizerFast
 
-    # Without these files transformers makes up an empty tokenizer, and every text would be unknown words.
+    # Without these files transformers creates an empty tokenizer, to which every word is unknown.
     if not _has_tokenizer(folder):
         raise PartitaError(
             f"{folder} holds no text tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt, in it"
@@ -159,6 +159,6 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _fused(source: Path) -> PartitaError:
     return PartitaError(
-        f"{source} is a fused CLAP, which hears four spectra of a clip at once: take one without fusion, such as "
+        f"{source} is a fused CLAP, which processes four spectra of a clip at once: use one without fusion, such as "
         "music_audioset_epoch_15_esc_90.14.pt of lukewys/laion_clap"
     )

@@ -18,18 +18,19 @@ from .words import check_word_dropout, texts_of
 
 @register("conditioner", "lookup")
 class Lookup(Conditioner):
-    """Word embeddings that learn together with the stage; needs no download.
+    """Word embeddings that learn together with the stage; no download is needed.
 
-    Words are lower-cased, freed of punctuation and hashed into a fixed number of embeddings, so there is no vocabulary
-    to build or to keep: any word has an embedding, and rare ones may share theirs. The order of words is not seen. It
-    keeps which embeddings it met in training: those of other words are random, which :meth:`knows` tells.
+    Words are lower-cased, stripped of punctuation and hashed into a fixed number of embeddings, so there is no
+    vocabulary to build or to store: any word has an embedding, and rare ones may share theirs. The order of words is
+    ignored. The state records which embeddings occurred in training: those of other words are random, which
+    :meth:`knows` reports.
 
     Args:
         dim: Width of an embedding.
         num_embeddings: Number of embeddings that words are hashed into.
-        max_words: Words of a text that count; what follows is left out.
+        max_words: Maximum number of words of a text; the rest is left out.
         word_dropout: Probability that a word of a training text is left out.
-        inputs: The fields of text that it reads.
+        inputs: Names of the text fields that the conditioner reads.
 
     Raises:
         ValueError: A value is out of range.
@@ -56,7 +57,7 @@ class Lookup(Conditioner):
         self.max_words = max_words
         self.word_dropout = word_dropout
         self.embeddings = nn.Embedding(num_embeddings, dim)
-        # which of them words were trained in; the last is for padding
+        # which embeddings occurred in training; the last one is for padding
         self.register_buffer("met", torch.zeros(num_embeddings + 1, dtype=torch.uint8))
 
     @property
@@ -65,7 +66,7 @@ class Lookup(Conditioner):
         return ConditionSpec(dim=self.embeddings.embedding_dim)
 
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Texts to ``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch."""
+        """``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool of the texts, padded to the longest."""
         texts = texts_of(clips, self.inputs, self.word_dropout)
         rows = [self._hash(text or "") for text in texts]
         length = max(1, *(len(row) for row in rows))
@@ -81,7 +82,7 @@ class Lookup(Conditioner):
         return Condition(self.embeddings(words) * mask[..., None], mask)
 
     def knows(self, value: Any) -> bool:
-        """Whether any word of a text was met in training, or has the embedding of one that was."""
+        """Whether any word of a text shares its embedding with a word that occurred in training."""
         words = self._hash(value) if isinstance(value, str) else []
         met = self.met[:-1]
         return not words or not bool(met.any()) or bool(met[words].any())

@@ -1,4 +1,4 @@
-"""The encoder of T5, frozen."""
+"""Frozen T5 text encoders."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SHAPES = {
     ("base", "gated-gelu"): _Shape(768, 2048, 12, 12),
     ("large", "gated-gelu"): _Shape(1024, 2816, 24, 16),
 }
-"""T5 (relu) and its version 1.1, the shape of Flan-T5 and mT5 (gated-gelu)."""
+"""Sizes of T5 (relu) and of T5 1.1, Flan-T5 and mT5 (gated-gelu)."""
 
 
 @dataclass(frozen=True)
 class T5Shape:
-    """Single sizes of a T5 that differ from those of its size.
+    """Individual dimensions of a T5 that override those of its size.
 
     Args:
         width: Width of the embeddings.
@@ -65,16 +65,16 @@ class T5Shape:
 class T5(Conditioner):
     """Frozen T5 text encoder of transformers (arXiv 1910.10683): T5, T5 1.1, Flan-T5, mT5.
 
-    Weights and text tokenizer come together, from a hub id or a folder, and are saved together. It always computes in
-    float32, where mixed precision overflows. Needs the extra ``t5``.
+    Weights and text tokenizer come together, from a hub id or a folder, and are saved together. The model always
+    computes in float32, because mixed precision overflows. It needs the extra ``t5``.
 
     Args:
         size: ``small``, ``base`` or ``large``.
         feed_forward: ``relu`` for T5; ``gated-gelu`` for T5 1.1, Flan-T5 and mT5.
-        shape: Single sizes that differ.
-        max_length: Text tokens that count; what follows is left out.
+        shape: Individual dimensions that override those of ``size``.
+        max_length: Maximum number of text tokens; the rest is left out.
         word_dropout: Probability that a word of a training text is left out (MusicGen: 0.3).
-        inputs: The fields of text that it reads.
+        inputs: Names of the text fields that the conditioner reads.
 
     Raises:
         ValueError: A value is out of range.
@@ -116,7 +116,7 @@ class T5(Conditioner):
             feed_forward_proj=feed_forward,
             dropout_rate=0.0,
         )
-        # Only the stack: the whole model holds its token embeddings twice, which safetensors does not write.
+        # Only the stack: the whole model shares its token embeddings, and safetensors cannot store shared tensors.
         self.encoder = T5EncoderModel(config).encoder.requires_grad_(False)
         self.max_length = max_length
         self.word_dropout = word_dropout
@@ -128,9 +128,10 @@ class T5(Conditioner):
         return ConditionSpec(dim=self.encoder.config.d_model)
 
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the batch.
+        """Convert texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the
+        batch.
 
-        Of a clip without a text everything is masked.
+        A clip without a text is fully masked.
 
         Raises:
             PartitaError: There is a text but no tokenizer, because no weights are loaded.
@@ -157,13 +158,13 @@ class T5(Conditioner):
         return Condition(values.float() * mask[..., None], mask)
 
     def load_weights(self, source: str | Path) -> None:
-        """Load a folder :meth:`save` wrote, or any T5 of transformers with its tokenizer.
+        """Load a folder that :meth:`save` wrote, or any T5 of transformers with its tokenizer.
 
         Args:
             source: A folder, or a hub id such as ``google-t5/t5-base``.
 
         Raises:
-            PartitaError: There are no such weights, they have no tokenizer, or they are not of these sizes.
+            PartitaError: The weights do not exist, have no tokenizer, or have other sizes.
         """
         folder = checkpoint_folder(source, (*WEIGHTS, *TOKENIZER))
         if "family" in read_config(folder):
@@ -175,7 +176,7 @@ class T5(Conditioner):
         self.tokenizer = _read_tokenizer(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write what :meth:`Part.save` writes, and the text tokenizer beside it."""
+        """Write the files of :meth:`Part.save`, and those of the text tokenizer."""
         with replacing_folder(Path(folder)) as new:
             super().save(new)
             if self.tokenizer is not None:
@@ -187,7 +188,7 @@ def _of_encoder(name: str) -> bool:
 
 
 def _encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The token embeddings stand under either of two names, or both; here under that of the encoder."""
+    """The encoder's state, with the token embeddings under the encoder's name: checkpoints use one of two, or both."""
     state = dict(state)
     shared = state.pop("shared.weight", None)
     if shared is not None:
@@ -196,7 +197,7 @@ def _encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    # Without these files transformers makes up an empty tokenizer, and every text would be unknown words.
+    # Without these files transformers creates an empty tokenizer, to which every word is unknown.
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise PartitaError(f"{folder} holds no text tokenizer: there is no tokenizer.json or spiece.model in it")
     return read_text_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""What text conditioners share: which texts say something, and word dropout."""
+"""Helpers of text conditioners: reading the texts of clips, and word dropout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..core.contracts import Clip
 
 
 def texts_of(clips: Sequence[Clip], inputs: Sequence[str], word_dropout: float = 0.0) -> list[str | None]:
-    """The texts of a batch, ``None`` where there is none: nothing given, nothing but spaces, or every word dropped.
+    """The texts of a batch; ``None`` if a text is missing or blank, or if word dropout removed every word.
 
     Args:
-        clips: One per sample.
-        inputs: Fields of text; of several, the texts follow each other.
+        clips: One clip per sample.
+        inputs: Names of text fields; the texts of several fields are concatenated.
         word_dropout: Probability that a word, as separated by spaces, is left out (audiocraft's T5 conditioner: 0.3).
-            The seeds of the clips decide what is left out; of a clip without one nothing is.
+            The seed of each clip decides which words; a clip without a seed keeps all.
 
     Raises:
-        TypeError: An input is no text.
+        TypeError: An input is not a text.
 
     >>> texts_of([Clip({"text": text}, 1.0) for text in ("slow waltz", None, "  ")], ["text"])
     ['slow waltz', None, None]
@@ -30,7 +30,7 @@ def texts_of(clips: Sequence[Clip], inputs: Sequence[str], word_dropout: float =
         for name in inputs:
             text = clip.fields.get(name)
             if text is not None and not isinstance(text, str):
-                raise TypeError(f"a prompt is text, not {type(text).__name__}: {text!r}")
+                raise TypeError(f"a prompt must be text, not {type(text).__name__}: {text!r}")
             words += (text or "").split()
         if clip.seed is not None and word_dropout:
             keep = torch.rand(len(words), generator=torch.Generator().manual_seed(clip.seed)) >= word_dropout
@@ -40,6 +40,6 @@ def texts_of(clips: Sequence[Clip], inputs: Sequence[str], word_dropout: float =
 
 
 def check_word_dropout(word_dropout: float) -> None:
-    """Raise ``ValueError`` where it is no probability below one."""
+    """Raise ``ValueError`` if the value is not a probability below one."""
     if not 0 <= word_dropout < 1:
         raise ValueError(f"word_dropout must be in [0, 1), not {word_dropout}")

@@ -1,1 +1,1 @@
-"""Generators: the stages of a system."""
+"""Generators, which are the stages of a system."""

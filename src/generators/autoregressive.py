@@ -26,30 +26,31 @@ DEFAULT_SAMPLING = Sampling()
 
 @register("generator", "autoregressive")
 class Autoregressive(Generator):
-    """A causal network predicts codes step by step, codebooks laid out by a pattern (MusicGen, MusicLM).
+    """A causal network that predicts codes step by step, with codebooks interleaved by a pattern (MusicGen, MusicLM).
 
-    At every step the embeddings of all codebooks are summed, and one linear head per codebook predicts the next
-    step. Conditions are attended to (``cross``), come before the sequence (``prepend``), or are added to the step
-    that predicts their frame (``add``). The defaults are MusicGen-small's (arXiv 2306.05284, audiocraft ``lm.py``), but
+    At every step the embeddings of all codebooks are summed, and one linear head per codebook predicts the next step.
+    Conditions enter by cross-attention (``cross``), before the sequence (``prepend``), or added to the step that
+    predicts their frame (``add``). The defaults are MusicGen-small's (arXiv 2306.05284, audiocraft ``lm.py``), except
     for ``tail`` and the probability of losing all conditions, which is 0.3 there.
 
-    A later stage can be given the states from which the first code of each frame was predicted, ``hidden``.
+    A later stage can be given ``hidden``, the states from which the first code of each frame was predicted.
 
     Args:
-        target: The representation it generates; must be discrete.
-        given: By name, what it is given and how each enters.
+        target: Spec of the representation that the stage generates; must be discrete.
+        given: The conditions of the stage by name, each with its spec and fusion.
         backbone: The network; ``None`` takes a transformer with its defaults.
         pattern: Order of the codebooks: ``delay``, ``parallel``, ``flatten``, ``partial_flatten``, ``coarse_first`` or
             ``musiclm``.
-        delays: Frames by which each codebook is late; ``None`` takes the pattern's own.
-        tail: Whether codes that only their delay puts past the end of a clip count in the loss. MusicGen's do not
+        delays: Delay of each codebook in frames; ``None`` takes the pattern's own.
+        tail: Whether codes that their delay moves past the end of a clip count in the loss. MusicGen's do not
             (audiocraft keeps the valid steps only), and so it never learns how the late codebooks of a clip end.
-        ends: Whether it learns where clips end, and ends by itself when it generates: the frames that are asked for are
-            then the most there can be, and each sample has a length of its own.
-        interpolation: How aligned conditions that are added come to the target's frame rate: ``linear`` or ``nearest``.
-        sampling: How codes are drawn where a caller does not say.
+        ends: Whether the stage learns where clips end, and ends by itself in generation: the requested number of frames
+            is then a maximum, and each sample has a length of its own.
+        interpolation: Interpolation of conditions with fusion ``add`` to the target's frame rate: ``linear`` or
+            ``nearest``.
+        sampling: Default sampling options.
         checkpointing: Whether to recompute the backbone's layers in the backward pass, which saves memory.
-        condition_dropout: How often it does without what it is given in training.
+        condition_dropout: How often the stage loses conditions in training.
 
     Raises:
         ValueError: The target is not discrete, or a value is out of range.
@@ -75,12 +76,12 @@ class Autoregressive(Generator):
     ) -> None:
         super().__init__(target, given, condition_dropout=condition_dropout)
         if target.num_codebooks is None or target.cardinality is None:
-            raise ValueError(f"an autoregressive stage generates codes, and its target has none ({target})")
+            raise ValueError(f"an autoregressive stage generates codes, but its target has none ({target})")
         self.num_codebooks = target.num_codebooks
         self.codebooks = Codebooks(target, ends)
         self.pattern = Pattern.named(pattern, target.num_codebooks, None if delays is None else tuple(delays))
         if ends and self.pattern.delays[0] > min(self.pattern.delays):
-            raise ValueError(f"the first codebook says where a clip ends, so none may precede it: not delays {delays}")
+            raise ValueError(f"the end is in the first codebook, so no other may precede it: change delays {delays}")
         self.tail = tail
         self.sampling = sampling
 
@@ -99,13 +100,13 @@ class Autoregressive(Generator):
     def logits(
         self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits ``[B, K, T, ids]`` of every code given those before it, and which count, ``[B, K, T]``.
+        """Logits ``[B, K, T, ids]`` of every code given those before it, and which of them count, ``[B, K, T]``.
 
         Args:
-            codes: ``[B, K, T]``.
-            conditions: By given name.
-            mask: ``[B, T]`` bool, false on padding; ``None`` where nothing pads. A stage that ends by itself predicts
-                the end, too, in the first codebook and the frame after the last.
+            codes: Codes ``[B, K, T]``.
+            conditions: Conditions by given name.
+            mask: ``[B, T]`` bool, false on padding; ``None`` means no padding. A stage that ends by itself also
+                predicts the end, in the first codebook and the frame after the last.
         """
         layout, hidden = self._hidden(codes, conditions, mask)
         weight = self.codebooks.weights(self.output_heads.weight)
@@ -118,7 +119,7 @@ class Autoregressive(Generator):
         return self.codebooks.allow(logits, books=1), valid
 
     def _hidden(self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None) -> tuple[Layout, Tensor]:
-        """The layout of the codes, and what the backbone makes of each step but the last, ``[B, N, width]``."""
+        """The layout of the codes, and the hidden states ``[B, N, width]`` of each step but the last."""
         layout = self.pattern.layout(codes.shape[2], codes.device)
         context = self.conditioning(conditions, codes.shape[2])
         sequence = layout.build(codes, self.codebooks.special, mask)
@@ -129,7 +130,7 @@ class Autoregressive(Generator):
         return layout, _Steps(self, layout, context).all(sequence[:, :, :-1])
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
-        """Cross-entropy in nats: ``ce_k`` of each codebook over the codes that count, and their mean, ``loss``."""
+        """Cross-entropy in nats: ``ce_k`` of each codebook, over the codes that count, and their mean, ``loss``."""
         logits, valid = self.logits(target, conditions, mask)
         codes, _ = self.codebooks.with_end(target, mask)
         entropy = self.codebooks.cross_entropy(logits, codes, valid)
@@ -140,7 +141,7 @@ class Autoregressive(Generator):
 
     @classmethod
     def default_fusion(cls, spec: ConditionSpec) -> str:
-        """Codes that are aligned in time are prepended, embeddings that are so are added, the rest is attended to."""
+        """``prepend`` for codes that are aligned in time, ``add`` for aligned embeddings, ``cross`` for all others."""
         if spec.frame_rate is None:
             return "cross"
         return "prepend" if spec.dim is None else "add"
@@ -172,16 +173,16 @@ class Autoregressive(Generator):
         """Codes ``[B, K, frames]``, one sample per seed; the same seed gives the same sample in any batch.
 
         Args:
-            conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
-            frames: Length including the prefix; the most of a stage that ends by itself.
-            seeds: One per sample.
+            conditions: The pair (condition, null) of each given name, with batch size ``len(seeds)``.
+            frames: Length including the prefix; the maximum length for a stage that ends by itself.
+            seeds: One seed per sample.
             prefix: Codes ``[B, K, P]`` with ``P < frames`` that the result starts with.
-            guidance: Terms; ``None`` for classifier-free guidance at the scale of ``sampling``.
-            progress: Called with (steps done, steps in all).
-            sampling: How codes are drawn; ``None`` for the stage's own.
-            use_cache: Whether to keep the backbone's state between steps. Without it every step computes all of the
-                sequence again: the same result, slowly.
-            outputs: Side outputs that are wanted: ``hidden``, under the conditions, without guidance.
+            guidance: Guidance terms; ``None`` takes classifier-free guidance at the scale of ``sampling``.
+            progress: Called with (steps done, total steps).
+            sampling: Sampling options; ``None`` takes the stage's own.
+            use_cache: Whether to keep the backbone's state between steps. Without it, every step recomputes the whole
+                sequence: the result is the same, but takes longer.
+            outputs: Requested side outputs: ``hidden``, computed under the conditions, without guidance.
 
         Raises:
             ValueError: Batches, names or lengths do not fit together.
@@ -212,8 +213,8 @@ class Autoregressive(Generator):
                     progress(step + 1 - first, layout.length - first)
                 if ending.over(step):
                     break
-            if not finite:  # asked once: each time would wait for the device
-                raise FloatingPointError("logits that are not finite numbers")
+            if not finite:  # checked once: each check waits for the device
+                raise FloatingPointError("the logits contain values that are not finite numbers")
             made = ending.result(sequence)
             if outputs:
                 kept = {name: condition for name, (condition, _) in conditions.items()}
@@ -222,7 +223,7 @@ class Autoregressive(Generator):
         return made
 
     def _start(self, layout: Layout, batch: int, frames: int, prefix: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The sequence ``[B, K, S]``, special ids but for the prefix, and where that is, ``[K, S]``."""
+        """The sequence ``[B, K, S]`` of special ids after the prefix, and the places ``[K, S]`` of the prefix."""
         given = 0 if prefix is None else prefix.shape[2]
         known = layout.valid & (layout.frames < given)
         shape = (batch, self.num_codebooks, frames - given)
@@ -233,7 +234,7 @@ class Autoregressive(Generator):
 
 
 class _Ending:
-    """Where samples end that say so themselves; without an id for it, all of them after the last frame."""
+    """Where samples end: at their end id or, in a stage without one, after the last frame."""
 
     def __init__(self, codebooks: Codebooks, layout: Layout, batch: int, frames: int) -> None:
         self.codebooks, self.layout = codebooks, layout
@@ -241,24 +242,24 @@ class _Ending:
         self.frames = frames
 
     def allow(self, logits: Tensor, step: int) -> Tensor:
-        """Logits ``[B, K, ids]`` that leave at least one frame."""
+        """Logits ``[B, K, ids]`` under which a sample has at least one frame."""
         if self.codebooks.end is not None:
             logits[:, 0, self.codebooks.end].masked_fill_(self.layout.frames[0, step] == 0, -torch.inf)
         return logits
 
     def note(self, drawn: Tensor, free: Tensor, step: int) -> Tensor:
-        """Codes ``[B, K]`` drawn at a step, without those that would stand after the end."""
+        """The codes ``[B, K]`` drawn at a step, without those after the end."""
         if self.codebooks.end is None:
             return drawn
         frames = self.layout.frames[:, step]
         ends = free[0] & (drawn[:, 0] == self.codebooks.end) & (frames[0] < self.lengths)
         self.lengths = torch.where(ends, frames[0], self.lengths)
         after = frames >= self.lengths[:, None]
-        after[:, 0] &= ~ends  # the end itself is seen by the steps that follow
+        after[:, 0] &= ~ends  # later steps see the end itself
         return drawn.masked_fill(after, self.codebooks.special)
 
     def over(self, step: int) -> bool:
-        """Whether nothing is left to draw."""
+        """Whether all samples have ended."""
         if self.codebooks.end is None or bool((self.lengths == self.frames).any()):
             return False
         after = self.layout.frames[:, step + 1 :] < self.lengths.max()
@@ -273,9 +274,9 @@ class _Ending:
 
 
 class _Steps:
-    """What the backbone makes of a sequence of steps: of all at once, or of the last one, with or without a state.
+    """Hidden states of a sequence of steps, of all steps at once or of the last one, with or without a cache.
 
-    Whatever does not depend on the codes is worked out once: positions, and what is added to each step.
+    What does not depend on the codes is computed once: positions, and what is added to each step.
     """
 
     def __init__(self, stage: Autoregressive, layout: Layout, context: Context, copies: int = 1) -> None:
@@ -285,7 +286,7 @@ class _Steps:
         self.state: Any = None
         self.count = layout.length - 1
         self.prefix = 0 if context.prefix is None else context.prefix.shape[1]
-        # The place of a step adds what belongs to the frame it predicts, which is in the step after it.
+        # A step adds the condition of the frame that it predicts, which is in the next step.
         self.added = None if context.added is None else context.added[:, layout.newest[1:]]
         mask: Tensor | None = None
         if context.prefix_mask is not None:
@@ -297,10 +298,10 @@ class _Steps:
         self.sequence = SequenceContext(ids, mask, context.cross, context.cross_mask)
 
     def _ids(self, layout: Layout, mask: Tensor, frames: Tensor | None) -> Tensor:
-        """Positions ``[B, prefix + steps]``, places that pad left out.
+        """Positions ``[B, prefix + steps]``, not counting padding.
 
-        What belongs to a frame has the position of the step that predicts this frame's first code: a step finds it at
-        the same distance however long the prefix is.
+        A condition of a frame has the position of the step that predicts the first code of this frame, so that their
+        distance does not depend on the length of the prefix.
         """
         if frames is None:
             return position_ids(mask)
@@ -313,18 +314,18 @@ class _Steps:
         return ids
 
     def keep(self) -> None:
-        """Compute each place once from now on."""
+        """Start to cache states, so that each place is computed only once."""
         self.state = self.stage.backbone.new_state(self.sequence)
 
     def all(self, sequence: Tensor) -> Tensor:
-        """``[B, K, N]`` to ``[B, N, width]``."""
+        """Hidden states ``[B, N, width]`` of a sequence ``[B, K, N]``."""
         x = self._embed(sequence, 0)
         if self.context.prefix is not None:
             x = torch.cat([self.context.prefix.to(x.dtype), x], dim=1)
         return self.stage.backbone(x, self.sequence, self.state)[:, self.prefix :]
 
     def last(self, sequence: Tensor) -> Tensor:
-        """``[B, K, N]`` to the last of the hidden states, ``[copies · B, width]``."""
+        """The last hidden state ``[copies · B, width]`` of a sequence ``[B, K, N]``."""
         if self.state is None or self.state.length == 0:
             return self.all(sequence)[:, -1]
         start = self.state.length - self.prefix

@@ -27,14 +27,14 @@ from ..layers.guidance import classifier_free as classifier_free
 
 @dataclass(frozen=True)
 class ConditionDropout:
-    """How often a stage does without what it is given in training, which guidance needs. Drawn for each sample.
+    """How often a stage loses conditions in training, which guidance needs. Conditions are dropped for each sample.
 
     Args:
         together: Probability that a sample loses all its conditions.
-        alone: By name, probability that a sample loses that one condition.
+        alone: Probability that a sample loses a single condition, by its name.
 
     Raises:
-        ValueError: A number is no probability.
+        ValueError: A number is not a probability.
     """
 
     together: float = 0.0
@@ -43,31 +43,31 @@ class ConditionDropout:
     def __post_init__(self) -> None:
         for name, value in {"together": self.together, **self.alone}.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a probability, in [0, 1], not {value}")
+                raise ValueError(f"{name} must be a probability in [0, 1], not {value}")
 
 
 NO_DROPOUT = ConditionDropout()
 DEFAULT_DROPOUT = ConditionDropout(together=0.1)
-"""What most stages lose in training: enough for guidance."""
+"""Default dropout of conditions, which is enough for guidance."""
 
 
 class Generator(Part):
-    """One stage. Its first two arguments are facts that the system supplies; the rest is the recipe's.
+    """One stage. The system supplies its first two arguments; the recipe sets the others.
 
     Subclasses build their layers from :attr:`target` and :attr:`given`, and implement :meth:`loss` and
-    :meth:`generate`. What they are made of can be a slot: an argument annotated with the base class of a component.
+    :meth:`generate`. An argument annotated with the base class of a component makes a part of the stage exchangeable.
 
     Args:
-        target: The representation it generates.
-        given: By name, what it is given and how each enters.
-        condition_dropout: How often it does without what it is given in training.
+        target: Spec of the representation that the stage generates.
+        given: The conditions of the stage by name, each with its spec and fusion.
+        condition_dropout: How often the stage loses conditions in training.
 
     Attributes:
-        discrete: Whether it models codes (true) or latents (false).
-        fusions: The ways something given can enter; :meth:`default_fusion` chooses where a recipe does not. Those of a
-            component with :attr:`fusions` of its own are the ones that both have.
-        joint: Conditioners that learn together with this stage, by name; the system puts them here.
-        sampling: A dataclass of how it draws where :meth:`generate` is not told.
+        discrete: Whether the stage models codes (true) or latents (false).
+        fusions: The ways in which a condition can enter; :meth:`default_fusion` chooses one if the recipe does not. If
+            a component has :attr:`fusions` of its own, only those that both have are possible.
+        joint: Conditioners that learn together with this stage, by name; the system sets them.
+        sampling: A dataclass of default sampling options for :meth:`generate`.
     """
 
     discrete: ClassVar[bool]
@@ -100,13 +100,13 @@ class Generator(Part):
                 )
 
     def use(self, component: Any) -> None:
-        """See that a component can take what the stage is given in the way that it is given.
+        """Check that a component supports the fusions of the stage's conditions.
 
         Args:
             component: A component with ``fusions`` of its own, such as a backbone.
 
         Raises:
-            ValueError: It cannot.
+            ValueError: It does not support one.
         """
         for name, condition in self.given.items():
             if condition.fusion not in component.fusions:
@@ -118,7 +118,7 @@ class Generator(Part):
 
     @classmethod
     def default_fusion(cls, spec: ConditionSpec) -> str:
-        """How something given enters where a recipe does not say: here, always the first way there is."""
+        """The fusion of a condition for which the recipe sets none: by default, the first of :attr:`fusions`."""
         return cls.fusions[0]
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Generator(Part):
         Args:
             target: Codes ``[B, K, S]`` or latents ``[B, D, S]``.
             mask: ``[B, S]`` bool, false on padding.
-            conditions: Of every given name, after dropout.
+            conditions: The conditions of all given names, after dropout.
         """
 
     @abstractmethod
@@ -143,54 +143,54 @@ class Generator(Part):
         sampling: Any = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """Codes ``[B, K, frames]`` or latents ``[B, D, frames]``, one sample per seed, and how long each sample is.
+        """Codes ``[B, K, frames]`` or latents ``[B, D, frames]``, one sample per seed, with the length of each.
 
-        The same seed gives the same sample whatever the batch around it. A stage with :attr:`side_outputs` takes one
-        more argument, ``outputs``: the names of those that are wanted.
+        The same seed gives the same sample in any batch. A stage with :attr:`side_outputs` takes another argument,
+        ``outputs``: the names of the requested side outputs.
 
         Args:
-            conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
-            frames: Length including the prefix; the most of a stage that ends by itself.
-            seeds: One per sample.
+            conditions: The pair (condition, null) of each given name, with batch size ``len(seeds)``.
+            frames: Length including the prefix; the maximum length for a stage that ends by itself.
+            seeds: One seed per sample.
             prefix: A representation ``[B, K or D, P]`` with ``P < frames`` that the result starts with.
-            guidance: Terms; ``None`` for the stage's own.
-            sampling: How to draw; ``None`` for :attr:`sampling`.
-            progress: Called with (steps done, steps in all).
+            guidance: Guidance terms; ``None`` takes the stage's own.
+            sampling: Sampling options; ``None`` takes :attr:`sampling`.
+            progress: Called with (steps done, total steps).
         """
 
     @property
     def side_outputs(self) -> dict[str, ConditionSpec]:
-        """What a later stage can be given of this one besides what it generates, by name.
+        """Specs of the outputs, besides the generated representation, that a later stage can be given, by name.
 
         Each has a position for every frame of the target.
         """
         return {}
 
     def compute_outputs(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Condition]:
-        """The :attr:`side_outputs` of a target that is there already, the same as if it had been generated.
+        """The :attr:`side_outputs` of an existing target, the same as if it had been generated.
 
         Later stages are trained on them: this stage runs, frozen, on the codes of the clips.
 
         Args:
             target: Codes ``[B, K, S]`` or latents ``[B, D, S]``.
             mask: ``[B, S]`` bool, false on padding.
-            conditions: By given name.
+            conditions: Conditions by given name.
         """
         return {}
 
     def check_request(
         self, conditions: Mapping[str, tuple[Condition, Condition]], frames: int, batch: int, prefix: Tensor | None
     ) -> None:
-        """See that what :meth:`generate` is called with fits together.
+        """Check that the arguments of :meth:`generate` fit together.
 
         Raises:
-            ValueError: It does not.
+            ValueError: They do not fit.
         """
         if conditions.keys() != self.given.keys():
             raise ValueError(f"conditions for {sorted(conditions)}, but the stage is given {sorted(self.given)}")
         for name, pair in conditions.items():
             if any(len(condition.mask) != batch for condition in pair):
-                raise ValueError(f"{name} holds {len(pair[0].mask)} samples for {batch} seeds: give one for each")
+                raise ValueError(f"{name} has {len(pair[0].mask)} samples for {batch} seeds: give one for each")
         if prefix is not None:
             width = self.target.num_codebooks or self.target.dim
             if prefix.shape[:2] != (batch, width):
@@ -199,10 +199,10 @@ class Generator(Part):
                 raise ValueError(f"the prefix has {prefix.shape[2]} of {frames} frames: nothing is left to generate")
 
     def changed_sampling(self, changes: Mapping[str, Any]) -> Any:
-        """:attr:`sampling` with some values changed.
+        """:attr:`sampling` with changed values.
 
         Raises:
-            PartitaError: It has no such value, or refuses one.
+            PartitaError: An option does not exist, or a value is invalid.
         """
         try:
             return build(type(self.sampling), plain(self.sampling) | dict(changes))
@@ -210,7 +210,7 @@ class Generator(Part):
             raise PartitaError(str(error).removeprefix(": ")) from None
 
     def resolve(self, batch: StageBatch) -> dict[str, tuple[Condition, Condition]]:
-        """The pairs (condition, null) of a batch, running the conditioners that learn with this stage."""
+        """The pairs (condition, null) of a batch. Conditioners that learn with this stage run here."""
         pairs = {}
         for name in self.given:
             fusion = batch.given[name]
@@ -223,7 +223,7 @@ class Generator(Part):
         return pairs
 
     def drop(self, pairs: dict[str, tuple[Condition, Condition]]) -> dict[str, Condition]:
-        """Null conditions at random, per sample: each alone, and all of them together."""
+        """Replace conditions of random samples by the null condition: each on its own, and all together."""
         kept = {}
         keep_all: Tensor | None = None
         for name, (condition, null) in pairs.items():
@@ -241,10 +241,10 @@ class Generator(Part):
         return losses["loss"]
 
     def validation_step(self, batch: StageBatch, batch_idx: int) -> None:
-        """The losses under all conditions; what is random about them is the same every time."""
+        """Log the losses under all conditions, with the same random numbers in every validation."""
         conditions = {name: condition for name, (condition, _) in self.resolve(batch).items()}
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)  # dealt in turn
+            torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)  # a seed per batch of all
             losses = self.loss(batch.target, batch.mask, conditions)
         self._log("val", losses, len(batch.target))
 
@@ -253,7 +253,7 @@ class Generator(Part):
             self.log(f"{split}/{name}", value, prog_bar=name == "loss", batch_size=batch_size)
 
     def configure_optimizers(self) -> Any:
-        """Optimizer and schedule of the fit options, over everything that learns here."""
+        """Optimizer and schedule of the fit options, for all trainable parameters of the stage."""
         optimizer = self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
         scheduler = self.fit_options.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -26,26 +26,28 @@ DEFAULT_SAMPLING = DiffusionSampling()
 
 @register("generator", "diffusion")
 class Diffusion(Generator):
-    """A network turns noise into latents step by step: flow matching, or diffusion.
+    """A network that turns noise into latents step by step, by flow matching or diffusion.
 
-    Conditions are attended to (``cross``), are added to the input frame by frame (``concat``), or scale and shift what
-    every layer sees (``modulate``). Latents are standardized per channel by statistics of the first training batches.
+    Conditions enter by cross-attention (``cross``), added to the input frame by frame (``concat``), or as a scale and
+    shift of every layer's input (``modulate``). Latents are standardized per channel by statistics of the first
+    training batches.
 
-    In training, now and then, the beginning of a clip is shown without noise: so the stage learns to continue what it
-    is given.
+    In some training examples, the beginning of a clip is shown without noise, so that the stage learns to continue a
+    prefix.
 
     Args:
-        target: The representation it generates; must be continuous.
-        given: By name, what it is given and how each enters.
+        target: Spec of the representation that the stage generates; must be continuous.
+        given: The conditions of the stage by name, each with its spec and fusion.
         denoiser: The network; ``None`` takes a diffusion transformer with its defaults.
-        interpolation: How aligned conditions come to the target's frame rate: ``linear`` or ``nearest``.
-        objective: What the network predicts: ``flow``, the way from data to noise; ``v`` or ``epsilon``, of diffusion.
-        noise: Schedule of the noise for ``v`` and ``epsilon``: ``squaredcos_cap_v2``, ``linear`` or ``scaled_linear``.
-        noise_levels: How noise levels are drawn in training with ``flow``: ``uniform`` or ``logit_normal``.
+        interpolation: Interpolation of aligned conditions to the target's frame rate: ``linear`` or ``nearest``.
+        objective: What the network predicts: ``flow``, the velocity from data to noise, or ``v`` or ``epsilon`` of
+            diffusion.
+        noise: Noise schedule for ``v`` and ``epsilon``: ``squaredcos_cap_v2``, ``linear`` or ``scaled_linear``.
+        noise_levels: Distribution of noise levels in training with ``flow``: ``uniform`` or ``logit_normal``.
         continuation: Probability that the beginning of a clip, of random length, is shown without noise in training.
-        sampling: How latents are drawn where a caller does not say.
+        sampling: Default sampling options.
         checkpointing: Whether to recompute the denoiser's layers in the backward pass, which saves memory.
-        condition_dropout: How often it does without what it is given in training.
+        condition_dropout: How often the stage loses conditions in training.
 
     Raises:
         ValueError: The target is not continuous, the objective has no such scheduler, or a value is out of range.
@@ -72,11 +74,11 @@ class Diffusion(Generator):
         super().__init__(target, given, condition_dropout=condition_dropout)
         if target.dim is None:
             raise ValueError(
-                f"a diffusion stage generates latents, and its target has none ({target}): "
-                "take a continuous tokenizer, or a stage for codes"
+                f"a diffusion stage generates latents, but its target has none ({target}): "
+                "use a continuous tokenizer, or a stage for codes"
             )
         if not 0 <= continuation <= 1:
-            raise ValueError(f"continuation is a probability, not {continuation}")
+            raise ValueError(f"continuation must be a probability, not {continuation}")
         self.dim = target.dim
         self.continuation = continuation
         self.noise_process = NoiseProcess(objective, noise, noise_levels)
@@ -96,7 +98,7 @@ class Diffusion(Generator):
 
     @classmethod
     def default_fusion(cls, spec: ConditionSpec) -> str:
-        """What is aligned in time is put beside the latents, the rest is attended to."""
+        """``concat`` for conditions that are aligned in time, ``cross`` for all others."""
         return "cross" if spec.frame_rate is None else "concat"
 
     def predict(
@@ -109,15 +111,15 @@ class Diffusion(Generator):
         known: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """What the objective predicts, ``[B, D, S]`` float32, of standardized latents.
+        """The prediction of the objective for standardized latents, ``[B, D, S]`` float32.
 
         Args:
-            noisy: ``[B, D, S]``.
-            noise_level: ``[B]``, of the noise, in [0, 1].
-            context: Of this stage's ``conditioning``.
-            clean: ``[B, D, S]``, shown where it is known; unused by a stage that is not trained to continue.
-            known: ``[B, S]`` bool; none where nothing is known.
-            mask: ``[B, S]`` bool, false on padding; none where nothing pads.
+            noisy: Noisy latents ``[B, D, S]``.
+            noise_level: Noise levels ``[B]``, in [0, 1].
+            context: Context of this stage's ``conditioning``.
+            clean: Clean latents ``[B, D, S]``, shown where ``known``; unused in a stage not trained to continue.
+            known: ``[B, S]`` bool, true on known frames; ``None`` if there are none.
+            mask: ``[B, S]`` bool, false on padding; ``None`` means no padding.
         """
         features = noisy
         if self.continuation:
@@ -133,7 +135,7 @@ class Diffusion(Generator):
         return self.denoiser(x, noise_level, told).mT.float()
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
-        """Mean squared error of standardized predictions over the frames that count and are not known."""
+        """Mean squared error of standardized predictions over the frames that are neither padding nor known."""
         target = target.float()
         if self.training:
             self.standardize.observe(target, mask)
@@ -147,7 +149,7 @@ class Diffusion(Generator):
         return {"loss": errors.sum() / counts.sum().clamp(min=1)}
 
     def _beginnings(self, mask: Tensor) -> Tensor:
-        """``[B, S]`` bool, true on the beginnings that are shown, which always leave a frame to learn from."""
+        """``[B, S]`` bool, true on the random beginnings that are shown. At least one frame remains to learn from."""
         if not self.training or not self.continuation:
             return torch.zeros_like(mask)
         shown, length = torch.rand(2, len(mask), device=mask.device)
@@ -169,17 +171,17 @@ class Diffusion(Generator):
         """Latents ``[B, D, frames]`` float32, one sample per seed; the same seed gives the same sample in any batch.
 
         Args:
-            conditions: Per given name the pair (condition, null), of batch ``len(seeds)``.
-            frames: Length including the prompt.
-            seeds: One per sample.
+            conditions: The pair (condition, null) of each given name, with batch size ``len(seeds)``.
+            frames: Length including the prefix.
+            seeds: One seed per sample.
             prefix: Latents ``[B, D, P]`` with ``P < frames`` that the result starts with.
-            guidance: Terms; classifier-free guidance at the scale of ``sampling`` where none are given.
-            sampling: How latents are drawn; the stage's own where none is given.
-            progress: Called with (steps done, steps in all).
+            guidance: Guidance terms; ``None`` takes classifier-free guidance at the scale of ``sampling``.
+            sampling: Sampling options; ``None`` takes the stage's own.
+            progress: Called with (steps done, total steps).
 
         Raises:
             ValueError: Batches, names or lengths do not fit together.
-            PartitaError: The objective has no such scheduler, or not so many steps.
+            PartitaError: The objective has no such scheduler, or fewer steps.
         """
         sampling = sampling or self.sampling
         terms = checked_terms(classifier_free(sampling.guidance) if guidance is None else guidance, list(self.given))

@@ -73,5 +73,5 @@ def test_mistakes_are_named():
         Lookup(max_words=0)
     with pytest.raises(ValueError, match=r"word_dropout must be in \[0, 1\)"):
         Lookup(word_dropout=1.0)
-    with pytest.raises(TypeError, match="a prompt is text, not int"):
+    with pytest.raises(TypeError, match="a prompt must be text, not int"):
         Lookup().prepare(told([3]))

@@ -395,7 +395,7 @@ def test_builds_without_memory():
 
 def test_mistakes_are_named():
     latents = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, dim=64)
-    with pytest.raises(ValueError, match="generates codes, and its target has none"):
+    with pytest.raises(ValueError, match="generates codes, but its target has none"):
         Autoregressive(latents, {})
     with pytest.raises(ValueError, match="delays has 2 values for 3 codebooks"):
         make(delays=(0, 1))

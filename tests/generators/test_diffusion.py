@@ -285,13 +285,13 @@ def test_what_is_given_enters_by_what_it_is():
 
 def test_mistakes_are_refused_with_what_to_do():
     codes = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)
-    with pytest.raises(ValueError, match=r"generates latents, .*3×16 codes.*: take a continuous tokenizer"):
+    with pytest.raises(ValueError, match=r"generates latents, .*3×16 codes.*: use a continuous tokenizer"):
         Diffusion(codes, {})
     with pytest.raises(ValueError, match="cannot enter by 'prepend'"):
         make({"text": Given(ConditionSpec(dim=4), "prepend")})
     with pytest.raises(ValueError, match="no scheduler 'ddpm' for the objective flow: use euler, heun, dpm, unipc"):
         make(sampling=DiffusionSampling("ddpm"))
-    with pytest.raises(ValueError, match="continuation is a probability"):
+    with pytest.raises(ValueError, match="continuation must be a probability"):
         make(continuation=1.5)
     stage = make()
     pairs = pairs_of(TEXT, 2)

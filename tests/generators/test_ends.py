@@ -124,7 +124,7 @@ def test_a_prefix_is_kept_by_a_stage_that_ends():
 
 
 def test_contradictions_are_refused():
-    with pytest.raises(ValueError, match="none may precede it"):
+    with pytest.raises(ValueError, match="no other may precede it"):
         make(ends=True, delays=(2, 0, 1))
     with pytest.raises(ValueError, match="2 codebooks have as many cardinalities"):
         RepresentationSpec(16000, 1, 50.0, 2, (4, 4, 4))

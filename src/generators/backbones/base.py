@@ -13,10 +13,10 @@ from ...core.component import Component
 
 @dataclass(frozen=True)
 class BackboneSetting:
-    """What only the stage knows when a backbone makes its weights.
+    """Facts that only the stage knows when a backbone creates its weights.
 
     Attributes:
-        cross: Whether something is attended to. Its width is the backbone's own, because the stage projects it.
+        cross: Whether there is a sequence for cross-attention. The stage projects it to the backbone's width.
         checkpointing: Whether to recompute layers in the backward pass, which saves memory.
     """
 
@@ -26,15 +26,15 @@ class BackboneSetting:
 
 @dataclass(frozen=True)
 class SequenceContext:
-    """What belongs to a sequence besides its embeddings, for all places that it will ever have.
+    """The context of a sequence besides its embeddings, for all positions that the sequence will ever have.
 
     Attributes:
-        positions: ``[B or 1, N]``, the position of each place as a number; whole, or a fraction in a prefix that is
-            aligned in time. Places that pad a prefix are not counted. ``N`` is the most places that the sequence has.
-        mask: ``[B, N]`` bool, true where a place holds something, false where it pads a prefix. ``None`` where nothing
-            pads. The result must not depend on places that pad.
-        cross: ``[B, L, width]``, what is attended to; ``None`` without it.
-        cross_mask: ``[B, L]`` bool, true where it holds something; ``None`` where all of it counts.
+        positions: ``[B or 1, N]``, the position number of each place: an integer, or a fraction in a prefix that is
+            aligned in time. Padding of a prefix is not counted. ``N`` is the maximum length of the sequence.
+        mask: ``[B, N]`` bool, true on real places, false on padding of a prefix. ``None`` means no padding. The
+            result must not depend on padding.
+        cross: ``[B, L, width]``, the sequence for cross-attention; ``None`` without one.
+        cross_mask: ``[B, L]`` bool, true on real places of ``cross``; ``None`` if all are.
     """
 
     positions: Tensor
@@ -44,29 +44,29 @@ class SequenceContext:
 
 
 class State(Protocol):
-    """What a backbone keeps between the steps of a generation: keys and values, or a recurrent state."""
+    """The state of a backbone between generation steps: keys and values, or a recurrent state."""
 
     @property
     def length(self) -> int:
-        """Places that went in so far."""
+        """Number of places that have been processed."""
 
 
 class Backbone(Component):
-    """A causal network over embeddings: what it makes of a place depends on this place and those before it alone.
+    """A causal network over embeddings: the output at a place depends only on this place and those before it.
 
     The stage embeds codes and conditions, and predicts codes from the result. A backbone is a transformer, a recurrent
     network, a state-space model, or anything else with these properties:
 
     - :attr:`width` is known before :meth:`build`.
-    - :meth:`forward` gives the same results for a whole sequence at once and for its places bit by bit with a state.
-    - A sample does not depend on the batch around it, nor on places that only pad a prefix.
+    - :meth:`forward` gives the same results for a whole sequence at once and for its places in pieces with a state.
+    - A sample does not depend on the batch around it, nor on padding of a prefix.
 
     Subclasses implement :meth:`make_layers`, :meth:`new_state` and :meth:`forward`.
 
     Attributes:
-        fusions: The ways in which something can be given to a stage on this backbone. ``prepend`` and ``add`` need
-            nothing of it; ``cross`` hands it a sequence to attend to.
-        width: Width of the sequence, in and out.
+        fusions: The ways in which conditions can enter a stage with this backbone. The stage implements ``prepend`` and
+            ``add`` itself; ``cross`` passes a sequence for cross-attention to the backbone.
+        width: Width of the input and the output.
     """
 
     family: ClassVar[str] = "backbone"
@@ -74,19 +74,20 @@ class Backbone(Component):
     width: int
 
     def build(self, setting: BackboneSetting) -> None:
-        """Make the weights; the stage calls this once.
+        """Create the weights. The stage calls this once.
 
         Raises:
-            ValueError: It is in another stage already, or is to attend to something and cannot.
+            ValueError: The backbone already belongs to another stage, or lacks the cross-attention that the stage
+                needs.
         """
         self.claim()
         if setting.cross and "cross" not in self.fusions:
-            raise ValueError(f"the backbone {self.registered_name} cannot attend to anything (cross)")
+            raise ValueError(f"the backbone {self.registered_name} has no cross-attention (cross)")
         self.make_layers(setting)
 
     @abstractmethod
     def make_layers(self, setting: BackboneSetting) -> None:
-        """Make the layers and draw their weights."""
+        """Create the layers and initialize their weights."""
 
     @abstractmethod
     def new_state(self, context: SequenceContext) -> Any:
@@ -94,10 +95,10 @@ class Backbone(Component):
 
     @abstractmethod
     def forward(self, x: Tensor, context: SequenceContext, state: Any = None) -> Tensor:
-        """What it makes of places of a sequence, ``[B, N, width]``.
+        """The hidden states ``[B, N, width]`` of places of a sequence.
 
         Args:
             x: Embeddings ``[B, N, width]``: the first ``N`` places of the sequence, or with a state the next ``N``.
-            context: What else belongs to the sequence.
-            state: From :meth:`new_state` with the same context; the places of ``x`` are added to it.
+            context: The context of the sequence.
+            state: A state from :meth:`new_state` with the same context; the places of ``x`` are added to it.
         """

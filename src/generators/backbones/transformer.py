@@ -1,4 +1,4 @@
-"""The transformer as a backbone, with keys and values kept between steps."""
+"""The transformer as a backbone, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TransformerState:
 
     @property
     def length(self) -> int:
-        """Places that went in so far."""
+        """Number of places that have been processed."""
         return self.cache.length
 
 
@@ -36,10 +36,10 @@ class Transformer(Backbone):
         depth: Number of blocks.
         num_heads: Attention heads; twice their number must divide the width.
         positions: ``sinusoidal``, added to the input, or ``rotary``, in every self-attention.
-        block: What the blocks are like.
+        block: Configuration of the blocks.
 
     Raises:
-        ValueError: The width does not split into the heads, or a number is out of range.
+        ValueError: The width is not divisible by the heads, or a number is out of range.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Transformer(Backbone):
         self.positions, self.block = positions, block
 
     def make_layers(self, setting: BackboneSetting) -> None:
-        """Make the blocks."""
+        """Create the blocks."""
         self.layers = Layers(
             self.width,
             self.depth,

@@ -1,1 +1,1 @@
-"""Checkpoint formats: how weights that other libraries saved become the state of a stage."""
+"""Checkpoint formats: how weights saved by other libraries become the state of a stage."""

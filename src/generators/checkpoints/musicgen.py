@@ -34,19 +34,19 @@ _JOINED = {
 
 @register("checkpoint", "musicgen")
 class MusicGen(Checkpoint):
-    """MusicGen in the format of transformers: its decoder, and the projection of the text."""
+    """MusicGen in the format of transformers: its decoder and its text projection."""
 
     reads = "MusicGen in the format of transformers (musicgen, musicgen_decoder)"
     parts: ClassVar = {"generator": ("autoregressive",)}
 
     @classmethod
     def detect(cls, config: Mapping[str, Any]) -> bool:
-        """By the type of the model."""
+        """Detect the format by the model type."""
         return config.get("model_type") in ("musicgen", "musicgen_decoder")
 
     @classmethod
     def convert(cls, part: Any, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The state of an autoregressive stage on a transformer; what it attends to first is the text."""
+        """The state of an autoregressive stage with a transformer; its first cross-attention condition is the text."""
         backbone = part.backbone
         if backbone.registered_name != "transformer":
             raise PartitaError(
@@ -67,11 +67,11 @@ class MusicGen(Checkpoint):
 def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
     """Rename and join the weights of ``MusicgenForCausalLM`` or ``MusicgenForConditionalGeneration``.
 
-    What is missing stays missing; whoever loads the result names it.
+    Parameters that the checkpoint does not have are left out: the caller reports them.
 
     Args:
-        state: Weights of either model; of the second, what does not belong to the decoder is left out.
-        condition: Name of what the stage attends to, whose projection is in the checkpoint.
+        state: Weights of either model; those of the second that do not belong to the decoder are ignored.
+        condition: Name of the cross-attention condition whose projection is in the checkpoint.
     """
     flat = {name.removeprefix("decoder."): tensor for name, tensor in state.items()}
     new: dict[str, Tensor] = {}

@@ -1,1 +1,1 @@
-"""Denoisers: networks that diffusion stages run on."""
+"""Denoisers: the networks of diffusion stages."""

@@ -1,4 +1,4 @@
-"""The contract of denoisers: networks that a diffusion stage asks what is noise."""
+"""The contract of denoisers: the networks with which diffusion stages remove noise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ...core.component import Component
 
 @dataclass(frozen=True)
 class DenoiserSetting:
-    """What only the stage knows when a denoiser makes its weights.
+    """Facts that only the stage knows when a denoiser creates its weights.
 
     Attributes:
-        outputs: Channels that it predicts.
-        cross: Whether something is attended to. Its width is the denoiser's own, because the stage projects it.
+        outputs: Number of channels that the denoiser predicts.
+        cross: Whether there is a sequence for cross-attention. The stage projects it to the denoiser's width.
         checkpointing: Whether to recompute layers in the backward pass, which saves memory.
     """
 
@@ -28,14 +28,15 @@ class DenoiserSetting:
 
 @dataclass(frozen=True)
 class DenoiserContext:
-    """What a denoiser is told of a batch besides its noisy frames and their level of noise.
+    """The context of a batch besides its noisy frames and their noise level.
 
     Attributes:
-        mask: ``[B, S]`` bool, true where a frame holds something, false on padding. ``None`` where nothing pads. What
-            is predicted where the mask is true must not depend on padding.
-        cross: ``[B, L, width]``, what is attended to; ``None`` without it.
-        cross_mask: ``[B, L]`` bool, true where it holds something; ``None`` where all of it counts.
-        pooled: ``[B, width]``, one vector for the whole, which belongs with the level of noise; ``None`` without it.
+        mask: ``[B, S]`` bool, true on real frames, false on padding. ``None`` means no padding. Predictions of real
+            frames must not depend on padding.
+        cross: ``[B, L, width]``, the sequence for cross-attention; ``None`` without one.
+        cross_mask: ``[B, L]`` bool, true on real places of ``cross``; ``None`` if all are.
+        pooled: ``[B, width]``, one vector per sample, to be added to the embedding of the noise level; ``None``
+            without one.
     """
 
     mask: Tensor | None = None
@@ -45,21 +46,21 @@ class DenoiserContext:
 
 
 class Denoiser(Component):
-    """A network that sees all frames at once at a level of noise, and predicts what the stage's objective asks for.
+    """A network that sees all frames at one noise level, and predicts the target of the stage's objective.
 
-    The stage projects noisy frames to :attr:`width`, adds what is aligned in time, and hands the sum over. A denoiser
-    is a transformer, a U-Net, a convolutional network, or anything else with these properties:
+    The stage projects noisy frames to :attr:`width` and adds conditions that are aligned in time. A denoiser is a
+    transformer, a U-Net, a convolutional network, or anything else with these properties:
 
     - :attr:`width` is known before :meth:`build`.
-    - Any number of frames is taken, from one on. A network that works at lower rates pads inside, and cuts off again.
+    - It accepts any positive number of frames. A network with lower internal rates pads them, and crops the result.
     - A sample does not depend on the batch around it, nor on padding.
 
     Subclasses implement :meth:`make_layers` and :meth:`forward`.
 
     Attributes:
-        fusions: The ways in which something can be given to a stage on this denoiser. ``concat`` needs nothing of it;
-            ``cross`` hands it a sequence to attend to, ``modulate`` a vector.
-        width: Width of the frames that come in.
+        fusions: The ways in which conditions can enter a stage with this denoiser. The stage implements ``concat``
+            itself; ``cross`` passes a sequence for cross-attention to the denoiser, ``modulate`` a vector.
+        width: Width of the input frames.
     """
 
     family: ClassVar[str] = "denoiser"
@@ -67,19 +68,20 @@ class Denoiser(Component):
     width: int
 
     def build(self, setting: DenoiserSetting) -> None:
-        """Make the weights; the stage calls this once.
+        """Create the weights. The stage calls this once.
 
         Raises:
-            ValueError: It is in another stage already, or is to attend to something and cannot.
+            ValueError: The denoiser already belongs to another stage, or lacks the cross-attention that the stage
+                needs.
         """
         self.claim()
         if setting.cross and "cross" not in self.fusions:
-            raise ValueError(f"the denoiser {self.registered_name} cannot attend to anything (cross)")
+            raise ValueError(f"the denoiser {self.registered_name} has no cross-attention (cross)")
         self.make_layers(setting)
 
     @abstractmethod
     def make_layers(self, setting: DenoiserSetting) -> None:
-        """Make the layers and draw their weights."""
+        """Create the layers and initialize their weights."""
 
     @abstractmethod
     def forward(self, x: Tensor, noise_level: Tensor, context: DenoiserContext) -> Tensor:
@@ -87,6 +89,6 @@ class Denoiser(Component):
 
         Args:
             x: Noisy frames ``[B, S, width]``.
-            noise_level: ``[B]``, in [0, 1].
-            context: What else belongs to the batch.
+            noise_level: Noise levels ``[B]``, in [0, 1].
+            context: The context of the batch.
         """

@@ -18,10 +18,10 @@ class DiT(Denoiser):
         width: Width of the sequence.
         depth: Number of blocks.
         num_heads: Attention heads; twice their number must divide the width.
-        block: What the blocks are like.
+        block: Configuration of the blocks.
 
     Raises:
-        ValueError: The width does not split into the heads, or a number is out of range.
+        ValueError: The width is not divisible by the heads, or a number is out of range.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class DiT(Denoiser):
         self.width, self.depth, self.num_heads, self.block = width, depth, num_heads, block
 
     def make_layers(self, setting: DenoiserSetting) -> None:
-        """Make the blocks."""
+        """Create the blocks."""
         self.layers = DiffusionTransformer(
             self.width,
             setting.outputs,

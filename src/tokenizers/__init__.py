@@ -1,5 +1,5 @@
-"""Tokenizers: audio to representations and back.
+"""Tokenizers: they turn audio into representations and back.
 
-One file holds one tokenizer. What a codec is made of is in the folders ``autoencoders``, ``bottlenecks`` and
-``discriminators``, and the training of whatever makes audio against a discriminator in ``adversarial``.
+One file holds one tokenizer. The components of codecs are in the folders ``autoencoders``, ``bottlenecks`` and
+``discriminators``, and adversarial training is in ``adversarial``.
 """

@@ -1,4 +1,4 @@
-"""Training against discriminators: the one loop of codecs, and of whatever else makes audio of something."""
+"""Adversarial training: the one loop for codecs and all other parts that generate audio."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .discriminators.base import Discriminator
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of what is minimized.
+    """Weights of the losses.
 
     The defaults are SoundStream's (2107.03312 §III-E), which gives none for the commitment; EnCodec's is 1.
 
     Args:
         spectral: Weight of the spectral distance.
         waveform: Weight of the mean absolute difference of samples.
-        adversarial: Weight of the discriminator's verdict; at 0 there is no discriminator.
+        adversarial: Weight of the adversarial loss; 0 uses no discriminator.
         feature_matching: Weight of the difference between the discriminator's features.
-        bottleneck: Weight of what the bottleneck asks for: a quantizer's commitment, a divergence.
+        bottleneck: Weight of the bottleneck's losses, such as a quantizer's commitment or a divergence.
         relative_features: Whether features are compared relative to their magnitude, as EnCodec does.
-        balanced: Whether weights are shares of the gradient rather than factors (EnCodec's balancer); what the
-            bottleneck asks for stays a plain term.
+        balanced: Whether weights are shares of the gradient rather than factors (EnCodec's balancer); the losses of
+            the bottleneck are always factors.
     """
 
     spectral: float = 1.0
@@ -56,12 +56,12 @@ class Losses:
 
 
 class Reconstruction(NamedTuple):
-    """What a step is about.
+    """The input and output of a training step.
 
     Args:
         target: Recordings ``[B, C, T]``.
-        estimate: What the part makes in their place, of the same shape, with a gradient.
-        losses: What else is minimized, by name, such as a bottleneck's; their sum is weighed by ``losses.bottleneck``.
+        estimate: What the part reconstructs, of the same shape, with a gradient.
+        losses: Other losses by name, such as those of a bottleneck; ``losses.bottleneck`` weighs their sum.
     """
 
     target: Tensor
@@ -70,9 +70,9 @@ class Reconstruction(NamedTuple):
 
 
 class AdversarialPart(Part):
-    """Base of parts that learn to make audio that a discriminator takes for recordings.
+    """Base of parts that learn to generate audio that a discriminator cannot tell from recordings.
 
-    Subclasses implement :meth:`reconstruct`: a codec encodes and decodes, a vocoder makes audio of features.
+    Subclasses implement :meth:`reconstruct`: a codec encodes and decodes, a vocoder turns features into audio.
 
     A step updates the part and, once ``adversarial_start`` steps have passed, the discriminator, each with the mean
     gradient of as many batches as ``fit.accumulate`` says. Only the part's updates count in the trainer's
@@ -80,15 +80,15 @@ class AdversarialPart(Part):
     ``ddp_find_unused_parameters_true``, as neither update touches all parameters.
 
     Args:
-        sample_rate: Sample rate of the audio that is made, in Hz.
-        channels: Channels of it.
+        sample_rate: Sample rate of the generated audio, in Hz.
+        channels: Channels of the generated audio.
         losses: Weights of the losses.
         spectral: The spectral distance.
-        discriminator: The adversary, not built yet; ``None`` where there is none.
-        adversarial_start: Step at which it enters.
+        discriminator: The adversary, not built yet. ``None`` trains without one.
+        adversarial_start: Step at which the discriminator starts to contribute.
 
     Raises:
-        ValueError: The losses weigh the verdict of a discriminator, and there is none.
+        ValueError: The adversarial loss has a weight, but there is no discriminator.
     """
 
     training_only = ("discriminator.", "balancer.", "step")
@@ -123,16 +123,16 @@ class AdversarialPart(Part):
 
     @abstractmethod
     def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
-        """What the part makes of a batch in training, and what it should have made."""
+        """The part's reconstruction of a batch in training, with its target."""
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Learn from a batch, and at the last batch of a step, update the weights."""
+        """Learn from a batch. At the last batch of a step, update the weights."""
         accumulate = self.fit_options.accumulate
         ends_step = (batch_idx + 1) % accumulate == 0
         optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
         judge = self.discriminator if self.discriminator is not None and self.step >= self.adversarial_start else None
         target, estimate, others = self.reconstruct(batch)
-        # Neither update changes the other's weights, so one verdict on the recording serves both.
+        # Neither update changes the other's weights, so one judgment of the recording serves both.
         real = judge(target) if judge else []
         with optimizers[0].toggle_model(sync_grad=ends_step):
             losses = {"spectral": self.spectral_loss(estimate, target), "waveform": (estimate - target).abs().mean()}
@@ -172,22 +172,22 @@ class AdversarialPart(Part):
         return optimizers, schedulers
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradients, which in half precision have been scaled back by now."""
+        """Clip the gradients, which have already been unscaled in half precision."""
         self.clip_gradients(optimizer, gradient_clip_val=self.fit_options.gradient_clip, gradient_clip_algorithm="norm")
 
     def _weighted(self, losses: dict[str, Tensor], estimate: Tensor) -> Tensor:
         if self.balancer is not None:
-            # A sum over examples, where what processes and batches of a step find is averaged.
+            # This is a sum over examples, but processes and batches of a step are averaged.
             return self.balancer(losses, estimate) * self.trainer.world_size * self.fit_options.accumulate
         return torch.stack([weight * losses[name] for name, weight in self.weights.items() if name in losses]).sum()
 
     def _update(self, optimizers: list[Any]) -> None:
-        """One step of each; the trainer counts the first alone."""
+        """One step of each optimizer. The trainer counts only the first."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = scaler.get_scale() if scaler else 1.0
         optimizers[0].step()
         for optimizer in optimizers[1:]:
-            if scaler and (changed := scaler.get_scale() / scale) != 1:  # after the first, which these do not know of
+            if scaler and (changed := scaler.get_scale() / scale) != 1:  # unknown to the other optimizers
                 for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
                     parameter.grad *= changed
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)

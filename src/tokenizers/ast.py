@@ -1,4 +1,4 @@
-"""The Audio Spectrogram Transformer: what kinds of sound are heard, as AudioSet names them."""
+"""The Audio Spectrogram Transformer: an AudioSet classifier and embedding."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .frozen import FrozenFeatures, cut
 
 SAMPLE_RATE = 16000
 SHORTEST, HOP = 400, 160
-"""Samples of a frame of the spectrogram (25 ms), and between frames (10 ms)."""
+"""Length of a frame of the spectrogram (25 ms) and hop between frames (10 ms), in samples."""
 FRAMES, BANDS = 1024, 128
-"""Of a spectrogram: 10.24 s."""
+"""Frames and mel bands of a spectrogram, which covers 10.24 s."""
 MEAN, DEVIATION = -4.2677393, 4.5689974
-"""Of the log-mel values of AudioSet, which the spectrogram is normalized by: to deviation 0.5."""
+"""Mean and deviation of AudioSet's log-mel values, used to normalize spectrograms to deviation 0.5."""
 PATCH, STRIDE = 16, 10
-"""Frames and bands of a patch, and between patches."""
+"""Size of a patch and step between patches, in frames and bands."""
 PATCHES = ((FRAMES - PATCH) // STRIDE + 1) * ((BANDS - PATCH) // STRIDE + 1)
 
 _PLACES = {
@@ -34,29 +34,29 @@ _PLACES = {
     "output.dense": "linear2",
     "mlp.fc2": "linear2",
 }
-"""Where a block's layers stand in transformers, under its older and newer names, and here."""
+"""Names of a block's layers in older and newer versions of transformers, and here."""
 
 
 @register("tokenizer", "audio-spectrogram-transformer")
 class AudioSpectrogramTransformer(FrozenFeatures):
     """Frozen AudioSet classifier AST (arXiv 2104.01778): 527 logits, or a 768-d embedding, for 10.24 s of 16 kHz audio.
 
-    A frame is a window of 10.24 s, ``S = ceil(T / 163840)`` of them. The last of a longer clip is always its last
-    10.24 s and overlaps the one before where the clip is no whole number of windows: no frame speaks of silence that
-    nobody recorded, and all count alike when their classes are compared or averaged. Only a clip shorter than a window
-    is filled up, as in training, with zeros in the spectrogram.
+    A frame is a window of 10.24 s; there are ``S = ceil(T / 163840)``. The last one of a longer clip is always its last
+    10.24 s, and may overlap the one before: so no frame contains padding, and all frames count the same when their
+    classes are compared or averaged. Only a clip shorter than a window is padded, as in training, with zeros in the
+    spectrogram.
 
-    Kaldi's mel filterbank, from 20 Hz on, normalized by AudioSet's statistics, is cut in overlapping patches for a
-    transformer. Two of its outputs, which belong to no patch, are averaged: that is the embedding.
+    Kaldi's mel filterbank, from 20 Hz on, normalized by AudioSet's statistics, is cut into overlapping patches for a
+    transformer. The embedding is the mean of two of its outputs, which belong to no patch.
 
     Weights are those of transformers' ``ASTForAudioClassification``, from a hub id such as
     ``MIT/ast-finetuned-audioset-10-10-0.4593``, a folder or a file.
 
     Args:
-        output: ``logits``, one per label and not yet probabilities (AudioSet's labels do not exclude each other, so the
+        output: ``logits``, one per label (AudioSet's labels are not exclusive, so the
             model was trained with a sigmoid on each), or the ``embedding`` they are made from.
         labels: Number of labels.
-        width: Of the embedding.
+        width: Width of the embedding.
         feed_forward_width: Width between the feed-forward projections.
         depth: Number of blocks.
         num_heads: Attention heads.
@@ -98,7 +98,7 @@ class AudioSpectrogramTransformer(FrozenFeatures):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """A window every 10.24 s."""
+        """Spec with one frame per 10.24 s."""
         return RepresentationSpec(SAMPLE_RATE, 1, SAMPLE_RATE / (FRAMES * HOP), dim=self.dim)
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class AudioSpectrogramTransformer(FrozenFeatures):
         return (F.pad(frames, (0, 0, 0, FRAMES - frames.shape[1])) - MEAN) / (2 * DEVIATION)
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of transformers under the names they have here."""
+        """Rename weights of transformers to the names used here."""
         if "outlooks" in state:
             return state
         own: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The contract of tokenizers: audio to a representation and, where it can, back."""
+"""The contract of tokenizers, which turn audio into a representation and, if possible, back."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..errors import PartitaError
 
 
 class Tokenizer(Part):
-    """Turns audio ``[B, C, T]`` into codes ``[B, K, S]`` or latents ``[B, D, S]`` and, where it can, back.
+    """Turns audio ``[B, C, T]`` into codes ``[B, K, S]`` or latents ``[B, D, S]`` and, if possible, back.
 
-    Subclasses call ``super().__init__()`` and implement :attr:`representation`, :meth:`encode` and, where they can,
-    :meth:`decode`. Trained as a part: ``training_step`` gets a batch with the key ``audio``.
+    Subclasses call ``super().__init__()`` and implement :attr:`spec`, :meth:`encode` and, if possible,
+    :meth:`decode`. In training, ``training_step`` gets a batch with the key ``audio``.
 
-    A codec whose codes stand for latents offers these, too: it sets :attr:`latent_dim` and implements
+    A codec whose codes represent latents also offers the latents: it sets :attr:`latent_dim` and implements
     :meth:`encode_latents` and :meth:`decode_latents`.
 
-    For people there are :meth:`encode_audio` and :meth:`decode_audio`, which take audio of any rate from anywhere::
+    Use :meth:`encode_audio` and :meth:`decode_audio` for files and arrays of any sample rate::
 
         codec = partita.load_part("encodec-24khz")
         codes = codec.encode_audio("song.mp3")  # or an array, with its rate: codec.encode_audio(array, 44100)
         audio = codec.decode_audio(codes, sample_rate=44100)  # [B, C, T]
 
     Attributes:
-        latent_dim: Width of the latents before quantization; none where there are none.
-        logits: Whether its latents are a classifier's logits, one per label, which probabilities can be made of.
+        latent_dim: Width of the latents before quantization; ``None`` without such latents.
+        logits: Whether its latents are a classifier's logits, one per label, from which probabilities follow.
     """
 
     family: ClassVar[str] = "tokenizer"
@@ -44,58 +44,58 @@ class Tokenizer(Part):
 
     @property
     def audio_format(self) -> tuple[int, int]:
-        """Rate in Hz and channels of the audio that it encodes."""
+        """Sample rate in Hz and channels of the audio that the tokenizer encodes."""
         return self.spec.sample_rate, self.spec.channels
 
     @property
     @abstractmethod
     def spec(self) -> RepresentationSpec:
-        """The facts of what :meth:`encode` returns, at the number of codebooks in use."""
+        """Spec of what :meth:`encode` returns, at the number of codebooks in use."""
 
     @abstractmethod
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, C, T]`` to codes ``[B, K, S]`` int64 or latents ``[B, D, S]``.
+        """Encode audio ``[B, C, T]`` as codes ``[B, K, S]`` int64 or latents ``[B, D, S]``.
 
         ``S = ceil(T · frame_rate / sample_rate)``: short tails are padded with silence. Deterministic.
         """
 
     def decode(self, representation: Tensor) -> Tensor:
-        """Back to audio ``[B, C, S · sample_rate / frame_rate]``.
+        """Decode to audio ``[B, C, S · sample_rate / frame_rate]``.
 
         Raises:
-            NotImplementedError: This tokenizer cannot.
+            NotImplementedError: This tokenizer cannot decode.
         """
         raise NotImplementedError(f"{self.registered_name} cannot turn its representation back into audio")
 
     @torch.inference_mode()
     def encode_audio(self, audio: Any, sample_rate: int | None = None) -> Tensor:
-        """Audio of any rate and number of channels, from a file or an array, to what :meth:`encode` returns.
+        """Audio of any rate and number of channels, from a file or an array, encoded as by :meth:`encode`.
 
         Args:
             audio: The path of a file, samples ``[T]``, ``[C, T]`` or ``[B, C, T]`` as an array or tensor, or a
                 :class:`partita.Excerpt` of either.
-            sample_rate: Of the samples, in Hz; a file knows its own.
+            sample_rate: Sample rate of an array, in Hz. A file has its own.
 
         Raises:
-            PartitaError: There is no such audio, or its rate is not known.
+            PartitaError: The audio does not exist, or its sample rate is unknown.
         """
         excerpt = audio if isinstance(audio, Excerpt) else Excerpt(audio, sample_rate=sample_rate)
         if excerpt.sample_rate is None and not isinstance(excerpt.audio, str | Path):
-            raise PartitaError("an array does not tell its sample rate: give it, sample_rate=44100")
+            raise PartitaError("an array has no sample rate of its own: pass it, as in sample_rate=44100")
         spec = self.spec
         return self.encode(excerpt.read(spec.sample_rate, spec.channels).to(self.device))
 
     @torch.inference_mode()
     def decode_audio(self, representation: Any, sample_rate: int | None = None, channels: int | None = None) -> Tensor:
-        """What :meth:`encode_audio` returns, back to audio ``[B, C, T]`` float32 in [-1, 1] on the CPU.
+        """Decode what :meth:`encode_audio` returns to audio ``[B, C, T]`` float32 in [-1, 1] on the CPU.
 
         Args:
-            representation: Codes ``[B, K, S]`` or latents ``[B, D, S]``, or of one clip, without ``B``.
-            sample_rate: Of the audio, in Hz; the tokenizer's where none is given.
-            channels: Of the audio; the tokenizer's where none are given.
+            representation: Codes ``[B, K, S]`` or latents ``[B, D, S]``, or those of a single clip, without ``B``.
+            sample_rate: Sample rate of the result, in Hz. ``None`` takes the tokenizer's.
+            channels: Channels of the result. ``None`` takes the tokenizer's.
 
         Raises:
-            PartitaError: These are not such codes or latents, or this tokenizer cannot go back.
+            PartitaError: The codes or latents are invalid, or this tokenizer cannot decode.
         """
         spec = self.spec
         rows, what = (spec.num_codebooks, "codes [B, K, S]") if spec.discrete else (spec.dim, "latents [B, D, S]")
@@ -122,7 +122,7 @@ class Tokenizer(Part):
         return convert(made, spec.sample_rate, sample_rate or spec.sample_rate, channels or spec.channels)
 
     def encode_latents(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, C, T]`` to latents ``[B, D, S]`` as they are before quantization."""
+        """Audio ``[B, C, T]`` to latents ``[B, D, S]`` before quantization."""
         raise NotImplementedError(f"{self.registered_name} has no latents before its codes")
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -133,20 +133,20 @@ class Tokenizer(Part):
         """Use only the first ``num_codebooks`` codebooks from now on.
 
         Raises:
-            NotImplementedError: It has none.
-            ValueError: It has fewer.
+            NotImplementedError: The tokenizer has no codebooks.
+            ValueError: The tokenizer has fewer codebooks.
         """
         raise NotImplementedError(f"{self.registered_name} has no codebooks to choose from")
 
 
 class LatentView:
-    """A codec's latents before quantization, seen as a continuous tokenizer. The weights are the codec's own.
+    """A codec's latents before quantization, as a continuous tokenizer that shares the codec's weights.
 
     Args:
         codec: A tokenizer that has latents.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The tokenizer has no latents.
     """
 
     def __init__(self, codec: Tokenizer) -> None:
@@ -156,7 +156,7 @@ class LatentView:
 
     @property
     def spec(self) -> RepresentationSpec:
-        """The codec's, with latents in the place of codes."""
+        """The codec's spec, with latents instead of codes."""
         return replace(self.codec.spec, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim, end=None)
 
     def encode(self, audio: Tensor) -> Tensor:

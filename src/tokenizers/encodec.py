@@ -39,18 +39,20 @@ _MODELS = {
 class EnCodec(Tokenizer):
     """Pretrained neural codec at 24, 32 (MusicGen's) or 48 kHz (EnCodec, 2210.13438).
 
-    The 48 kHz model was trained on seconds of audio, each brought to unit loudness and its loudness stored beside the
-    codes. Codes are all there is here, so a clip is one segment brought to unit loudness (its dynamics stay), and
-    decoding brings it to the loudness ``level`` instead.
+    The 48 kHz model was trained on segments of one second, each normalized to unit loudness, with the loudness stored
+    beside the codes. Here there are only codes, so a clip is normalized as one segment (which preserves its dynamics),
+    and decoding scales it to the loudness ``level``.
 
     :meth:`load_weights` takes a Hub id such as ``facebook/encodec_24khz``, a folder or a file: safetensors, or the
     ``.th`` files of the original release.
 
     Args:
-        model: Which of the three.
-        num_codebooks: Codebooks in use; all where none is given (32, 4 and 16). At 75 and 150 frames per second, one is
-            0.75 and 1.5 kbit/s for the 24 and 48 kHz models; at 50 it is 0.55 kbit/s for the 32 kHz model.
-        level: Root mean square of what the 48 kHz model decodes, relative to full scale. The others keep the level.
+        model: Sample rate of the model.
+        num_codebooks: Codebooks in use; ``None`` takes all (32, 4 and 16). At 75 and 150 frames per second, one is
+            0.75 and 1.5 kbit/s for the 24 and 48 kHz models; at 50 frames per second it is 0.55 kbit/s for the 32 kHz
+            model.
+        level: Root mean square of the decoded audio of the 48 kHz model, relative to full scale. The others keep the
+            level.
     """
 
     trainable = False
@@ -73,7 +75,7 @@ class EnCodec(Tokenizer):
         self.model = _MODELS[model]
         self.normalize = model == "48khz"
         self.level = level
-        # Normalized weights are folded when they are loaded: nothing here is trained.
+        # Weight normalization is folded into the weights on loading, because nothing is trained here.
         self.encoder = SEANetEncoder(channels=self.model.channels, **self.model.network)
         self.decoder = SEANetDecoder(channels=self.model.channels, **self.model.network)
         self.quantizer = ResidualVectorQuantizer(
@@ -90,7 +92,7 @@ class EnCodec(Tokenizer):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Codes, at the number of codebooks in use."""
+        """Spec of codes, at the number of codebooks in use."""
         return RepresentationSpec(
             sample_rate=self.model.sample_rate,
             channels=self.model.channels,
@@ -103,14 +105,14 @@ class EnCodec(Tokenizer):
         """Use only the first ``num_codebooks`` codebooks from now on.
 
         Raises:
-            ValueError: The model has fewer.
+            ValueError: The model has fewer codebooks.
         """
         if not 1 <= num_codebooks <= self.model.num_codebooks:
             raise ValueError(f"num_codebooks must be 1 to {self.model.num_codebooks}, not {num_codebooks}")
         self.num_codebooks = num_codebooks
 
     def train(self, mode: bool = True) -> EnCodec:
-        """Stay in evaluation mode: in the other, the library's codebooks follow whatever they see."""
+        """Stay in evaluation mode: in training mode, the library would update its codebooks."""
         return super().train(False)
 
     @torch.no_grad()
@@ -135,13 +137,13 @@ class EnCodec(Tokenizer):
         return audio * self.level if self.normalize else audio
 
     def load_weights(self, source: str | Path) -> None:
-        """Load weights: of EnCodec on the Hub, as the encodec package names them, or as :meth:`save` wrote them.
+        """Load weights of EnCodec from the Hub or the encodec package, or that :meth:`save` wrote.
 
         Args:
             source: A folder with ``model.safetensors``, a ``.safetensors`` or ``.th`` file, or a Hub id.
 
         Raises:
-            PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
+            PartitaError: ``source`` has no weights, cannot be reached, or holds those of another model.
         """
         path = _find(source)
         state = read_weights(path)
@@ -150,7 +152,7 @@ class EnCodec(Tokenizer):
         self.load_exported_state({k: v for k, v in renamed.items() if not k.endswith(_TRAINING_STATE)}, source)
 
     def exported_state(self) -> dict[str, Tensor]:
-        """The weights that using the model needs; of a codebook, its entries."""
+        """The weights needed to use the model; only the entries of a codebook."""
         return {k: v for k, v in super().exported_state().items() if not k.endswith(_TRAINING_STATE)}
 
 
@@ -167,7 +169,7 @@ def _find(source: str | Path) -> Path:
 
 
 def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights kept by length and direction, under either of the two namings PyTorch has had, as plain ones."""
+    """Fold weight normalization, stored under either naming of PyTorch, into plain weights."""
     folded = {}
     for name, tensor in state.items():
         old = re.fullmatch(r"(.+\.)weight_(g|v)", name)
@@ -177,7 +179,7 @@ def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
             if which in "v1":
                 other = f"{prefix}weight_g" if old else f"{prefix}parametrizations.weight.original0"
                 if other not in state:
-                    raise PartitaError(f"these weights have {name} but no {other}: the file is not whole")
+                    raise PartitaError(f"these weights have {name} but no {other}: the file is incomplete")
                 folded[f"{prefix}weight"] = torch._weight_norm(tensor, state[other], 0)
         else:
             folded[name] = tensor
@@ -185,7 +187,7 @@ def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _own_name(name: str, own: Collection[str]) -> str:
-    """The name here of a weight of transformers' ``EncodecModel``; others stay as they are."""
+    """The name used here for a weight of transformers' ``EncodecModel``; other names are returned unchanged."""
     name = re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
     renamed = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
     if renamed == name:

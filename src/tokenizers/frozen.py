@@ -1,4 +1,4 @@
-"""What networks that others have trained share as tokenizers: their weights, their windows, and that they stay."""
+"""Common code of pretrained, frozen networks as tokenizers: loading weights and cutting windows."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from .base import Tokenizer
 
 
 class FrozenFeatures(Tokenizer):
-    """A network of one audio channel that is never trained here. Subclasses call ``freeze`` when they are built.
+    """A pretrained network for mono audio that stays frozen. Subclasses call ``freeze`` in their constructor.
 
     Attributes:
-        weight_files: What its weights are called in a folder or repository of others, as of ``glob``.
+        weight_files: Names of its weights in a folder or repository of others, as patterns of ``glob``.
     """
 
     trainable = False
     weight_files: ClassVar[tuple[str, ...]] = ()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: dropout and batch statistics belong to a training that is over."""
+        """Stay in evaluation mode, because the network is frozen."""
         return super().train(False)
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Foreign weights under the names they have here, without what using them does not need."""
+        """Rename foreign weights to the names used here, and leave out what only training needs."""
         return state
 
     def load_weights(self, source: str | Path) -> None:
-        """Load weights: of the original release, or as :meth:`save` wrote them.
+        """Load weights from the original release, or that :meth:`save` wrote.
 
         Args:
             source: A file (``.safetensors``, ``.pt`` or ``.pth``), a folder with such files, or a hub id.
 
         Raises:
-            PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
+            PartitaError: ``source`` has no weights, cannot be reached, or holds those of another model.
         """
         state: dict[str, Tensor] = {}
         for path in self._files(source):
@@ -50,7 +50,7 @@ class FrozenFeatures(Tokenizer):
         """Audio ``[B, 1, T]`` as ``[B, T]`` float32.
 
         Raises:
-            PartitaError: It has several channels.
+            PartitaError: The audio has several channels.
         """
         if audio.shape[1] != 1:
             raise PartitaError(f"{self.registered_name} takes one channel, not {audio.shape[1]}: mix them down first")
@@ -76,10 +76,10 @@ class FrozenFeatures(Tokenizer):
 
 
 def cut(audio: Tensor, length: int, shortest: int) -> Iterator[Tensor]:
-    """Windows of ``length`` samples of a clip ``[B, T]``, one after the other; the last is as long as what is left.
+    """Windows of ``length`` samples of a clip ``[B, T]``, one after the other; the last one may be shorter.
 
-    What is left is not padded: a label of a window that is nearly all silence says nothing about the clip, but would
-    count as much as the others. Where it is shorter than ``shortest``, the last window is instead the last ``length``
+    The rest is not padded: a label of a window that is nearly all silence would say nothing about the clip, but count
+    as much as the others. If the rest is shorter than ``shortest``, the last window is instead the last ``length``
     samples of the clip. Only a whole clip shorter than ``shortest`` is padded, with silence at its end.
     """
     total = audio.shape[1]

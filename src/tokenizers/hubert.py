@@ -1,4 +1,4 @@
-"""HuBERT and MERT: features that a network has learned from audio alone, for semantic tokens."""
+"""HuBERT and MERT: self-supervised features of audio, for semantic tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..storage.pretrained import checkpoint_folder, read_config
 from .frozen import FrozenFeatures
 
 HOP, REACH = 320, 400
-"""Samples between frames, and those that the convolutions of one frame see."""
+"""Hop between frames and receptive field of a frame's convolutions, in samples."""
 
 EXPECTED = {
     "feat_extract_norm": "group",
@@ -33,10 +33,10 @@ EXPECTED = {
     "deepnorm": False,
     "attention_relax": -1.0,
 }
-"""What the ``config.json`` of HuBERT base and of MERT-v1-95M says, where it says it; other models compute otherwise."""
+"""Required values of a ``config.json``, those of HuBERT base and MERT-v1-95M; other models compute differently."""
 
 _UNUSED = ("masked_spec_embed", "final_proj.", "label_embs_concat", "encoder_cqt_model.", "encoder_mel_model.")
-"""What only training needs: the embedding of masked frames, and the heads that predict codes and spectra."""
+"""Weights that only training needs: the embedding of masked frames, and the prediction heads."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class HuBERTShape:
         feed_forward_width: Width between the feed-forward projections.
         num_heads: Attention heads.
         convolution_width: Channels of the convolutions.
-        position_kernel: Taps of the convolution that tells positions.
+        position_kernel: Taps of the convolution that encodes positions.
         position_groups: Groups of that convolution.
     """
 
@@ -68,27 +68,27 @@ class HuBERTShape:
 
 
 SHAPE = HuBERTShape()
-"""That of HuBERT base and of MERT-v1-95M."""
+"""Shape of HuBERT base and of MERT-v1-95M."""
 
 
 @register("tokenizer", "hubert")
 class HuBERT(FrozenFeatures):
-    """Frozen features of one layer of HuBERT base (arXiv 2106.07447), or of MERT-v1-95M, its kin (arXiv 2306.00107).
+    """Frozen features of one layer of HuBERT base (arXiv 2106.07447), or of MERT-v1-95M (arXiv 2306.00107).
 
-    Seven convolutions make a frame of 320 samples: 50 a second of 16 kHz speech (HuBERT), 75 of 24 kHz music (MERT).
+    Seven convolutions yield a frame per 320 samples: 50 a second of 16 kHz speech (HuBERT), 75 of 24 kHz music (MERT).
     Attention then sees the whole clip, so a frame depends on how the clip was cut. Frame ``s`` starts at sample
-    ``320 · s``; as the last one reaches 80 samples further than a hop, silence is put at the end.
+    ``320 · s``; silence is appended, because the last frame reaches 80 samples further than a hop.
 
-    Clusters of them (``kmeans`` with these ``features``) are the semantic tokens of audiolm-pytorch (HuBERT, layer 9)
-    and open-musiclm (MERT, layer 7). There is no way back to audio.
+    Their clusters (``kmeans`` with these ``features``) are the semantic tokens of audiolm-pytorch (HuBERT, layer 9)
+    and open-musiclm (MERT, layer 7). They cannot be decoded to audio.
 
     Weights are those of transformers' ``HubertModel`` or of MERT, from a hub id such as ``m-a-p/MERT-v1-95M``, a folder
-    or a file. Only the layers up to ``layer`` are kept. Needs the extra ``t5``.
+    or a file. Only the layers up to ``layer`` are kept. It needs the extra ``t5``.
 
     Args:
-        sample_rate: Sample rate, in Hz, of the audio the weights were trained on.
-        layer: The block whose output the features are: 1 is the first.
-        normalize: Whether each clip is first brought to mean 0 and variance 1, as MERT's feature extractor does it.
+        sample_rate: Sample rate of the training audio of the weights, in Hz.
+        layer: Number of the block whose output is used, counted from 1.
+        normalize: Whether to normalize each clip to mean 0 and variance 1, as MERT's feature extractor does.
         network: Shape of the network.
 
     Raises:
@@ -125,14 +125,14 @@ class HuBERT(FrozenFeatures):
             mask_time_prob=0.0,
         )
         self.network = HubertModel(config)
-        # The convolution of positions keeps its weight by length and direction in training; nothing here is trained.
+        # Weight normalization of the position convolution is only needed in training.
         parametrize.remove_parametrizations(self.network.encoder.pos_conv_embed.conv, "weight")
         self.sample_rate, self.layer, self.normalize = sample_rate, layer, normalize
         self.freeze()
 
     @property
     def spec(self) -> RepresentationSpec:
-        """A feature vector every 320 samples."""
+        """Spec with one feature vector per 320 samples."""
         return RepresentationSpec(self.sample_rate, 1, self.sample_rate / HOP, dim=self.network.config.hidden_size)
 
     @torch.no_grad()
@@ -148,13 +148,13 @@ class HuBERT(FrozenFeatures):
             return self.network(padded).last_hidden_state.mT
 
     def load_weights(self, source: str | Path) -> None:
-        """Load a folder :meth:`save` wrote, or weights of HuBERT base or MERT-v1-95M.
+        """Load a folder that :meth:`save` wrote, or weights of HuBERT base or MERT-v1-95M.
 
         Args:
             source: A ``.safetensors`` or ``.bin`` file, a folder with such a file, or a hub id.
 
         Raises:
-            PartitaError: There are none at ``source``, it cannot be reached, or they are another model's.
+            PartitaError: ``source`` has no weights, cannot be reached, or holds those of another model.
         """
         path = Path(source)
         config = read_config(path.parent if path.is_file() else checkpoint_folder(source, ("config.json",)))
@@ -162,7 +162,7 @@ class HuBERT(FrozenFeatures):
         super().load_weights(source)
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights under the names they have here, those of the layers that are used."""
+        """Rename the weights to the names used here, and keep only those of the layers in use."""
         own = {}
         for name, tensor in _folded(state).items():
             block = re.match(r"encoder\.layers\.(\d+)\.", name)
@@ -175,7 +175,7 @@ class HuBERT(FrozenFeatures):
         other = {name: config[name] for name, value in EXPECTED.items() if config.get(name, value) != value}
         if other:
             raise PartitaError(
-                f"{source} is no HuBERT base and no MERT-v1-95M: its config.json has {other} instead of "
+                f"{source} is neither HuBERT base nor MERT-v1-95M: its config.json has {other} instead of "
                 f"{ {name: EXPECTED[name] for name in other} }, which hubert does not compute"
             )
         if "sample_rate" in config and config["sample_rate"] != self.sample_rate:
@@ -186,7 +186,7 @@ class HuBERT(FrozenFeatures):
 
 
 def _folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights kept by length and direction, under either of the two namings PyTorch has had, as plain ones."""
+    """Fold weight normalization, stored under either naming of PyTorch, into plain weights."""
     for length, direction in (
         ("weight_g", "weight_v"),
         ("parametrizations.weight.original0", "parametrizations.weight.original1"),

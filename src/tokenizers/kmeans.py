@@ -1,4 +1,4 @@
-"""Semantic tokens: which of many typical frames comes nearest (AudioLM, 2209.03143 §III; MusicLM, 2301.11325)."""
+"""Semantic tokens by k-means clustering of features (AudioLM, 2209.03143 §III; MusicLM, 2301.11325)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from ..metrics.codec import CodebookUsage
 from .base import Tokenizer
 
 MEMORY = 0.98
-"""Decay of the average of how often a cluster is used."""
+"""Decay of the moving average of cluster usage."""
 
 
 @register("tokenizer", "kmeans")
 class KMeans(Tokenizer):
-    """Clusters of another tokenizer's latents: one code a frame, which keeps what is said and drops how it sounds.
+    """K-means clusters of another tokenizer's latents: one code per frame, for the content rather than the sound.
 
-    The first ``updates`` training batches give the mean and deviation of each channel, and a random sample of frames.
-    On that, k-means++ and Lloyd's algorithm find the clusters, which then follow the rest of the batches, each center
-    the mean of all frames it was given (mini-batch k-means, Sculley 2010). The features stay as they are.
+    The first ``updates`` training batches provide the mean and deviation of each channel, and a random sample of
+    frames.
+    On this sample, k-means++ and Lloyd's algorithm find the clusters, which then follow the remaining batches: each
+    center is the mean of all frames assigned to it (mini-batch k-means, Sculley 2010). The features are frozen.
 
-    MusicLM and AudioLM take standardized activations of w2v-BERT's layer 7 and 1024 clusters.
+    MusicLM and AudioLM use standardized activations of w2v-BERT's layer 7 and 1024 clusters.
 
     Args:
-        features: A continuous tokenizer, not trained here.
+        features: A continuous tokenizer, which stays frozen.
         cardinality: Number of clusters.
-        updates: Training batches that the statistics and the first clusters come from.
-        reservoir: Frames, drawn at random from those batches, that the first clusters are fitted to.
-        iterations: Of Lloyd's algorithm on them.
-        revive_below: A cluster that is given less than this fraction of its fair share of frames, averaged over some 50
-            batches, moves to a frame that is far from all clusters.
+        updates: Number of training batches for the statistics and the initial clusters.
+        reservoir: Number of frames, drawn at random from those batches, to which the initial clusters are fitted.
+        iterations: Iterations of Lloyd's algorithm on these frames.
+        revive_below: A cluster whose share of frames, averaged over about 50 batches, is less than this fraction of a
+            fair share moves to a frame that is far from all clusters.
     """
 
     training_only = ("reservoir", "priority", "count", "share")
@@ -77,13 +78,13 @@ class KMeans(Tokenizer):
         self.usage = CodebookUsage(1, cardinality)
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("reservoir", torch.zeros(reservoir, spec.dim))
-        self.register_buffer("priority", torch.full((reservoir,), -1.0))  # −1 where there is no frame yet
+        self.register_buffer("priority", torch.full((reservoir,), -1.0))  # −1 for empty slots
         self.register_buffer("count", torch.zeros(cardinality))
         self.register_buffer("share", torch.ones(cardinality))
 
     @property
     def spec(self) -> RepresentationSpec:
-        """One code a frame of the features."""
+        """Spec with one code per frame of the features."""
         spec = self.features.spec
         return RepresentationSpec(spec.sample_rate, spec.channels, spec.frame_rate, 1, len(self.centers))
 
@@ -94,15 +95,15 @@ class KMeans(Tokenizer):
 
     @torch.no_grad()
     def decode(self, representation: Tensor) -> Tensor:
-        """Clusters ``[B, 1, S]`` to what the features make of their centers.
+        """Decode the centers of clusters ``[B, 1, S]`` with the tokenizer of the features.
 
         Raises:
-            NotImplementedError: They cannot make audio.
+            NotImplementedError: The tokenizer of the features cannot decode.
         """
         return self.features.decode(self.standardize.inverse(self.centers[representation[:, 0]].mT))
 
     def setup(self, stage: str) -> None:
-        """Nothing but the centers is trained."""
+        """Freeze everything but the centers."""
         self.features.requires_grad_(False)
 
     @torch.no_grad()
@@ -121,7 +122,7 @@ class KMeans(Tokenizer):
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """A training that was too short to start clusters starts them from what it saw."""
+        """Initialize the clusters from the frames so far if the training was too short to do so."""
         if not self.started:
             self._start()
 
@@ -133,7 +134,7 @@ class KMeans(Tokenizer):
         self.log("val/loss", distances.mean() / frames.shape[-1], prog_bar=True, batch_size=len(frames), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Log how the clusters are used."""
+        """Log the usage of the clusters."""
         usage = self.usage.compute().items()
         self.log_dict({f"val/{name}": value.reshape(-1)[0] for name, value in usage}, sync_dist=True)
         self.usage.reset()
@@ -143,7 +144,7 @@ class KMeans(Tokenizer):
         return torch.optim.SGD([self.centers], lr=1.0)
 
     def _latents(self, audio: Tensor) -> Tensor:
-        """The features ``[B, D, S]`` of audio ``[B, C, T]``; training here is none of theirs."""
+        """The features ``[B, D, S]`` of audio ``[B, C, T]``; they are not trained here."""
         return self.features.eval().encode(audio).float()
 
     def _standardized(self, latents: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class KMeans(Tokenizer):
         return self.standardize(latents).mT
 
     def _collect(self, frames: Tensor) -> None:
-        """Keep a uniform sample of all frames so far: those with the highest of as many random numbers."""
+        """Keep a uniform sample of all frames so far: each gets a random number, and the highest are kept."""
         candidates = torch.cat([self.reservoir, frames])
         priority = torch.cat([self.priority, torch.rand(len(frames), device=frames.device)])
         kept = priority.topk(len(self.reservoir)).indices
@@ -171,11 +172,11 @@ class KMeans(Tokenizer):
         _from_first(self.centers.data, self.count)
 
     def _follow(self, frames: Tensor, distances: Tensor, codes: Tensor) -> None:
-        """Move each center to the mean of all frames it was given, or, where those are too few, elsewhere."""
+        """Move each center to the mean of all its frames, or elsewhere if it has too few."""
         found = torch.bincount(codes, minlength=len(self.centers))
         self.count += found * self.started
         optimizer: Any = self.optimizers()
-        with torch.enable_grad():  # at a rate of one over its frames so far, until the start at none
+        with torch.enable_grad():  # the rate is one over the number of frames so far, and zero before initialization
             rates = self.started / self.count.clamp(min=1)
             loss = (self.centers[codes] - frames).square().sum(1) * rates[codes] / 2
             self.manual_backward(loss.sum())
@@ -194,8 +195,8 @@ class KMeans(Tokenizer):
 def plus_plus(frames: Tensor, number: int) -> Tensor:
     """Frames ``[N, D]`` to start ``number`` clusters from (k-means++, Arthur and Vassilvitskii 2007, §3 and §5).
 
-    Each is drawn with a probability that grows with the squared distance to those before it; of a few draws, the one
-    that leaves the least distance is taken.
+    Each is drawn with a probability proportional to the squared distance to those before it. Of a few draws, the one
+    that leaves the smallest total distance is kept.
     """
     norms = frames.square().sum(1)
 
@@ -214,7 +215,7 @@ def plus_plus(frames: Tensor, number: int) -> Tensor:
 
 
 def lloyd(frames: Tensor, centers: Tensor, iterations: int) -> Tensor:
-    """Move ``centers`` ``[K, D]`` to the mean of the frames ``[N, D]`` nearest to each, again and again."""
+    """Move ``centers`` ``[K, D]`` to the mean of the frames ``[N, D]`` nearest to each, repeatedly."""
     for _ in range(iterations):
         sums, found = _sums(frames, _nearest(frames, centers)[1], len(centers))
         centers = torch.where(found[:, None] > 0, sums / found.clamp(min=1)[:, None], centers)
@@ -222,7 +223,7 @@ def lloyd(frames: Tensor, centers: Tensor, iterations: int) -> Tensor:
 
 
 def _nearest(frames: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance and number, each ``[..., N]``, of the nearest of ``centers`` ``[K, D]`` to each frame."""
+    """Squared distance and index, each ``[..., N]``, of the nearest of ``centers`` ``[K, D]`` to each frame."""
     with torch.autocast(frames.device.type, enabled=False):
         products = frames @ centers.T
         squared = frames.square().sum(-1, keepdim=True) + centers.square().sum(-1) - 2 * products
@@ -237,7 +238,7 @@ def _sums(frames: Tensor, codes: Tensor, number: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_all(values: Tensor) -> Tensor:
-    """``values`` ``[N, …]`` of all processes, one after the other."""
+    """``values`` ``[N, …]`` of all processes, concatenated."""
     if not torch.distributed.is_initialized():
         return values
     found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
@@ -246,7 +247,7 @@ def _of_all(values: Tensor) -> Tensor:
 
 
 def _from_first(*values: Tensor) -> None:
-    """Let all processes go on with what the first one drew."""
+    """Broadcast what the first process drew to all processes."""
     if torch.distributed.is_initialized():
         for value in values:
             torch.distributed.broadcast(value, 0)

@@ -1,4 +1,4 @@
-"""Log-mel spectra as a representation: nothing to learn, and a way back by Griffin and Lim's algorithm."""
+"""Log-mel spectra as a representation without weights, decoded by the Griffin-Lim algorithm."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ..layers.stft import STFT
 from .base import Tokenizer
 
 MOMENTUM = 0.99
-"""Of the search for phases: the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, 2013)."""
+"""Momentum of the phase estimation: the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard, 2013)."""
 SPREADING = 100
-"""Steps that spread the magnitudes of bands over frequencies."""
+"""Number of iterations that distribute the magnitudes of bands over frequencies."""
 
 
 @register("tokenizer", "log-mel")
 class LogMel(Tokenizer):
-    """Natural logarithms of magnitudes in mel bands; decoding guesses the phases (fast Griffin-Lim).
+    """Natural logarithms of magnitudes in mel bands; decoding estimates the phases (fast Griffin-Lim).
 
-    A frame is centered on its hop, under a Hann window of unit energy. Logarithms are of at least 1e-5. The channels of
-    the audio follow each other in a frame: ``D = channels · bands``.
+    A frame is centered on its hop, under a Hann window of unit energy. Magnitudes are clamped to at least 1e-5. The
+    channels of the audio are concatenated in a frame: ``D = channels · bands``.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        channels: Of the audio.
+        sample_rate: Sample rate of the audio, in Hz.
+        channels: Channels of the audio.
         frame_rate: Frames per second; a frame must hold a whole number of samples.
-        overlap: Length of the window in frames, 2 or more. Longer windows tell pitches apart, and blur moments.
-        bands: Mel bands.
-        f_min: Where the lowest band begins, in Hz.
-        f_max: Where the highest ends, in Hz; half the sample rate where none is given.
-        iterations: Of the search for phases in decoding.
+        overlap: Length of the window in frames, 2 or more. Longer windows resolve pitch better, and time worse.
+        bands: Number of mel bands.
+        f_min: Lower edge of the lowest band, in Hz.
+        f_max: Upper edge of the highest band, in Hz. ``None`` takes half the sample rate.
+        iterations: Iterations of the phase estimation in decoding.
     """
 
     trainable = False
@@ -72,12 +72,12 @@ class LogMel(Tokenizer):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Log magnitudes, a frame a hop."""
+        """Spec of log magnitudes, with one frame per hop."""
         return RepresentationSpec(self.sample_rate, self.channels, self.frame_rate, dim=self.channels * self.bands)
 
     @property
     def _scale(self) -> Tensor:
-        """What brings the window to unit energy."""
+        """Factor that normalizes the window to unit energy."""
         return self.stft.window.square().sum().rsqrt()
 
     def encode(self, audio: Tensor) -> Tensor:
@@ -87,16 +87,16 @@ class LogMel(Tokenizer):
             return log_magnitude(spectrum.abs() * self._scale @ self.filterbank).mT.flatten(1, 2)
 
     def decode(self, representation: Tensor) -> Tensor:
-        """Log magnitudes ``[B, C · bands, S]`` to audio ``[B, C, S · hop]`` with phases that fit; deterministic."""
+        """Log magnitudes ``[B, C · bands, S]`` to audio ``[B, C, S · hop]`` with estimated phases. Deterministic."""
         with torch.autocast(representation.device.type, enabled=False):
             bands = representation.float().unflatten(1, (self.channels, self.bands)).mT
-            # far above full scale, so that no prediction overflows
+            # a limit far above full scale prevents overflow
             return self._with_phases(self._spread(bands.clamp(max=10).exp()) / self._scale)
 
     def _spread(self, bands: Tensor) -> Tensor:
-        """Magnitudes of bands ``[..., S, bands]`` to non-negative ones of frequencies ``[..., S, bins]``.
+        """Magnitudes of bands ``[..., S, bands]`` to non-negative magnitudes of frequencies ``[..., S, bins]``.
 
-        Least squares by multiplicative updates (Lee and Seung, 2001), from the bands' mean magnitudes on.
+        Least squares by multiplicative updates (Lee and Seung, 2001), starting from the bands' mean magnitudes.
         """
         wanted, banks = bands @ self.filterbank.T, self.filterbank
         found = bands / banks.sum(0).clamp(min=1e-8) @ banks.T
@@ -105,10 +105,10 @@ class LogMel(Tokenizer):
         return found
 
     def _with_phases(self, magnitude: Tensor) -> Tensor:
-        """Audio ``[..., S · hop]`` whose spectrum has nearly the magnitudes ``[..., S, bins]``."""
+        """Audio ``[..., S · hop]`` whose spectrum has approximately the magnitudes ``[..., S, bins]``."""
         stft, device = self.stft, magnitude.device
         frames, bins = (torch.arange(n, device=device) for n in magnitude.shape[-2:])
-        # each frequency starts as a steady sound, the same for every sample
+        # initial phases are those of steady tones, the same for every sample
         turns = (frames[:, None] * bins * stft.hop % stft.length) / stft.length
         phases = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         before = torch.zeros_like(phases)

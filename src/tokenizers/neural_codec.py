@@ -17,27 +17,28 @@ from .bottlenecks.base import Bottleneck
 from .discriminators.base import Discriminator
 
 LOSSES, SPECTRAL = Losses(), SpectralDistance()
-"""What a codec minimizes where its recipe says nothing."""
+"""Default losses of a codec."""
 
 
 @register("tokenizer", "codec")
 class NeuralCodec(Tokenizer, AdversarialPart):
-    """A codec that is trained here, made of an autoencoder, a bottleneck and a discriminator, each chosen by one word.
+    """A trainable codec, composed of an autoencoder, a bottleneck and a discriminator, each chosen by one word.
 
-    SoundStream is ``autoencoder: seanet`` with ``bottleneck: rvq``. A quantizing bottleneck makes its representation
-    codes, a continuous one latents. Codebooks follow every batch, even where a step takes several (``fit.accumulate``).
+    SoundStream is ``autoencoder: seanet`` with ``bottleneck: rvq``. With a quantizing bottleneck, the representation is
+    codes; with a continuous one, latents. Codebooks follow every batch, even if a step takes several
+    (``fit.accumulate``).
 
     Args:
         autoencoder: The encoder and the decoder.
-        bottleneck: What is between them.
-        discriminator: The adversary; ``None`` where ``losses.adversarial`` is 0.
+        bottleneck: The bottleneck between them.
+        discriminator: The adversary; ``None`` if ``losses.adversarial`` is 0.
         sample_rate: Sample rate of the audio in Hz.
         channels: Channels of the audio, which share the frames.
         dim: Width of the latents. SoundStream's paper gives none; EnCodec's is 128.
         num_codebooks: Codebooks in use; ``None`` uses all of the bottleneck's.
         losses: Weights of the losses.
         spectral: The spectral distance.
-        adversarial_start: Step at which the discriminator enters.
+        adversarial_start: Step at which the discriminator starts to contribute.
     """
 
     def __init__(
@@ -89,10 +90,10 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         )
 
     def set_num_codebooks(self, num_codebooks: int) -> None:
-        """Use only the first ``num_codebooks`` codebooks from now on; training goes on using all.
+        """Use only the first ``num_codebooks`` codebooks from now on. Training still uses all.
 
         Raises:
-            ValueError: There are fewer.
+            ValueError: The codec has fewer codebooks.
         """
         most = len(self.bottleneck.cardinalities)
         if not most:
@@ -120,11 +121,11 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         return self.autoencoder.decode(latents)
 
     def doubt(self) -> str | None:
-        """What the bottleneck has against so short a training."""
+        """The bottleneck's warning if the training is too short."""
         return self.bottleneck.doubt(self.fit_options.steps)
 
     def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
-        """``batch["audio"]`` ``[B, C, T]`` through the bottleneck as it is trained."""
+        """``batch["audio"]`` ``[B, C, T]`` reconstructed through the bottleneck in training mode."""
         audio = batch["audio"]
         latents, losses = self.bottleneck(self._encoded(audio), self.step)
         return Reconstruction(audio, self.autoencoder.decode(latents)[..., : audio.shape[-1]].float(), losses)
@@ -141,7 +142,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         self.log("val/spectral", self.spectral_loss(estimate, audio), batch_size=len(audio))
 
     def on_validation_epoch_end(self) -> None:
-        """Log how the codebooks in use are used."""
+        """Log the usage of the codebooks in use."""
         if self.usage is None:
             return
         for name, values in self.usage.compute().items():
@@ -151,5 +152,5 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         self.usage.reset()
 
     def _encoded(self, audio: Tensor) -> Tensor:
-        """What the encoder gives, ``[B, encoded_dim, ceil(T / hop)]``."""
+        """The output of the encoder, ``[B, encoded_dim, ceil(T / hop)]``."""
         return self.autoencoder.encode(pad_to_multiple(audio, self.autoencoder.hop))

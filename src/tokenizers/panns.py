@@ -1,4 +1,4 @@
-"""PANNs CNN14: what AudioSet's labels say of a clip, the classifier and embedding of AudioLDM's metrics."""
+"""PANNs CNN14: an AudioSet classifier, with the logits and embeddings of AudioLDM's metrics."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from .frozen import FrozenFeatures, cut
 
 BANDS = 64
 HIGHEST = {16000: 8000.0, 32000: 14000.0}
-"""Where the highest mel band ends, by sample rate, in Hz; the lowest begins at 50."""
+"""Upper edge of the highest mel band by sample rate, in Hz. The lowest band begins at 50 Hz."""
 POOLING = 32
-"""Frames of the spectrum that the convolutions make one of."""
+"""Number of spectral frames that the convolutions pool into one."""
 
 
 @register("tokenizer", "panns")
 class PANNs(FrozenFeatures):
     """Pretrained PANNs CNN14 at 32 or 16 kHz: logits of 527 labels of AudioSet, or 2048-d embeddings (1912.10211).
 
-    The published network ends in a sigmoid; the logits are what goes into it. A frame is a window of the clip; windows
-    do not overlap. The last one is what is left of the clip, without any silence, which would be judged like sound and
-    count like a whole window. Where less than 0.31 s is left, too little for the network, the last frame is of the last
-    ``window`` seconds of the clip. Only a clip that is itself shorter is padded. AudioLDM's metrics take a clip of 10 s
-    as one window, its mean removed before.
+    The published network ends in a sigmoid; the logits are its input. A frame is a window of the clip; windows do not
+    overlap. The last window is the rest of the clip, without padding, because silence would be classified like sound
+    and count like a whole window. If less than 0.31 s is left, too little for the network, the last frame is the last
+    ``window`` seconds of the clip. Only a clip that is itself shorter is padded. AudioLDM's metrics process a clip of
+    10 s as one window, after removing its mean.
 
     Weights have the names of the original release: a file such as ``Cnn14_mAP=0.431.pth`` (32 kHz) or
     ``Cnn14_16k_mAP=0.438.pth`` (16 kHz).
 
     Args:
-        sample_rate: Of the audio, in Hz; each has weights of its own.
+        sample_rate: Sample rate of the audio, in Hz. Each rate has weights of its own.
         output: ``logits``, or the ``embedding`` they are computed from.
-        window: Seconds of a window. The weights were trained on 10; the network takes any length.
+        window: Length of a window in seconds. The weights were trained on 10; the network takes any length.
         labels: Number of labels.
-        width: Channels of the first block; the last has, and the embedding is, 32 times as wide.
+        width: Channels of the first block. The last block and the embedding are 32 times as wide.
 
     Raises:
         ValueError: A value is out of range.
@@ -84,7 +84,7 @@ class PANNs(FrozenFeatures):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Logits or an embedding a window."""
+        """Spec with logits or an embedding per window."""
         return RepresentationSpec(self.sample_rate, 1, self.sample_rate / self.length, dim=self.dim)
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class PANNs(FrozenFeatures):
         return self.logmel_extractor((spectrum.real.square() + spectrum.imag.square()).mT)
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without the Fourier transform, which the release holds as convolutions."""
+        """Leave out the Fourier transform, which the release stores as convolutions."""
         return {name: tensor for name, tensor in state.items() if not name.startswith("spectrogram_extractor.")}
 
     def _embed(self, log_mel: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class PANNs(FrozenFeatures):
 
 
 class _LogMel(nn.Module):
-    """Power in mel bands, in dB. The bands come with the weights, and tell those of one sample rate from another's."""
+    """Power in mel bands, in dB. The bands come with the weights, and identify their sample rate."""
 
     melW: Tensor  # noqa: N815 (the release's name)
 
@@ -134,7 +134,7 @@ class _LogMel(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions, and the mean of each two by two unless it is the last block."""
+    """Two convolutions, followed by 2 × 2 average pooling except in the last block."""
 
     def __init__(self, in_channels: int, out_channels: int, pooled: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""PaSST: what AudioSet's labels say of a clip, the classifier of the KLD that AudioCraft reports."""
+"""PaSST: an AudioSet classifier, used for the KLD that AudioCraft reports."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from .frozen import FrozenFeatures, cut
 
 SAMPLE_RATE = 32000
 WINDOW, HOP, FFT = 800, 320, 1024
-"""Samples of a frame (25 ms), between frames (10 ms), and of its transform."""
+"""Length of a frame (25 ms), hop (10 ms) and length of the transform, in samples."""
 BANDS, HIGHEST = 128, 15000
-"""Mel bands of a frame, and where the highest ends, in Hz."""
+"""Number of mel bands, and upper edge of the highest in Hz."""
 PATCH, STEP = 16, 10
-"""Side of a patch, and steps between patches, in frames and in bands."""
+"""Side of a patch and step between patches, in frames and in bands."""
 SHORTEST = (PATCH - 1) * HOP + 1
-"""Samples that make a patch: 0.15 s."""
+"""Minimum number of samples for a patch: 0.15 s."""
 POSITIONS = {10: 99, 20: 200, 30: 300}
-"""Places in time that each model knows, by the seconds it was trained on."""
+"""Number of time positions of each model, by the length in seconds that it was trained on."""
 
 
 @register("tokenizer", "passt")
 class PaSST(FrozenFeatures):
     """Pretrained PaSST at 32 kHz: logits of AudioSet's 527 labels, or the 768-d embedding (arXiv 2110.05069).
 
-    A frame is a window of the clip; windows do not overlap. The last window is what is left of the clip, as it is: the
-    network takes short ones, and no silence is added, which would be judged like sound and count like a whole window.
-    That is how AudioCraft computes a KLD over segments of at most 20 s. It leaves out a rest of up to 0.15 s, too short
-    for the network; here the last frame is then of the last ``window`` seconds of the clip. Only a clip that is itself
-    shorter than 0.15 s is padded.
+    A frame is a window of the clip; windows do not overlap. The last window is the rest of the clip without padding:
+    the network accepts short windows, and silence would be classified like sound and count like a whole window.
+    AudioCraft computes a KLD over segments of at most 20 s in the same way. It leaves out a rest of up to 0.15 s, too
+    short for the network; here the last frame is then the last ``window`` seconds of the clip. Only a clip that is
+    itself shorter than 0.15 s is padded.
 
     Weights have the names of the original release, as in ``passt-s-f128-20sec-p16-s10-ap.474-swa.pt``.
 
     Args:
         output: ``logits``, before the sigmoid or softmax, or the ``embedding`` they are computed from.
-        window: Seconds of a window: those the weights were trained on, as they hold a position for each of their
+        window: Length of a window in seconds: that of the weights, which hold a position for each of their
             patches.
         labels: Number of labels.
-        width: Of the transformer, and of the embedding.
+        width: Width of the transformer and of the embedding.
         depth: Number of blocks.
         num_heads: Attention heads; must divide the width.
 
@@ -94,27 +94,27 @@ class PaSST(FrozenFeatures):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """Logits or an embedding a window."""
+        """Spec with logits or an embedding per window."""
         return RepresentationSpec(SAMPLE_RATE, 1, 1 / self.window, dim=self.dim)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, 1, T]`` to logits or embeddings ``[B, D, ceil(T / 32000 / window)]``."""
         with torch.autocast(audio.device.type, enabled=False):
-            windows = cut(self.mono(audio), self.window * SAMPLE_RATE, SHORTEST + 1)  # one goes to the pre-emphasis
+            windows = cut(self.mono(audio), self.window * SAMPLE_RATE, SHORTEST + 1)  # pre-emphasis takes one sample
             frames = [self._embed(self.log_mel(window)) for window in windows]
             embeddings = torch.stack(frames, -1) if frames else audio.new_zeros(len(audio), self.width, 0)
             return self.head(embeddings.mT).mT if self.logits else embeddings
 
     def log_mel(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, T]`` to log powers ``[B, 128, frames]``, scaled as the network knows them."""
+        """Audio ``[B, T]`` to log powers ``[B, 128, frames]``, scaled as in training."""
         audio = audio[:, 1:] - 0.97 * audio[:, :-1]
         spectrum = torch.stft(audio, FFT, HOP, WINDOW, self.frame, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return ((self.filterbank.T @ power + 1e-5).log() + 4.5) / 5
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without the second head, which only served in training."""
+        """Leave out the second head, which only training needs."""
         return {name: tensor for name, tensor in state.items() if not name.startswith("head_dist.")}
 
     def _embed(self, log_mel: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention of every token to every token, with biases."""
+    """Self-attention without a mask, with biases."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

@@ -17,12 +17,12 @@ from .frozen import FrozenFeatures
 
 SAMPLE_RATE = 16000
 WINDOW, HOP, FFT = 400, 160, 512
-"""Samples of a frame (25 ms), between frames (10 ms), and of its transform."""
+"""Length of a frame (25 ms), hop (10 ms) and length of the transform, in samples."""
 PATCH, BANDS = 96, 64
 """Frames of a patch (0.96 s), and mel bands of a frame."""
 DIM = 128
 AT_ONCE = 64
-"""Patches embedded in one go, which bounds the memory a long clip takes."""
+"""Number of patches embedded at once, which bounds the memory for a long clip."""
 
 
 @register("tokenizer", "vggish")
@@ -30,11 +30,11 @@ class VGGish(FrozenFeatures):
     """Pretrained VGGish: 128-d embeddings of 0.96 s of 16 kHz audio (arXiv 1609.09430), as FAD uses them.
 
     A patch is 96 frames of 64 mel bands (125 to 7500 Hz), logarithms of magnitude plus 0.01. Patch ``s`` begins
-    ``s · hop`` seconds into the clip. One that would reach beyond the end begins earlier, so that it ends with the
-    clip: no embedding is of silence the clip does not hold, unless the whole clip is shorter than a patch (0.975 s).
-    The first patches are thus those of the original, which leaves out what does not fill one.
+    ``s · hop`` seconds into the clip. A patch that would reach beyond the end begins earlier, so that it ends with the
+    clip: no embedding contains padding, unless the whole clip is shorter than a patch (0.975 s). The first patches are
+    thus those of the original, which leaves out an incomplete last patch.
 
-    Weights are those of torchvggish: a file such as ``vggish-10086976.pth``, or a folder or hub id with it, and where
+    Weights are those of torchvggish: a file such as ``vggish-10086976.pth``, or a folder or hub id with it, and if
     ``postprocess`` is set with ``vggish_pca_params-970ea276.pth`` beside it.
 
     Args:
@@ -43,7 +43,7 @@ class VGGish(FrozenFeatures):
             in PyTorch usually does not.
         postprocess: Whether to rotate and whiten the embedding and round it to 0 … 255, as the embeddings released
             with AudioSet are.
-        width: Channels of the first convolution; of the last, eight times as many.
+        width: Channels of the first convolution; the last one has eight times as many.
         hidden: Width of the two layers before the embedding.
 
     Raises:
@@ -88,7 +88,7 @@ class VGGish(FrozenFeatures):
 
     @property
     def spec(self) -> RepresentationSpec:
-        """An embedding a hop."""
+        """Spec with one embedding per hop."""
         return RepresentationSpec(SAMPLE_RATE, 1, SAMPLE_RATE / HOP / self.hop, dim=DIM)
 
     @torch.no_grad()
@@ -104,14 +104,14 @@ class VGGish(FrozenFeatures):
             return embedded.unflatten(0, (len(audio), count)).mT
 
     def log_mel(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, T]`` to log magnitudes ``[B, frames, 64]``, at least a patch of them."""
+        """Audio ``[B, T]`` to log magnitudes ``[B, frames, 64]``, at least one patch."""
         shortest = (PATCH - 1) * HOP + WINDOW
         frames = F.pad(audio, (0, max(0, shortest - audio.shape[1]))).unfold(1, WINDOW, HOP)
         magnitude = torch.fft.rfft(frames * self.window, FFT).abs()
         return (magnitude @ self.filterbank + 0.01).log()
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The principal components have a file and names of their own, and are left out where they are not used."""
+        """Rename the principal components, which have a file of their own, and leave them out if unused."""
         renamed = {f"pproc.{name}" if name.startswith("pca_") else name: tensor for name, tensor in state.items()}
         if not self.postprocess:
             return {name: tensor for name, tensor in renamed.items() if not name.startswith("pproc.")}
@@ -120,14 +120,14 @@ class VGGish(FrozenFeatures):
         return renamed
 
     def load_weights(self, source: str | Path) -> None:
-        """Load weights of torchvggish, or as :meth:`save` wrote them.
+        """Load weights of torchvggish, or that :meth:`save` wrote.
 
         Args:
             source: A ``.safetensors`` or ``.pth`` file, a folder with such files, or a hub id.
 
         Raises:
-            PartitaError: There are none at ``source``, they are another model's, or ``postprocess`` is set and the
-                principal components are not among them.
+            PartitaError: ``source`` has no weights, or those of another model, or ``postprocess`` is set and the
+                principal components are missing.
         """
         try:
             super().load_weights(source)
@@ -159,7 +159,7 @@ def _convolutions(width: int) -> nn.Sequential:
 
 
 class _Whitening(nn.Module):
-    """Principal components at unit variance, those from −2 to 2 as 0 … 255."""
+    """Principal components at unit variance, mapped from [−2, 2] to 0 … 255."""
 
     def __init__(self) -> None:
         super().__init__()

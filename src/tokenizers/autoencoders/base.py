@@ -1,4 +1,4 @@
-"""The contract of autoencoders: audio to frames of latents, and back."""
+"""The contract of autoencoders, which turn audio into frames of latents and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ...core.component import Component
 class Autoencoder(Component):
     """The encoder and the decoder of a codec.
 
-    Subclasses implement :meth:`build`, which makes :attr:`encoder` and :attr:`decoder` and sets :attr:`hop`. Both are
-    exact about lengths: ``S`` frames are ``S · hop`` samples. The codec completes the last frame of shorter audio.
+    Subclasses implement :meth:`build`, which creates :attr:`encoder` and :attr:`decoder` and sets :attr:`hop`. Both
+    preserve lengths exactly: ``S`` frames are ``S · hop`` samples. The codec pads shorter audio to complete its last
+    frame.
 
     Attributes:
-        hop: Samples per frame, known once it is built.
+        hop: Samples per frame, set by :meth:`build`.
         causal: Whether neither latents nor audio depend on anything later than their own frame.
         encoder: Module from audio ``[B, C, S · hop]`` to frames ``[B, encoded_dim, S]``.
         decoder: Module from latents ``[B, D, S]`` to audio ``[B, C, S · hop]``.
@@ -29,16 +30,16 @@ class Autoencoder(Component):
     decoder: nn.Module
 
     def build(self, sample_rate: int, channels: int, encoded_dim: int, dim: int) -> None:
-        """Make the weights, once; subclasses call this first.
+        """Create the weights, once. Subclasses call this first.
 
         Args:
             sample_rate: Sample rate of the audio in Hz.
             channels: Channels of the audio, which share the frames.
-            encoded_dim: Width of what the encoder gives.
-            dim: Width of what the decoder is given.
+            encoded_dim: Width of the encoder's output.
+            dim: Width of the decoder's input.
 
         Raises:
-            ValueError: It cannot be made for this audio.
+            ValueError: The autoencoder cannot be built for this audio.
         """
         self.claim()
 

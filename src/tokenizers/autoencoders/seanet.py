@@ -32,7 +32,7 @@ class SEANetShape:
         residual_kernel: Taps of the dilated convolution in a residual unit.
         compress: Factor by which a residual unit narrows inside.
         lstm_layers: Recurrent layers at the frame rate, in the encoder and in the decoder.
-        shortcut: How a residual unit passes its input on: as it is, or through a convolution with one tap.
+        shortcut: Shortcut of a residual unit: the identity, or a convolution with one tap.
         normalization: Re-parametrization of the convolutions.
         causal: Whether no output depends on later input, in the encoder and in the decoder.
     """
@@ -62,7 +62,7 @@ class SEANetShape:
 
 
 SHAPE = SEANetShape()
-"""SoundStream's network."""
+"""Shape of SoundStream's network."""
 
 
 @register("autoencoder", "seanet")
@@ -78,7 +78,7 @@ class SEANet(Autoencoder):
         self.network, self.causal, self.hop = network, network.causal, network.hop
 
     def build(self, sample_rate: int, channels: int, encoded_dim: int, dim: int) -> None:
-        """Make the networks; strides count samples, whatever their rate."""
+        """Create the networks. Strides count samples at any sample rate."""
         super().build(sample_rate, channels, encoded_dim, dim)
         self.encoder = SEANetEncoder(self.network, channels, encoded_dim)
         self.decoder = SEANetDecoder(self.network, channels, dim)
@@ -144,7 +144,7 @@ class SEANetDecoder(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """A dilated convolution and one with a single tap, around which the input passes.
+    """A dilated convolution and a convolution with one tap, with a shortcut around both.
 
     Args:
         config: Shape of the encoder and the decoder.
@@ -155,7 +155,7 @@ class ResidualUnit(nn.Module):
     def __init__(self, config: SEANetShape, width: int, dilation: int) -> None:
         super().__init__()
         inner = width // config.compress
-        # all units of a stack together add no more than the variance that enters it
+        # together, all units of a stack add at most the variance of its input
         gain = ELU_GAIN / math.sqrt(len(config.strides) * max(1, len(config.dilations)))
         self.branch = nn.Sequential(
             nn.ELU(),

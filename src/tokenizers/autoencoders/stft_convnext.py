@@ -46,7 +46,7 @@ class STFTConvNeXt(Autoencoder):
         self.encoder_size, self.decoder_size = (encoder_width, encoder_depth), (decoder_width, decoder_depth)
 
     def build(self, sample_rate: int, channels: int, encoded_dim: int, dim: int) -> None:
-        """Make the networks around one transform.
+        """Create the networks around one transform.
 
         Raises:
             ValueError: A frame would not hold a whole number of samples.
@@ -84,7 +84,7 @@ class SpectralEncoder(nn.Module):
         """Audio ``[B, C, S · hop]`` to latents ``[B, D, S]``."""
         spectrum = self.stft(audio)
         magnitude = spectrum.abs().clamp(min=1e-4)
-        # phases count as much as there is to hear of them
+        # scale phases by their audibility
         compressed = spectrum * magnitude**-0.7
         features = torch.cat([magnitude.log(), compressed.real, compressed.imag], -1)
         return self.project(self.trunk(self.embed(features.transpose(1, 2).flatten(2)))).mT
@@ -114,5 +114,5 @@ class SpectralDecoder(nn.Module):
         features = self.head(self.trunk(self.embed(latents).mT)).unflatten(-1, (self.channels, -1)).transpose(1, 2)
         with torch.autocast(features.device.type, enabled=False):
             log_magnitude, phase = features.float().chunk(2, -1)
-            # bounded so that no early prediction overflows: the window's sum, at full scale, is far below exp(10)
+            # bounded so that early predictions do not overflow; a full-scale sine is far below exp(10)
             return self.stft.inverse(torch.polar(log_magnitude.clamp(max=10).exp(), phase))

@@ -1,1 +1,1 @@
-"""Bottlenecks: what a codec does to the frames between its encoder and its decoder."""
+"""Bottlenecks: the quantization or constraint between a codec's encoder and decoder."""

@@ -14,7 +14,7 @@ from .base import Bottleneck, Passed
 
 
 class Quantized(NamedTuple):
-    """What quantization gives.
+    """The result of quantization.
 
     Args:
         latents: ``[B, D, S]``; the gradient passes to the input unchanged.
@@ -30,26 +30,26 @@ class Quantized(NamedTuple):
 
 @register("bottleneck", "rvq")
 class RVQ(Bottleneck):
-    """Residual vector quantization: each codebook quantizes what the ones before it left over.
+    """Residual vector quantization: each codebook quantizes the residual of those before it.
 
-    Until the first training step after the warm-up the codebooks are random; on that step they are fitted to the batch
-    by k-means, and then they follow the data as moving averages. Everything is computed in full precision whatever
-    autocast says.
+    Until the first training step after the warm-up, the codebooks are random; on that step they are fitted to the batch
+    by k-means, and from then on they follow the data as moving averages. Everything is computed in full precision even
+    under autocast.
 
     Args:
         num_codebooks: Codes per frame.
         cardinality: Entries per codebook.
-        decay: Decay of the moving averages that codebook entries are.
+        decay: Decay of the moving averages that define the codebook entries.
         dropout: Probability that an example is quantized with a random number of codebooks in training, so that fewer
-            can be used later. SoundStream's is 1, DAC's 0.5, MusicGen's EnCodec's 0. A codebook learns nothing from an
-            example that does without it.
+            can be used later. It is 1 in SoundStream, 0.5 in DAC and 0 in MusicGen's EnCodec. A codebook learns nothing
+            from an example that does not use it.
         revive_below: An entry used less than this fraction of its fair share, on average, is replaced by a random
-            frame. The share is the frames per step that use the codebook, over its entries. SoundStream and EnCodec
-            give a count, 2, which fits one size of batch alone, and a codebook that dropout leaves few frames not at
-            all: with EnCodec's batches (64 × 75 frames over 1,024 entries) it is 0.43; SoundStream's are not
-            published.
-        kmeans_iterations: Iterations of the clustering that the codebooks start from.
-        warmup_steps: Training steps in which latents pass as they are. Codebooks that are fitted to the latents of an
+            frame. The fair share is the number of frames per step that use the codebook, divided by its entries.
+            SoundStream and EnCodec give a count of 2 instead, which suits only one batch size, and not a codebook that
+            dropout leaves few frames: with EnCodec's batches (64 × 75 frames over 1,024 entries) it is 0.43;
+            SoundStream's are not published.
+        kmeans_iterations: Iterations of the clustering that initializes the codebooks.
+        warmup_steps: Training steps in which latents pass unchanged. Codebooks that are fitted to the latents of an
             untrained encoder collapse.
     """
 
@@ -79,12 +79,12 @@ class RVQ(Bottleneck):
         self.kmeans_iterations, self.warmup_steps = kmeans_iterations, warmup_steps
 
     def build(self, dim: int) -> None:
-        """Make the codebooks, for latents of width ``dim``."""
+        """Create the codebooks, for latents of width ``dim``."""
         super().build(dim)
         from loguru import logger
         from vector_quantize_pytorch import ResidualVQ
 
-        # It warns of k-means on a batch with fewer frames than entries, which revival makes good within a few steps.
+        # The library warns if a batch has fewer frames than entries, but revival fixes that within a few steps.
         logger.disable("vector_quantize_pytorch")
         self.layers = ResidualVQ(
             dim=dim,
@@ -108,7 +108,7 @@ class RVQ(Bottleneck):
         return self.layers.codebooks
 
     def forward(self, encoded: Tensor, step: Tensor) -> Passed:
-        """What codes stand for, and the commitment; in training the codebooks follow.
+        """The quantized latents and the commitment. In training, the codebooks follow the batch.
 
         The gradient passes to the input unchanged. The commitment is the mean squared distance of the residuals to
         their codebook entries, averaged over the codebooks that each example uses, and over examples.
@@ -119,7 +119,7 @@ class RVQ(Bottleneck):
         return Passed(latents, {"commitment": commitment})
 
     def quantize(self, latents: Tensor) -> Quantized:
-        """Latents ``[B, D, S]`` to codes and what they stand for; in training the codebooks follow."""
+        """Quantize latents ``[B, D, S]``. In training, the codebooks follow the batch."""
         with torch.autocast(latents.device.type, enabled=False):
             frames = latents.float().mT
             keep = self._in_use(len(frames), frames.device)
@@ -139,7 +139,7 @@ class RVQ(Bottleneck):
             return Quantized(latents + (total.mT - latents).detach(), torch.stack(codes, 1), commitment)
 
     def encode(self, encoded: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``, of all codebooks where no number is given."""
+        """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``, ``None`` uses all codebooks."""
         with torch.autocast(encoded.device.type, enabled=False):
             residual, codes = encoded.float().mT, []
             for codebook in self.codebooks[:num_codebooks]:
@@ -153,7 +153,7 @@ class RVQ(Bottleneck):
         return torch.stack([F.embedding(codes[:, k], books[k]) for k in range(codes.shape[1])]).sum(0).mT
 
     def doubt(self, steps: int) -> str | None:
-        """That the codebooks learn nothing, where the training ends within the warm-up."""
+        """A warning that the codebooks learn nothing if the training ends within the warm-up."""
         if steps > self.warmup_steps:
             return None
         return (
@@ -162,7 +162,7 @@ class RVQ(Bottleneck):
         )
 
     def _in_use(self, batch: int, device: torch.device) -> Tensor:
-        """``[B, K]`` bool: the codebooks each example keeps."""
+        """``[B, K]`` bool: the codebooks that each example uses."""
         total = self.num_codebooks
         keep = torch.full((batch,), total, device=device)
         if self.training and self.dropout:
@@ -173,7 +173,7 @@ class RVQ(Bottleneck):
     def _prepare(self, frames: Tensor, keep: Tensor) -> None:
         """Share statistics between processes, scale the threshold to the batch, and start on the first one."""
         processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        fewest = keep.sum(0)  # examples that use each codebook, in the process that has fewest of them
+        fewest = keep.sum(0)  # lowest number of examples of a process that use each codebook
         if processes > 1:
             torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
         for k, (layer, examples) in enumerate(zip(self.layers.layers, fewest.tolist(), strict=True)):
@@ -183,7 +183,7 @@ class RVQ(Bottleneck):
             used = 1 - self.dropout * k / self.num_codebooks  # of all frames, on average
             share = processes * frames.shape[0] * frames.shape[1] * used / self.cardinality
             codebook.threshold_ema_dead_code = self.revive_below * share
-            # all processes give frames to replace entries by, or none
+            # either all processes contribute frames to replace entries, or none
             codebook.has_dead_code_replacement = self.revive_below > 0 and examples > 0
             codebook.reset_cluster_size = share
         if not self.started:
@@ -195,9 +195,9 @@ class RVQ(Bottleneck):
 
 
 def _synchronize(codebook: Any) -> None:
-    """Let a codebook learn from the batches of all processes.
+    """Make a codebook learn from the batches of all processes.
 
-    The library decides this when it is built, which here is before there are processes.
+    The library decides this in its constructor, which runs before the processes exist here.
     """
     from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
 

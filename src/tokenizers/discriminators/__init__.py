@@ -1,1 +1,1 @@
-"""Discriminators: the adversaries a codec is trained against."""
+"""Discriminators: the adversaries that a codec is trained against."""

@@ -1,4 +1,4 @@
-"""The contract of discriminators: how far audio is from a recording."""
+"""The contract of discriminators: which judge how close audio is to a recording."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...layers.codec_losses import Judgment
 
 
 class Discriminator(Component):
-    """Adversaries of whatever makes audio: one component holds all of them. Only training needs it.
+    """All adversaries of a part that generates audio, as one component. Only training needs it.
 
     Subclasses implement :meth:`build` and :meth:`forward`.
     """
@@ -20,7 +20,7 @@ class Discriminator(Component):
     family: ClassVar[str] = "discriminator"
 
     def build(self, sample_rate: int, channels: int) -> None:
-        """Make the weights, once; subclasses call this first.
+        """Create the weights, once. Subclasses call this first.
 
         Args:
             sample_rate: Sample rate of the audio in Hz.
@@ -30,4 +30,4 @@ class Discriminator(Component):
 
     @abstractmethod
     def forward(self, audio: Tensor) -> list[Judgment]:
-        """Audio ``[B, C, T]`` to one judgment per scale: scores of any shape, high for a recording, and features."""
+        """Audio ``[B, C, T]`` to one judgment per scale: scores of any shape, high for recordings, and features."""

@@ -1,4 +1,4 @@
-"""Discriminators of the waveform at several rates and of complex spectra at several resolutions, together."""
+"""Discriminators of the waveform at several rates and of complex spectra at several resolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .base import Discriminator
 
 @register("discriminator", "multi-scale")
 class MultiScale(Discriminator):
-    """Waveforms at several rates and complex spectra at several resolutions; channels are judged one by one.
+    """Waveforms at several rates and complex spectra at several resolutions; each channel is judged separately.
 
     The defaults are SoundStream's. EnCodec's have no waveforms, and five spectra of the ``dilated`` kind.
 
@@ -48,7 +48,7 @@ class MultiScale(Discriminator):
         self.stft_windows, self.stft_width, self.stft_kind = tuple(stft_windows), stft_width, stft_kind
 
     def build(self, sample_rate: int, channels: int) -> None:
-        """Make all of them; each reads one channel at a time, so that the number of channels does not matter."""
+        """Create all discriminators. Each reads one channel at a time, so the number of channels does not matter."""
         super().build(sample_rate, channels)
         kind = {"residual": ResidualSTFTDiscriminator, "dilated": DilatedSTFTDiscriminator}[self.stft_kind]
         self.members = nn.ModuleList(
@@ -65,7 +65,7 @@ class MultiScale(Discriminator):
 
 
 class _Discriminator(nn.Module):
-    """Layers whose activations are the features, and a last one that scores."""
+    """Layers whose activations are the features, and a last layer for the scores."""
 
     def __init__(self, layers: list[nn.Module], score: nn.Module) -> None:
         super().__init__()
@@ -81,10 +81,10 @@ class _Discriminator(nn.Module):
 
 
 class WaveDiscriminator(_Discriminator):
-    """MelGAN's discriminator of the waveform, as SoundStream takes it over (2107.03312 §III-D).
+    """MelGAN's discriminator of the waveform, as used in SoundStream (2107.03312 §III-D).
 
     Args:
-        scale: The audio is down-sampled by this power of two first.
+        scale: Factor of the initial down-sampling, a power of two.
         width: Channels of the first layer; four strided layers multiply them by four, up to 1024.
     """
 
@@ -109,10 +109,10 @@ class _STFTDiscriminator(_Discriminator):
     """A discriminator of the real and imaginary part, ``[B, 2, frames, frequencies]``, under a window of unit energy.
 
     Args:
-        window: Samples per frame; frames are a quarter of that apart.
-        center: Whether frames are centered on multiples of the hop, with silence around the audio, or lie inside of it.
-        layers: What the parts pass through.
-        score: What makes scores of it.
+        window: Samples per frame; the hop is a quarter of that.
+        center: Whether frames are centered on multiples of the hop, with silence around the audio, or lie inside it.
+        layers: Layers that process the spectrum.
+        score: Layer that computes the scores.
     """
 
     window: Tensor
@@ -146,7 +146,7 @@ class DilatedSTFTDiscriminator(_STFTDiscriminator):
     Frames begin with the audio and end with it, so that no frame holds padding unless the audio is shorter than one.
 
     Args:
-        window: Samples per frame; frames are a quarter of that apart.
+        window: Samples per frame; the hop is a quarter of that.
         width: Channels of every layer.
     """
 
@@ -170,12 +170,12 @@ class ResidualSTFTDiscriminator(_STFTDiscriminator):
     the paper counts.
 
     Args:
-        window: Samples per frame, at least 256; frames are a quarter of that apart.
+        window: Samples per frame, at least 256; the hop is a quarter of that.
         width: Channels of the first layer.
     """
 
     def __init__(self, window: int, width: int = 32) -> None:
-        if window < 256:  # the last kernels, four frequencies wide, would reach beyond the two that are left
+        if window < 256:  # the last kernels span four frequencies, but only two would be left
             raise ValueError(
                 f"a residual STFT discriminator halves frequencies six times: a window of {window} is too short, "
                 "256 is the shortest"

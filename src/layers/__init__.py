@@ -1,1 +1,1 @@
-"""Building blocks that parts share."""
+"""Building blocks that parts share: tensors in, tensors out."""

@@ -15,12 +15,13 @@ from .positions import rotate
 
 
 class Mask(NamedTuple):
-    """An attention mask in the form the kernels take.
+    """An attention mask in the form that the kernels expect.
 
     Attributes:
-        allowed: Bool, broadcastable to ``[B, heads, N, L]``, with at least one true key in every row; none for all.
-        causal: Whether the kernel itself hides what follows; only without ``allowed``.
-        present: ``[B, 1, 1]``, false where a sample has nothing to attend to; none where every sample has something.
+        allowed: Bool, broadcastable to ``[B, heads, N, L]``, with at least one true key in every row; ``None`` allows
+            all.
+        causal: Whether the kernel itself applies a causal mask; only without ``allowed``.
+        present: ``[B, 1, 1]``, false for samples with nothing to attend to; ``None`` if there are none.
     """
 
     allowed: Tensor | None = None
@@ -34,11 +35,11 @@ def self_mask(new: int, total: int, valid: Tensor | None, causal: bool, device: 
     A place always sees itself: the row of a padded place would otherwise be empty, and its softmax NaN.
 
     Args:
-        new: Places that attend.
-        total: Places attended to.
-        valid: ``[B, total]`` bool, false on padding; none where there is none.
-        causal: Whether a place sees only itself and what precedes it.
-        device: Of the mask.
+        new: Number of places that attend.
+        total: Number of places that are attended to.
+        valid: ``[B, total]`` bool, false on padding; ``None`` means no padding.
+        causal: Whether a place attends only to itself and earlier places.
+        device: Device of the mask.
     """
     if valid is None and (not causal or new == 1):
         return Mask()
@@ -62,7 +63,7 @@ def key_mask(mask: Tensor | None) -> Mask:
 
 
 class HeadNorm(nn.RMSNorm):
-    """Root-mean-square norm in the precision of its weight, where autocast projects queries and keys in a lower one."""
+    """Root-mean-square norm in the precision of its weight, even if autocast projects queries in a lower one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, heads, N, head width]`` to the same shape."""
@@ -70,10 +71,10 @@ class HeadNorm(nn.RMSNorm):
 
 
 def _kernel(queries: Tensor, keys: Tensor) -> AbstractContextManager:
-    """PyTorch's choice, but for training on a CPU with few keys.
+    """The default kernels of PyTorch, except for training on a CPU with few keys.
 
-    There the backward pass of the fused kernel is slow in bfloat16, which autocast chooses: with 127 queries, 64 wide,
-    16 keys take 13.4 ms against 2.5 ms without fusion, 127 keys 23 against 17, and 253 keys (both) 46 against 53.
+    In that case the backward pass of the fused kernel is slow in bfloat16, which autocast uses: with 127 queries, 64
+    wide, 16 keys take 13.4 ms against 2.5 ms without fusion, 127 keys 23 against 17, and 253 keys (both) 46 against 53.
     """
     if queries.device.type == "cpu" and queries.requires_grad and keys.shape[2] <= 192:
         return sdpa_kernel(SDPBackend.MATH)
@@ -81,7 +82,7 @@ def _kernel(queries: Tensor, keys: Tensor) -> AbstractContextManager:
 
 
 class _Attention(nn.Module):
-    """What both kinds share: heads, query-key normalization, the kernel and the output projection."""
+    """The common code of both kinds of attention: heads, query-key norms, the kernel and the output projection."""
 
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool, dropout: float) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class _Attention(nn.Module):
         return x.view(x.shape[0], x.shape[1], parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tensor:
-        """``[B, N, width]``, projected."""
+        """The projected output of attention, ``[B, N, width]``."""
         dropout = self.dropout if self.training else 0.0
         with _kernel(queries, keys):
             mixed = F.scaled_dot_product_attention(
@@ -110,10 +111,10 @@ class SelfAttention(_Attention):
     """Multi-head self-attention without biases.
 
     Args:
-        width: Of the sequence.
-        num_heads: Must divide the width.
+        width: Width of the sequence.
+        num_heads: Number of heads, which must divide the width.
         qk_norm: Whether to normalize queries and keys per head.
-        dropout: Of the attention weights in training.
+        dropout: Dropout of the attention weights in training.
     """
 
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
@@ -123,7 +124,7 @@ class SelfAttention(_Attention):
     def forward(
         self, x: Tensor, mask: Mask, rotary: tuple[Tensor, Tensor] | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """``x`` ``[B, N, width]``, the new places where there is a cache; the result has the same shape."""
+        """``x`` ``[B, N, width]``, only the new places if there is a cache, to the same shape."""
         queries, keys, values = self.split(self.query_key_value(x), 3)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
         if rotary is not None:
@@ -137,10 +138,10 @@ class CrossAttention(_Attention):
     """Multi-head attention to another sequence, without biases.
 
     Args:
-        width: Of both sequences.
-        num_heads: Must divide the width.
+        width: Width of both sequences.
+        num_heads: Number of heads, which must divide the width.
         qk_norm: Whether to normalize queries and keys per head.
-        dropout: Of the attention weights in training.
+        dropout: Dropout of the attention weights in training.
     """
 
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
@@ -154,6 +155,6 @@ class CrossAttention(_Attention):
         return self.key_norm(keys), values
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
-        """``x`` ``[B, N, width]`` to the same shape; zero where a sample has nothing to attend to."""
+        """``x`` ``[B, N, width]`` to the same shape; zero for samples with nothing to attend to."""
         (queries,) = self.split(self.query(x), 1)
         return self.attend(self.query_norm(queries), *keys_values, mask)

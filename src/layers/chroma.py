@@ -1,4 +1,4 @@
-"""Chroma: how strong each of the twelve pitch classes is, whatever the octave."""
+"""Chroma: the strength of each of the twelve pitch classes, summed over octaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CLASSES = 12
-_A0 = 27.5  # Hz; octaves are counted from it
+_A0 = 27.5  # Hz; the reference for octaves
 
 
 def chroma_filterbank(
@@ -20,26 +20,26 @@ def chroma_filterbank(
     octave_width: float | None = 2.0,
     band: tuple[float, float] | None = None,
 ) -> Tensor:
-    """How much each frequency of a spectrum counts for each pitch class, from C on, where A is 440 Hz.
+    """Weight of each frequency of a spectrum for each pitch class, from C on, with A at 440 Hz.
 
-    A frequency counts for the classes near it: by a Gaussian with a standard deviation of half a semitone, or of half
-    the distance to the next frequency where that is more, normalized to unit energy over the classes. This is the
+    Each frequency contributes to the classes near it, with a Gaussian whose standard deviation is half a semitone or,
+    if larger, half the distance to the next frequency, normalized to unit energy over the classes. This is the
     definition of D. Ellis (Chroma Feature Analysis and Synthesis, 2007) that librosa and MusicGen use.
 
     Args:
         bins: Frequencies of the spectrum, from zero to half the sample rate.
-        sample_rate: In Hz.
-        octave: Where frequencies count most, in octaves above 27.5 Hz; 5 is 880 Hz.
-        octave_width: Octaves from there to where they count ``exp(-1/2)`` of it; all count alike where none is given.
-        band: Lowest and highest frequency that counts, in Hz; all do where none is given.
+        sample_rate: Sample rate in Hz.
+        octave: Octave with the highest weight, in octaves above 27.5 Hz; 5 is 880 Hz.
+        octave_width: Standard deviation, in octaves, of the weights around it. ``None`` weighs all octaves the same.
+        band: Lowest and highest frequency to include, in Hz. ``None`` includes all.
 
     Returns:
-        ``[bins, 12]`` float32.
+        Weights ``[bins, 12]`` float32.
     """
     with torch.device("cpu"):
         frequencies = torch.arange(bins + 1, dtype=torch.float64) * sample_rate / (2 * (bins - 1))
         octaves = torch.log2(frequencies[1:] / _A0)
-        octaves = torch.cat([octaves[:1] - 1.5, octaves])  # 0 Hz is put so far below the next that it is shared by all
+        octaves = torch.cat([octaves[:1] - 1.5, octaves])  # places 0 Hz so low that it is spread over all classes
         width = (CLASSES * octaves.diff()).clamp(min=1)[:, None]
         octaves, frequencies = octaves[:-1, None], frequencies[:-1, None]
         classes = torch.arange(CLASSES, dtype=torch.float64) - 9  # C is nine semitones below A
@@ -63,21 +63,21 @@ def chroma_window(sample_rate: int) -> int:
 
 
 class Chroma(nn.Module):
-    """Strength of the pitch classes, C first, in frames centered on multiples of the hop, the ends reflected.
+    """Strength of the pitch classes, C first, in frames centered on multiples of the hop, with reflected ends.
 
-    As it is built by default, it is the melody of MusicGen (J. Copet et al., arXiv 2306.05284, §2.3): power under a
-    Hann window of unit energy, the strongest class of each frame 1. At 32 kHz that is 2^14 samples every 2^12, 7.8125
-    frames a second.
+    With the defaults, this is the melody of MusicGen (J. Copet et al., arXiv 2306.05284, §2.3): power under a
+    Hann window of unit energy, scaled so that the strongest class of each frame is 1. At 32 kHz that is 2^14 samples every 2^12,
+    7.8125 frames a second.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        window: Samples per frame; :func:`chroma_window` where none is given.
-        hop: Samples between frames; a quarter of the window where none is given.
-        one_hot: Whether only the strongest class of a frame counts, with 1; silence then is a C.
+        sample_rate: Sample rate of the audio, in Hz.
+        window: Samples per frame. ``None`` takes :func:`chroma_window`.
+        hop: Samples between frames. ``None`` takes a quarter of the window.
+        one_hot: Whether to set the strongest class of each frame to 1 and the others to 0; silence then is a C.
         normalize: Whether frames are divided by their strongest class.
-        power: Of the magnitudes that are summed: 2 for energies.
-        octave_width: See :func:`chroma_filterbank`.
-        band: See :func:`chroma_filterbank`.
+        power: Exponent of the magnitudes that are summed: 2 for energies.
+        octave_width: Standard deviation of the octave weights, as in :func:`chroma_filterbank`.
+        band: Range of frequencies, as in :func:`chroma_filterbank`.
     """
 
     window: Tensor
@@ -110,9 +110,9 @@ class Chroma(nn.Module):
         return self.sample_rate / self.hop
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, C, T]``, its channels mixed, to ``[B, T // hop + 1, 12]``; full precision whatever autocast says.
+        """Audio ``[B, C, T]``, with mixed channels, to ``[B, T // hop + 1, 12]``, in full precision under autocast.
 
-        Audio shorter than a window is first padded to one, with silence on both sides.
+        Audio shorter than a window is first padded to its length, with silence on both sides.
         """
         with torch.autocast(audio.device.type, enabled=False):
             mono = audio.float().mean(1)

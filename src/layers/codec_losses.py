@@ -1,4 +1,4 @@
-"""What codecs are trained to minimize: spectral distances, the adversary's verdict, and the balance between them."""
+"""Training losses of codecs: spectral distances, adversarial losses, and the balance between them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Judgment = tuple[Tensor, list[Tensor]]
 class SpectralDistance:
     """A distance between mel spectra at several window lengths.
 
-    The default is SoundStream's (2107.03312 §III-E), norms over the bands of a frame, summed over window lengths, but
-    for one thing: where the paper writes a sum over frames, this is their mean, as the paper's adversarial and feature
-    losses are means over time. A sum grows with the length of the crop: at one second of 24 kHz its gradient is about
-    160 times as strong, at the same weights of the adversary.
+    The default is SoundStream's (2107.03312 §III-E), with norms over the bands of a frame, summed over window lengths.
+    There is one difference: the paper sums over frames, but this takes their mean, as the paper's adversarial and
+    feature losses are means over time. A sum grows with the length of the crop: at one second of 24 kHz, its gradient
+    is about 160 times as strong, with the same adversarial weights.
 
     Args:
-        windows: Lengths of the windows in samples; frames are a quarter of one apart.
-        bands: Mel bands; a short window has fewer, five for each 32 samples, so that none is empty.
-        f_min: Where the lowest band begins, in Hz.
+        windows: Lengths of the windows in samples; the hop is a quarter of each.
+        bands: Mel bands; short windows have fewer, five per 32 samples, so that none is empty.
+        f_min: Lower edge of the lowest band, in Hz.
         magnitude: Weight of the absolute difference of magnitudes.
         log: Weight of the distance between logarithms.
-        log_power: Power of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of
+        log_power: Order of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of
             squares.
-        scaled: Whether the logarithms of a window of ``s`` samples count ``sqrt(s / 2)`` times.
+        scaled: Whether the logarithms of a window of ``s`` samples are weighted by ``sqrt(s / 2)``.
         reduction: ``sum`` over bands and window lengths, or their ``mean``, which is hundreds of times smaller.
     """
 
@@ -60,7 +60,7 @@ class MultiScaleSpectralLoss(nn.Module):
     """The distance between two signals that a :class:`SpectralDistance` describes.
 
     Args:
-        config: What to sum.
+        config: Definition of the distance.
         sample_rate: Sample rate of the audio in Hz.
     """
 
@@ -73,13 +73,13 @@ class MultiScaleSpectralLoss(nn.Module):
         )
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Audio ``[B, C, T]`` twice to a scalar."""
+        """The distance, a scalar, between two signals ``[B, C, T]``."""
         total, mean = estimate.new_zeros(()), self.config.reduction == "mean"
         for window, spectrum in zip(self.config.windows, self.spectra, strict=True):
             a, b = spectrum(estimate), spectrum(target)
             difference = log_magnitude(a) - log_magnitude(b)
             if self.config.log_power == 2:
-                # the root has no slope at zero
+                # the root has no gradient at zero
                 log_distance = (difference.square().sum(-1) + 1e-14).sqrt()
             else:
                 log_distance = difference.abs().sum(-1)
@@ -104,8 +104,8 @@ def feature_matching(real: Sequence[Judgment], fake: Sequence[Judgment], *, rela
     """Mean absolute difference of hidden features, averaged over layers and discriminators.
 
     Args:
-        real: Verdicts on recordings; taken as constant.
-        fake: Verdicts on reconstructions.
+        real: Judgments of recordings, treated as constants.
+        fake: Judgments of reconstructions.
         relative: Divide each layer by the mean magnitude of the recordings' features, as EnCodec does.
     """
     distances = []
@@ -117,9 +117,10 @@ def feature_matching(real: Sequence[Judgment], fake: Sequence[Judgment], *, rela
 
 
 class Balancer(nn.Module):
-    """Makes a loss's weight its share of the gradient, whatever the loss's own scale (EnCodec, 2210.13438 §3.4).
+    """Turns the weight of a loss into its share of the gradient, independent of the loss's scale (EnCodec, 2210.13438
+    §3.4).
 
-    Processes that train together agree on the norms, as if one had seen the examples of all.
+    Processes that train together share the norms, as if one process had seen all examples.
 
     Args:
         weights: Share of each loss, by name.
@@ -139,7 +140,7 @@ class Balancer(nn.Module):
         """A scalar whose gradient with respect to ``output`` is the balanced sum.
 
         Args:
-            losses: By name; each depends on ``output``.
+            losses: Losses by name; each depends on ``output``.
             output: What the decoder returned, first axis the batch.
         """
         combined = torch.zeros_like(output)

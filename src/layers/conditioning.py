@@ -1,4 +1,4 @@
-"""How conditions enter a stage: projected to its width and sorted by entry, with their masks."""
+"""How conditions enter a stage: projected to its width and grouped by fusion, with their masks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Interpolation = Literal["linear", "nearest"]
 
 @dataclass
 class Context:
-    """What a stage is given, ready to enter a transformer.
+    """The conditions of a stage, projected and grouped by fusion.
 
     Attributes:
-        prefix: ``[B, P, width]``, prepended; none without such a condition.
-        prefix_mask: ``[B, P]`` bool.
+        prefix: ``[B, P, width]``, prepended; ``None`` without such a condition.
+        prefix_mask: ``[B, P]`` bool, false on padding.
         prefix_frames: ``[P]``, the frame of the target that each place of the prefix belongs to, as a fraction; -1 for
-            places that belong to none. None without a place that belongs to one.
-        cross: ``[B, L, width]``, attended to; none without such a condition.
-        cross_mask: ``[B, L]`` bool.
-        added: ``[B, T, width]``, added frame by frame; none without such a condition.
-        pooled: ``[B, width]``, one vector for the whole, for scale and shift; none without such a condition.
+            places that belong to no frame. ``None`` if no place belongs to one.
+        cross: ``[B, L, width]``, for cross-attention; ``None`` without such a condition.
+        cross_mask: ``[B, L]`` bool, false on padding.
+        added: ``[B, T, width]``, added frame by frame; ``None`` without such a condition.
+        pooled: ``[B, width]``, one vector per sample, for scale and shift; ``None`` without such a condition.
     """
 
     prefix: Tensor | None = None
@@ -57,29 +57,31 @@ class EmbeddedCodes(nn.Module):
         scaled_normal_(self.weight, width)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes int64, each in ``[0, cardinality)`` of its codebook."""
+        """Embed int64 codes, each in ``[0, cardinality)`` of its codebook."""
         offsets = torch.tensor(self.offsets, device=codes.device)
         return nn.functional.embedding(codes.transpose(1, 2) + offsets, self.weight)
 
 
 class Conditioning(nn.Module):
-    """Projects every condition to the width of a stage, and sorts them by the way each enters.
+    """Projects every condition to the width of a stage, and groups them by fusion.
 
-    Embeddings pass through a linear layer, codes through one embedding per codebook. Codes that are attended to or
-    prepended are interleaved time-major: all codebooks of the first frame, then of the second (MusicLM, AudioLM);
-    codes that are added are summed per frame. Conditions that enter alike are joined in the order of ``given``.
+    Embeddings pass through a linear layer, codes through one embedding per codebook. Codes with fusion ``cross`` or
+    ``prepend`` are interleaved time-major: all codebooks of the first frame, then of the second (MusicLM, AudioLM);
+    codes with fusion ``add`` are summed per frame. Conditions with the same fusion are joined in the order of
+    ``given``.
 
-    What is aligned in time keeps its time: attended to, it carries sinusoidal positions in frames of the target;
-    prepended, :attr:`Context.prefix_frames` tells them. Codes that are not aligned, such as a text's, and whatever is
-    given to a stage whose target has no frame rate, carry their places in their own order when attended to. ``concat``
-    is here the same as ``add``: in a first layer that is linear, channels side by side and a projection of each,
-    summed, are one and the same.
+    Conditions that are aligned in time keep their time: with ``cross``, they get sinusoidal positions in frames of the
+    target; with ``prepend``, :attr:`Context.prefix_frames` holds their frames. With ``cross``, codes that are not
+    aligned and all conditions of a stage whose target has no frame rate get positions by their own order. ``concat`` is
+    the same as ``add`` here: in a linear first layer, concatenating channels is equal to the sum of a projection of
+    each.
 
     Args:
-        given: By name, the facts of each condition and how it enters.
+        given: The spec and fusion of each condition, by name.
         width: Width of the stage.
-        frame_rate: Frame rate of the stage's target, in Hz; ``None`` where it has none, and nothing is aligned with it.
-        interpolation: How aligned embeddings are brought to that rate; aligned codes always take the nearest.
+        frame_rate: Frame rate of the stage's target, in Hz; ``None`` if it has none, so that nothing is aligned with
+            it.
+        interpolation: Interpolation of aligned embeddings to that rate; aligned codes always take the nearest.
 
     Raises:
         ValueError: A condition is added or concatenated without being aligned in time.
@@ -93,7 +95,7 @@ class Conditioning(nn.Module):
         self.fusions = {name: g.fusion for name, g in given.items()}
         rates = {name: g.spec.frame_rate for name, g in given.items() if frame_rate and g.spec.frame_rate}
         self.ratios = {name: exact(rate) / exact(frame_rate) for name, rate in rates.items() if rate and frame_rate}
-        # What has an order and no time in common with the target is numbered, so that its order can be told.
+        # Conditions that have an order but share no time with the target get positions by their order.
         self.numbered = {
             name for name, g in given.items() if name not in rates and (g.spec.dim is None or g.spec.frame_rate)
         }
@@ -108,13 +110,13 @@ class Conditioning(nn.Module):
             elif spec.cardinalities:
                 self.projections[name] = EmbeddedCodes(spec.cardinalities, width)
             else:
-                raise ValueError(f"{name} says neither its width nor its codebooks")
+                raise ValueError(f"{name} declares neither its width nor its codebooks")
 
     def forward(self, conditions: dict[str, Condition], frames: int) -> Context:
-        """Everything given, projected.
+        """All conditions, projected and grouped by fusion.
 
         Args:
-            conditions: Of every name, a batch each.
+            conditions: A batch of every condition, by name.
             frames: Length ``T`` of the target.
         """
         joined: dict[str, list[tuple[Tensor, Tensor]]] = {"cross": [], "prepend": [], "modulate": []}
@@ -151,7 +153,7 @@ class Conditioning(nn.Module):
     def _frames(self, name: str, mask: Tensor) -> Tensor:
         """The frame of the target at the center of each place ``[L]``, -1 where the condition is not aligned.
 
-        What is attended to and numbered counts its own places instead.
+        Conditions that are numbered by their own order get their own places instead.
         """
         if name in self.numbered and self.fusions[name] == "cross":
             return torch.arange(mask.shape[1], device=mask.device)
@@ -177,21 +179,21 @@ def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor | None, Tensor | N
 
 
 def _mean(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """``[B, width]``, over the places that hold something; zero where none does."""
+    """The mean ``[B, width]`` over the places that are not masked; zero if all are."""
     if values is None or mask is None:
         return None
     return values.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _interpolate(values: Tensor, mask: Tensor, ratio: Fraction, frames: int, nearest: bool) -> Tensor:
-    """Values ``[B, L, width]`` at ``frames`` places, ``ratio`` of their frames apart: ``[B, frames, width]``.
+    """Values ``[B, L, width]`` resampled to ``[B, frames, width]``, at steps of ``ratio`` of their own frames.
 
-    A place takes the frame that its center falls into, or between two centers a mixture of both frames. Masked
-    neighbors do not count, so that values do not fade out towards a border. Where the center falls into a masked
+    A place takes the frame that contains its center, or a mixture of the two frames around it. Masked
+    neighbors do not count, so that values do not fade out at a border. Where the center falls into a masked
     frame or past the end, the result is zero.
     """
     centers = (2 * torch.arange(frames, device="cpu") + 1) * ratio.numerator
-    whole = 2 * ratio.denominator  # of what the centers count in
+    whole = 2 * ratio.denominator  # unit in which centers are counted
     last = values.shape[1] - 1
     at = (centers // whole).clamp(max=last).to(values.device)
     inside = (centers <= (last + 1) * whole).to(values.device)

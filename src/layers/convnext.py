@@ -9,13 +9,13 @@ from torch import Tensor, nn
 class ConvNeXtBlock(nn.Module):
     """A depthwise convolution over time, then a feed-forward layer, added to the input.
 
-    Frames come last but one (``[B, S, D]``), so that all products are plain matrix products.
+    Channels are the last axis (``[B, S, D]``), so that all products are plain matrix products.
 
     Args:
         width: Channels.
         expansion: Width of the feed-forward layer relative to the channels.
         kernel: Taps of the depthwise convolution, an odd number.
-        scale: Where the learned scale of each channel's contribution starts.
+        scale: Initial value of the learned scale of each channel's contribution.
     """
 
     def __init__(self, width: int, *, expansion: int = 3, kernel: int = 7, scale: float = 1.0) -> None:

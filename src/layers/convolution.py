@@ -1,4 +1,4 @@
-"""1-D convolutions that keep lengths exact, look back only where asked to, and start with healthy variance."""
+"""1-D convolutions with exact output lengths, optional causality, and variance-preserving initialization."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ELU_GAIN = 1 / math.sqrt(0.6452)
 class Conv1d(nn.Module):
     """Convolution of ``[B, C, T]`` to ``[B, C', T / stride]``, padded with zeros.
 
-    Weights start so that the output has ``gain²`` times the variance of a white input, biases at zero. Under PyTorch's
-    own initialization a deep stack loses its signal and puts out little but its biases.
+    Weights are initialized so that the output has ``gain²`` times the variance of a white input; biases start at zero.
+    With PyTorch's own initialization, a deep stack loses its signal, and its output is little but its biases.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel: Taps.
-        stride: Of the output; ``T`` must be a multiple of it.
+        kernel: Number of taps.
+        stride: Stride of the output; ``T`` must be a multiple of it.
         dilation: Distance between taps.
-        causal: Pad on the left alone, so that no output depends on later input.
-        normalization: Re-parametrize the weight by length and direction, or leave it.
-        gain: Standard deviation of the output relative to the input's, at the start.
+        causal: Pad only on the left, so that no output depends on later input.
+        normalization: Re-parametrization of the weight: by length and direction, or none.
+        gain: Standard deviation of the output relative to the input's, at initialization.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class ConvTranspose1d(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Outputs per input.
-        causal: Trim on the right alone, so that no output depends on later input.
-        normalization: Re-parametrize the weight by length and direction, or leave it.
-        gain: Standard deviation of the output relative to the input's, at the start.
+        causal: Trim only on the right, so that no output depends on later input.
+        normalization: Re-parametrization of the weight: by length and direction, or none.
+        gain: Standard deviation of the output relative to the input's, at initialization.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ConvTranspose1d(nn.Module):
         super().__init__()
         convolution = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
         _initialize(convolution, gain / math.sqrt(2 * in_channels))  # two taps reach each output
-        # dim=0 would norm over the outputs of each input channel, as the weight's axes are swapped here
+        # dim=0 would normalize over the outputs of each input channel: the axes of the weight are swapped here
         self.convolution = weight_norm(convolution, dim=1) if normalization == "weight_norm" else convolution
         right = stride if causal else stride // 2
         self.trim = (stride - right, right)
@@ -100,7 +100,7 @@ def _initialize(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None
 
 
 def pad_to_multiple(audio: Tensor, multiple: int) -> Tensor:
-    """``audio`` ``[..., T]`` followed by as many zeros as make its length a multiple.
+    """``audio`` ``[..., T]`` padded with zeros to the next multiple.
 
     >>> import torch
     >>> pad_to_multiple(torch.ones(1, 5), 4).shape

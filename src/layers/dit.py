@@ -1,4 +1,4 @@
-"""A diffusion transformer: sees a whole sequence at once, at a level of noise."""
+"""A diffusion transformer, which processes a whole sequence at a noise level."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .positions import rotary, sinusoidal
 from .transformer import DEFAULT_BLOCK, BlockConfig, FeedForward, check_sizes, make_norm, scaled_normal_
 
 LEVEL_FEATURES = 256
-"""Width of the sinusoidal features of a level."""
+"""Width of the sinusoidal features of a noise level."""
 
 
 class LevelEmbedding(nn.Module):
-    """A noise level in [0, 1] as a vector: sinusoidal features of 1000 levels, as networks see diffusion's time steps.
+    """A noise level in [0, 1] as a vector: sinusoidal features of 1000 levels, as of the time steps of diffusion.
 
     Features and initial weights are DiT's (arXiv 2212.09748).
 
     Args:
-        width: Of the vector.
+        width: Width of the vector.
     """
 
     def __init__(self, width: int) -> None:
@@ -41,11 +41,11 @@ class LevelEmbedding(nn.Module):
 
 
 class DiffusionBlock(nn.Module):
-    """Self-attention, cross-attention (where there is something to attend to) and feed-forward, each on a residual.
+    """Self-attention, optional cross-attention and feed-forward layers, each with a residual connection.
 
-    Scale, shift and gate of self-attention and feed-forward are those that all blocks share plus the block's own table,
-    whose entries start at a deviation of ``1 / sqrt(width)``; what cross-attention, which has no gate, gives out starts
-    at zero (adaLN-single, PixArt-α, arXiv 2310.00426 §2.3, and its published code).
+    Scale, shift and gate of self-attention and feed-forward are shared by all blocks, plus a table of each block with
+    initial deviation ``1 / sqrt(width)``. Cross-attention has no gate; its output projection starts at zero
+    (adaLN-single, PixArt-α, arXiv 2310.00426 §2.3, and its published code).
     """
 
     def __init__(self, width: int, num_heads: int, config: BlockConfig, *, cross: bool) -> None:
@@ -87,23 +87,24 @@ class DiffusionBlock(nn.Module):
 
 
 class DiffusionTransformer(nn.Module):
-    """A transformer over a noisy sequence that knows the level of noise. Positions are rotary; every place sees all.
+    """A transformer over a noisy sequence, conditioned on the noise level, with rotary positions and no mask.
 
-    The level enters as in PixArt-α (arXiv 2310.00426), the last layer is DiT's (arXiv 2212.09748), and so is how both
-    are initialized: the output starts at zero. Otherwise than there, positions are rotary, cross-attention has a norm
-    before it, and the linear layers of the blocks have no biases and start at a deviation of ``1 / sqrt(inputs)``.
+    The noise level enters as in PixArt-α (arXiv 2310.00426), and the last layer is that of DiT (arXiv 2212.09748). Both
+    are initialized as there: the output starts at zero. The differences are rotary positions, a norm before
+    cross-attention, and linear layers of the blocks without biases and with an initial deviation of ``1 /
+    sqrt(inputs)``.
 
     Args:
         width: Width of the sequence.
-        output: Channels it predicts.
+        output: Number of channels that it predicts.
         depth: Number of blocks.
         num_heads: Heads of every attention; twice their number must divide the width.
-        block: What the blocks are like.
-        cross: Whether it attends to another sequence.
+        block: Configuration of the blocks.
+        cross: Whether there is cross-attention to another sequence.
         checkpointing: Whether to recompute each block in the backward pass, which saves memory.
 
     Raises:
-        ValueError: The width does not split into the heads, or a number is out of range.
+        ValueError: The width is not divisible by the heads, or a number is out of range.
     """
 
     def __init__(
@@ -154,15 +155,15 @@ class DiffusionTransformer(nn.Module):
         """The prediction ``[B, S, output]``.
 
         Args:
-            x: ``[B, S, width]``.
-            level: ``[B]``, the level of noise in [0, 1].
-            mask: ``[B, S]`` bool, false on padding; none where nothing pads.
-            cross: ``[B, L, width]``, what is attended to.
-            cross_mask: ``[B, L]`` bool; none where all of it counts.
-            pooled: ``[B, width]``, added to the embedding of the level.
+            x: Noisy sequence ``[B, S, width]``.
+            level: Noise levels ``[B]`` in [0, 1].
+            mask: ``[B, S]`` bool, false on padding; ``None`` means no padding.
+            cross: ``[B, L, width]``, the sequence for cross-attention.
+            cross_mask: ``[B, L]`` bool, false on padding; ``None`` means no padding.
+            pooled: ``[B, width]``, added to the embedding of the noise level.
         """
         places = x.shape[1]
-        # the residual keeps the precision of the weights, where autocast gives a lower one
+        # the residual keeps the precision of the weights, even if autocast uses a lower one
         dtype = self.output.weight.dtype
         x = x.to(dtype)
         over_self = self_mask(places, places, mask, False, x.device)
@@ -190,5 +191,5 @@ def _small_normal_(layer: nn.Linear) -> None:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``x`` ``[B, S, width]``, scaled and shifted by ``[B, 1, width]`` each; a scale of zero changes nothing."""
+    """``x`` ``[B, S, width]``, scaled and shifted by ``[B, 1, width]`` each; a scale of zero is the identity."""
     return x * (1 + scale) + shift

@@ -1,7 +1,7 @@
-"""Guidance as a list of terms, the same for codes and latents: which conditions are kept, and with what weight.
+"""Guidance as a list of terms, for codes and latents: which conditions each keeps, and its weight.
 
 Classifier-free guidance (arXiv 2207.12598), the double guidance of MusicGen-Style (arXiv 2407.12563 §4.2) and negative
-prompts (another condition in the place of the null) are all sums of predictions under some of the conditions.
+prompts (another condition instead of the null) are all sums of predictions under some of the conditions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..core.contracts import Condition
 class Term:
     """One term of guidance: the prediction under the conditions ``keep`` names (the rest null), times ``weight``.
 
-    ``keep`` is none for all conditions. The weights of a list of terms sum to one. Plain classifier-free guidance
+    ``keep`` is ``None`` for all conditions. The weights of a list of terms sum to one. Plain classifier-free guidance
     with scale g is ``[Term(None, g), Term((), 1 - g)]``.
     """
 
@@ -43,13 +43,13 @@ def classifier_free(scale: float) -> list[Term]:
 def nested_guidance(inner: tuple[str, ...], outer_scale: float, inner_scale: float) -> list[Term]:
     """Double guidance: ``null + outer · (inner + inner_scale · (all − inner) − null)``.
 
-    The formula of MusicGen-Style (arXiv 2407.12563), where ``inner`` is ``("style",)``, all is style and text,
+    This is the formula of MusicGen-Style (arXiv 2407.12563): ``inner`` is ``("style",)``, "all" is style and text,
     ``outer_scale`` is α (3 there) and ``inner_scale`` is β: above 1 it pushes the text, at 1 it is plain guidance.
 
     Args:
-        inner: The conditions kept in the middle prediction.
-        outer_scale: Away from the null.
-        inner_scale: Away from the inner conditions alone.
+        inner: Names of the conditions that the middle prediction keeps.
+        outer_scale: Guidance scale away from the null.
+        inner_scale: Guidance scale away from the inner conditions alone.
     """
     return [
         Term(None, outer_scale * inner_scale),
@@ -59,7 +59,7 @@ def nested_guidance(inner: tuple[str, ...], outer_scale: float, inner_scale: flo
 
 
 def checked_terms(terms: Sequence[Term], names: Sequence[str]) -> list[Term]:
-    """The terms that contribute. Without any condition they all predict the same: one is left.
+    """The terms that contribute. Without conditions, all terms predict the same, so a single one remains.
 
     Raises:
         ValueError: The weights do not sum to one, or a term keeps a condition that is not among ``names``.

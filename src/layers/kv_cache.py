@@ -1,4 +1,4 @@
-"""Keys and values kept between the steps of a generation, in memory allocated once."""
+"""A key-value cache for generation, in memory that is allocated once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class LayerCache:
-    """What one layer keeps.
+    """The key-value cache of one layer.
 
     Args:
-        capacity: Most places the sequence will have.
-        cross: Keys and values ``[B, heads, L, head width]`` of what is attended to, computed once; none without it.
+        capacity: Maximum length of the sequence.
+        cross: Keys and values ``[B, heads, L, head width]`` for cross-attention, computed once; ``None`` without it.
     """
 
     def __init__(self, capacity: int, cross: tuple[Tensor, Tensor] | None = None) -> None:
@@ -20,9 +20,9 @@ class LayerCache:
         self._memory: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the keys and values ``[B, heads, N, head width]`` of ``N`` new places; those of all places so far.
+        """Append the keys and values ``[B, heads, N, head width]`` of ``N`` new places, and return those of all places.
 
-        The memory is allocated here, the first time, because autocast decides the dtype.
+        The memory is allocated in the first call, because autocast decides the dtype.
         """
         if self._memory is None:
             batch, num_heads, _, width = keys.shape
@@ -36,12 +36,12 @@ class LayerCache:
 
 
 class KeyValueCache:
-    """What a transformer keeps: a :class:`LayerCache` per layer, and the masks.
+    """The cache of a transformer: a :class:`LayerCache` per layer, and the masks.
 
     Args:
-        layers: One per layer.
-        mask: ``[B, capacity]`` bool, false on places that pad a prefix; none where there is no such place.
-        cross_mask: ``[B, L]`` bool, false on padding of what is attended to; none where there is none.
+        layers: One cache per layer.
+        mask: ``[B, capacity]`` bool, false on padding of a prefix; ``None`` means no padding.
+        cross_mask: ``[B, L]`` bool, false on padding of the cross-attention sequence; ``None`` means no padding.
     """
 
     def __init__(self, layers: list[LayerCache], mask: Tensor | None, cross_mask: Tensor | None) -> None:
@@ -51,5 +51,5 @@ class KeyValueCache:
 
     @property
     def length(self) -> int:
-        """Places kept so far."""
+        """Number of places in the cache."""
         return self.layers[0].length

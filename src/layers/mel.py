@@ -1,4 +1,4 @@
-"""Mel spectra: the one definition that losses and metrics share."""
+"""Mel spectra, in the one definition that losses and metrics share."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def mel_filterbank(
         bins: Frequencies of the spectrum, from zero to half the sample rate.
         bands: Number of bands.
         sample_rate: Sample rate in Hz.
-        f_min: Where the lowest band begins, in Hz.
-        f_max: Where the highest band ends, in Hz; ``None`` is half the sample rate.
-        straight_in: Whether the sides of the triangles are straight in hertz, as librosa has them, or on the mel scale,
-            as HTK and Kaldi have them.
+        f_min: Lower edge of the lowest band, in Hz.
+        f_max: Upper edge of the highest band, in Hz. ``None`` takes half the sample rate.
+        straight_in: Whether the sides of the triangles are straight in hertz, as in librosa, or on the mel scale,
+            as in HTK and Kaldi.
 
     Returns:
-        ``[bins, bands]`` float32.
+        Weights ``[bins, bands]`` float32.
     """
     with torch.device("cpu"):
         limits = torch.tensor([f_min, f_max or sample_rate / 2], dtype=torch.float64)
@@ -58,7 +58,7 @@ class MelSpectrum(nn.Module):
         window: Samples per frame.
         hop: Samples between frames; ``None`` is a quarter of the window.
         bands: Mel bands.
-        f_min: Where the lowest band begins, in Hz.
+        f_min: Lower edge of the lowest band, in Hz.
     """
 
     window: Tensor
@@ -72,7 +72,7 @@ class MelSpectrum(nn.Module):
         self.register_buffer("filterbank", mel_filterbank(window // 2 + 1, bands, sample_rate, f_min), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, C, T]`` to magnitudes ``[B, C, frames, bands]``; full precision whatever autocast says."""
+        """Audio ``[B, C, T]`` to magnitudes ``[B, C, frames, bands]``, in full precision even under autocast."""
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(
                 audio.float().flatten(0, 1),
@@ -86,5 +86,5 @@ class MelSpectrum(nn.Module):
 
 
 def log_magnitude(magnitude: Tensor) -> Tensor:
-    """Natural logarithm, of at least 1e-5: 122 dB below a full-scale sine under a window of 1024."""
+    """Natural logarithm of magnitudes of at least 1e-5: 122 dB below a full-scale sine under a window of 1024."""
     return magnitude.clamp(min=1e-5).log()

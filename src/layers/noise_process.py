@@ -1,6 +1,6 @@
-"""Processes that turn data into noise, and the schedulers of diffusers that go back: all that depends on the objective.
+"""Processes that turn data into noise, and the schedulers of diffusers that reverse them, for each objective.
 
-Three things a network can predict, from a noisy ``x`` and the level of noise:
+A network can predict one of three targets, from a noisy ``x`` and the noise level:
 
 =========  ==============================================  ===================  =====================================
 objective  noisy                                           target               source
@@ -11,8 +11,9 @@ v          ``√ᾱ · clean + √(1 − ᾱ) · noise``               ``√ᾱ 
 epsilon    the same                                        ``noise``            arXiv 2006.11239
 =========  ==============================================  ===================  =====================================
 
-The level that a network sees is in [0, 1], none to all noise: ``σ`` of a flow, and a thousandth of the discrete time
-step of the others. It is the same function of the noise in training and in sampling, whatever the scheduler.
+The noise level that a network sees is in [0, 1], from no noise to pure noise: ``σ`` of a flow, and a thousandth of the
+discrete time step of the others. It is the same function of the noise in training and in sampling, whatever the
+scheduler.
 """
 
 from __future__ import annotations
@@ -35,30 +36,30 @@ SCHEDULERS = {
     "v": ("ddim", "ddpm", "euler", "heun", "dpm", "unipc"),
     "epsilon": ("ddim", "ddpm", "euler", "heun", "dpm", "unipc"),
 }
-"""By objective, the names of the schedulers there are."""
+"""Names of the available schedulers, by objective."""
 
 BETAS = {"squaredcos_cap_v2": (1e-4, 0.02), "linear": (1e-4, 0.02), "scaled_linear": (0.0015, 0.0195)}
-"""First and last beta: DDPM's (arXiv 2006.11239), AudioLDM's (arXiv 2301.12503); the cosine schedule has neither."""
+"""First and last beta: DDPM's (arXiv 2006.11239), AudioLDM's (arXiv 2301.12503); the cosine schedule uses neither."""
 
 LOWEST_LOG_SNR = -5.1
-"""Half the logarithm of the signal-to-noise ratio at which schedules end, as DPM-Solver's implementation has it.
+"""Half the logarithm of the signal-to-noise ratio at which schedules end, as in DPM-Solver's implementation.
 
-The linear schedule ends there by itself. The last few steps of the cosine schedule (arXiv 2102.09672) have next to no
-signal: whatever is wrong with a prediction of noise is multiplied by up to 20,000, and a solver of second order,
-whose first step would cross most of the range, goes astray.
+The linear schedule ends there by itself. The last few steps of the cosine schedule (arXiv 2102.09672) have almost no
+signal: an error in the prediction of noise is multiplied by up to 20,000, and a second-order solver, whose first step
+would cover most of the range, diverges.
 """
 
 
 @dataclass(frozen=True)
 class DiffusionSampling:
-    """How latents are drawn.
+    """Sampling options of a diffusion stage.
 
     Args:
-        scheduler: ``euler``, ``heun`` (of second order: it asks the network twice a step), ``dpm`` (DPM-Solver++, arXiv
-            2211.01095) or ``unipc`` (arXiv 2302.04867); for the objectives v and epsilon also ``ddim`` (arXiv
-            2010.02502) and ``ddpm`` (arXiv 2006.11239), which adds noise at every step.
-        steps: From noise to result.
-        guidance: Scale of classifier-free guidance; 1 for none.
+        scheduler: ``euler``, ``heun`` (of second order: it evaluates the network twice per step), ``dpm``
+            (DPM-Solver++, arXiv 2211.01095) or ``unipc`` (arXiv 2302.04867); for the objectives v and epsilon also
+            ``ddim`` (arXiv 2010.02502) and ``ddpm`` (arXiv 2006.11239), which adds noise at every step.
+        steps: Number of steps from noise to the result.
+        guidance: Scale of classifier-free guidance; 1 disables it.
     """
 
     scheduler: str = "euler"
@@ -74,12 +75,12 @@ class DiffusionSampling:
 
 
 class Noised(NamedTuple):
-    """What a network is trained on.
+    """The input and target of a network in training.
 
     Attributes:
-        noisy: ``[B, D, S]``.
-        noise_level: ``[B]`` in [0, 1].
-        target: ``[B, D, S]``.
+        noisy: Noisy data ``[B, D, S]``.
+        noise_level: Noise levels ``[B]`` in [0, 1].
+        target: Target of the prediction ``[B, D, S]``.
     """
 
     noisy: Tensor
@@ -88,16 +89,17 @@ class Noised(NamedTuple):
 
 
 class NoiseProcess:
-    """The way from data to noise, in training and back.
+    """The process from data to noise, for training and sampling.
 
     Args:
         objective: What the network predicts.
-        noise: The schedule of the objectives v and epsilon, of a thousand steps at most; see :data:`LOWEST_LOG_SNR`.
-        noise_levels: How the levels of a flow are drawn in training: ``uniform``, or ``logit_normal`` (arXiv 2403.03206
-            §3.1), which prefers the middle.
+        noise: Noise schedule of the objectives v and epsilon, with at most a thousand steps; see
+            :data:`LOWEST_LOG_SNR`.
+        noise_levels: Distribution of the noise levels of a flow in training: ``uniform``, or ``logit_normal`` (arXiv
+            2403.03206 §3.1), which favors medium levels.
 
     Raises:
-        ValueError: An unknown name, or levels of a flow for another objective.
+        ValueError: A name is unknown, or ``noise_levels`` is set for an objective other than flow.
     """
 
     def __init__(
@@ -123,21 +125,21 @@ class NoiseProcess:
         self.schedulers = SCHEDULERS[objective]
 
     def check(self, sampling: DiffusionSampling) -> None:
-        """Refuse a scheduler, or a number of steps, that this process does not have.
+        """Check that this process has the scheduler and enough steps.
 
         Raises:
-            ValueError: It does not have it.
+            ValueError: It does not.
         """
         if sampling.scheduler not in self.schedulers:
             choices = ", ".join(self.schedulers)
             raise ValueError(f"no scheduler {sampling.scheduler!r} for the objective {self.objective}: use {choices}")
-        # what is surely few enough needs no schedule, and so no import of diffusers
+        # a number that is surely small enough needs no schedule, and thus no import of diffusers
         if self.objective != "flow" and sampling.steps > 900 and sampling.steps > len(self.alphas):
             raise ValueError(f"the noise schedule has {len(self.alphas)} steps: take no more, not {sampling.steps}")
 
     @cached_property
     def betas(self) -> Tensor:
-        """``[N]`` float32, of the schedule up to :data:`LOWEST_LOG_SNR`."""
+        """Betas ``[N]`` float32 of the schedule up to :data:`LOWEST_LOG_SNR`."""
         from diffusers import DDPMScheduler
 
         start, end = BETAS[self.noise]
@@ -149,14 +151,14 @@ class NoiseProcess:
 
     @cached_property
     def alphas(self) -> Tensor:
-        """``[N]`` float32: ᾱ, the share of the data in the variance, by time step."""
+        """ᾱ ``[N]`` float32, the share of the data in the variance by time step."""
         return (1 - self.betas).cumprod(0)
 
     def noised(self, clean: Tensor) -> Noised:
-        """Noise of a random level for every sample of ``clean`` ``[B, D, S]`` (of deviation about one).
+        """Add noise of a random level to every sample of ``clean`` ``[B, D, S]``, whose deviation should be about one.
 
-        The levels of a batch are spread evenly over the range, from a random start, so that the loss varies less; each
-        alone is distributed as it should be (arXiv 2107.00630, appendix I.1).
+        The levels of a batch are spread evenly over the range, from a random start, which reduces the variance of the
+        loss; each level alone has the right distribution (arXiv 2107.00630, appendix I.1).
         """
         batch = len(clean)
         noise = torch.randn_like(clean)
@@ -175,10 +177,10 @@ class NoiseProcess:
         return Noised(signal * clean + sigma * noise, step / 1000, target)
 
     def sampler(self, sampling: DiffusionSampling) -> Sampler:
-        """A fresh scheduler.
+        """A new sampler.
 
         Raises:
-            ValueError: As :meth:`check`.
+            ValueError: The scheduler does not exist, or has fewer steps; see :meth:`check`.
         """
         self.check(sampling)
         with torch.device("cpu"):
@@ -192,7 +194,7 @@ class NoiseProcess:
         scheduler: Any
         if sampling.scheduler == "euler":
             scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-            # evenly down to zero; its own sigmas end with a step of a thousandth
+            # evenly spaced down to zero; the default sigmas end with a step of a thousandth
             scheduler.set_timesteps(sigmas=numpy.linspace(1, 1 / sampling.steps, sampling.steps))
         else:
             if sampling.scheduler == "heun":
@@ -202,15 +204,15 @@ class NoiseProcess:
             else:
                 scheduler = diffusers.UniPCMultistepScheduler(**options)
             scheduler.set_timesteps(sampling.steps)
-        # some round their time steps, but none its sigmas
+        # some schedulers round their time steps, but none rounds its sigmas
         sigmas = scheduler.sigmas[:-1].clone()
         return Sampler(scheduler, sigmas, 1 - sigmas, sigmas)
 
     def _discrete(self, sampling: DiffusionSampling) -> Sampler:
         import diffusers
 
-        # "trailing" (arXiv 2305.08891): evenly from the noisiest step. The schedulers' own computation of it rounds
-        # wrongly for about every tenth number of steps.
+        # "trailing" (arXiv 2305.08891): evenly spaced from the noisiest step. The schedulers' own computation rounds
+        # wrongly for about one in ten numbers of steps.
         total, steps = len(self.alphas), sampling.steps
         timesteps = torch.tensor([round(total - total * i / steps) - 1 for i in range(steps)])
         name = sampling.scheduler
@@ -232,7 +234,7 @@ class NoiseProcess:
                 scheduler = diffusers.DDPMScheduler(**options, clip_sample=False)
             elif name == "ddim":
                 # The solver of first order is DDIM (arXiv 2211.01095 §4). DDIMScheduler takes each step as long as the
-                # total divided by the number of steps, rounded down, and so misses the next one, or the end.
+                # total divided by the number of steps, rounded down, and so misses the next step, or the end.
                 scheduler = diffusers.DPMSolverMultistepScheduler(**options, solver_order=1)
             elif name == "dpm":
                 scheduler = diffusers.DPMSolverMultistepScheduler(**options)
@@ -241,7 +243,7 @@ class NoiseProcess:
             else:
                 scheduler = diffusers.HeunDiscreteScheduler(**options)
             scheduler.set_timesteps(timesteps=timesteps.tolist())
-        timesteps = scheduler.timesteps.long()  # Heun repeats each but the first
+        timesteps = scheduler.timesteps.long()  # Heun repeats each time step but the first
         signal, noise = self.alphas[timesteps].sqrt(), (1 - self.alphas[timesteps]).sqrt()
         if name in ("euler", "heun"):  # their state is divided by the signal: the data plus growing noise
             signal, noise = torch.ones_like(signal), noise / signal
@@ -249,13 +251,13 @@ class NoiseProcess:
 
 
 class Sampler:
-    """One way from noise to data.
+    """One pass from noise to data.
 
     Args:
-        scheduler: Of diffusers, its time steps set.
+        scheduler: A scheduler of diffusers, with its time steps set.
         noise_levels: ``[N]``, the level a network sees at each of the scheduler's steps.
         signal: ``[N]``, the factor of the data in the scheduler's state before each step.
-        noise: ``[N]``, that of the noise.
+        noise: ``[N]``, the factor of the noise in that state.
         stochastic: Whether the scheduler adds noise.
     """
 
@@ -267,7 +269,7 @@ class Sampler:
         self.signal = signal
         self.noise = noise
         self.stochastic = stochastic
-        if hasattr(scheduler, "set_begin_index"):  # otherwise the start is searched for among rounded time steps
+        if hasattr(scheduler, "set_begin_index"):  # instead of searching rounded time steps
             scheduler.set_begin_index(0)
 
     def run(
@@ -279,14 +281,15 @@ class Sampler:
         known: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Data ``[B, D, S]``.
+        """Run all steps, and return data ``[B, D, S]``.
 
         Args:
-            predict: What the objective predicts, ``[B, D, S]``, from noisy data and their level (a scalar).
-            noise: ``[B, D, S]``, standard normal.
-            generators: Of random numbers, one per sample, on the CPU: for schedulers that add noise.
-            known: ``[B, D, P]``, data that the result starts with: put back with the noise of each step before it.
-            progress: Called with (steps done, steps in all).
+            predict: The network's prediction ``[B, D, S]``, from noisy data and their noise level (a scalar).
+            noise: Standard normal noise ``[B, D, S]``.
+            generators: Random number generators on the CPU, one per sample, for schedulers that add noise.
+            known: Data ``[B, D, P]`` that the result starts with; before each step, it is inserted with that step's
+                noise.
+            progress: Called with (steps done, total steps).
         """
         options = {"generator": list(generators)} if self.stochastic else {}
         scale = getattr(self.scheduler, "scale_model_input", lambda state, _: state)

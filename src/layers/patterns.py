@@ -1,12 +1,12 @@
-"""Codebook patterns: the order in which a transformer meets the ``K`` codes of each frame, as data.
+"""Codebook patterns: the order in which a stage processes the ``K`` codes of each frame.
 
 A pattern lays the ``K × T`` codes of a clip out over ``S`` steps, at most one code per codebook and step. Step 0 is
 always empty: it is what the model sees before it predicts anything. Wherever a step holds no code of a codebook, the
 sequence holds the special id, which is one past the last code.
 
-Every pattern of the literature is one formula with three numbers per codebook (MusicGen, arXiv 2306.05284 §2.2, and
-MusicLM, arXiv 2301.11325): blocks follow each other in time; inside a block a frame takes as many steps as there are
-slots, and a codebook sits in its slot, ``delay`` frames late:
+Every pattern of the literature follows one formula with three numbers per codebook (MusicGen, arXiv 2306.05284 §2.2,
+and MusicLM, arXiv 2301.11325): blocks follow each other in time; inside a block a frame takes as many steps as there
+are slots, and a codebook sits in its slot, ``delay`` frames late:
 
     ``step = start of block + (frame + delay) · slots of block + slot``
 """
@@ -24,14 +24,14 @@ PatternName = Literal["delay", "parallel", "flatten", "partial_flatten", "coarse
 
 
 class Layout(NamedTuple):
-    """A pattern worked out for a number of frames.
+    """A pattern laid out for a number of frames.
 
     Attributes:
         steps: ``[K, T]`` int64, the step of each code, at least 1.
-        frames: ``[K, S]`` int64, the frame whose code stands at each step; 0 where none does.
-        valid: ``[K, S]`` bool, whether a code stands there at all.
+        frames: ``[K, S]`` int64, the frame whose code is at each step; 0 without a code.
+        valid: ``[K, S]`` bool, whether there is a code.
         newest: ``[S]`` int64, the newest frame that a step holds; 0 for empty steps.
-        timely: ``[K, T]`` bool, false on codes that only their delay puts past the step of the last frame.
+        timely: ``[K, T]`` bool, false on codes that their delay moves past the step of the last frame.
     """
 
     steps: Tensor
@@ -42,16 +42,16 @@ class Layout(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Number of steps ``S``, the empty first one included."""
+        """Number of steps ``S``, including the empty first one."""
         return self.frames.shape[1]
 
     def build(self, codes: Tensor, special: int, present: Tensor | None = None) -> Tensor:
         """Codes ``[B, K, T]`` to the sequence ``[B, K, S]``.
 
         Args:
-            codes: Of exactly the number of frames the layout was made for.
-            special: Id that stands where no code does.
-            present: ``[B, T]`` bool; frames without it are left out (special) as if the clip had ended.
+            codes: Codes with exactly the number of frames of the layout.
+            special: Id of places without a code.
+            present: ``[B, T]`` bool; false on frames to leave out, as if the clip had ended.
         """
         batch = codes.shape[0]
         sequence = codes.gather(2, self.frames.expand(batch, -1, -1))
@@ -63,13 +63,13 @@ class Layout(NamedTuple):
         return sequence.gather(2, self.steps.expand(sequence.shape[0], -1, -1))
 
     def predicted(self, hidden: Tensor) -> Tensor:
-        """Of outputs ``[B, S - 1, D]``, each for the step after it, those that predict each code: ``[B, K, T, D]``."""
+        """Select, from outputs ``[B, S - 1, D]`` for the next steps, those that predict each code: ``[B, K, T, D]``."""
         return hidden[:, self.steps - 1]
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where each codebook's codes go.
+    """A codebook pattern.
 
     With two codebooks and three frames, ``a`` and ``b`` being their codes and ``.`` the special id::
 
@@ -111,12 +111,12 @@ class Pattern:
 
         Args:
             name: ``delay``, ``parallel``, ``flatten``, ``partial_flatten``, ``coarse_first`` or ``musiclm``.
-            num_codebooks: ``K``.
-            delays: Frames by which each codebook is late; none for the pattern's own (0, 1, 2, … for ``delay``, no
+            num_codebooks: Number of codebooks ``K``.
+            delays: Delay of each codebook in frames; ``None`` takes the pattern's own (0, 1, 2, … for ``delay``, no
                 delay for the others).
 
         Raises:
-            ValueError: No pattern has the name, or there is not one delay for each codebook.
+            ValueError: The pattern does not exist, or the number of delays is not that of the codebooks.
         """
         none, each = (0,) * num_codebooks, tuple(range(num_codebooks))
         rest = tuple(min(k, 1) for k in each)
@@ -137,7 +137,7 @@ class Pattern:
 
     @property
     def num_codebooks(self) -> int:
-        """``K``."""
+        """Number of codebooks ``K``."""
         return len(self.blocks)
 
     def layout(self, frames: int, device: torch.device | str = "cpu") -> Layout:
@@ -145,12 +145,12 @@ class Pattern:
         return _layout(self, frames, torch.device(device))
 
 
-# Normal tensors whatever mode the first caller is in: they are kept, and training indexes with them too.
+# Normal tensors whatever mode the first caller uses: they are cached, and training indexes with them too.
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def _layout(pattern: Pattern, frames: int, device: torch.device) -> Layout:
     if frames < 1:
-        raise ValueError(f"a pattern is laid out for at least one frame, not {frames}")
+        raise ValueError(f"a pattern needs at least one frame, not {frames}")
     steps = torch.empty(pattern.num_codebooks, frames, dtype=torch.long, device="cpu")
     time = torch.arange(frames, device="cpu")
     start = 1

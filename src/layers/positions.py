@@ -1,6 +1,6 @@
 """Positions of a transformer: sinusoidal, added to the input, or rotary, applied to queries and keys.
 
-Both are computed from position ids rather than from places in a tensor, so that padding inside a prefix shifts nothing.
+Both are computed from position ids rather than from places in a tensor, so that padding inside a prefix has no effect.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ PositionKind = Literal["sinusoidal", "rotary"]
 
 
 class Positions(NamedTuple):
-    """Positions of a sequence, ready for use; one batch row where all samples share them.
+    """Positions of a sequence, ready for use, with a single batch row if all samples share them.
 
     Attributes:
-        added: ``[B or 1, N, width]`` to add to the input; none for rotary positions.
-        rotary: Cosines and sines ``[B or 1, 1, N, head width]``; none for sinusoidal positions.
+        added: ``[B or 1, N, width]`` to add to the input; ``None`` for rotary positions.
+        rotary: Cosines and sines ``[B or 1, 1, N, head width]``; ``None`` for sinusoidal positions.
     """
 
     added: Tensor | None = None
@@ -33,7 +33,7 @@ class Positions(NamedTuple):
 
 
 def position_ids(mask: Tensor) -> Tensor:
-    """Position of each place of ``mask`` ``[B, N]`` among the places that hold something; ``[B, N]`` int64.
+    """Position of each place of ``mask`` ``[B, N]`` among the places that are true; ``[B, N]`` int64.
 
     >>> position_ids(torch.tensor([[True, False, True, True]])).tolist()
     [[0, 0, 1, 2]]
@@ -45,11 +45,11 @@ def sinusoidal(ids: Tensor, width: int, max_period: float = 10_000.0, *, inclusi
     """Sinusoidal embeddings of position ids ``[..., N]``: cosines, then sines, ``[..., N, width]`` float32.
 
     Args:
-        ids: Positions, or levels of noise.
-        width: Of an embedding.
-        max_period: The longest period over 2π.
-        inclusive: Whether the last frequency has it: the exponent is ``i / (width / 2 - 1)``, as in MusicGen and
-            tensor2tensor. Otherwise it is ``i / (width / 2)``, as in DiT and the diffusion models before it.
+        ids: Positions, or noise levels.
+        width: Width of an embedding.
+        max_period: Longest period, divided by 2π.
+        inclusive: Whether the last frequency has this period: the exponent is ``i / (width / 2 - 1)``, as in MusicGen
+            and tensor2tensor. Otherwise it is ``i / (width / 2)``, as in DiT and the diffusion models before it.
     """
     half = width // 2
     steps = max(1, half - 1) if inclusive else half
@@ -68,7 +68,7 @@ def rotary(ids: Tensor, width: int, max_period: float = 10_000.0) -> tuple[Tenso
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys ``[B, heads, N, head width]`` turned by their positions."""
+    """Queries or keys ``[B, heads, N, head width]`` rotated by their positions."""
     cos, sin = table
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return x * cos + swapped * sin

@@ -1,4 +1,4 @@
-"""Drawing codes from logits, with noise that belongs to a sample rather than to the batch around it."""
+"""Drawing codes from logits, with noise that depends on the sample rather than the batch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Sampling:
-    """How codes are drawn.
+    """Sampling options of codes.
 
     Args:
-        temperature: Divides the logits; 0 takes the likeliest code.
-        top_k: Only the likeliest so many codes are drawn; none for no limit.
-        top_p: Only the likeliest codes that together reach this probability are drawn; none for no limit.
-        guidance: Scale of classifier-free guidance; 1 for none.
+        temperature: Divisor of the logits; 0 takes the most likely code.
+        top_k: Draw only from this many most likely codes. ``None`` sets no limit.
+        top_p: Draw only from the most likely codes that together reach this probability. ``None`` sets no limit.
+        guidance: Scale of classifier-free guidance; 1 disables it.
     """
 
     temperature: float = 1.0
@@ -37,11 +37,11 @@ class Sampling:
     def draw(self, logits: Tensor, noise: Tensor | None = None) -> Tensor:
         """Codes ``[...]`` from logits ``[..., cardinality]``.
 
-        Adding Gumbel noise and taking the largest draws from the distribution exactly, and a rounding error in the
-        logits changes the draw only where the two best are equal to within that error.
+        Adding Gumbel noise and taking the largest draws exactly from the distribution. A rounding error in the
+        logits changes the draw only if the two best are equal to within that error.
 
         Args:
-            logits: Of any float dtype.
+            logits: Logits of any float dtype.
             noise: Standard Gumbel noise of the same shape; unused at temperature 0.
         """
         if self.temperature == 0:
@@ -58,15 +58,15 @@ class Sampling:
 
 
 class GumbelNoise:
-    """Standard Gumbel noise for every step of a generation, a generator of random numbers per sample.
+    """Standard Gumbel noise for every step of a generation, with a random number generator per sample.
 
-    What a sample gets at a step depends on its seed and the step alone. The numbers are drawn on the CPU, so that all
-    devices draw the same, and ahead of time, a stretch of steps at once.
+    The noise of a sample at a step depends only on its seed and the step. The numbers are drawn on the CPU, so that all
+    devices get the same, and ahead of time for several steps at once.
 
     Args:
-        seeds: One per sample.
-        shape: Of the noise of one sample at one step.
-        device: Where the noise is used.
+        seeds: One seed per sample.
+        shape: Shape of the noise of one sample at one step.
+        device: Device that uses the noise.
     """
 
     stretch = 64
@@ -79,7 +79,7 @@ class GumbelNoise:
         self._noise = torch.empty(0)
 
     def at(self, step: int) -> Tensor:
-        """Noise ``[B, *shape]`` of a step; steps are asked for in ascending order."""
+        """Noise ``[B, *shape]`` of a step; steps must be requested in ascending order."""
         while step >= self._drawn:
             draws = [torch.empty(self.stretch, *self._shape).exponential_(generator=g) for g in self._generators]
             # An exponential draw can round to zero, whose logarithm would win over every logit.
@@ -90,7 +90,7 @@ class GumbelNoise:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module and all in it in evaluation mode for a while; each returns to the mode it was in."""
+    """Put a module and its submodules into evaluation mode inside the block, and restore their modes afterwards."""
     training = [child for child in module.modules() if child.training]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Latents of mean zero and deviation one, by statistics taken from the data once."""
+"""Standardizing latents by statistics that are collected from the data once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 class Standardize(nn.Module):
     """Scales each channel to mean zero and standard deviation one.
 
-    The statistics are those of the first ``updates`` batches that :meth:`observe` is shown, over all processes; after
-    that they stay. They are part of the state, so a training that is taken up again goes on with the same ones.
+    The statistics are those of the first ``updates`` batches that :meth:`observe` gets, over all processes, and are
+    then fixed. They are part of the state, so a resumed training uses the same ones.
 
     Args:
-        dim: Channels.
-        updates: Batches to take statistics from.
+        dim: Number of channels.
+        updates: Number of batches to collect statistics from.
     """
 
     count: Tensor
@@ -35,12 +35,12 @@ class Standardize(nn.Module):
     @torch.no_grad()
     def observe(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take the statistics of ``x`` ``[B, D, S]`` into account, where ``mask`` ``[B, S]`` is true."""
-        self._settled = self._settled or bool(self.count >= self.updates)  # looking waits for the device
+        self._settled = self._settled or bool(self.count >= self.updates)  # reading it waits for the device
         if self._settled:
             return
-        x = x.float() if x.device.type == "mps" else x.double()  # which Apple's devices do not have
+        x = x.float() if x.device.type == "mps" else x.double()  # Apple's devices have no float64
         frames = x.mT.flatten(0, 1) if mask is None else x.mT[mask]
-        # pooled by Chan's formula, which does not lose precision where the mean is far from zero
+        # pooled by Chan's formula, which stays precise if the mean is far from zero
         sums = torch.cat([frames.new_tensor([len(frames)]), frames.sum(0)])
         _add_up(sums)
         total, mean = sums[0], sums[1:] / sums[0].clamp(min=1)
@@ -56,15 +56,15 @@ class Standardize(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """``[D]``; a channel that never changes is not scaled up."""
+        """Deviations ``[D]``; at least 1e-4, so that a constant channel is not scaled up without limit."""
         return self.variance.sqrt().clamp(min=1e-4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, D, S]``, standardized."""
+        """Standardize ``[B, D, S]``."""
         return (x - self.mean[:, None]) / self.deviation[:, None]
 
     def inverse(self, x: Tensor) -> Tensor:
-        """``[B, D, S]``, as it was before."""
+        """Undo the standardization of ``[B, D, S]``."""
         return x * self.deviation[:, None] + self.mean[:, None]
 
 

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 class STFT(nn.Module):
     """Frames of ``overlap · hop`` samples under a Hann window, one per hop, each centered on its hop.
 
-    ``T`` samples give ``T / hop`` frames and come back as ``T`` samples: :meth:`inverse` inverts :meth:`forward` to
-    rounding, the ends included, which ``torch.istft`` does not without a frame more than there are hops.
+    ``T`` samples give ``T / hop`` frames and are restored to ``T`` samples: :meth:`inverse` inverts :meth:`forward` up
+    to rounding, including the ends, for which ``torch.istft`` would need one more frame.
 
     Args:
         hop: Samples per frame.
-        overlap: Frames that cover a sample; the window is this many hops long.
+        overlap: Number of frames that cover a sample: the length of the window in hops.
     """
 
     window: Tensor
@@ -31,24 +31,24 @@ class STFT(nn.Module):
 
     @property
     def bins(self) -> int:
-        """Frequencies per frame."""
+        """Number of frequencies per frame."""
         return self.length // 2 + 1
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Audio ``[..., S · hop]`` to a spectrum ``[..., S, bins]`` complex; full precision whatever autocast says."""
+        """Audio ``[..., S · hop]`` to a complex spectrum ``[..., S, bins]``, in full precision under autocast."""
         with torch.autocast(audio.device.type, enabled=False):
             padded = F.pad(audio.float(), (self.left, self.length - self.hop - self.left))
             return torch.fft.rfft(padded.unfold(-1, self.length, self.hop) * self.window)
 
     def inverse(self, spectrum: Tensor) -> Tensor:
-        """A spectrum ``[..., S, bins]`` complex to audio ``[..., S · hop]``."""
+        """A complex spectrum ``[..., S, bins]`` to audio ``[..., S · hop]``."""
         frames = torch.fft.irfft(spectrum, self.length) * self.window
         envelope = (self.window**2).expand(frames.shape[-2], -1)
         audio = self._overlap_add(frames) / self._overlap_add(envelope).clamp(min=1e-8)
         return audio[..., self.left : self.left + frames.shape[-2] * self.hop]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
-        """``[..., S, length]`` to ``[..., (S + overlap − 1) · hop]``."""
+        """Add overlapping frames ``[..., S, length]`` up to ``[..., (S + overlap − 1) · hop]``."""
         parts = frames.unflatten(-1, (self.overlap, self.hop)).unbind(-2)
         padded = [F.pad(part, (0, 0, i, self.overlap - 1 - i)) for i, part in enumerate(parts)]
         return torch.stack(padded).sum(0).flatten(-2)

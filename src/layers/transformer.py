@@ -22,12 +22,12 @@ Norm = Literal["layer", "rms"]
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What the blocks of a transformer are like, whatever their number and width.
+    """Configuration of the blocks of a transformer, apart from their number and width.
 
     Args:
         feed_forward: Width between the feed-forward projections, as a multiple of the width of the sequence.
-        activation: Function between the feed-forward projections: ``gelu``, or ``swiglu``, which has a gate and so half
-            as many weights again.
+        activation: Function between the feed-forward projections: ``gelu``, or ``swiglu``, which has a gate and
+            therefore half as many weights again.
         norm: ``layer``, or ``rms`` for its root-mean-square form.
         qk_norm: Whether to normalize queries and keys per head.
         dropout: Dropout of the input and of every block's outputs, in training.
@@ -56,19 +56,19 @@ DEFAULT_BLOCK = BlockConfig()
 
 
 def make_norm(kind: Norm, width: int, *, affine: bool = True) -> nn.Module:
-    """Layer normalization, or its root-mean-square form (arXiv 1910.07467); with weights of its own, or without."""
+    """Layer normalization, or its root-mean-square form (arXiv 1910.07467); with or without weights."""
     if kind == "rms":
         return nn.RMSNorm(width, eps=1e-6, elementwise_affine=affine)
     return nn.LayerNorm(width) if affine else nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
 class FeedForward(nn.Module):
-    """Two projections without biases and what is between them.
+    """Two projections without biases and the activation between them.
 
     Args:
-        width: Of the sequence.
+        width: Width of the sequence.
         hidden: Width between the projections.
-        activation: ``gelu``, or ``swiglu`` (arXiv 2002.05202), which has a gate and so half as many weights again.
+        activation: ``gelu``, or ``swiglu`` (arXiv 2002.05202), which has a gate and half as many weights again.
     """
 
     def __init__(self, width: int, hidden: int, activation: Activation = "gelu") -> None:
@@ -87,7 +87,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention (where there is something to attend to) and feed-forward, each on a residual."""
+    """Self-attention, optional cross-attention and feed-forward layers, each with a residual connection."""
 
     def __init__(self, width: int, num_heads: int, config: BlockConfig, *, cross: bool) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Block(nn.Module):
         over_cross: Mask,
         cache: LayerCache | None,
     ) -> Tensor:
-        """``x`` ``[B, N, width]``; ``cross`` ``[B, L, width]``, or its keys and values in the cache."""
+        """Transform ``x`` ``[B, N, width]``, given ``cross`` ``[B, L, width]`` or its keys and values in the cache."""
         x = x + self._drop(self.self_attention(self.self_norm(x), over_self, rotary, cache))
         keys_values = cache.cross if cache is not None else None
         if keys_values is None and cross is not None:
@@ -131,14 +131,14 @@ class Transformer(nn.Module):
         width: Width of the sequence.
         depth: Number of blocks.
         num_heads: Heads of every attention; twice their number must divide the width.
-        block: What the blocks are like.
+        block: Configuration of the blocks.
         positions: ``sinusoidal`` or ``rotary``.
-        cross: Whether it attends to another sequence.
-        causal: Whether a place sees only what precedes it.
+        cross: Whether there is cross-attention to another sequence.
+        causal: Whether a place attends only to itself and earlier places.
         checkpointing: Whether to recompute each block in the backward pass, which saves memory.
 
     Raises:
-        ValueError: The width does not split into the heads, or a number is out of range.
+        ValueError: The width is not divisible by the heads, or a number is out of range.
     """
 
     def __init__(
@@ -188,14 +188,14 @@ class Transformer(nn.Module):
         """An empty cache for one generation.
 
         Args:
-            capacity: Most places the sequence will have, a prefix included.
-            mask: ``[B, capacity]`` bool, false on places that pad a prefix; none where nothing pads.
-            cross: ``[B, L, width]``, what is attended to.
-            cross_mask: ``[B, L]`` bool; none where all of it counts.
+            capacity: Maximum length of the sequence, including a prefix.
+            mask: ``[B, capacity]`` bool, false on padding of a prefix; ``None`` means no padding.
+            cross: ``[B, L, width]``, the sequence for cross-attention.
+            cross_mask: ``[B, L]`` bool, false on padding; ``None`` means no padding.
         """
         keys_values = [None if cross is None else b.cross_attention.keys_values(cross) for b in self.blocks]
         layers = [LayerCache(capacity, kv) for kv in keys_values]
-        # Without padding the kernels need no mask at all; finding out costs one synchronization per generation.
+        # Without padding the kernels need no mask at all; this check costs one synchronization per generation.
         mask, cross_mask = (None if m is None or bool(m.all()) else m for m in (mask, cross_mask))
         return KeyValueCache(layers, mask, cross_mask)
 
@@ -212,12 +212,12 @@ class Transformer(nn.Module):
         """The sequence after the last normalization, ``[B, N, width]``.
 
         Args:
-            x: ``[B, N, width]``; with a cache, only the places that follow those it holds.
-            positions: Of the places of ``x``.
+            x: Input ``[B, N, width]``; with a cache, only the places after those in the cache.
+            positions: Positions of the places of ``x``.
             mask: ``[B, N]`` bool, false on padding; unused with a cache, which has its own.
-            cross: ``[B, L, width]``, what is attended to; unused with a cache.
-            cross_mask: ``[B, L]`` bool; unused with a cache.
-            cache: Of :meth:`new_cache`; the places of ``x`` are added to it.
+            cross: ``[B, L, width]``, the sequence for cross-attention; unused with a cache.
+            cross_mask: ``[B, L]`` bool, false on padding; unused with a cache.
+            cache: A cache from :meth:`new_cache`, to which the places of ``x`` are added.
         """
         new = total = x.shape[1]
         if cache is not None:
@@ -241,10 +241,10 @@ class Transformer(nn.Module):
 
 
 def check_sizes(width: int, depth: int, num_heads: int) -> None:
-    """See that a transformer can have these sizes.
+    """Check that a transformer can have these sizes.
 
     Raises:
-        ValueError: One is not positive, or the width does not split into the heads, in pairs of rotary positions.
+        ValueError: A size is not positive, or the width is not divisible by twice the heads.
     """
     if min(width, depth, num_heads) < 1:
         raise ValueError("width, depth and heads must be positive")
@@ -253,6 +253,6 @@ def check_sizes(width: int, depth: int, num_heads: int) -> None:
 
 
 def scaled_normal_(weight: Tensor, fan: float) -> None:
-    """Truncated normal of standard deviation ``1 / sqrt(fan)``, cut at three deviations, in place."""
+    """Truncated normal of standard deviation ``1 / sqrt(fan)``, truncated at three deviations, in place."""
     std = 1 / math.sqrt(fan)
     nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)

@@ -66,8 +66,8 @@ class Chroma(nn.Module):
     """Strength of the pitch classes, C first, in frames centered on multiples of the hop, with reflected ends.
 
     With the defaults, this is the melody of MusicGen (J. Copet et al., arXiv 2306.05284, §2.3): power under a
-    Hann window of unit energy, scaled so that the strongest class of each frame is 1. At 32 kHz that is 2^14 samples every 2^12,
-    7.8125 frames a second.
+    Hann window of unit energy, scaled so that the strongest class of each frame is 1. At 32 kHz that is 2^14 samples
+    every 2^12, 7.8125 frames a second.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.

@@ -1,6 +1,6 @@
 """Metrics, as torchmetrics: ``update`` with batches, ``compute`` a mapping of tensors with 95 % intervals over pieces.
 
-Those that compare embeddings take them from whatever embeds audio;
+Metrics that compare embeddings accept those of any model;
 :func:`partita.evaluation.embedders.read_embedder` makes one from the name of a tokenizer or joint
 conditioner. Clips ``[B, C, T]`` at any rate become frames ``[B, S, D]``:
 
@@ -11,7 +11,7 @@ conditioner. Clips ``[B, C, T]`` at any rate become frames ``[B, S, D]``:
     >>> fad = FrechetInfinity(embed.dim)
     >>> for reference in (True, False):
     ...     frames = embed(torch.rand(4, 1, 16000), 16000)
-    ...     sizes = torch.full((len(frames),), frames.shape[1])  # frames of each clip, which belong together
+    ...     sizes = torch.full((len(frames),), frames.shape[1])  # number of frames of each clip
     ...     fad.update(frames.flatten(0, 1), reference, sizes)
     >>> found = fad.compute()
     >>> bool(found["frechet_low"] <= found["frechet"] <= found["frechet_high"])
@@ -44,7 +44,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a metric when it is asked for."""
+    """Import a metric on first access."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

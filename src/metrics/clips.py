@@ -1,7 +1,7 @@
-"""Metrics that keep a row for each clip, and means of such rows, with intervals over the pieces that clips are from.
+"""Metrics that store a row per clip, and means of these rows with confidence intervals over pieces.
 
-Frames of one clip resemble each other, and so do clips of one piece: what is independent are pieces. A figure's
-standard error comes from leaving out one piece at a time (:func:`~partita.metrics.significance.jackknife`).
+Frames of one clip resemble each other, and so do clips of one piece: only pieces are independent. The standard error of
+a mean comes from leaving out one piece at a time (:func:`~partita.metrics.significance.jackknife`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..errors import PartitaError
 from .significance import jackknife, mean_interval, rate_interval
 
 Pieces = Sequence[str | None] | None
-"""Names of the pieces that clips are from, one for each clip; a clip without one is a piece of its own."""
+"""Names of the clips' pieces, one per clip; a clip without a name is a piece of its own."""
 
 
 def piece_numbers(pieces: Pieces, clips: int) -> Tensor:
     """Numbers ``[clips]`` int64 of pieces, the same in every process, at least 0; −1 for a piece of its own.
 
     Raises:
-        PartitaError: There is not one name for each clip.
+        PartitaError: The number of names is not that of the clips.
     """
     if pieces is None:
         return torch.full((clips,), -1, dtype=torch.int64)
@@ -38,9 +38,9 @@ def piece_numbers(pieces: Pieces, clips: int) -> Tensor:
 
 
 def membership(numbers: Tensor) -> Tensor:
-    """Which clips are of which piece, ``[pieces, clips]`` float64 zeros and ones, from numbers ``[clips]``."""
+    """Membership of clips in pieces, ``[pieces, clips]`` float64 zeros and ones, from numbers ``[clips]``."""
     own = numbers < 0
-    # hashes of names are at least 0, so whatever is below is free
+    # hashes of names are at least 0, so negative numbers are free
     distinct = torch.where(own, -1 - torch.arange(len(numbers), device=numbers.device), numbers)
     found, piece = distinct.unique(return_inverse=True)
     return torch.nn.functional.one_hot(piece, len(found)).T.double()
@@ -49,18 +49,18 @@ def membership(numbers: Tensor) -> Tensor:
 def mean_over_pieces(
     sums: Tensor, weights: Tensor, numbers: Tensor, *, confidence: float = 0.95, rate: bool = False
 ) -> dict[str, Tensor]:
-    """A mean over clips, and its interval over the pieces that they are from.
+    """A mean over clips, and its confidence interval over their pieces.
 
     Args:
-        sums: Per clip the sum of the values of its segments, ``[N]``.
-        weights: Per clip the number of its segments, ``[N]``.
-        numbers: Of the pieces, as :func:`piece_numbers` gives them, ``[N]``.
-        confidence: Of the interval.
-        rate: Whether the values are between 0 and 1, and so are the bounds.
+        sums: Sum of the values of each clip's segments, ``[N]``.
+        weights: Number of segments of each clip, ``[N]``.
+        numbers: Numbers of the clips' pieces, from :func:`piece_numbers`, ``[N]``.
+        confidence: Confidence level of the interval.
+        rate: Whether the values, and therefore the bounds, are between 0 and 1.
 
     Returns:
-        ``value``, ``low`` and ``high``, float64, and ``pieces``, their number, int64. The bounds are not numbers where
-        there are fewer than two pieces.
+        ``value``, ``low`` and ``high``, float64, and ``pieces``, their number, int64. The bounds are NaN for
+        fewer than two pieces.
 
     Raises:
         PartitaError: There are no clips.
@@ -73,7 +73,7 @@ def mean_over_pieces(
     value, left = total[0] / total[1], total - pieces
     _, error = jackknife(value, left[:, 0] / left[:, 1] if len(pieces) > 1 else left[:, 0])
     if rate:
-        if ((sums == 0) | (sums == weights)).all():  # right or wrong clips scatter at least as if each were of its own
+        if ((sums == 0) | (sums == weights)).all():  # right-or-wrong clips vary at least as if independent
             error = np.fmax(error, np.sqrt(value * (1 - value) / len(sums))) if len(pieces) > 1 else error
         low, high = rate_interval(value, error, len(pieces), confidence)
     else:
@@ -85,13 +85,13 @@ def mean_over_pieces(
 
 
 def check_confidence(confidence: float) -> None:
-    """Refuse, with a ValueError, what no interval can have."""
+    """Raise ``ValueError`` for an invalid confidence level."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
 
 
 class Gathered(Metric):
-    """A metric with rows of its own per clip, gathered from all processes, also from those that had none."""
+    """A metric with rows per clip, gathered from all processes, including those without rows."""
 
     full_state_update = False
 
@@ -106,12 +106,12 @@ class Gathered(Metric):
 
     def rows(self, name: str) -> Tensor:
         """All rows ``[N, *shape]`` of a state."""
-        value = getattr(self, name)  # a tensor once gathered, a list before
+        value = getattr(self, name)  # a list until it is gathered, then a tensor
         value = value if isinstance(value, list) else [value]
         return torch.cat([self._without_rows[name].to(self.device), *value])
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather from all processes; one without rows takes part with none, of the right shape and type."""
+        """Gather from all processes. A process without rows contributes an empty tensor of the right shape and type."""
         for name, none in self._without_rows.items():
             if isinstance(getattr(self, name), list):
                 getattr(self, name).append(none.to(self.device))
@@ -119,14 +119,14 @@ class Gathered(Metric):
 
 
 class ClipMeans(Gathered):
-    """Means of what a subclass measures on each clip, with intervals over pieces.
+    """Means of the values that a subclass measures on each clip, with confidence intervals over pieces.
 
     Attributes:
-        names: Of the means.
-        rates: Those of them that are between 0 and 1, and whose bounds therefore are.
+        names: Names of the means.
+        rates: Names of the means that, like their bounds, are between 0 and 1.
 
     Args:
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals.
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -141,7 +141,7 @@ class ClipMeans(Gathered):
         self.add_rows("pieces", dtype=torch.int64)
 
     def record(self, sums: Tensor, weights: Tensor | None = None, pieces: Pieces = None) -> None:
-        """Keep, per clip, sums ``[C, F]`` over its segments, their number ``[C]`` (one where absent) and its piece."""
+        """Store sums ``[C, F]`` over the segments of each clip, their number ``[C]`` (1 by default) and the piece."""
         weights = sums.new_ones(len(sums)) if weights is None else weights
         numbers = piece_numbers(pieces, len(sums))
         self.sums.append(sums.detach().double())  # type: ignore[operator, union-attr]
@@ -149,17 +149,17 @@ class ClipMeans(Gathered):
         self.pieces.append(numbers.to(sums.device))  # type: ignore[operator, union-attr]
 
     def compute(self) -> dict[str, Tensor]:
-        """Per name the mean, float64, and its bounds ``…_low`` and ``…_high``, nan for one piece.
+        """The mean of each name, float64, and its bounds ``…_low`` and ``…_high``, NaN for a single piece.
 
         Also ``clips`` and ``pieces``, the numbers of both, int64.
 
         Raises:
-            PartitaError: Nothing was measured.
+            PartitaError: No clip was measured.
         """
         return self.means(torch.ones(len(self.rows("sums")), dtype=torch.bool))
 
     def means(self, kept: Tensor) -> dict[str, Tensor]:
-        """What :meth:`compute` returns, of the clips ``[N]`` bool that are kept."""
+        """The results of :meth:`compute` for the clips ``[N]`` bool that are kept."""
         sums, weights, numbers = (self.rows(name).cpu()[kept.cpu()] for name in ("sums", "weights", "pieces"))
         if not len(sums):
             raise PartitaError(f"{type(self).__name__} has measured nothing yet: call update first")
@@ -171,36 +171,36 @@ class ClipMeans(Gathered):
         return results
 
     def mean(self, name: str, sums: Tensor, weights: Tensor, numbers: Tensor) -> dict[str, Tensor]:
-        """One mean, as :func:`mean_over_pieces` has it, from sums, weights and numbers of pieces ``[C]``."""
+        """One mean of :func:`mean_over_pieces`, from sums, weights and numbers of pieces ``[C]``."""
         return mean_over_pieces(sums, weights, numbers, confidence=self.confidence, rate=name in self.rates)
 
 
 class LabelMeans(ClipMeans):
-    """Means of how far clips have the labels they should have, with intervals over pieces.
+    """Means of the agreement of clips with their labels, with confidence intervals over pieces.
 
-    Each figure has a weight of its own in each clip, such as the seconds that have a label of its kind. Clips where it
-    is 0 do not count in the figure, neither in its mean nor in its interval.
+    Each mean has a weight of its own for each clip, such as the seconds that have a label of its kind. Clips whose
+    weight is 0 count neither in the mean nor in its interval.
 
     Args:
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals.
     """
 
     def __init__(self, *, confidence: float = 0.95) -> None:
         super().__init__(confidence=confidence)
-        self.add_rows("weights", len(self.names))  # in the place of one for all figures
+        self.add_rows("weights", len(self.names))  # replaces the single weight of all means
 
     def record_clip(
         self, sums: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, piece: str | None = None
     ) -> None:
-        """Keep, of one clip, per figure the weighted sum of what was measured and its weight, both ``[F]``."""
+        """Store the weighted sum and the weight of each mean for one clip, both ``[F]``."""
         first, second = (torch.tensor(np.asarray(x, np.float64), device=self.device)[None] for x in (sums, weights))
         self.record(first, second, [piece])
 
     def compute(self) -> dict[str, Tensor]:
-        """Per name the mean, float64, and its bounds ``…_low`` and ``…_high``.
+        """The mean of each name, float64, and its bounds ``…_low`` and ``…_high``.
 
-        Also ``…_clips`` and ``…_pieces``, how many have the label. The mean is not a number where no clip has it, the
-        bounds where clips of fewer than two pieces have it.
+        Also ``…_clips`` and ``…_pieces``, the numbers of clips and pieces with the label. The mean is NaN if no clip
+        has it, the bounds if clips of fewer than two pieces have it.
         """
         sums, weights, numbers = (self.rows(name).cpu() for name in ("sums", "weights", "pieces"))
         results: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""How well a codec keeps audio, and how well it uses its codes."""
+"""How well a codec reconstructs audio, and how well it uses its codes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BANDS = 80
 
 
 def log_mel_spectrum(sample_rate: int) -> MelSpectrum:
-    """The spectrum that :class:`MelDistance` compares the logarithms of.
+    """The spectrum whose logarithms :class:`MelDistance` compares.
 
-    80 mel bands up to half the sample rate; a Hann window of unit energy, the first power of two of at least 40 ms
-    (1024 samples at 16 and 24 kHz, 2048 at 32, 44.1 and 48), a quarter of it from frame to frame.
+    80 mel bands up to half the sample rate; a Hann window of unit energy, the smallest power of two of at least 40 ms
+    (1024 samples at 16 and 24 kHz, 2048 at 32, 44.1 and 48), and a hop of a quarter of it.
     """
     return MelSpectrum(sample_rate, 2 ** math.ceil(math.log2(0.04 * sample_rate)), bands=BANDS)
 
@@ -25,10 +25,10 @@ def log_mel_spectrum(sample_rate: int) -> MelSpectrum:
 class MelDistance(Metric):
     """Mean absolute difference of natural-log mel spectra, over clips, channels, frames and bands.
 
-    Each is at least ``log(1e-5)``, 122 dB below a full-scale sine. What is compared is :func:`log_mel_spectrum`.
+    Each logarithm is at least ``log(1e-5)``, 122 dB below a full-scale sine. The spectrum is :func:`log_mel_spectrum`.
 
     Args:
-        sample_rate: Of the audio, in Hz.
+        sample_rate: Sample rate of the audio, in Hz.
     """
 
     full_state_update = False
@@ -49,17 +49,17 @@ class MelDistance(Metric):
         self.count += difference.numel()
 
     def compute(self) -> Tensor:
-        """The mean, in nepers."""
+        """The mean difference, in nepers."""
         return self.sum / self.count
 
 
 class ConstantSpectrum(MelDistance):
-    """The :class:`MelDistance` of the best sound that never changes: what a codec that learns nothing would score.
+    """The :class:`MelDistance` of the best constant spectrum: the score of a codec that learns nothing.
 
     Under an absolute difference, the best constant log spectrum is the median of each band over the training frames.
 
     Args:
-        sample_rate: Of the audio, in Hz.
+        sample_rate: Sample rate of the audio, in Hz.
 
     Example:
         >>> noise = torch.randn(2, 1, 8000, generator=torch.Generator().manual_seed(0))
@@ -75,14 +75,14 @@ class ConstantSpectrum(MelDistance):
         self._frames: list[Tensor] = []
 
     def fit(self, audio: Tensor) -> None:
-        """Add training audio ``[B, C, T]`` to what the medians are taken over."""
+        """Add training audio ``[B, C, T]`` to the audio from which the medians are computed."""
         self._frames.append(log_magnitude(self.spectrum(audio)).flatten(0, -2))
 
     def update(self, audio: Tensor) -> None:  # type: ignore[override]
         """Compare held-out audio ``[B, C, T]`` with the medians.
 
         Raises:
-            RuntimeError: There are none: :meth:`fit` comes first.
+            RuntimeError: There are no medians: call :meth:`fit` first.
         """
         if not self._frames:
             raise RuntimeError("call fit with training audio before update")
@@ -93,7 +93,7 @@ class ConstantSpectrum(MelDistance):
 
 
 class CodebookUsage(Metric):
-    """Fraction of the entries of each codebook that occur, and the perplexity of their distribution.
+    """Fraction of used entries of each codebook, and the perplexity of their distribution.
 
     Args:
         num_codebooks: Codes per frame.
@@ -116,7 +116,7 @@ class CodebookUsage(Metric):
             self.counts[k] += torch.bincount(book.flatten(), minlength=self.cardinality)
 
     def compute(self) -> dict[str, Tensor]:
-        """``usage`` ``[K]`` in [0, 1] and ``perplexity`` ``[K]`` in [1, cardinality]; zero where nothing was."""
+        """``usage`` ``[K]`` in [0, 1] and ``perplexity`` ``[K]`` in [1, cardinality]; zero without any codes."""
         total = self.counts.sum(1, keepdim=True)
         share = self.counts / total.clamp(min=1)
         perplexity = torch.exp(-torch.xlogy(share, share).sum(1)) * (total[:, 0] > 0)

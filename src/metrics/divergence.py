@@ -1,4 +1,4 @@
-"""How far what a classifier hears in generated audio is from what it hears in a reference."""
+"""Divergence between a classifier's labels of generated audio and of a reference."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def divergence(predicted: Tensor, target: Tensor, epsilon: float = 1e-6) -> Tens
 
 
 class KLDivergence(ClipMeans):
-    """Mean Kullback–Leibler divergence of a classifier's labels, per segment, as AudioCraft and audioldm_eval have it.
+    """Mean Kullback–Leibler divergence of a classifier's labels per segment, as in AudioCraft and audioldm_eval.
 
     Only values of one classifier and one form can be compared.
 
     Args:
         form: ``softmax`` takes the labels as exclusive (AudioCraft's KLD, ``kl_softmax`` of audioldm_eval). ``sigmoid``
-            takes each for itself, and sums its ``t·log(t / p)`` alone (``kl_sigmoid`` of audioldm_eval): without the
-            terms of the labels' absence it is no divergence and can be negative.
-        epsilon: Added to the probabilities under the logarithm that divides.
-        confidence: Of the intervals.
+            takes each on its own, and sums only ``t·log(t / p)`` (``kl_sigmoid`` of audioldm_eval): without the
+            terms of the labels' absence it is not a divergence and can be negative.
+        epsilon: Constant added to the probabilities in the denominator of the logarithm.
+        confidence: Confidence level of the intervals.
 
     Example:
         >>> metric = KLDivergence()
@@ -61,8 +61,8 @@ class KLDivergence(ClipMeans):
         Args:
             predicted: Logits ``[N, C]`` of the segments of generated clips.
             target: Logits of the same segments of the references.
-            sizes: How many segments each clip has, in order, ``[clips]`` int64; one each where absent.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            sizes: Number of segments of each clip, in order, ``[clips]`` int64. ``None`` means one each.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
             PartitaError: The shapes differ, something is not finite, or the sizes do not fit.
@@ -72,7 +72,7 @@ class KLDivergence(ClipMeans):
             raise PartitaError(f"predicted and target must be logits [N, C] of the same segments, not {shapes}")
         predicted, target = predicted.double(), target.double()
         if not (predicted.isfinite().all() and target.isfinite().all()):
-            raise PartitaError("logits must be finite: look for silence or overflow in what was classified")
+            raise PartitaError("logits must be finite: look for silence or overflow in the classified audio")
         if self.form == "softmax":
             predicted, target = predicted.softmax(-1), target.softmax(-1)
         else:

@@ -1,4 +1,4 @@
-"""Fréchet distance of embeddings (FAD, 1812.08466), what it tends to with more audio (2311.01616), and how sure it is.
+"""Fréchet distance of embeddings (FAD, 1812.08466), its limit for infinite audio (2311.01616), and their intervals.
 
 Only values of one embedding, with the same activations, windows and reference, can be compared.
 """
@@ -15,13 +15,13 @@ from .gaussian import Gaussian, Side, frechet_distance, packed, pooled
 from .significance import jackknife, mean_interval
 
 AT_ONCE = 2**23
-"""Numbers that the covariances of a batch of sets of clips may hold."""
+"""Maximum number of values in the covariances of a batch of sets of clips."""
 
 LEFT_OUT = 64
-"""How many sets of clips, or of pieces, are left out in turn: several clips at once where there are more of them."""
+"""Number of sets of clips or pieces that are left out in turn; with more clips, several are left out at once."""
 
 FEWEST = 8
-"""Clips that a limit takes, so that what is left of half of them has a covariance."""
+"""Minimum number of clips for a limit, so that subsets of half of them still have a covariance."""
 
 
 class FrechetDistance(Metric):
@@ -29,7 +29,7 @@ class FrechetDistance(Metric):
 
     Args:
         dim: Width of the embeddings.
-        reference: Statistics of the reference, known beforehand; without them :meth:`update` takes its embeddings.
+        reference: Precomputed statistics of the reference. ``None`` collects its embeddings in :meth:`update`.
 
     Example:
         >>> metric = FrechetDistance(1)
@@ -51,20 +51,20 @@ class FrechetDistance(Metric):
         if reference is not None and len(reference.mean) != dim:
             raise ValueError(f"the reference has {len(reference.mean)}-d embeddings, not {dim}-d")
         self.dim, self.known = dim, reference
-        # count, mean and moment in one tensor: two of them can only be pooled together
+        # count, mean and moment in one tensor, because they can only be pooled together
         self.add_state("evaluated", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=pooled)
         self.add_state("referred", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=pooled)
 
     def update(self, embeddings: Tensor, reference: bool = False) -> None:
-        """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
+        """Add embeddings ``[N, D]`` to those of the reference, or to the evaluated ones.
 
         Raises:
-            PartitaError: Their width differs, they are not finite, or the reference was known beforehand.
+            PartitaError: Their width differs, they are not finite, or the reference is precomputed.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
             raise PartitaError(f"embeddings must be [N, {self.dim}], not {list(embeddings.shape)}")
         if not embeddings.isfinite().all():
-            raise PartitaError("embeddings must be finite: look for silence or overflow in what was embedded")
+            raise PartitaError("embeddings must be finite: look for silence or overflow in the embedded audio")
         if reference and self.known is not None:
             raise PartitaError("this metric was given the statistics of its reference: add no embeddings to it")
         side = "referred" if reference else "evaluated"
@@ -83,12 +83,12 @@ class FrechetDistance(Metric):
 
     @property
     def evaluation_statistics(self) -> Gaussian:
-        """The statistics of what is evaluated."""
+        """The statistics of the evaluated embeddings."""
         return Gaussian.unpacked(self.evaluated)
 
     @property
     def reference_statistics(self) -> Gaussian:
-        """The statistics of the reference, to be saved for the next time."""
+        """The statistics of the reference, which can be saved and reused."""
         if self.known is None:
             return Gaussian.unpacked(self.referred)
         known = self.known
@@ -96,7 +96,7 @@ class FrechetDistance(Metric):
 
 
 class FrechetInfinity(FrechetDistance, Gathered):
-    """The Fréchet distance, its limit for more and more clips (FAD∞), and how sure both are. It keeps all embeddings.
+    """The Fréchet distance, its limit for more and more clips (FAD∞), and their intervals. It stores all embeddings.
 
     The distance of ``n`` clips is too large by about ``slope / n``. How much that is shows where whole clips are left
     out. Single frames do not show it: those of one clip resemble each other, so that many frames of few clips are few.
@@ -109,8 +109,8 @@ class FrechetInfinity(FrechetDistance, Gathered):
 
     Args:
         dim: Width of the embeddings.
-        reference: Statistics of the reference, known beforehand; without them :meth:`update` takes its embeddings.
-        confidence: Of the intervals.
+        reference: Precomputed statistics of the reference. ``None`` collects its embeddings in :meth:`update`.
+        confidence: Confidence level of the intervals.
     """
 
     def __init__(self, dim: int, *, reference: Gaussian | None = None, confidence: float = 0.95) -> None:
@@ -124,13 +124,13 @@ class FrechetInfinity(FrechetDistance, Gathered):
     def update(
         self, embeddings: Tensor, reference: bool = False, sizes: Tensor | None = None, pieces: Pieces = None
     ) -> None:
-        """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
+        """Add embeddings ``[N, D]`` to those of the reference, or to the evaluated ones.
 
         Args:
-            embeddings: One per frame, the frames of a clip together. They are kept in float32.
-            reference: Which side they are of.
-            sizes: How many of them each clip has, in order, ``[clips]`` int64; needed for what is evaluated.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            embeddings: One embedding per frame, with the frames of each clip in succession. They are kept in float32.
+            reference: Whether they belong to the reference.
+            sizes: Number of frames of each clip, in order, ``[clips]`` int64; needed for what is evaluated.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
             PartitaError: As for :class:`FrechetDistance`, or the sizes are missing or do not fit.
@@ -172,7 +172,7 @@ class FrechetInfinity(FrechetDistance, Gathered):
             return results
         sets = ClipSets(self.rows("frames"), self.rows("sizes"), self.reference_statistics)
         half, dealt = nan, member[:, sets.order]
-        dealt = dealt[dealt.argmax(1).argsort()]  # the pieces in an order by chance, too
+        dealt = dealt[dealt.argmax(1).argsort()]  # the pieces in random order, too
         if pieces > 1:
             parts = split(dealt[:, sets.order.argsort()], LEFT_OUT)
             value, without = results["frechet"].cpu().numpy(), sets.distances(1 - parts).cpu().numpy()
@@ -194,8 +194,8 @@ class ClipSets:
     """The distances of subsets of clips to a reference.
 
     Args:
-        embeddings: Of all clips, ``[N, D]``, the frames of a clip together.
-        sizes: How many of them each clip has, in order, ``[C]`` int64.
+        embeddings: Embeddings ``[N, D]`` of all clips, with the frames of each clip in succession.
+        sizes: Number of frames of each clip, in order, ``[C]`` int64.
         reference: Statistics of the reference.
     """
 
@@ -204,14 +204,14 @@ class ClipSets:
         clips = (embeddings.double() - self.middle).split(sizes.tolist())  # centered, so that sums do not cancel
         self.sizes, self.sums = sizes.double(), torch.stack([clip.sum(0) for clip in clips])
         self.spread = torch.stack([clip.square().sum() for clip in clips])
-        self.seen = [clip @ self.side.factor for clip in clips]  # all that the root depends on
-        # an order by chance, which does not depend on the one that the clips are in
+        self.seen = [clip @ self.side.factor for clip in clips]  # the projection that the matrix root depends on
+        # a random order, independent of the order of the clips
         directions = torch.randn(self.sums.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         ordered = (self.sums @ directions.to(self.sums)).argsort(stable=True)
         self.order = ordered.cpu()[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))]
 
     def distances(self, chosen: Tensor) -> Tensor:
-        """The distances ``[R]`` of sets of clips, of which ``[R, C]`` says how much each clip counts."""
+        """The distances ``[R]`` of sets of clips, given the weight of each clip, ``[R, C]``."""
         frames, width = int(self.sizes.sum()), self.side.factor.shape[1]
         roots, found = _roots_by_frames if frames < width else _roots_by_moments, []
         at_once = max(1, AT_ONCE // min(frames, width) ** 2)
@@ -226,11 +226,11 @@ class ClipSets:
         return torch.cat(found)
 
     def limit(self, dealt: list[Tensor]) -> Tensor:
-        """The distance of some clips without its bias of first order.
+        """The distance of a set of clips without its first-order bias.
 
         Args:
-            dealt: The numbers of the clips of each piece, int64, in an order by chance. The single ones of pieces are
-                taken together, as if their pieces were chance.
+            dealt: The numbers of the clips of each piece, int64, in random order. Pieces with a single clip are
+                grouped at random.
         """
         strata = [clips for clips in dealt if len(clips) > 1]
         strata.append(torch.cat([clips for clips in dealt if len(clips) == 1] or [torch.empty(0, dtype=torch.int64)]))
@@ -242,7 +242,7 @@ class ClipSets:
             for left in clips.tensor_split(sets) if sets > 1 else ():
                 rest = len(clips) - len(left)
                 row = whole.clone()
-                row[clips], row[left] = len(clips) / rest, 0  # a piece counts as much as before
+                row[clips], row[left] = len(clips) / rest, 0  # the weight of a piece stays the same
                 weights.append(row)
                 factors.append(rest / len(clips))
         distances = self.distances(torch.stack(weights))
@@ -250,7 +250,7 @@ class ClipSets:
 
 
 def split(rows: Tensor, most: int) -> Tensor:
-    """Zeros and ones ``[R, C]``, added up so that at most so many rows are left."""
+    """Zeros and ones ``[R, C]``, with rows summed so that at most ``most`` are left."""
     return torch.stack([some.sum(0) for some in rows.tensor_split(min(most, len(rows)))])
 
 
@@ -259,9 +259,9 @@ def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: 
 
     Args:
         seen: Frames ``[S, D]`` of each clip.
-        weights: How often each resample has each clip, ``[R, C]``.
-        count: Frames of each resample, ``[R]``.
-        mean: Of them, ``[R, D]``.
+        weights: How often each resample contains each clip, ``[R, C]``.
+        count: Number of frames of each resample, ``[R]``.
+        mean: Mean of these frames, ``[R, D]``.
     """
     dim, moment = mean.shape[1], mean.new_zeros(len(weights), mean.shape[1] ** 2)
     at_once = max(1, AT_ONCE // dim**2)
@@ -273,7 +273,7 @@ def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: 
 
 
 def _roots_by_frames(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-    """The same from the inner products of frames, whose eigenvalues are those of the moments: for fewer than ``D``."""
+    """The same sums from the inner products of frames, which have the same eigenvalues: for fewer than ``D`` frames."""
     frames = torch.cat(seen)
     often = torch.repeat_interleave(weights, torch.tensor([len(clip) for clip in seen], device=weights.device), dim=1)
     along = mean @ frames.mT

@@ -1,4 +1,4 @@
-"""What the Fréchet distance knows of a set of embeddings, and the distance of two such sets (FAD, 1812.08466)."""
+"""Gaussian statistics of a set of embeddings, and the Fréchet distance between two sets (FAD, 1812.08466)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..storage.files import replacing_file
 
 @dataclass(frozen=True)
 class Gaussian:
-    """What the Fréchet distance knows of a set of embeddings.
+    """Gaussian statistics of a set of embeddings, for the Fréchet distance.
 
     Args:
-        count: How many there are.
-        mean: ``[D]`` float64.
+        count: Number of embeddings.
+        mean: Mean ``[D]`` float64.
         moment: Sum ``[D, D]`` float64 of the outer products of their deviations from the mean.
     """
 
@@ -48,11 +48,11 @@ class Gaussian:
         return self.moment / (self.count - 1)
 
     def save(self, path: str | Path, *, embedding: str, source: str) -> None:
-        """Write one safetensors file whose metadata say what it was made from.
+        """Write a safetensors file whose metadata describe what it was made from.
 
         Args:
-            path: Of the file.
-            embedding: Name of what embedded the audio, with all that changes its values: weights, layer, window.
+            path: Path of the file.
+            embedding: Name of the embedding model, with everything that affects its values: weights, layer, window.
             source: Hash of the audio, such as :func:`source_hash` of the names or hashes of its files.
         """
         tensors = {"mean": self.mean, "moment": self.moment}
@@ -63,13 +63,13 @@ class Gaussian:
         """Read what :meth:`save` wrote.
 
         Args:
-            path: Of the file.
-            embedding: Must be what the file says.
-            source: Must be what the file says.
-            samples: Must be the number of embeddings, if given.
+            path: Path of the file.
+            embedding: Required name of the embedding model.
+            source: Required hash of the audio.
+            samples: Required number of embeddings. ``None`` accepts any.
 
         Raises:
-            PartitaError: There is no such file, or it was made from something else.
+            PartitaError: The file does not exist, or was made from something else.
         """
         made_from = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
         tensors, number = load_made_from(path, ("mean", "moment"), **made_from)
@@ -77,22 +77,22 @@ class Gaussian:
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> Gaussian:
-        """From what :func:`packed` returns."""
+        """Restore the statistics from the result of :func:`packed`."""
         return cls(int(packed[0, 0]), packed[1], packed[2:])
 
 
 def save_made_from(path: str | Path, tensors: Mapping[str, Tensor], **made_from: str | int) -> None:
-    """Write tensors into one safetensors file whose metadata say what they were made from."""
+    """Write tensors to a safetensors file whose metadata describe what they were made from."""
     with replacing_file(Path(path)) as new:
         cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(cpu, new, metadata={"fingerprint": json.dumps(made_from, ensure_ascii=False)})
 
 
 def load_made_from(path: str | Path, names: Iterable[str], **made_from: str | int) -> tuple[dict[str, Tensor], int]:
-    """The tensors of these names, and how many samples they were made from, out of what was saved.
+    """The tensors with these names from a saved file, and the number of samples they were made from.
 
     Raises:
-        PartitaError: There is no such file, or it was made from something else.
+        PartitaError: The file does not exist, or was made from something else.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -111,17 +111,17 @@ def load_made_from(path: str | Path, names: Iterable[str], **made_from: str | in
 
 
 def source_hash(names: Iterable[str]) -> str:
-    """A hash of names (of files, clips, or hashes of their content), whatever their order."""
+    """A hash of names (of files, clips, or hashes of their content), independent of their order."""
     return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> Tensor:
-    """``d² = ‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½)``, float64, also of covariances without full rank."""
+    """``d² = ‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½)``, float64, also for covariances without full rank."""
     return Side(first).distance(second.mean, second.covariance)
 
 
 class Side:
-    """One side of the distance, prepared for many of the other.
+    """One side of the distance, prepared for many distances to others.
 
     With ``Σ₁ = FFᵀ``, the eigenvalues of ``Σ₁Σ₂`` other than zero are those of the symmetric ``FᵀΣ₂F``.
     """
@@ -129,7 +129,7 @@ class Side:
     def __init__(self, statistics: Gaussian) -> None:
         self.mean, covariance = statistics.mean, statistics.covariance
         values, vectors = torch.linalg.eigh(covariance)
-        kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # the rest is rounding
+        kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # the others are rounding errors
         self.factor = vectors[:, kept] * values[kept].sqrt()
         self.trace = covariance.trace()
 
@@ -150,7 +150,7 @@ def packed(embeddings: Tensor) -> Tensor:
 
 
 def pooled(packed: Tensor) -> Tensor:
-    """Statistics ``[R, D + 2, D]`` of several sets as those of all together (Chan, Golub and LeVeque 1979)."""
+    """Statistics ``[R, D + 2, D]`` of several sets pooled into those of their union (Chan, Golub and LeVeque 1979)."""
     count, mean, moment = packed[:, 0], packed[:, 1], packed[:, 2:]
     total = count.sum(0)
     pooled = (count * mean).sum(0) / total.clamp(min=1)

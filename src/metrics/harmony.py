@@ -16,17 +16,17 @@ from .clips import LabelMeans, Pieces
 _UNKNOWN_KEY = "X"
 _TRIADS = (0, 1)  # of the qualities, major and minor
 _THIRD_HARMONIC = 0.3
-"""How strong the fifth above a tone sounds with it, against the tone and its octaves."""
+"""Strength of a tone's third harmonic, a fifth above it, relative to the tone and its octaves."""
 _NO_CHORD_SIMILARITY = 0.4
-"""The correlation with a chord below which there is none."""
+"""Minimum correlation with a chord; below it, there is no chord."""
 _CHANGE = 0.4
-"""What a change of chord costs, in frames of perfect correlation."""
+"""Cost of a chord change, in frames of perfect correlation."""
 _SILENCE = 1e-2
-"""Of the loudest frame: below it, chroma means less the softer it is."""
+"""Level relative to the loudest frame below which softer frames get less weight."""
 
 
 def harmonic_chroma(sample_rate: int) -> Chroma:
-    """What keys and chords are estimated from: magnitudes from 60 to 2000 Hz, in 10 frames of about 0.26 s a second."""
+    """The chroma for keys and chords: magnitudes from 60 to 2000 Hz, in 10 frames of about 0.26 s a second."""
     return Chroma(
         sample_rate,
         window=chroma_window(sample_rate) // 2,
@@ -39,10 +39,10 @@ def harmonic_chroma(sample_rate: int) -> Chroma:
 
 
 def estimate_key(chroma: np.ndarray) -> str:
-    """The key of chroma ``[frames, 12]``, as ``"F# minor"``; ``"X"`` where nothing sounds.
+    """The key of chroma ``[frames, 12]``, as ``"F# minor"``; ``"X"`` for silence.
 
-    It is the one whose profile correlates most with the mean (C. Krumhansl, Cognitive Foundations of Musical Pitch,
-    1990, ch. 4), where each tone sounds with its third harmonic (E. Gómez, INFORMS Journal on Computing 18, 2006).
+    It is the key whose profile correlates most with the mean (C. Krumhansl, Cognitive Foundations of Musical Pitch,
+    1990, ch. 4), with the third harmonic of each tone included (E. Gómez, INFORMS Journal on Computing 18, 2006).
 
     >>> estimate_key(np.array([[1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1.0], [1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]]))
     'C major'
@@ -55,16 +55,16 @@ def estimate_key(chroma: np.ndarray) -> str:
 
 
 def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> list[tuple[float, float, str]]:
-    """Major and minor triads, and ``N`` where there is none, as start, end and name: without gaps, of equal neighbors.
+    """Major and minor triads, and ``N`` for no chord, as start, end and name, without gaps and repetitions.
 
-    Each frame is correlated with each chord, whose tones sound with their third harmonics; of all sequences the one is
-    taken that correlates most, less what its changes cost (as A. Sheh and D. Ellis, ISMIR 2003, with templates instead
-    of trained models).
+    Each frame is correlated with each chord, including the third harmonics of its tones. The result is the sequence
+    with the highest total correlation, minus the cost of its changes (as A. Sheh and D. Ellis, ISMIR 2003, with
+    templates instead of trained models).
 
     Args:
         chroma: ``[frames, 12]``; frame ``i`` is centered on ``i / frame_rate`` seconds.
         frame_rate: Frames per second.
-        seconds: Where the last one ends.
+        seconds: End of the last chord.
 
     >>> c_major, a_minor = np.eye(12)[[0, 4, 7]].sum(0), np.eye(12)[[9, 0, 4]].sum(0)
     >>> estimate_chords(np.stack([c_major] * 10 + [a_minor] * 11), 10.0, 2.0)
@@ -91,14 +91,14 @@ def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> li
 
 
 class KeyAgreement(LabelMeans):
-    """Whether audio is in the key it should be in.
+    """Agreement of the key of audio with its label.
 
     Keys survive noise down to 0 dB, low-passes down to 500 Hz and any change of tempo: an unchanged score says nothing
-    of how the audio sounds.
+    about sound quality.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        confidence: Of the intervals.
+        sample_rate: Sample rate of the audio, in Hz.
+        confidence: Confidence level of the intervals.
     """
 
     higher_is_better = True
@@ -118,13 +118,13 @@ class KeyAgreement(LabelMeans):
         """Compare audio ``[B, C, T]`` with the field ``key`` of the examples, such as ``"F# minor"``.
 
         Args:
-            audio: In [-1, 1].
+            audio: Audio in [-1, 1].
             reference: The fields of each example; those without a key do not count.
-            lengths: Of each clip, the number of samples that are not padding; all where none are given.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: A key is not written like that.
+            PartitaError: A key is not in this notation.
         """
         import mir_eval
 
@@ -140,21 +140,21 @@ class KeyAgreement(LabelMeans):
             self.record_clip((score, score == 1), (1, 1), piece)
 
     def compute(self) -> dict[str, Tensor]:
-        """Of the clips with a key, both in [0, 1] and not a number where there were none.
+        """Means over the clips with a key, both in [0, 1], and NaN without such clips.
 
         ``key``: the mean score of MIREX, 1 for the key, 0.5 for the one a fifth above, 0.3 for the relative and 0.2 for
-        the parallel one; ``key_exact``: the fraction in the very key. Each with its bounds ``…_low`` and ``…_high``,
-        ``…_clips`` and ``…_pieces``, how many have a key.
+        the parallel one; ``key_exact``: the fraction in exactly this key. Each with its bounds ``…_low`` and
+        ``…_high``, ``…_clips`` and ``…_pieces``, the numbers with a key.
         """
         return super().compute()
 
 
 class ChordAgreement(LabelMeans):
-    """Whether audio has the chords it should have.
+    """Agreement of the chords of audio with their labels.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        confidence: Of the intervals.
+        sample_rate: Sample rate of the audio, in Hz.
+        confidence: Confidence level of the intervals.
     """
 
     higher_is_better = True
@@ -174,10 +174,10 @@ class ChordAgreement(LabelMeans):
         """Compare audio ``[B, C, T]`` with the field ``chords`` of the examples: start, end and name of each, in order.
 
         Args:
-            audio: In [-1, 1].
+            audio: Audio in [-1, 1].
             reference: The fields of each example; those without chords do not count.
-            lengths: Of each clip, the number of samples that are not padding; all where none are given.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
             PartitaError: A chord is not in the notation of Harte et al. (``"F#:min7"``).
@@ -196,12 +196,12 @@ class ChordAgreement(LabelMeans):
                 raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
 
     def compute(self) -> dict[str, Tensor]:
-        """Of the time that can be compared, all in [0, 1] and not a number where there was none.
+        """Fractions of the time that can be compared, all in [0, 1], and NaN without such time.
 
         ``chord_root``: the fraction with the right root; ``chord_majmin``: with the right root and third, where the
-        label is major, minor or no chord, sevenths left aside; ``chord_segmentation``: how far changes fall together,
-        the worse of over- and undersegmentation (MIREX), 1 where they all do. Each with its bounds ``…_low`` and
-        ``…_high``, ``…_clips`` and ``…_pieces``, how many have something to compare.
+        label is major, minor or no chord, sevenths left aside; ``chord_segmentation``: how well changes coincide,
+        the worse of over- and undersegmentation (MIREX), 1 if all do. Each with its bounds ``…_low`` and
+        ``…_high``, ``…_clips`` and ``…_pieces``, the numbers with something to compare.
         """
         return super().compute()
 
@@ -211,7 +211,7 @@ def chord_agreement(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds that agree in root, in major or minor, and in segmentation, and those that can be compared: ``[3]`` each.
 
-    Where nothing was estimated, it is no chord.
+    Time without an estimate counts as no chord.
     """
     from mir_eval import chord, util
 
@@ -241,7 +241,7 @@ def _in_all_keys(tones: np.ndarray) -> np.ndarray:
 
 
 def _labeled(chords: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, list[str]]:
-    """Spans ``[chords, 2]`` and names, as mir_eval takes them."""
+    """Spans ``[chords, 2]`` and names, in the format of mir_eval."""
     spans = np.array([(start, end) for start, end, _ in chords], np.float64).reshape(-1, 2)
     return spans, [name for _, _, name in chords]
 

@@ -1,4 +1,4 @@
-"""Kernel audio distance of embeddings (KAD, arXiv 2502.15602): unbiased with few clips, and how sure it is.
+"""Kernel audio distance of embeddings (KAD, arXiv 2502.15602), unbiased even with few clips, and its interval.
 
 Only values of one embedding, with the same kernel and reference, can be compared.
 """
@@ -18,16 +18,16 @@ from .gaussian import load_made_from, save_made_from
 from .significance import jackknife, mean_interval
 
 SCALE = 100.0
-"""What the squared discrepancy is multiplied by, as in the authors' kadtk."""
+"""Factor of the squared discrepancy, as in the authors' kadtk."""
 
 FRAMES = 32
-"""Frames of a clip that count, equally spaced: those between say little more, and cost time and memory."""
+"""Maximum number of equally spaced frames per clip; more frames add little information, but cost time and memory."""
 
 BANDWIDTH_FRAMES = 4
-"""Frames of each clip of the reference, out of those, whose distances decide the bandwidth."""
+"""Number of these frames of each reference clip whose distances determine the bandwidth."""
 
 AT_ONCE = 2**22
-"""Numbers that a part of a kernel matrix may hold."""
+"""Maximum number of values in a block of a kernel matrix."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Sample:
     """Embeddings of clips.
 
     Args:
-        frames: ``[N, D]`` float32, the frames of a clip together.
-        sizes: How many of them each clip has, in order, ``[C]`` int64.
-        pieces: Numbers of the pieces that the clips are from, ``[C]`` int64, −1 for a piece of its own.
+        frames: Embeddings ``[N, D]`` float32, with the frames of each clip in succession.
+        sizes: Number of frames of each clip, in order, ``[C]`` int64.
+        pieces: Numbers of the clips' pieces, ``[C]`` int64, −1 for a piece of its own.
     """
 
     frames: Tensor
@@ -46,10 +46,10 @@ class Sample:
 
     @classmethod
     def of(cls, frames: Tensor, sizes: Tensor, pieces: Pieces = None) -> Sample:
-        """Those of the frames ``[N, D]`` of clips that count.
+        """Select the frames that count from frames ``[N, D]`` of clips.
 
         Raises:
-            PartitaError: The sizes do not fit the frames, or the pieces the clips.
+            PartitaError: The sizes do not match the frames, or the pieces do not match the clips.
         """
         if (sizes < 1).any() or int(sizes.sum()) != len(frames):
             raise PartitaError(f"sizes must be at least 1 and add up to {len(frames)}, not {sizes.tolist()}")
@@ -71,17 +71,17 @@ class Sample:
         """The median distance between frames of the clips.
 
         Raises:
-            PartitaError: There are fewer than two frames, or most of them are the same.
+            PartitaError: There are fewer than two frames, or most of them are equal.
         """
         some = [clip[_spaced(len(clip), BANDWIDTH_FRAMES)] for clip in self.frames.split(self.sizes.tolist())]
         distances = torch.pdist(torch.cat(some).double())
         found = float(distances.median()) if len(distances) else 0.0
         if found <= 0:
-            raise PartitaError("most clips of the reference are the same, which tells no bandwidth: use other clips")
+            raise PartitaError("most clips of the reference are the same, so the bandwidth is zero: use other clips")
         return found
 
     def save(self, path: str | Path, *, embedding: str, source: str) -> None:
-        """Write one safetensors file, without the pieces; as :meth:`~partita.metrics.gaussian.Gaussian.save`."""
+        """Write a safetensors file, without the pieces, like :meth:`~partita.metrics.gaussian.Gaussian.save`."""
         tensors = {"frames": self.frames, "sizes": self.sizes}
         save_made_from(path, tensors, embedding=embedding, samples=len(self.sizes), source=source)
 
@@ -90,7 +90,7 @@ class Sample:
         """Read what :meth:`save` wrote; as :meth:`~partita.metrics.gaussian.Gaussian.load`.
 
         Raises:
-            PartitaError: There is no such file, or it was made from something else.
+            PartitaError: The file does not exist, or was made from something else.
         """
         tensors = load_made_from(path, ("frames", "sizes"), embedding=embedding, source=source)[0]
         return cls(tensors["frames"], tensors["sizes"], torch.full_like(tensors["sizes"], -1))
@@ -101,13 +101,13 @@ class KernelDistance(Gathered):
 
     ``100 · (E k(x, x') + E k(y, y') − 2 E k(x, y))`` with ``k(x, y) = exp(−‖x − y‖² / 2σ²)``, ``σ`` being the median
     distance within the reference. Pairs of frames of one piece never count, neither within a side nor across: the mean
-    over all others is without bias, however few clips there are, and below zero by chance where both sides are alike.
+    over all other pairs is unbiased even for few clips, and may be negative by chance if both sides are alike.
 
     Args:
         dim: Width of the embeddings.
-        reference: The clips of the reference, known beforehand; without them :meth:`update` takes them.
-        bandwidth: ``σ``; none for the median.
-        confidence: Of the interval.
+        reference: Precomputed clips of the reference. ``None`` collects them in :meth:`update`.
+        bandwidth: ``σ``. ``None`` takes the median.
+        confidence: Confidence level of the interval.
 
     Example:
         >>> metric = KernelDistance(1, bandwidth=1.0)
@@ -137,21 +137,21 @@ class KernelDistance(Gathered):
             self.add_rows(f"{side}_pieces", dtype=torch.int64)
 
     def update(self, embeddings: Tensor, sizes: Tensor, reference: bool = False, pieces: Pieces = None) -> None:
-        """Add embeddings ``[N, D]`` to those of the reference, or of what is evaluated.
+        """Add embeddings ``[N, D]`` to those of the reference, or to the evaluated ones.
 
         Args:
-            embeddings: One per frame, the frames of a clip together.
-            sizes: How many of them each clip has, in order, ``[clips]`` int64.
-            reference: Which side they are of.
-            pieces: Names of the pieces that the clips are from; each its own where absent.
+            embeddings: One embedding per frame, with the frames of each clip in succession.
+            sizes: Number of frames of each clip, in order, ``[clips]`` int64.
+            reference: Whether they belong to the reference.
+            pieces: Names of the clips' pieces. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: The shapes do not fit, something is not finite, or the reference was known beforehand.
+            PartitaError: The shapes do not fit, something is not finite, or the reference is precomputed.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
             raise PartitaError(f"embeddings must be [N, {self.dim}], not {list(embeddings.shape)}")
         if not embeddings.isfinite().all():
-            raise PartitaError("embeddings must be finite: look for silence or overflow in what was embedded")
+            raise PartitaError("embeddings must be finite: look for silence or overflow in the embedded audio")
         if reference and self.known is not None:
             raise PartitaError("this metric was given the clips of its reference: add no embeddings to it")
         added, side = Sample.of(embeddings, sizes, pieces), "referred" if reference else "evaluated"
@@ -164,7 +164,7 @@ class KernelDistance(Gathered):
         Returns:
             ``kad``, and ``kad_low`` and ``kad_high``, which hold the distance of all pieces there could be on both
             sides, float64; the numbers of ``clips``, ``pieces`` and ``reference_clips``, int64; and ``bandwidth``. The
-            bounds are not numbers where a side has fewer than three pieces.
+            bounds are NaN if a side has fewer than three pieces.
 
         Raises:
             PartitaError: The clips of a side are not from two pieces, or of both sides from the same.
@@ -181,7 +181,7 @@ class KernelDistance(Gathered):
             kernel = sides[one] @ _kernel_sums(first, second, bandwidth) @ sides[other].T
             pairs = torch.outer(sides[one] @ first.sizes.double(), sides[other] @ second.sizes.double())
             if not float(pairs.fill_diagonal_(0).sum()) or fewest < 2:
-                raise PartitaError("a kernel distance takes clips of two pieces or more on each side")
+                raise PartitaError("a kernel distance needs clips of two pieces or more on each side")
             total, left = _mean_of_pairs(kernel.fill_diagonal_(0), pairs)
             value, without = value + SCALE * weight * total, without + SCALE * weight * left
         low = high = value.new_tensor(torch.nan)
@@ -209,7 +209,7 @@ def _mean_of_pairs(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 def _kernel_sums(first: Sample, second: Sample, bandwidth: float) -> Tensor:
     """Sums ``[C, C']`` float64 of the kernel over the frames of every two clips."""
-    middle = second.frames.double().mean(0)  # so that squares do not cancel
+    middle = second.frames.double().mean(0)  # centering avoids cancellation of squares
     one, other, sums = first.frames.double() - middle, second.frames.double() - middle, []
     squares = other.square().sum(1)
     for rows in one.split(max(1, AT_ONCE // len(other))):
@@ -219,7 +219,7 @@ def _kernel_sums(first: Sample, second: Sample, bandwidth: float) -> Tensor:
 
 
 def _spaced(number: int, most: int) -> Tensor:
-    """Numbers below ``number``, equally spaced, all or so many of them.
+    """At most ``most`` equally spaced numbers below ``number``.
 
     >>> _spaced(10, 4).tolist()
     [1, 3, 6, 8]

@@ -1,4 +1,4 @@
-"""How well generated audio keeps the melody of a reference."""
+"""How well generated audio preserves the melody of a reference."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .clips import ClipMeans, Pieces
 class MelodySimilarity(ClipMeans):
     """Mean cosine similarity of the chroma of two recordings, over frames of all clips (arXiv 2306.05284, §4.1).
 
-    One-hot chroma, as the publication takes it, makes it the fraction of frames whose strongest pitch class agrees.
+    With one-hot chroma, as in the publication, it is the fraction of frames whose strongest pitch class agrees.
     Published values hold at 32 kHz; at other rates frames are a little longer or shorter.
 
     Args:
-        sample_rate: Of the audio, in Hz.
+        sample_rate: Sample rate of the audio, in Hz.
         one_hot: Whether only the strongest pitch class of a frame counts.
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals.
     """
 
     higher_is_better = True
@@ -45,13 +45,13 @@ class MelodySimilarity(ClipMeans):
         """Compare audio ``[B, C, T]`` with the reference ``[B, C', T]``.
 
         Args:
-            audio: In [-1, 1].
-            reference: Likewise; the number of channels may differ.
-            lengths: Of each clip, the number of samples that are not padding; all where none are given.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            audio: Audio in [-1, 1].
+            reference: Reference audio in [-1, 1]; the number of channels may differ.
+            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: They differ in number or length of clips.
+            PartitaError: The number or length of the clips differs.
         """
         if len(audio) != len(reference) or audio.shape[-1] != reference.shape[-1]:
             raise PartitaError(
@@ -69,6 +69,6 @@ class MelodySimilarity(ClipMeans):
         """``chroma_cosine`` in [0, 1], its bounds ``chroma_cosine_low`` and ``…_high``, and ``clips`` and ``pieces``.
 
         Raises:
-            PartitaError: Nothing was compared.
+            PartitaError: No clips were compared.
         """
         return super().compute()

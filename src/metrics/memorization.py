@@ -1,4 +1,4 @@
-"""Whether a model continues prompts from its training data with what followed there (MusicLM, 2301.11325 §4.4)."""
+"""Whether a model continues prefixes from its training data as the original does (MusicLM, 2301.11325 §4.4)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..errors import PartitaError
 from .clips import ClipMeans, Pieces
 
 PAIRS_AT_ONCE = 64
-"""Pairs of sequences whose transport is computed together."""
+"""Number of pairs of sequences whose transport is computed at once."""
 TINY = 1e-300
-"""Keeps quotients of nothing finite."""
+"""Keeps quotients with a zero denominator finite."""
 
 
 def entropy(tokens: Tensor, cardinality: int) -> Tensor:
@@ -32,18 +32,18 @@ def histogram(tokens: Tensor, cardinality: int) -> Tensor:
 def transport_cost(
     generated: Tensor, target: Tensor, centers: Tensor, *, regularization: float = 0.01, iterations: int = 200
 ) -> Tensor:
-    """What it costs to turn the histogram of one sequence into that of another, moving tokens between their centers.
+    """The cost of transporting the histogram of one sequence to that of another, between the centers of their tokens.
 
     Sinkhorn's algorithm (Cuturi 2013) in log space, over the tokens that occur. The regularization starts large and
-    falls, which takes fewer iterations (Schmitzer 2019), and the plan is made one that moves exactly what there is
-    (Altschuler et al. 2017, algorithm 2): the costs are never below those of the best plan.
+    falls, which takes fewer iterations (Schmitzer 2019), and the plan is rounded to the exact marginals
+    (Altschuler et al. 2017, algorithm 2): the costs are never below those of the optimal plan.
 
     Args:
         generated: Tokens ``[N, S]`` int64.
         target: Tokens ``[N, S]`` int64.
-        centers: Of the tokens, ``[K, D]``; moving costs the Euclidean distance.
-        regularization: Entropic, as a fraction of the mean distance between centers.
-        iterations: Of the algorithm, half of them while the regularization falls.
+        centers: Centers ``[K, D]`` of the tokens; the cost is the Euclidean distance.
+        regularization: Entropic regularization, as a fraction of the mean distance between centers.
+        iterations: Iterations of the algorithm; the regularization falls during the first half.
 
     Returns:
         Costs ``[N]`` float64, in the unit of the centers.
@@ -72,10 +72,10 @@ def _transport(first: Tensor, second: Tensor, between: Tensor, least: Tensor, it
         f = -strength * (log_other + (g - cost) / strength).logsumexp(2, keepdim=True)
         g = -strength * (log_mass + (f - cost) / strength).logsumexp(1, keepdim=True)
     plan = (log_mass + log_other + (f + g - cost) / least).exp()
-    # what a plan moves too much is taken back, and what is then missing is moved from anywhere to anywhere
+    # scale down excess rows and columns, and distribute the missing mass over all pairs
     plan = plan * (mass / plan.sum(2, keepdim=True).clamp(min=TINY)).clamp(max=1)
     plan = plan * (other / plan.sum(1, keepdim=True).clamp(min=TINY)).clamp(max=1)
-    # rounding may leave less than nothing, whose quotient by a sum of next to nothing has no bounds
+    # rounding may leave small negative values, whose quotient by a tiny sum would be unbounded
     mass, other = (mass - plan.sum(2, keepdim=True)).clamp(min=0), (other - plan.sum(1, keepdim=True)).clamp(min=0)
     plan = plan + mass * other / mass.sum(1, keepdim=True).clamp(min=TINY)
     return (plan * cost).sum((1, 2))
@@ -102,14 +102,14 @@ def unrelated_costs(
     """The :func:`transport_cost` of continuations and targets of different examples, drawn at random.
 
     Args:
-        generated: Tokens ``[N, S]`` int64 of the continuations; other training examples do as well.
-        target: Tokens ``[N, S]`` int64 of what followed in training, the same examples in the same order.
-        centers: Of the tokens, ``[K, D]``.
-        pairs: How many to draw.
-        pieces: That the examples are from, one for each; none where each is from another. Two of a piece are related.
-        min_entropy: Examples with fewer bits in either sequence are left out, as :class:`Memorization` leaves them.
-        seed: Of the draws.
-        iterations: As for :func:`transport_cost`.
+        generated: Tokens ``[N, S]`` int64 of the continuations; other training examples can be used too.
+        target: Tokens ``[N, S]`` int64 of the training continuations of the same examples, in the same order.
+        centers: Centers ``[K, D]`` of the tokens.
+        pairs: Number of pairs to draw.
+        pieces: Pieces of the examples, which are related within a piece. ``None`` takes each as its own piece.
+        min_entropy: Examples with fewer bits in either sequence are left out, as in :class:`Memorization`.
+        seed: Seed of the draws.
+        iterations: Iterations of Sinkhorn's algorithm.
 
     Returns:
         Costs ``[pairs]`` float64.
@@ -141,11 +141,11 @@ def unrelated_costs(
 def threshold_for(costs: Tensor, false_positives: float = 0.01) -> float:
     """The highest threshold that fewer than this fraction of the costs ``[N]`` of unrelated pairs fall below.
 
-    Among other pairs the fraction scatters about this one, the more the fewer costs fell below: for at most 1 %, ask
-    for 0.2 %.
+    For other pairs, the fraction varies around this value, more so if few costs fell below: for at most 1 %, request
+    0.2 %.
 
     Raises:
-        PartitaError: There are too few costs to tell such a fraction.
+        PartitaError: There are too few costs to estimate such a fraction.
     """
     if not 0 < false_positives < 1:
         raise ValueError(f"false_positives must be between 0 and 1, not {false_positives}")
@@ -157,19 +157,19 @@ def threshold_for(costs: Tensor, false_positives: float = 0.01) -> float:
 
 
 class Memorization(ClipMeans):
-    """How often a continuation is what followed in training, exactly or approximately.
+    """How often a continuation matches the continuation in the training data, exactly or approximately.
 
-    An approximate match is one whose histogram of tokens costs less than ``threshold`` to be moved onto the other's.
-    Sequences with little in them, such as silence, match by chance and are left out.
+    In an approximate match, transporting one histogram of tokens to the other costs less than ``threshold``.
+    Sequences with little content, such as silence, match by chance and are left out.
 
     Args:
-        centers: Of the tokens, ``[K, D]``: the centers of the k-means that made them.
-        threshold: In the unit of the centers; :func:`threshold_for` the :func:`unrelated_costs`. MusicLM's 0.85 holds
-            for its own centers alone.
+        centers: Centers ``[K, D]`` of the tokens, from the k-means that produced them.
+        threshold: Threshold in the unit of the centers: :func:`threshold_for` of the :func:`unrelated_costs`. MusicLM's
+            0.85 holds only for its own centers.
         min_entropy: Pairs where either sequence has fewer bits than this are left out.
-        regularization: As for :func:`transport_cost`; the same as for the threshold.
-        iterations: As for :func:`transport_cost`; the same as for the threshold.
-        confidence: Of the intervals.
+        regularization: Regularization of :func:`transport_cost`, the same as for the threshold.
+        iterations: Iterations of :func:`transport_cost`, the same as for the threshold.
+        confidence: Confidence level of the intervals.
 
     Example:
         >>> metric = Memorization(torch.eye(4), threshold=0.1)
@@ -206,12 +206,12 @@ class Memorization(ClipMeans):
         self.register_buffer("centers", centers.detach().double(), persistent=False)
 
     def update(self, generated: Tensor, target: Tensor, pieces: Pieces = None) -> None:
-        """Compare continuations ``[N, S]`` int64 with what followed the same prompts in training, as long.
+        """Compare continuations ``[N, S]`` int64 with those of the same prefixes in training, of the same length.
 
         Args:
             generated: Tokens ``[N, S]``.
             target: Tokens ``[N, S]``.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
             PartitaError: The shapes differ, or a token has no center.

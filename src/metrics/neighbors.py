@@ -27,10 +27,10 @@ class StyleNeighbors(ClipMeans):
         distance: ``cosine`` or ``euclidean``.
         overfit: ``closer`` counts a copy where ``x_G`` is closer to ``x_C`` than any song of the database is,
             ``source`` where the song nearest to ``x_G`` is the one that ``x_C`` was cut from.
-        strict: Whether ``closer`` needs to be less, rather than at most.
-        exclude_source: Whether the song that ``x_C`` was cut from counts as no neighbor, neither in ``common`` nor in
-            ``closer``: otherwise it is among the nearest whatever the style.
-        confidence: Of the intervals.
+        strict: Whether ``closer`` requires a smaller distance, rather than at most an equal one.
+        exclude_source: Whether the song that ``x_C`` was cut from is excluded from the neighbors in ``common`` and
+            ``closer``: otherwise it is always among the nearest.
+        confidence: Confidence level of the intervals.
     """
 
     names = rates = ("common", "overfit")
@@ -67,12 +67,12 @@ class StyleNeighbors(ClipMeans):
         Args:
             excerpt: Embeddings ``[B, D]``.
             generated: Embeddings ``[B, D]``.
-            source: Which song of the database each excerpt was cut from, ``[B]`` int64, −1 for none of them; none where
-                absent.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            source: Which song of the database each excerpt was cut from, ``[B]`` int64, −1 for none of them. ``None``
+                if unknown.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: The shapes do not fit, or ``overfit: source`` is told of no source.
+            PartitaError: The shapes do not fit, or ``overfit: source`` lacks a source.
         """
         width = self.database.shape[1]
         if excerpt.shape != generated.shape or excerpt.ndim != 2 or excerpt.shape[1] != width:
@@ -106,7 +106,7 @@ class StyleNeighbors(ClipMeans):
         return super().compute()
 
     def _prepared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings between which the Euclidean distance has the order of the one asked for."""
+        """Embeddings whose Euclidean distances have the same order as ``distance``."""
         embeddings = embeddings.double()
         return F.normalize(embeddings, dim=1) if self.distance == "cosine" else embeddings
 

@@ -14,19 +14,19 @@ from .clips import LabelMeans, Pieces
 _RATE = 22050
 _HOP = 256
 _LAG = 4
-"""Frames over which loudness must rise: 46 ms, since many instruments do not start at once."""
+"""Number of frames over which loudness must rise: 46 ms, because many instruments have a slow attack."""
 
 
 def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0) -> tuple[float, np.ndarray]:
-    """Tempo and beats of a clip, by D. Ellis' dynamic programming (JNMR 36, 2007) as librosa has it.
+    """Tempo and beats of a clip, by D. Ellis' dynamic programming (JNMR 36, 2007), as in librosa.
 
     Args:
-        audio: ``[C, T]``.
-        sample_rate: In Hz.
-        expected_tempo: Beats per minute that are likeliest; half and double of it are ``exp(-1/2)`` times as likely.
+        audio: Audio ``[C, T]``.
+        sample_rate: Sample rate in Hz.
+        expected_tempo: Most likely tempo in beats per minute; half and double of it are ``exp(-1/2)`` times as likely.
 
     Returns:
-        Beats per minute, and beats ``[beats]`` in seconds, in order; 0 and none where nothing sounds.
+        Beats per minute, and beats ``[beats]`` in seconds, in order; 0 and none for silence.
     """
     import librosa
 
@@ -35,7 +35,7 @@ def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0
     if not strength.any():
         return 0.0, np.zeros(0)
     tempo = librosa.feature.tempo(onset_envelope=strength, sr=_RATE, hop_length=_HOP, start_bpm=expected_tempo)
-    # Beats are tracked beyond the end: the last frame would be taken for one otherwise.
+    # Beats are tracked beyond the end: otherwise the last frame would become one.
     _, beats = librosa.beat.beat_track(
         onset_envelope=np.pad(strength, (0, _RATE // _HOP)),
         sr=_RATE,
@@ -50,17 +50,17 @@ def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0
 
 
 class RhythmAgreement(LabelMeans):
-    """Whether audio has the tempo and the beats it should have.
+    """Agreement of the tempo and beats of audio with their labels.
 
-    It says nothing of fidelity: tempo is found a little more often through a mild low-pass or a trained codec than in
+    It does not measure fidelity: tempo is found a little more often through a mild low-pass or a trained codec than in
     the recording itself.
 
     Args:
-        sample_rate: Of the audio, in Hz.
-        expected_tempo: Beats per minute that the estimator holds for likeliest. The corpus' are about 90 in the mean,
-            those of popular music about 120.
-        trim: Seconds at the start within which beats do not count. MIREX leaves out 5, which clips cannot spare.
-        confidence: Of the intervals.
+        sample_rate: Sample rate of the audio, in Hz.
+        expected_tempo: Most likely tempo of the estimator in beats per minute. The mean of the corpus is about 90,
+            that of popular music about 120.
+        trim: Seconds at the start in which beats do not count. MIREX leaves out 5, too many for short clips.
+        confidence: Confidence level of the intervals.
     """
 
     higher_is_better = True
@@ -91,10 +91,10 @@ class RhythmAgreement(LabelMeans):
         """Compare audio ``[B, C, T]`` with the fields ``tempo`` and ``beats`` of the examples.
 
         Args:
-            audio: In [-1, 1].
+            audio: Audio in [-1, 1].
             reference: The fields of each example; those without tempo, or without beats after ``trim``, do not count.
-            lengths: Of each clip, the number of samples that are not padding; all where none are given.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
         """
         from mir_eval.beat import f_measure, trim_beats
 
@@ -115,12 +115,12 @@ class RhythmAgreement(LabelMeans):
             self.record_clip((first, second, f), (bool(target), bool(target), len(expected) > 0), piece)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over clips with the label, in [0, 1]; not a number where there was nothing to compare with.
+        """Means over clips with the label, in [0, 1]; NaN without such clips.
 
         ``tempo_accuracy_1``: the fraction within 4 % of the tempo; ``tempo_accuracy_2``: of it, half or double
         (F. Gouyon et al., IEEE TASLP 14, 2006, where three times or a third count too); ``beat_f_measure``: of beats
         within 70 ms, by when every instrument of the corpus has at least half of its level. Each with its bounds
-        ``…_low`` and ``…_high``, and ``…_clips`` and ``…_pieces``, how many have the label.
+        ``…_low`` and ``…_high``, and ``…_clips`` and ``…_pieces``, the numbers with the label.
         """
         return super().compute()
 

@@ -1,4 +1,4 @@
-"""Which differences are more than chance, and how sure a figure is.
+"""Significance tests of differences, and confidence intervals of statistics.
 
 Everything here counts independent units: pieces rather than their clips, listeners rather than their answers.
 """
@@ -16,18 +16,18 @@ from scipy import stats
 def sign_flip_test(differences: Sequence[int]) -> float:
     """The two-sided exact p-value that independent units favor neither side, as one of Fisher's randomization tests.
 
-    Were both sides alike, each unit's difference would be as likely with the opposite sign. The p-value is the fraction
-    of all choices of signs whose sum is at least as far from zero as the sum that was observed; so it is never below
-    ``2 / 2**units``. Where every difference is 1 or −1, this is the sign test.
+    If both sides were alike, each unit's difference would be equally likely with the opposite sign. The p-value is the
+    fraction of all choices of signs whose sum is at least as far from zero as the sum that was observed; so it is never
+    below ``2 / 2**units``. If every difference is 1 or −1, this is the sign test.
 
     Args:
-        differences: Per unit, such as wins less losses of a listener.
+        differences: Difference of each unit, such as wins minus losses of a listener.
 
     Example:
         >>> sign_flip_test([3, 5, 2, 4])
         0.125
     """
-    chances = np.ones(1)  # of every sum, from the lowest to the highest
+    chances = np.ones(1)  # probability of every sum, in ascending order
     for size in (abs(difference) for difference in differences if difference):
         either = np.zeros(2 * size + 1)
         either[[0, -1]] += 0.5
@@ -37,14 +37,14 @@ def sign_flip_test(differences: Sequence[int]) -> float:
 
 
 def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """A statistic without its bias of first order, and its standard error (Quenouille 1956, Tukey 1958).
+    """A statistic without its first-order bias, and its standard error (Quenouille 1956, Tukey 1958).
 
     Args:
         whole: The statistic of all independent units, ``[...]``.
         without: The statistic without each of them in turn, ``[units, ...]``.
 
     Returns:
-        Both ``[...]``; not numbers for fewer than two units, which do not say how much units differ.
+        Both ``[...]``; NaN for fewer than two units.
 
     Example:
         >>> values = np.array([1.0, 2.0, 6.0])
@@ -63,7 +63,7 @@ def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndar
 def mean_interval(
     mean: ArrayLike, error: ArrayLike, units: int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval of a statistic with this standard error, from so many independent units."""
+    """Student's interval of a statistic with this standard error, from this many independent units."""
     half = _student(units, confidence) * np.asarray(error, float)
     middle = np.asarray(mean, float)
     return middle - half, middle + half
@@ -72,11 +72,10 @@ def mean_interval(
 def rate_interval(
     rate: ArrayLike, error: ArrayLike, units: int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval (1927) of a rate in [0, 1] with this standard error, from so many independent units.
+    """Wilson's interval (1927) of a rate in [0, 1] with this standard error, from this many independent units.
 
-    The error stands for the number of independent answers that would scatter as much, as in Korn and Graubard (1998),
-    and Student's quantile for the normal one. A rate of 0 or 1 counts one answer for each unit: none of a few is not
-    none of all.
+    The effective number of answers follows from the error, as in Korn and Graubard (1998), and Student's quantile
+    replaces the normal one. A rate of 0 or 1 counts one answer per unit, so that its interval is not empty.
 
     >>> [round(float(bound), 3) for bound in rate_interval(0.0, 0.0, 6)]
     [0.0, 0.524]
@@ -97,7 +96,7 @@ def _student(units: int, confidence: float) -> float:
 def paired_test(first: Sequence[float], second: Sequence[float]) -> float:
     """The two-sided p-value of Student's t-test that pairs have the same mean.
 
-    nan for fewer than three pairs, and where all differences are the same: there is no spread to compare with.
+    NaN for fewer than three pairs, and if all differences are equal, because there is no variance to compare with.
 
     >>> round(paired_test([1.0, 2.0, 3.0], [2.0, 2.5, 4.5]), 3)
     0.074
@@ -109,7 +108,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm, 1979).
+    """P-values corrected for multiple testing (Holm, 1979).
 
     >>> holm([0.25, 0.125, 0.5])
     [0.5, 0.375, 0.5]
@@ -122,7 +121,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def p_text(value: float) -> str:
-    """A p-value as people write it."""
+    """A p-value as formatted text."""
     if math.isnan(value):
         return "–"
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""How near embeddings that belong together are: CLAP score, MuLan cycle consistency."""
+"""Similarity of paired embeddings: CLAP score, MuLan cycle consistency."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def clip_means(embeddings: Tensor, sizes: Tensor) -> Tensor:
 class PairedCosine(ClipMeans):
     """Mean cosine of paired embeddings, in [−1, 1].
 
-    Text and audio under LAION-CLAP: the CLAP score. Under MuLan: the cycle consistency of MusicLM (2301.11325 §4.2),
-    where a clip longer than MuLan's ten seconds is the average of its segments. Only values of one model compare.
+    For text and audio under LAION-CLAP, this is the CLAP score; under MuLan, the cycle consistency of MusicLM
+    (2301.11325 §4.2), where a clip longer than MuLan's ten seconds is the average of its segments. Only values of the
+    same model are comparable.
 
     Args:
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals.
 
     Example:
         >>> metric = PairedCosine()
@@ -45,15 +46,15 @@ class PairedCosine(ClipMeans):
         """Compare embeddings ``[N, D]`` of segments, averaged over each clip first.
 
         Args:
-            first: Of one side, such as the captions.
-            second: Of the other, such as the audio.
-            first_sizes: How many segments of the first side each clip has, in order, ``[clips]`` int64; one each where
-                absent.
-            second_sizes: The same of the second side.
-            pieces: Names of the pieces that the clips are from, for the intervals; each its own where absent.
+            first: Embeddings of one side, such as the captions.
+            second: Embeddings of the other side, such as the audio.
+            first_sizes: Number of segments of the first side of each clip, in order, ``[clips]`` int64. ``None`` means
+                one each.
+            second_sizes: Number of segments of the second side of each clip. ``None`` means one each.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: The sides are not of the same clips and the same width.
+            PartitaError: The sides have different clips or widths.
         """
         first = first.double() if first_sizes is None else clip_means(first, first_sizes)
         second = second.double() if second_sizes is None else clip_means(second, second_sizes)
@@ -61,7 +62,7 @@ class PairedCosine(ClipMeans):
             shapes = f"{list(first.shape)} and {list(second.shape)}"
             raise PartitaError(f"first and second must be embeddings [N, D] of the same clips, not {shapes}")
         if not torch.isfinite(first.sum() + second.sum()):
-            raise PartitaError("embeddings must be finite: look for silence or overflow in what was embedded")
+            raise PartitaError("embeddings must be finite: look for silence or overflow in the embedded audio")
         self.record(F.cosine_similarity(first, second)[:, None], pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:

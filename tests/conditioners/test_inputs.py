@@ -172,7 +172,7 @@ def test_the_command_line_tells_fields_beside_the_prompt(toy_recipe, tmp_path, m
 
 def test_audio_without_a_rate_is_found_before_training(toy_recipe, monkeypatch):
     monkeypatch.setattr(ToyLoudness, "sample_rate", None)
-    with pytest.raises(partita.PartitaError, match="toy-loudness reads audio, and declares no sample_rate"):
+    with pytest.raises(partita.PartitaError, match="toy-loudness reads audio, but declares no sample_rate"):
         System.checked(toy_recipe, ["conditioners.text=toy-loudness"])
 
 

@@ -400,7 +400,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="delays has 2 values for 3 codebooks"):
         make(delays=(0, 1))
     model, pairs = make(), pairs_of(TEXT, 2)
-    with pytest.raises(ValueError, match="text holds 2 samples for 3 seeds"):
+    with pytest.raises(ValueError, match="text has 2 samples for 3 seeds"):
         model.generate(pairs, 5, seeds=[0, 1, 2])
     with pytest.raises(ValueError, match=r"conditions for \[\], but the stage is given \['text'\]"):
         model.generate({}, 5, seeds=[0, 1])

@@ -109,7 +109,7 @@ def test_bandwidth_is_the_median_distance_of_the_reference():
     real = frames_of(draw, 200, 1)
     found = measured(real[:20] * 5, real, 1)
     assert found["bandwidth"] == pytest.approx(np.median(torch.pdist(real)), rel=0.01)
-    with pytest.raises(PartitaError, match="tells no bandwidth"):
+    with pytest.raises(PartitaError, match="the bandwidth is zero"):
         measured(real, torch.ones(9, DIM), 1)
 
 

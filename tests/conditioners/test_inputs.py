@@ -116,7 +116,7 @@ def test_a_recipe_chooses_the_fields_and_the_part_keeps_them(toy_recipe, tmp_pat
     ("slot", "words"),
     [
         ("{preset: lookup, inputs: [lyrcis]}", "there is no field 'lyrcis': did you mean 'lyrics'"),
-        ("{preset: lookup, inputs: [tempo]}", "lookup reads text, and tempo is number"),
+        ("{preset: lookup, inputs: [tempo]}", "lookup reads text, but tempo is number"),
         ("{preset: lookup, inputs: []}", "inputs is empty"),
         ("{preset: lookup, inputs: [lyrics]}", "does not supply 'lyrics', which conditioners.text reads"),
         ("{preset: lookup, inputs: [text, lyrics]}", "does not supply 'lyrics', which conditioners.text reads"),

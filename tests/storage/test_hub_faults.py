@@ -62,7 +62,10 @@ def sleepless(monkeypatch):
         (refusing(429, Retry_After="120"), ["status 429", "busy", "in 120 s"]),
         (refusing(429, RateLimit='"api";r=0;t=55'), ["status 429", "busy", "in 55 s"]),
         (refusing(500), ["status 500", "an internal error", "try again later"]),
-        (refusing(503, Retry_After=formatdate(time.time() + 3600, usegmt=True)), ["status 503", "an internal error", "in 3"]),
+        (
+            refusing(503, Retry_After=formatdate(time.time() + 3600, usegmt=True)),
+            ["status 503", "an internal error", "in 3"],
+        ),
     ],
 )
 def test_a_busy_or_broken_hub_is_not_taken_for_the_network(published, cli, saved_toy, sleepless, where, fault, words):

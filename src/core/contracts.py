@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import PartitaError
 from .rates import Count, begun_frames, nearest, whole_frames
 
 
@@ -307,16 +308,33 @@ class Example:
     """One clip and what is known of it.
 
     Args:
-        audio: ``[C, T]`` float32 in [-1, 1], always of the length asked for; short material is padded with silence.
-        num_samples: How many of the ``T`` samples are material rather than padding.
+        recording: ``[C, T]`` float32 in [-1, 1], always of the length asked for; short material is padded with silence.
+            ``None`` if the example brings representations instead.
+        num_samples: How many samples, at the rate asked for, are material rather than padding.
         fields: What is known, by the name of a registered field (``partita list field``), and the ``id`` of the piece.
             Times are in seconds from the start of the clip. Audio is ``[C, T]`` at the rate of ``audio``, or a path.
         seed: In training, what whatever else is random about it is drawn from.
         damaged: Pieces that should have been in its place and cannot be read, and why.
+        representations: What tokenizers made of the clip before, by the tokenizer's ``fingerprint()``: codes
+            ``[K, S]`` or latents ``[D, S]``, from the first frame of the clip on. Frames after the clip's end are left
+            out. A stage that needs one of them encodes nothing.
     """
 
-    audio: Tensor
+    recording: Tensor | None
     num_samples: int
     fields: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     damaged: dict[str, str] = field(default_factory=dict)
+    representations: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def audio(self) -> Tensor:
+        """The recording.
+
+        Raises:
+            PartitaError: There is none.
+        """
+        if self.recording is None:
+            piece = self.fields.get("id", "an example")
+            raise PartitaError(f"{piece} brings no audio, which is needed here: only stages train on representations")
+        return self.recording

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -85,6 +86,19 @@ class Part(Configured, L.LightningModule):
     def _not_exported(self) -> tuple[str, ...]:
         """Prefixes of the state that only training needs or that an inner part saves itself."""
         return (*self.training_only, *self._inner)
+
+    def digest(self) -> hashlib.blake2b:
+        """A digest of its family, name, arguments and exported weights, to which more can be added."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(self.config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.exported_state().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest
+
+    def fingerprint(self) -> str:
+        """What tells this part from one of other arguments or weights: 32 hexadecimal digits."""
+        return self.digest().hexdigest()
 
     def load_exported_state(self, state: dict[str, Tensor], source: str | Path) -> None:
         """Load the weights written by :meth:`save`. Every name and shape must match, and every value be finite.

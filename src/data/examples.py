@@ -90,7 +90,7 @@ class Examples(Dataset):
             try:
                 example = self._read(piece, seed)
                 if self.excerpts and example.fields.get("excerpt") is None:
-                    example.fields["excerpt"] = self._read(piece, derive_seed(seed, "excerpt") % 2**31).audio
+                    example.fields["excerpt"] = self._read(piece, derive_seed(seed, "excerpt") % 2**31).recording
             except Damaged as error:
                 damaged.setdefault(error.piece, error.reason)
                 self.source.note(error.piece, error.reason)  # in a worker nobody sees that: the example tells, too
@@ -141,16 +141,22 @@ class Span(Sampler[int]):
 class Collate:
     """Examples to a batch: ``audio`` ``[B, C, T]``, ``num_samples`` ``[B]``, and per conditioner its prepared tensors.
 
-    ``text`` has their captions, and ``damaged`` pairs (piece, reason) of what was left out for them.
+    ``text`` has their captions, ``id`` their pieces, and ``damaged`` pairs (piece, reason) of what was left out for
+    them. ``stored`` has the representations that each brings, by fingerprint. ``audible`` says which have audio; the
+    others are silent, and a batch without any audio has no samples.
 
     Args:
         conditioners: By name; each one's ``prepare`` runs here, in the data workers.
         sample_rate: Rate of the examples, in Hz.
+        seconds: Length of examples that bring no audio.
     """
 
-    def __init__(self, conditioners: Mapping[str, Reader] | None = None, sample_rate: int = 1) -> None:
+    def __init__(
+        self, conditioners: Mapping[str, Reader] | None = None, sample_rate: int = 1, seconds: float = 0.0
+    ) -> None:
         self.conditioners = dict(conditioners or {})
         self.sample_rate = sample_rate
+        self.seconds = seconds
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Join examples of equal length."""
@@ -159,8 +165,13 @@ class Collate:
             name: conditioner.prepare([told(conditioner, clip) for clip in clips])
             for name, conditioner in self.conditioners.items()
         }
+        recordings = [example.recording for example in examples]
+        silence = next((torch.zeros_like(one) for one in recordings if one is not None), torch.zeros(1, 0))
         return {
-            "audio": torch.stack([example.audio for example in examples]),
+            "audio": torch.stack([silence if one is None else one for one in recordings]),
+            "audible": [one is not None for one in recordings],
+            "stored": [example.representations for example in examples],
+            "id": [example.fields.get("id") for example in examples],
             "num_samples": torch.tensor([example.num_samples for example in examples]),
             "prepared": prepared,
             "text": [example.fields.get("text") for example in examples],
@@ -168,8 +179,9 @@ class Collate:
         }
 
     def _clip(self, example: Example) -> Clip:
-        seconds = example.audio.shape[-1] / self.sample_rate
-        return Clip(example.fields, seconds, example.audio, self.sample_rate, example.seed)
+        heard = example.recording
+        seconds = self.seconds if heard is None else heard.shape[-1] / self.sample_rate
+        return Clip(example.fields, seconds, heard, self.sample_rate, example.seed)
 
 
 class Loader(DataLoader):

@@ -116,11 +116,7 @@ class Embedder:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that changes embeddings: arguments, weights, and the embedding of two seconds of noise."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps(self.part.config, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.part.exported_state().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest = self.part.digest()
         noise = 0.1 * torch.randn(1, self.channels, 2 * self.sample_rate, generator=torch.Generator().manual_seed(0))
         embedded = self(noise, self.sample_rate)[0]
         # to three digits, as machines round differently

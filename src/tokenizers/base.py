@@ -159,6 +159,10 @@ class LatentView:
         """The codec's spec, with latents instead of codes."""
         return replace(self.codec.spec, num_codebooks=None, cardinality=None, dim=self.codec.latent_dim, end=None)
 
+    def fingerprint(self) -> str:
+        """The codec's, marked as that of its latents."""
+        return f"{self.codec.fingerprint()}/latents"
+
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, S]``."""
         return self.codec.encode_latents(audio)

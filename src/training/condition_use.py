@@ -244,7 +244,7 @@ def _clips(system: System, name: str, source: Source, split: Split, count: int, 
     """Clips as a stage sees them in validation; of what is known of them, what captions are made of."""
     data, stage = FitData(system, PartKey.of("stages", name)), system.stages[name]
     examples = data.examples(split, count, seed, source)
-    collate = Collate(data.conditioners, data.sample_rate)
+    collate = Collate(data.conditioners, data.sample_rate, data.seconds)
     inputs = {name for conditioner in data.conditioners.values() for name in conditioner.inputs}
     kept = {"id", "text", *inputs, *source.attributes}
     for i in range(count):

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 from ..core.contracts import Condition, Generated, StageBatch
 from ..core.part_key import PartKey
 from ..core.reference import OutputReference, Reference
-from ..core.resample import convert
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
 from ..data.examples import Collate, Examples, Loader, Span
 from ..recipe.plan import StagePlan
 from ..system.generation import decoded
 from ..system.system import System
+from .represented import Represented, audible
 
 VALIDATION_SEED = 1
 """Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
@@ -61,6 +61,7 @@ class FitData(L.LightningDataModule):
         # read once, at the best of the rates that are needed
         heard = [one for one in formats if one is not None] or [SILENT]
         self.sample_rate, self.channels = (max(numbers) for numbers in zip(*heard, strict=True))
+        self.represented = Represented(system, self.references, self.sample_rate, self.seconds)
 
     def train_dataloader(self) -> DataLoader:
         """From the first batch that is not done yet."""
@@ -90,8 +91,9 @@ class FitData(L.LightningDataModule):
         return self.examples("validation", max(at_least, self.fit.validation_examples), VALIDATION_SEED)
 
     def originals(self, count: int = 2) -> Tensor:
-        """The first fixed clips ``[B, C, T]``."""
-        return self._shown(count)["audio"]
+        """The first fixed clips ``[B, C, T]``; none of them if any has no audio."""
+        batch = self._shown(count)
+        return batch["audio"] if all(batch["audible"]) else batch["audio"][:0]
 
     @torch.no_grad()
     def render(self, count: int = 2) -> Tensor:
@@ -107,11 +109,11 @@ class FitData(L.LightningDataModule):
         batch = self.transfer_batch_to_device(self._shown(count), device, 0)
         try:
             if self.stage is None:
-                return part.decode(part.encode(batch["audio"]))
+                return part.decode(part.encode(audible(batch)["audio"]))
             staged = self.on_after_batch_transfer(batch, 0)
             pairs, seeds = part.resolve(staged), list(range(count))
             made = part.generate(pairs, staged.target.shape[-1], seeds=seeds)
-            whole = self._encoded(batch["audio"])[self.stage.target.source]
+            whole, _ = self.represented(batch)[self.stage.target.source]
             values = torch.cat([whole[:, : self.stage.target.start], made.values], dim=1)
             return decoded(self.system.tokenizer_of(self.stage.target), Generated(values, made.lengths))
         except NotImplementedError:
@@ -121,27 +123,29 @@ class FitData(L.LightningDataModule):
 
     def _shown(self, count: int) -> dict[str, Any]:
         examples = self.validation_examples()
-        return Collate(self.conditioners, self.sample_rate)([examples[i % len(examples)] for i in range(count)])
+        collate = Collate(self.conditioners, self.sample_rate, self.seconds)
+        return collate([examples[i % len(examples)] for i in range(count)])
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
         """What the part is trained on, on the device.
 
-        For a stage, the audio is encoded, and the conditioners run that are not trained with it.
+        For a stage, audio is encoded unless its representation is stored, and the conditioners run that are not
+        trained with it.
         """
         if self.part.training_input == "clips":
             return batch["prepared"][self.key.name]
         if self.stage is None:
-            return batch
-        return self._staged(self.key.name, batch, self._encoded(batch["audio"]))
+            return audible(batch)
+        return self._staged(self.key.name, batch, self.represented(batch))
 
-    def _staged(self, name: str, batch: dict[str, Any], encoded: dict[str, Tensor]) -> StageBatch:
+    def _staged(self, name: str, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]) -> StageBatch:
         """What a stage is trained on: the one in training, or an earlier one whose outputs it is given."""
         plan, stage = self.plans[name], self.system.stages[name]
 
         def part(reference: Reference) -> tuple[Tensor, Tensor]:
-            whole, spec = encoded[reference.source], self.system.tokenizer_of(reference).spec
-            return reference.take(whole), spec.present(whole, batch["num_samples"], self.sample_rate)
+            whole, present = encoded[reference.source]
+            return reference.take(whole), present
 
         given: dict[str, Any] = {}
         for source in plan.given:
@@ -159,24 +163,14 @@ class FitData(L.LightningDataModule):
                 given[source] = (condition, conditioner.null(condition))
         return StageBatch(*part(plan.target), given)
 
-    def _output(self, wanted: OutputReference, batch: dict[str, Any], encoded: dict[str, Tensor]) -> Condition:
+    def _output(
+        self, wanted: OutputReference, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]
+    ) -> Condition:
         """A side output of an earlier stage, which runs as it is on what the clip holds of its target."""
         earlier = self.system.stages[wanted.stage].to(batch["audio"].device).eval()
         staged = self._staged(wanted.stage, batch, encoded)
         conditions = {name: condition for name, (condition, _) in earlier.resolve(staged).items()}
         return earlier.compute_outputs(staged.target, staged.mask, conditions)[wanted.output]
-
-    def _encoded(self, audio: Tensor) -> dict[str, Tensor]:
-        """What the stage generates or is given, whole, by source."""
-        encoded = {}
-        for reference in self.references:
-            if reference.source not in encoded:
-                self.system.tokenizers[reference.tokenizer].to(audio.device).eval()
-                tokenizer = self.system.tokenizer_of(reference)
-                spec = tokenizer.spec
-                converted = convert(audio, self.sample_rate, spec.sample_rate, spec.channels)
-                encoded[reference.source] = tokenizer.encode(converted)
-        return encoded
 
     def examples(self, split: Split, length: int, seed: int, source: Source | None = None) -> Examples:
         """Clips as this part sees them, from the system's source unless another one is given, set up."""
@@ -197,7 +191,7 @@ class FitData(L.LightningDataModule):
             examples,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=Collate(self.conditioners, self.sample_rate),
+            collate_fn=Collate(self.conditioners, self.sample_rate, self.seconds),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -77,7 +77,7 @@ def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: i
 
     Returns:
         ``mel_distance``, ``constant_distance``, their ``ratio`` (all three only where it can decode), and of codes, per
-        codebook, ``usage`` and ``perplexity``.
+        codebook, ``usage`` and ``perplexity``. Nothing where no test piece has audio.
     """
     spec = tokenizer.spec
     distance, constant = MelDistance(spec.sample_rate), ConstantSpectrum(spec.sample_rate)
@@ -95,7 +95,7 @@ def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: i
     if distance.update_called:
         figures = {"mel_distance": float(distance.compute()), "constant_distance": float(constant.compute())}
         figures["ratio"] = figures["mel_distance"] / figures["constant_distance"]
-    if usage is not None:
+    if usage is not None and usage.update_called:
         figures |= {name: value.reshape(-1).tolist() for name, value in usage.compute().items()}
     return figures
 
@@ -114,7 +114,9 @@ def _clips(system: System, spec: RepresentationSpec, split: Split, length: int, 
 def _batches(examples: Examples, size: int = 16) -> Any:
     for start in range(0, len(examples), size):
         stop = min(start + size, len(examples))
-        yield torch.stack([examples[i].audio for i in range(start, stop)])
+        recordings = [one for i in range(start, stop) if (one := examples[i].recording) is not None]
+        if recordings:
+            yield torch.stack(recordings)
 
 
 @torch.inference_mode()

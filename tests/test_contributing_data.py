@@ -1,0 +1,95 @@
+"""The worked examples of CONTRIBUTING.md on what is trained, and on what, do what it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+import partita
+from partita.core.part import Part
+from partita.generators.base import Generator
+from partita.training.runs import train
+from toys import ToyCodec
+
+TEXT = (Path(partita.__file__).parent.parent / "CONTRIBUTING.md").read_text()
+
+
+def block_of(path, language="python"):
+    """The block that stands for a file."""
+    return TEXT.split(f"```{language}\n# {path}\n")[1].split("```")[0]
+
+
+def define(block, **names):
+    names |= {"__name__": "example"}
+    exec(compile(block, "example.py", "exec"), names)
+    return names
+
+
+def never(*arguments):
+    raise AssertionError("nothing is to be encoded")
+
+
+def test_stored_codes(saved_toy, toy_recipe, tmp_path, monkeypatch):
+    """A stage is trained on them, with a report, and no audio is there or encoded."""
+    define(block_of("src/data/encoded.py"))
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "codes").mkdir()
+    for i in range(6):
+        ramp = np.linspace(-1, 1, 4000 * (1 if i == 0 else 3))
+        soundfile.write(tmp_path / "songs" / f"tone {i}.wav", ramp, 4000, subtype="FLOAT")
+    codec = saved_toy / "tokenizers" / "acoustic"
+    script = block_of("encode.py").replace('"CODEC"', "CODEC")
+    define(script, CODEC=codec, SONGS=sorted((tmp_path / "songs").iterdir()), FOLDER=tmp_path / "codes")
+    codes = Part.load(codec).encode(torch.linspace(-1, 1, 12000)[None, None])[0]
+    monkeypatch.setattr(ToyCodec, "encode", never)
+    seen, resolve = [], Generator.resolve
+    monkeypatch.setattr(Generator, "resolve", lambda self, batch: seen.append(batch) or resolve(self, batch))
+    data = f"data={{name: encoded, path: {tmp_path / 'codes'}, frame_rate: 40}}"
+    ready = [f"tokenizers.acoustic.weights={codec}", "stages.main.window=2.0"]
+    system = train(toy_recipe, tmp_path / "run", [data, *ready])
+    assert "tone " in (tmp_path / "run" / "report.html").read_text()
+    rows = [row for batch in seen for row in zip(batch.target, batch.mask, strict=True)]
+    starts = set()
+    for target, mask in rows:
+        assert target.shape == (1, 80)
+        if mask.all():  # a stretch of two of the three seconds
+            starts |= {s for s in range(41) if torch.equal(target, codes[:, s : s + 80])}
+        else:  # the piece of one second, padded
+            assert mask.sum() == 40
+            assert mask[:40].all()
+    assert len(starts) > 3
+    assert any(not mask.all() for _, mask in rows)
+    assert system.generate(["tone 1"], duration=0.5).shape == (1, 1, 2000)
+    other = Part.load(codec)
+    with torch.no_grad():
+        other.gain.add_(1)
+    other.save(tmp_path / "other")
+    with pytest.raises(partita.PartitaError, match=r"tone .* no audio.*made by [0-9a-f]{32}.*acoustic is [0-9a-f]{32}"):
+        train(toy_recipe, tmp_path / "no", [data, f"tokenizers.acoustic.weights={tmp_path / 'other'}"])
+
+
+FEW = {"steps": 3, "batch_size": 2, "validation_examples": 2}
+SHORT = {"data": {"limit": 12}, "trainer": {"logger": False}, "tokenizers": {"acoustic": {"fit": FEW | {"crop": 0.6}}}}
+
+
+def tensors(run):
+    """Every tensor of every part of a run."""
+    parts = ("tokenizers/acoustic", "conditioners/text", "stages/acoustic")
+    return {(part, name): value for part in parts for name, value in Part.load(run / part).exported_state().items()}
+
+
+def test_fine_tuning_moves_the_named_parameters_alone(tmp_path):
+    stage = {"acoustic": {"window": 0.6, "generator": {"fit": FEW}}}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump({"base": "chorales-tiny", **SHORT, "stages": stage}))
+    train(tmp_path / "first.yaml", tmp_path / "first", report=False)
+    (tmp_path / "tuned.yaml").write_text(block_of("recipes/tuned.yaml", "yaml").replace("RUN", str(tmp_path / "first")))
+    short = ["stages.acoustic.window=0.6", "data.limit=12", "trainer.logger=false"]
+    short += [f"stages.acoustic.generator.fit.{name}={value}" for name, value in FEW.items()]
+    train(tmp_path / "tuned.yaml", tmp_path / "tuned", short, report=False)
+    before, after = tensors(tmp_path / "first"), tensors(tmp_path / "tuned")
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {("stages/acoustic", f"output_heads.{name}") for name in ("weight", "bias")} & before.keys()
+    assert moved

@@ -10,7 +10,9 @@ import yaml
 
 import partita
 from partita.core.part import Part
+from partita.data.corpus import Corpus
 from partita.generators.base import Generator
+from partita.tokenizers.neural_codec import NeuralCodec
 from partita.training.runs import train
 from toys import ToyCodec
 
@@ -93,3 +95,53 @@ def test_fine_tuning_moves_the_named_parameters_alone(tmp_path):
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved == {("stages/acoustic", f"output_heads.{name}") for name in ("weight", "bias")} & before.keys()
     assert moved
+
+
+def test_two_stems(tmp_path, monkeypatch):
+    """One stage is trained on both and generates both; each tokenizer sees its stem alone."""
+    (tmp_path / "duet.yaml").write_text(block_of("recipes/duet.yaml", "yaml"))
+    short = ["data.limit=12", "trainer.logger=false", "stages.acoustic.window=0.6"]
+    slots = ["tokenizers.strings", "tokenizers.flute", "stages.acoustic.generator"]
+    short += [f"{slot}.fit.{name}={value}" for slot in slots for name, value in FEW.items()]
+    short += [f"{slot}.fit.crop=0.6" for slot in slots[:2]]
+    read, encoded, batches = [], [], []
+    reading, encode, resolve = Corpus.read, NeuralCodec.encode, Generator.resolve
+
+    def remembered(self, *arguments, **options):
+        read.append(reading(self, *arguments, **options))
+        return read[-1]
+
+    monkeypatch.setattr(Corpus, "read", remembered)
+    monkeypatch.setattr(NeuralCodec, "encode", lambda self, audio: encoded.append((self, audio)) or encode(self, audio))
+    monkeypatch.setattr(Generator, "resolve", lambda self, batch: batches.append(batch) or resolve(self, batch))
+    system = train(tmp_path / "duet.yaml", tmp_path / "run", short, report=False)
+    stage, codecs = system.stages["acoustic"], system.tokenizers
+    assert stage.target.num_codebooks == sum(codec.spec.num_codebooks for codec in codecs.values())
+    own = codecs["strings"].spec.num_codebooks
+
+    def is_stem(audio, name):
+        silent = torch.zeros_like(audio)
+        return any(torch.equal(audio, example.fields["stems"].get(name, silent)) for example in read)
+
+    for name, codec in codecs.items():
+        heard = [clip for one, audio in encoded if one is codec for clip in audio]
+        assert heard
+        assert all(is_stem(clip, name) for clip in heard)
+        assert any(clip.any() for clip in heard)
+        mixes = [example.audio for example in read if len(example.fields["stems"]) > 1]
+        assert mixes
+        assert not any(torch.equal(clip, mix) for clip in heard for mix in mixes)
+    last, heard = batches[-1].target, [audio for _, audio in encoded[-2:]]
+    assert torch.equal(last[:, :own], codecs["strings"].encode(heard[0]))
+    assert torch.equal(last[:, own:], codecs["flute"].encode(heard[1]))
+    loaded = partita.load(tmp_path / "run")
+    made = loaded.generate_representations(["slow"], duration=1.0, seed=3)
+    assert list(made) == ["strings", "flute"]
+    ends = loaded.generate_ends(["slow"], duration=1.0, seed=3)
+    assert {name: clip.shape for name, clip in ends.items()} == dict.fromkeys(made, (1, 1, 16000))
+    for name, clip in ends.items():
+        torch.testing.assert_close(clip, codecs[name].to("cpu").eval().decode(made[name].values).detach())
+    mix = loaded.generate(["slow"], duration=1.0, seed=3)
+    torch.testing.assert_close(mix, sum(ends.values()).clamp(-1, 1))
+    with pytest.raises(partita.PartitaError, match=r"a continuation is a mix, and strings reads stems\.strings"):
+        loaded.generate(["slow"], duration=1.0, continuation=0.1 * torch.randn(1, 1, 8000))

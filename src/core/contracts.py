@@ -317,7 +317,8 @@ class Example:
         damaged: Pieces that should have been in its place and cannot be read, and why.
         representations: What tokenizers made of the clip before, by the tokenizer's ``fingerprint()``: codes
             ``[K, S]`` or latents ``[D, S]``, from the first frame of the clip on. Frames after the clip's end are left
-            out. A stage that needs one of them encodes nothing.
+            out. A stage that needs one of them encodes nothing. The key of what was made of something else than the
+            mix ends with its field: ``FINGERPRINT:stems.drums``.
     """
 
     recording: Tensor | None

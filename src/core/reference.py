@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -114,6 +115,32 @@ class OutputReference:
 
     def __str__(self) -> str:
         return f"{self.stage}:{self.output}"
+
+
+def stacked(specs: Sequence[RepresentationSpec]) -> RepresentationSpec:
+    """The facts of several representations that one stage generates together, codebooks or channels one after another.
+
+    Raises:
+        ValueError: They cannot be stacked.
+    """
+    first = specs[0]
+    if len(specs) == 1:
+        return first
+    if None in (rates := [spec.frame_rate for spec in specs]) or len(set(rates)) > 1:
+        raise ValueError(f"what is generated together has one frame rate, unlike {'; '.join(map(str, specs))}")
+    if any(spec.discrete != first.discrete for spec in specs):
+        raise ValueError(f"codes and latents are not generated together: {'; '.join(map(str, specs))}")
+    if any(spec.end is not None for spec in specs):
+        raise ValueError("what ends by itself is generated alone")
+    if not first.discrete:
+        return replace(first, dim=sum(spec.dim or 0 for spec in specs))
+    sizes = tuple(size for spec in specs for size in spec.cardinalities)
+    return replace(first, num_codebooks=len(sizes), cardinality=sizes[0] if len(set(sizes)) == 1 else sizes)
+
+
+def unstacked(whole: Tensor, specs: Sequence[RepresentationSpec]) -> Sequence[Tensor]:
+    """Each of the representations of which ``whole`` ``[B, K or D, S]`` was stacked."""
+    return whole.split([spec.num_codebooks or spec.dim or 0 for spec in specs], 1)
 
 
 def _end(reference: Reference) -> float:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..core.contracts import Clip
+from ..core.contracts import Clip, Example
 from ..errors import PartitaError
 from .fields.base import field
 
@@ -59,6 +61,29 @@ def told(reader: Reader, clip: Clip) -> Clip:
     return replace(
         clip, fields=fields, audio=clip.audio if "audio" in audible else None, sample_rate=reader.sample_rate
     )
+
+
+def recording_of(example: Example, reads: str | None, sample_rate: int) -> Tensor | None:
+    """What a tokenizer encodes of an example, ``[C, T]`` as its recording; ``None`` where it is not there.
+
+    Args:
+        example: The example.
+        reads: A field of audio, or a stem (``stems.drums``); ``None`` for the mix. An instrument that is not among the
+            stems of a clip is silent there.
+        sample_rate: Rate of the recording, in Hz.
+    """
+    mix = example.recording
+    name, _, stem = (reads or "audio").partition(".")
+    if mix is None or name == "audio":
+        return mix
+    value = example.fields.get(name)
+    if value is None:
+        return None
+    if stem and stem not in value:
+        return torch.zeros_like(mix)
+    found = field(name).heard({stem: value[stem]} if stem else value, sample_rate, len(mix), sample_rate)
+    audio = (found[stem] if stem else found)[:, : mix.shape[-1]]
+    return F.pad(audio, (0, mix.shape[-1] - audio.shape[-1]))
 
 
 def completed(fields: Mapping[str, Any], inputs: Sequence[str], seconds: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.contracts import Clip, Example, RepresentationSpec
@@ -14,7 +15,7 @@ from ..core.logs import shared_logger
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from .base import Damaged, Source, Split
-from .clips import Reader, told
+from .clips import Reader, recording_of, told
 
 log = shared_logger(__name__)
 
@@ -143,20 +144,27 @@ class Collate:
 
     ``text`` has their captions, ``id`` their pieces, and ``damaged`` pairs (piece, reason) of what was left out for
     them. ``stored`` has the representations that each brings, by fingerprint. ``audible`` says which have audio; the
-    others are silent, and a batch without any audio has no samples.
+    others are silent, and a batch without any audio has no samples. ``read`` has the same pair, audio and which have
+    some, of each field that a tokenizer reads in the place of the mix.
 
     Args:
         conditioners: By name; each one's ``prepare`` runs here, in the data workers.
         sample_rate: Rate of the examples, in Hz.
         seconds: Length of examples that bring no audio.
+        reads: Fields that tokenizers read in the place of the mix (``stems.drums``).
     """
 
     def __init__(
-        self, conditioners: Mapping[str, Reader] | None = None, sample_rate: int = 1, seconds: float = 0.0
+        self,
+        conditioners: Mapping[str, Reader] | None = None,
+        sample_rate: int = 1,
+        seconds: float = 0.0,
+        reads: Sequence[str] = (),
     ) -> None:
         self.conditioners = dict(conditioners or {})
         self.sample_rate = sample_rate
         self.seconds = seconds
+        self.reads = tuple(reads)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Join examples of equal length."""
@@ -165,11 +173,14 @@ class Collate:
             name: conditioner.prepare([told(conditioner, clip) for clip in clips])
             for name, conditioner in self.conditioners.items()
         }
-        recordings = [example.recording for example in examples]
-        silence = next((torch.zeros_like(one) for one in recordings if one is not None), torch.zeros(1, 0))
+        audio, audible = _joined([example.recording for example in examples])
         return {
-            "audio": torch.stack([silence if one is None else one for one in recordings]),
-            "audible": [one is not None for one in recordings],
+            "audio": audio,
+            "audible": audible,
+            "read": {
+                name: _joined([recording_of(example, name, self.sample_rate) for example in examples])
+                for name in self.reads
+            },
             "stored": [example.representations for example in examples],
             "id": [example.fields.get("id") for example in examples],
             "num_samples": torch.tensor([example.num_samples for example in examples]),
@@ -182,6 +193,13 @@ class Collate:
         heard = example.recording
         seconds = self.seconds if heard is None else heard.shape[-1] / self.sample_rate
         return Clip(example.fields, seconds, heard, self.sample_rate, example.seed)
+
+
+def _joined(recordings: Sequence[Tensor | None]) -> tuple[Tensor, list[bool]]:
+    """Recordings ``[B, C, T]``, silent where there is none, and where there is one."""
+    silence = next((torch.zeros_like(one) for one in recordings if one is not None), torch.zeros(1, 0))
+    joined = torch.stack([silence if one is None else one for one in recordings])
+    return joined, [one is not None for one in recordings]
 
 
 class Loader(DataLoader):

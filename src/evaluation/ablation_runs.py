@@ -129,7 +129,7 @@ def tokens_per_step(system: System, key: PartKey) -> int:
     fit = system.parts[key].fit_options
     if group == "conditioners":
         raise PartitaError(f"{key} yields no tokens to count: give it a budget in steps or minutes")
-    spec = system.tokenizers[name].spec if group == "tokenizers" else system.spec(system.plan.stages[name].target)
+    spec = system.tokenizers[name].spec if group == "tokenizers" else system.ends.target_spec(system.plan.stages[name])
     seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
     return fit.examples * spec.frames(seconds) * (spec.num_codebooks or 1)
 
@@ -190,7 +190,7 @@ def _needed(system: System, key: PartKey) -> Iterator[PartKey]:
     if group != "stages":
         return
     stage = system.plan.stages[name]
-    yield from (PartKey.of("tokenizers", r.tokenizer) for r in (stage.target, *stage.references.values()))
+    yield from (PartKey.of("tokenizers", r.tokenizer) for r in (*stage.targets, *stage.references.values()))
     for given in stage.conditioners:
         yield PartKey.of("conditioners", given)
         for other, generator in system.stages.items():  # it learns with that one, which must come first

@@ -178,15 +178,16 @@ def diagram(system: System) -> str:
             elif given in stage.outputs:
                 sources = [_id("stage", stage.outputs[given].stage)]
             arrows += [f'  {source} -->|"{given}, {how.fusion}"| {_id("stage", name)}' for source in sources]
-        makers.setdefault(stage.target.source, []).append(name)
-    if system.plan.stages:
-        last = system.plan.last_stage.target
-        decoder = _id("tokenizer", last.tokenizer)
-        box("tokenizer", last.tokenizer, system.tokenizers[last.tokenizer])
-        for maker in makers[last.source]:
-            arrows.append(f'  {_id("stage", maker)} -->|"{system.plan.stages[maker].target}"| {decoder}')
+        for target in stage.targets:
+            makers.setdefault(target.source, []).append(name)
+    for end in system.plan.ends:
+        decoder = _id("tokenizer", end.tokenizer)
+        box("tokenizer", end.tokenizer, system.tokenizers[end.tokenizer])
+        for maker in makers[end.source]:
+            made = next(target for target in system.plan.stages[maker].targets if target.source == end.source)
+            arrows.append(f'  {_id("stage", maker)} -->|"{made}"| {decoder}')
         arrows.append(f'  {decoder} --> audio(["audio"])')
-    else:
+    if not system.plan.stages:
         for name, tokenizer in system.tokenizers.items():
             box("tokenizer", name, tokenizer)
             arrows.append(f'  audio(["audio"]) <--> {_id("tokenizer", name)}')

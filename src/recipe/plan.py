@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ LONGEST_NAME = 100
 
 PART_KEYS = ("name", "weights", "init", "fit")
 """What a slot of a trained family holds beside the arguments of its part."""
+
+READS = "reads"
+"""What the slot of a tokenizer holds beside these: a field of audio that it encodes in the place of the mix."""
 
 TRAINED = ("tokenizer", "conditioner", "generator")
 """The families whose parts have weights and a training of their own."""
@@ -65,7 +68,8 @@ class StageKeys:
     Args:
         generator: The part.
         target: The representation it generates: a tokenizer's name, some of its codebooks (``acoustic[:4]``), or the
-            latents before its codes (``acoustic/latents``).
+            latents before its codes (``acoustic/latents``). A list of several generates them together, at one frame
+            rate.
         given: Names of conditioners, of representations that other stages generate, and of other outputs of stages
             (``plan:hidden``), as a list, or a mapping from name to the way it enters.
         window: Seconds that the stage sees at once: its training crop.
@@ -74,7 +78,7 @@ class StageKeys:
     """
 
     generator: Any
-    target: str
+    target: Any
     given: Any = None
     window: float = 10.0
     overlap: float | None = None
@@ -94,6 +98,7 @@ class PartPlan:
         parts: Plans of the parts that it is built from, by argument.
         weight: How often clips are drawn of a source of data, relative to others.
         sound: Whether its arguments are of the right types, so that it can be built.
+        reads: What a tokenizer encodes in training, such as ``stems.drums``; ``None`` for the mix.
     """
 
     key: str
@@ -105,6 +110,7 @@ class PartPlan:
     parts: dict[str, PartPlan] = field(default_factory=dict)
     weight: float = 1.0
     sound: bool = True
+    reads: str | None = None
 
 
 @dataclass
@@ -113,7 +119,7 @@ class StagePlan:
 
     Attributes:
         part: What generates.
-        target: What it generates.
+        targets: What it generates; several representations are stacked in this order.
         given: By name, how each thing it is given enters; none where the recipe does not say.
         references: Those of ``given`` that are representations of other stages.
         window: In seconds.
@@ -123,13 +129,31 @@ class StagePlan:
     """
 
     part: PartPlan
-    target: Reference
+    targets: tuple[Reference, ...]
     given: dict[str, str | None]
     references: dict[str, Reference]
     window: float
     overlap: float
     after: frozenset[str] = frozenset()
     outputs: dict[str, OutputReference] = field(default_factory=dict)
+
+    @property
+    def target(self) -> Reference:
+        """The first of its targets, mostly the only one."""
+        return self.targets[0]
+
+    @property
+    def named_targets(self) -> str:
+        """Its targets, as people read them."""
+        return " and ".join(map(str, self.targets))
+
+    def before(self, other: StagePlan) -> bool:
+        """Whether ``other`` generates later codebooks of something that this one generates."""
+        return any(mine.before(theirs) for mine in self.targets for theirs in other.targets)
+
+    def makes(self, reference: Reference) -> bool:
+        """Whether it generates any of ``reference``."""
+        return any(reference.within(target) for target in self.targets)
 
     @property
     def conditioners(self) -> list[str]:
@@ -161,12 +185,22 @@ class Plan:
         """The stage that generates what is decoded; a recipe without stages has none, and this is an error there."""
         return next(reversed(self.stages.values()))
 
+    @property
+    def ends(self) -> list[Reference]:
+        """What the chain ends with, in the order of the stages: the representations that are heard."""
+        named = [target for stage in _last(self.stages).values() for target in stage.targets]
+        return [replace(r, start=0, stop=None) for r in {r.source: r for r in named}.values()]
+
+    def reads(self, reference: Reference) -> str | None:
+        """The field that is encoded as a representation; ``None`` for the mix."""
+        return self.tokenizers[reference.tokenizer].reads
+
     def __repr__(self) -> str:
         """The parts and the chain, a line each."""
         groups = (self.tokenizers, self.conditioners, {name: stage.part for name, stage in self.stages.items()})
         lines = [f"{part.key}: {part.cls.registered_name}" for group in groups for part in group.values()]
         for name, stage in self.stages.items():
-            lines.append(f"stages.{name}: {stage.target} given {', '.join(stage.given) or 'nothing'}")
+            lines.append(f"stages.{name}: {stage.named_targets} given {', '.join(stage.given) or 'nothing'}")
         return "\n".join([*lines, *(f"data: {part.cls.registered_name}" for part in self.data)])
 
 
@@ -253,7 +287,7 @@ def _check_init(tree: Tree, key: str, init: Any, weights: Any, cls: Any) -> None
 def _own_keys(family: str, path: tuple[str, ...]) -> tuple[str, ...]:
     """What a slot holds beside the arguments of its part or component."""
     if family in TRAINED:
-        return PART_KEYS
+        return (*PART_KEYS, READS) if family == "tokenizer" and len(path) == 2 else PART_KEYS
     return ("name", "weight") if family == "data" and len(path) > 1 else ("name",)
 
 
@@ -312,6 +346,7 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
             tree.complain(
                 f"{key}.weights", f"{value['name']} is {where} and has no weights", ": add a hub id or a path"
             )
+    reads = _reads(tree, f"{key}.{READS}", value[READS]) if value.get(READS) is not None and READS in own else None
     weight = value.get("weight", 1.0) if "weight" in own else 1.0
     if type(weight) not in (int, float) or not 0 < weight < math.inf:
         tree.complain(f"{key}.weight", f"expected a number above 0, got {weight!r}")
@@ -327,7 +362,35 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         inner,
         float(weight),
         sound=not mistakes and len(inner) == len(parts),
+        reads=reads,
     )
+
+
+def _reads(tree: Tree, key: str, value: Any) -> str | None:
+    """What a tokenizer encodes in the place of the mix: a field of audio, or a stem."""
+    name, _, stem = str(value).partition(".")
+    audible = [known for known in names("field") if lookup("field", known).kind == "audio"]
+    if name not in audible:
+        tree.complain(key, f"{value!r} is no field of audio", did_you_mean(name, audible))
+    elif (name == "stems") != bool(stem):
+        tree.complain(key, f"expected a field, or a stem as stems.NAME, got {value!r}")
+    else:
+        return None if value == "audio" else str(value)
+    return None
+
+
+def _targets(tree: Tree, value: Any, key: str, tokenizers: Iterable[str]) -> tuple[Reference, ...]:
+    """What a stage generates; nothing where something of it is wrong."""
+    several = value if isinstance(value, list) else [value]
+    if not several or not all(isinstance(one, str) for one in several):
+        tree.complain(key, f"expected a representation or a list of them, got {value!r}")
+        return ()
+    found = [reference for one in several if (reference := _reference(tree, one, key, tokenizers))]
+    sources = [reference.source for reference in found]
+    if twice := [source for source in dict.fromkeys(sources) if sources.count(source) > 1]:
+        tree.complain(key, f"{twice[0]} is named twice")
+        return ()
+    return tuple(found) if len(found) == len(several) else ()
 
 
 def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, StagePlan]:
@@ -362,7 +425,7 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
                 tree.complain(f"{key}.given", f"{source!r} is both a conditioner and a tokenizer: rename one of them")
         if mistakes:
             continue
-        target = _reference(tree, str(stage["target"]), f"{key}.target", tokenizers)
+        targets = _targets(tree, stage["target"], f"{key}.target", tokenizers)
         window = float(stage.get("window", StageKeys.window))
         overlap = float(window / 2 if stage.get("overlap") is None else stage["overlap"])
         if not window > 0:
@@ -377,8 +440,8 @@ def _stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Sta
                 f"{key}.overlap", f"must be 0 or more, and shorter than the window of {window:g} s, not {overlap:g}"
             )
         part = parts.get(("stages", name, "generator"))
-        if part is not None and target is not None:
-            found[name] = StagePlan(part, target, given, references, window, overlap, outputs=outputs)
+        if part is not None and targets:
+            found[name] = StagePlan(part, targets, given, references, window, overlap, outputs=outputs)
     return _ordered(tree, found)
 
 
@@ -405,12 +468,12 @@ def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
     needs: dict[str, set[str]] = {}
     for name, stage in stages.items():
         others = {n: other for n, other in stages.items() if n != name}
-        needs[name] = {n for n, other in others.items() if other.target.before(stage.target)}
+        needs[name] = {n for n, other in others.items() if other.before(stage)}
         needs[name] |= {output.stage for output in stage.outputs.values() if output.stage in others}
         for source, reference in stage.references.items():
-            makers = {n for n, other in others.items() if reference.within(other.target)}
+            makers = {n for n, other in others.items() if other.makes(reference)}
             if not makers and len(stages) == len(tree.values["stages"]):  # else it may be one with a mistake
-                targets = [str(other.target) for other in others.values()]
+                targets = [str(target) for other in others.values() for target in other.targets]
                 hint = f": what there is: {', '.join(targets)}" if targets else ""
                 tree.complain(f"stages.{name}.given", f"no other stage generates {source!r}", hint)
             needs[name] |= makers
@@ -443,7 +506,7 @@ def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...
     if any(problem.key.split(".")[0] in ("", "stages") for problem in tree.problems):
         return
     used = {
-        "tokenizers": {r.tokenizer for s in stages.values() for r in (s.target, *s.references.values())},
+        "tokenizers": {r.tokenizer for s in stages.values() for r in (*s.targets, *s.references.values())},
         "conditioners": {n for s in stages.values() for n in s.given},
     }
     if not stages:  # a recipe for tokenizers or conditioners alone, but not for those that learn with a stage
@@ -457,17 +520,27 @@ def _unused(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...
         for _, name in (path for path in parts if path[0] == group):
             if name not in wanted:
                 tree.complain(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
-    # what no other stage is given, and what does not go on in a later slice, ends the chain
-    ends = [
-        name
+    # several can be heard together where each is another part of the mix
+    ends = _last(stages)
+    heard = {r.source: r.tokenizer for stage in ends.values() for r in stage.targets}
+    read = [parts["tokenizers", tokenizer].reads for tokenizer in heard.values() if ("tokenizers", tokenizer) in parts]
+    if len(read) > 1 and (None in read or len(set(read)) < len(read)):
+        who = ends if len(ends) > 1 else heard
+        message = f"{' and '.join(who)} all end the chain, and only one can be heard"
+        hint = ": give a stage what another generates, or take one out with stages.NAME=null"
+        hint += "; for parts of a mix, let each tokenizer read its own (reads: stems.NAME)"
+        tree.complain("stages", message, hint)
+
+
+def _last(stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
+    """The stages of which no other is given anything, and that go on in no later slice: they end the chain."""
+    return {
+        name: stage
         for name, stage in stages.items()
         if not any(
-            stage.target.before(other.target)
-            or any(r.within(stage.target) for r in other.references.values())
+            stage.before(other)
+            or any(stage.makes(r) for r in other.references.values())
             or any(output.stage == name for output in other.outputs.values())
             for other in stages.values()
         )
-    ]
-    if len({stages[name].target.source for name in ends}) > 1:
-        message = f"{' and '.join(ends)} all end the chain, and only one can be heard"
-        tree.complain("stages", message, ": give a stage what another generates, or take one out with stages.NAME=null")
+    }

@@ -31,6 +31,7 @@ from ..storage.files import replacing_file
 from ..storage.saved_format import numbered
 from ..tokenizers.base import LatentView, Tokenizer
 from .fitting import Ends, Fitting
+from .mix import Mix
 from .outline import outlining
 
 INDEX = "recipe.yaml"
@@ -148,9 +149,12 @@ class Assembly:
         return self.plan.stages[key.name].part if key.group == "stages" else getattr(self.plan, key.group)[key.name]
 
     @property
-    def output(self) -> Tokenizer | LatentView:
-        """What turns the representation that the last stage generates into audio; without stages, the one tokenizer."""
+    def output(self) -> Tokenizer | LatentView | Mix:
+        """What turns the representation that ends the chain into audio; without stages, the one tokenizer."""
         if self.plan.stages:
+            ends = self.plan.ends
+            if len(ends) > 1:
+                return Mix([end.source for end in ends], self.tokenizer_of(ends[0]).spec)
             return self.tokenizer_of(self.plan.last_stage.target)
         if len(self.tokenizers) != 1:
             raise PartitaError("this system has no stage, and no one tokenizer: nothing of it can be heard")
@@ -199,6 +203,11 @@ class Assembly:
         if self.source is None:
             return []
         problems = []
+        for name, tokenizer in self.plan.tokenizers.items():
+            read = (tokenizer.reads or "audio").partition(".")[0]
+            if read not in self.source.fields | ALWAYS:
+                message, suggestion = not_supplied(self.source, read, f"tokenizers.{name}")
+                problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
         for name, conditioner in self.conditioners.items():
             # what hears the clips themselves learns without the fields that take their place in generation
             if conditioner is None or "audio" in conditioner.inputs:

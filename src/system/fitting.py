@@ -10,7 +10,7 @@ from typing import Any
 from ..conditioners.base import Conditioner
 from ..core.contracts import ALIGNED_FUSIONS, ConditionSpec, Given, RepresentationSpec
 from ..core.rates import at_least, exact
-from ..core.reference import Reference
+from ..core.reference import Reference, stacked
 from ..core.registry import did_you_mean
 from ..generators.base import Generator
 from ..recipe.plan import StagePlan
@@ -36,6 +36,14 @@ class Ends:
         """The facts of a representation that a stage generates or is given."""
         return reference.spec(self.tokenizer_of(reference).spec)
 
+    def target_spec(self, stage: StagePlan) -> RepresentationSpec:
+        """The facts of what a stage generates, stacked where that is several representations.
+
+        Raises:
+            ValueError: They cannot be stacked.
+        """
+        return stacked([self.spec(reference) for reference in stage.targets])
+
 
 @dataclass
 class Fitting:
@@ -58,7 +66,7 @@ class Fitting:
             note: Takes a key, what is wrong with it, and what was probably meant.
         """
         key, generator = f"stages.{name}", stage.part.cls
-        references, before = [stage.target, *stage.references.values()], dict(self._generated)
+        references, before = [*stage.targets, *stage.references.values()], dict(self._generated)
         conditioners = stage.conditioners
         if any(self.parts.stages.get(output.stage) is None for output in stage.outputs.values()):
             return None
@@ -66,7 +74,14 @@ class Fitting:
             return None
         if any(self.parts.conditioners.get(given) is None for given in conditioners):
             return None
-        target = self._target(stage, partial(note, f"{key}.target"), partial(note, f"{key}.overlap"))
+        wrong = partial(note, f"{key}.target")
+        targets = [self._target(stage, one, wrong, partial(note, f"{key}.overlap")) for one in stage.targets]
+        target = None
+        if None not in targets:
+            try:
+                target = self.parts.target_spec(stage)
+            except ValueError as error:
+                wrong(str(error))
         specs = {given: self.parts.conditioners[given].spec for given in conditioners}
         for given, output in stage.outputs.items():
             outputs = self.parts.stages[output.stage].side_outputs
@@ -80,10 +95,12 @@ class Fitting:
             except ValueError as error:
                 note(f"{key}.given", str(error))
                 return None
-            if reference.within(stage.target):
-                earlier = f": give it {reference.source}[:{stage.target.start}]" if stage.target.start else ""
-                note(f"{key}.given", f"{given} holds what the stage itself generates, {stage.target}", earlier)
-                return None
+            for target_reference in stage.targets:
+                if reference.within(target_reference):
+                    first = target_reference.start
+                    earlier = f": give it {reference.source}[:{first}]" if first else ""
+                    note(f"{key}.given", f"{given} holds what the stage itself generates, {target_reference}", earlier)
+                    return None
             last = max(reference.codebooks(self.parts.tokenizer_of(reference).spec), default=0)
             if last >= max(1, before.get(reference.source, 0)):
                 note(f"{key}.given", f"earlier stages do not generate all of {given}")
@@ -106,9 +123,9 @@ class Fitting:
                 givens[given] = Given(specs[given], fusion)
         return {"target": target, "given": givens} if len(givens) == len(stage.given) else None
 
-    def _target(self, stage: StagePlan, note: Note, overlaps: Note) -> RepresentationSpec | None:
-        """The facts of what a stage generates, which must follow what is generated already."""
-        generator, reference = stage.part.cls, stage.target
+    def _target(self, stage: StagePlan, reference: Reference, note: Note, overlaps: Note) -> RepresentationSpec | None:
+        """The facts of something that a stage generates, which must follow what is generated already."""
+        generator = stage.part.cls
         try:
             whole, spec = self.parts.tokenizer_of(reference).spec, self.parts.spec(reference)
         except ValueError as error:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..core.contracts import Condition, Generated, RepresentationSpec, finite
 from ..core.rates import at_least, exact, nearest
-from ..core.reference import OutputReference, Reference
+from ..core.reference import OutputReference, Reference, unstacked
 from ..core.resample import convert
 from ..core.seeds import derive_seed
 from ..data.clips import prepared
@@ -92,18 +92,25 @@ class Chain:
     def run(self) -> dict[str, Generated]:
         """Every stage over the whole duration, one after the other."""
         for name, plan in self.system.plan.stages.items():
-            source, new = plan.target.source, self._stage(name, plan)
-            if source in self.made:
-                before = self.made[source]
-                values = torch.cat([before.values, new.values], dim=1)
-                new = Generated(values, torch.minimum(before.lengths, new.lengths))
-            self.made[source] = new
+            whole = self._stage(name, plan)
+            specs = [self.system.spec(target) for target in plan.targets]
+            for target, part in zip(plan.targets, unstacked(whole.values, specs), strict=True):
+                source, new = target.source, Generated(part, whole.lengths)
+                if source in self.made:
+                    before = self.made[source]
+                    values = torch.cat([before.values, new.values], dim=1)
+                    new = Generated(values, torch.minimum(before.lengths, new.lengths))
+                self.made[source] = new
         return self.made
 
     def _stage(self, name: str, plan: StagePlan) -> Generated:
         """One stage over the whole duration, window by window."""
-        stage, spec = self.system.stages[name].eval(), self.system.spec(plan.target)
-        known = None if self.heard is None or spec.frame_rate is None else self._known(plan.target, self.heard)
+        stage, spec = self.system.stages[name].eval(), self.system.ends.target_spec(plan)
+        known = None
+        if self.heard is not None and spec.frame_rate is not None:
+            parts_known = [self._known(target, self.heard) for target in plan.targets]
+            shortest = min(part.shape[-1] for part in parts_known)
+            known = torch.cat([part[..., :shortest] for part in parts_known], 1)
         stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted(name)], known)
         stretches, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
         conditions: dict[tuple[Any, ...], tuple[Condition, Condition]] = {}
@@ -141,7 +148,7 @@ class Chain:
                 break
         made = stream.result()
         if not finite(made.values):
-            raise not_finite(f"the stage {name}", f"{plan.target} that is not finite numbers")
+            raise not_finite(f"the stage {name}", f"{plan.named_targets} that is not finite numbers")
         self.outputs |= {f"{name}:{output}": condition for output, condition in made.outputs.items()}
         return made
 
@@ -152,7 +159,7 @@ class Chain:
 
     def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
         """The windows of a stage, and the part of the story that each belongs to."""
-        spec = self.system.spec(plan.target)
+        spec = self.system.ends.target_spec(plan)
         if spec.frame_rate is None:  # as long as it comes out, in one go
             return [Window(0, 0, spec.frames(self.seconds))], [0]
         rate = spec.frame_rate
@@ -214,6 +221,8 @@ class Chain:
 
     def _known(self, target: Reference, heard: Tensor) -> Tensor:
         """The representation of audio to continue, whole frames only."""
+        if (read := self.system.plan.reads(target)) is not None:
+            raise PartitaError(f"a continuation is a mix, and {target.tokenizer} reads {read} alone: leave it out")
         tokenizer, output = self.system.tokenizer_of(target), self.system.output.spec
         spec = tokenizer.spec
         audio = convert(heard, output.sample_rate, spec.sample_rate, spec.channels)

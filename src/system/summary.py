@@ -32,7 +32,7 @@ def summary(system: Assembly) -> list[PartSummary]:
     }
     for name, stage in system.plan.stages.items():
         given = ", ".join(f"{n} ({g.fusion})" for n, g in system.stages[name].given.items())
-        spec[PartKey.of("stages", name)] = f"{stage.target} given {given or 'nothing'}, {stage.window:g} s"
+        spec[PartKey.of("stages", name)] = f"{stage.named_targets} given {given or 'nothing'}, {stage.window:g} s"
     lines = []
     for key, part in system.parts.items():
         weights, fit = system.part_plan(key).weights, part.fit_options

@@ -27,6 +27,7 @@ from ..storage.files import kind
 from .assembly import FILES, INDEX, Assembly
 from .checked_request import CheckedRequest
 from .generation import decoded, generate, heard_frames, not_finite
+from .mix import mixed
 from .prompts import doubts
 from .request import Prompts, Request, asked, takes_request
 from .saved import checked_plan
@@ -97,19 +98,40 @@ class System(Assembly):
 
     @torch.inference_mode()
     def decode(self, representations: Mapping[str, Generated]) -> Tensor:
-        """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns."""
+        """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns: the mix of all ends of the chain."""
+        ends = self.decode_ends(representations)
+        return mixed(list(ends.values()), [self.tokenizer_of(end).spec for end in self.plan.ends]).clamp(-1, 1)
+
+    @takes_request
+    def generate_ends(
+        self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any
+    ) -> dict[str, Tensor]:
+        """By name, the audio ``[B, C, T]`` of each end of the chain; takes the arguments of :meth:`generate`.
+
+        What :meth:`generate` returns is their sum, within [-1, 1]. ``splice`` changes nothing here.
+        """
+        return self.decode_ends(self.generate_representations(prompts, progress=progress, **options))
+
+    @torch.inference_mode()
+    def decode_ends(self, representations: Mapping[str, Generated]) -> dict[str, Tensor]:
+        """By name, audio ``[B, C, T]`` of each end of the chain, from what :meth:`generate_representations` returns.
+
+        Each has the sample rate and the channels of its tokenizer, and may exceed [-1, 1].
+        """
         if not self.plan.stages:
             raise PartitaError("this system has no stage: decode with its tokenizer, system.tokenizers[…].decode(…)")
-        target = self.plan.last_stage.target
-        if not isinstance(representations, Mapping) or target.source not in representations:
-            raise PartitaError(f"decode takes what generate_representations returns, a mapping with {target.source!r}")
-        try:
-            audio = decoded(self.output, representations[target.source]).float()
-        except NotImplementedError as error:
-            raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
-        if not finite(audio):
-            raise not_finite(f"the tokenizer {target.tokenizer}", "audio that is not finite numbers")
-        return audio.clamp(-1, 1)
+        made = {}
+        for end in self.plan.ends:
+            if not isinstance(representations, Mapping) or end.source not in representations:
+                raise PartitaError(f"decode takes what generate_representations returns, a mapping with {end.source!r}")
+            try:
+                audio = decoded(self.tokenizer_of(end), representations[end.source]).float()
+            except NotImplementedError as error:
+                raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
+            if not finite(audio):
+                raise not_finite(f"the tokenizer {end.tokenizer}", "audio that is not finite numbers")
+            made[end.source] = audio
+        return made
 
     def save(self, folder: str | Path) -> None:
         """Write the index and a sub-folder per part; :func:`load` reads them back."""

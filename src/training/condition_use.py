@@ -20,7 +20,6 @@ from ..core.part_key import PartKey
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
 from ..data.clips import ALWAYS, told
-from ..data.examples import Collate
 from ..data.fields.base import kinds
 from ..generators.base import Generator
 from ..metrics.clips import mean_over_pieces
@@ -244,13 +243,12 @@ def _clips(system: System, name: str, source: Source, split: Split, count: int, 
     """Clips as a stage sees them in validation; of what is known of them, what captions are made of."""
     data, stage = FitData(system, PartKey.of("stages", name)), system.stages[name]
     examples = data.examples(split, count, seed, source)
-    collate = Collate(data.conditioners, data.sample_rate, data.seconds)
     inputs = {name for conditioner in data.conditioners.values() for name in conditioner.inputs}
     kept = {"id", "text", *inputs, *source.attributes}
     for i in range(count):
         example = examples[i]
         example.seed = None
-        batch = data.transfer_batch_to_device(collate([example]), stage.device, 0)
+        batch = data.transfer_batch_to_device(data.collate([example]), stage.device, 0)
         known: dict[str, Any] = {key: value for key, value in example.fields.items() if key in kept}
         # of audio, that there is some: all clips are kept at once
         known |= {key: True for key in known if key in inputs and kinds([key]) == {"audio"} and known[key] is not None}

@@ -11,14 +11,15 @@ from torch.utils.data import DataLoader
 
 from ..core.contracts import Condition, Generated, StageBatch
 from ..core.part_key import PartKey
-from ..core.reference import OutputReference, Reference
+from ..core.reference import OutputReference, Reference, unstacked
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
 from ..data.examples import Collate, Examples, Loader, Span
 from ..recipe.plan import StagePlan
 from ..system.generation import decoded
+from ..system.mix import mixed
 from ..system.system import System
-from .represented import Represented, audible
+from .represented import Represented, audible, heard_in
 
 VALIDATION_SEED = 1
 """Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
@@ -48,7 +49,7 @@ class FitData(L.LightningDataModule):
         name = key.name
         self.stage = system.plan.stages[name] if self.part.training_input == "stage" else None
         self.plans = {} if self.stage is None else _upstream(system, name)
-        self.references = [r for plan in self.plans.values() for r in (plan.target, *plan.references.values())]
+        self.references = [r for plan in self.plans.values() for r in (*plan.targets, *plan.references.values())]
         self.seconds = self.fit.crop if self.stage is None else self.stage.window
         names = [name for plan in self.plans.values() for name in plan.conditioners]
         self.conditioners: dict[str, Any] = {name: system.conditioners[name] for name in names}
@@ -61,6 +62,15 @@ class FitData(L.LightningDataModule):
         # read once, at the best of the rates that are needed
         heard = [one for one in formats if one is not None] or [SILENT]
         self.sample_rate, self.channels = (max(numbers) for numbers in zip(*heard, strict=True))
+        own = system.part_plan(folder).reads
+        fields = [own, *(system.plan.reads(reference) for reference in self.references)]
+        self.collate = Collate(
+            self.conditioners,
+            self.sample_rate,
+            self.seconds,
+            reads=list(dict.fromkeys(name for name in fields if name is not None)),
+        )
+        self.reads = own
         self.represented = Represented(system, self.references, self.sample_rate, self.seconds)
 
     def train_dataloader(self) -> DataLoader:
@@ -92,8 +102,8 @@ class FitData(L.LightningDataModule):
 
     def originals(self, count: int = 2) -> Tensor:
         """The first fixed clips ``[B, C, T]``; none of them if any has no audio."""
-        batch = self._shown(count)
-        return batch["audio"] if all(batch["audible"]) else batch["audio"][:0]
+        audio, heard = heard_in(self._shown(count), self.reads)
+        return audio if all(heard) else audio[:0]
 
     @torch.no_grad()
     def render(self, count: int = 2) -> Tensor:
@@ -109,13 +119,17 @@ class FitData(L.LightningDataModule):
         batch = self.transfer_batch_to_device(self._shown(count), device, 0)
         try:
             if self.stage is None:
-                return part.decode(part.encode(audible(batch)["audio"]))
+                return part.decode(part.encode(audible(batch, self.reads)["audio"]))
             staged = self.on_after_batch_transfer(batch, 0)
             pairs, seeds = part.resolve(staged), list(range(count))
             made = part.generate(pairs, staged.target.shape[-1], seeds=seeds)
-            whole, _ = self.represented(batch)[self.stage.target.source]
-            values = torch.cat([whole[:, : self.stage.target.start], made.values], dim=1)
-            return decoded(self.system.tokenizer_of(self.stage.target), Generated(values, made.lengths))
+            encoded, targets = self.represented(batch), self.stage.targets
+            rows = unstacked(made.values, [self.system.spec(target) for target in targets])
+            clips = []
+            for target, own in zip(targets, rows, strict=True):
+                values = torch.cat([encoded[target.source][0][:, : target.start], own], dim=1)
+                clips.append(decoded(self.system.tokenizer_of(target), Generated(values, made.lengths)))
+            return mixed(clips, [self.system.tokenizer_of(target).spec for target in targets])
         except NotImplementedError:
             return torch.empty(0)
         finally:
@@ -123,8 +137,7 @@ class FitData(L.LightningDataModule):
 
     def _shown(self, count: int) -> dict[str, Any]:
         examples = self.validation_examples()
-        collate = Collate(self.conditioners, self.sample_rate, self.seconds)
-        return collate([examples[i % len(examples)] for i in range(count)])
+        return self.collate([examples[i % len(examples)] for i in range(count)])
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
@@ -136,7 +149,7 @@ class FitData(L.LightningDataModule):
         if self.part.training_input == "clips":
             return batch["prepared"][self.key.name]
         if self.stage is None:
-            return audible(batch)
+            return audible(batch, self.reads)
         return self._staged(self.key.name, batch, self.represented(batch))
 
     def _staged(self, name: str, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]) -> StageBatch:
@@ -161,7 +174,10 @@ class FitData(L.LightningDataModule):
                 conditioner = self.conditioners[source].to(batch["audio"].device).eval()
                 condition = conditioner(batch["prepared"][source])
                 given[source] = (condition, conditioner.null(condition))
-        return StageBatch(*part(plan.target), given)
+        targets = [part(target) for target in plan.targets]
+        frames = min(target.shape[-1] for target, _ in targets)
+        mask = torch.stack([present[:, :frames] for _, present in targets]).all(0)
+        return StageBatch(torch.cat([target[..., :frames] for target, _ in targets], 1), mask, given)
 
     def _output(
         self, wanted: OutputReference, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]
@@ -191,7 +207,7 @@ class FitData(L.LightningDataModule):
             examples,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=Collate(self.conditioners, self.sample_rate, self.seconds),
+            collate_fn=self.collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -17,6 +17,7 @@ from ..core.part_key import PartKey
 from ..core.reference import Reference
 from ..core.resample import convert
 from ..data.base import NAMES, Split
+from ..data.clips import recording_of
 from ..data.examples import Examples
 from ..data.overview import gaps, overview, provenance
 from ..metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
@@ -72,8 +73,16 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
     return path
 
 
-def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: int) -> dict[str, Any]:
+def measure_codec(
+    system: System, tokenizer: Tokenizer | LatentView, examples: int, reads: str | None = None
+) -> dict[str, Any]:
     """Figures of a tokenizer on test pieces, beside those of the best spectrum that does not change in time.
+
+    Args:
+        system: With the data.
+        tokenizer: That is measured.
+        examples: Number of clips.
+        reads: The field that the tokenizer encodes; ``None`` for the mix.
 
     Returns:
         ``mel_distance``, ``constant_distance``, their ``ratio`` (all three only where it can decode), and of codes, per
@@ -82,9 +91,9 @@ def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: i
     spec = tokenizer.spec
     distance, constant = MelDistance(spec.sample_rate), ConstantSpectrum(spec.sample_rate)
     usage = CodebookUsage(len(spec.cardinalities), max(spec.cardinalities)) if spec.discrete else None
-    for batch in _batches(_clips(system, spec, "train", examples, 4.0)):
+    for batch in _batches(_clips(system, spec, "train", examples, 4.0), reads):
         constant.fit(batch)
-    for batch in _batches(_clips(system, spec, "test", examples, 4.0)):
+    for batch in _batches(_clips(system, spec, "test", examples, 4.0), reads):
         encoded = tokenizer.encode(batch.to(system.device))
         if usage is not None:
             usage.update(encoded.cpu())
@@ -102,7 +111,7 @@ def measure_codec(system: System, tokenizer: Tokenizer | LatentView, examples: i
 
 def _references(system: System) -> list[Reference]:
     """Every tokenizer, and the latents that stages generate or are given."""
-    named = [r for stage in system.plan.stages.values() for r in (stage.target, *stage.references.values())]
+    named = [r for stage in system.plan.stages.values() for r in (*stage.targets, *stage.references.values())]
     latents = dict.fromkeys(Reference(r.tokenizer, latents=True) for r in named if r.latents)
     return [*(Reference(name) for name in system.tokenizers), *latents]
 
@@ -111,10 +120,11 @@ def _clips(system: System, spec: RepresentationSpec, split: Split, length: int, 
     return Examples.at(spec, system.source, split, length, seconds, SEED)
 
 
-def _batches(examples: Examples, size: int = 16) -> Any:
+def _batches(examples: Examples, reads: str | None, size: int = 16) -> Any:
     for start in range(0, len(examples), size):
         stop = min(start + size, len(examples))
-        recordings = [one for i in range(start, stop) if (one := examples[i].recording) is not None]
+        found = [recording_of(examples[i], reads, examples.sample_rate) for i in range(start, stop)]
+        recordings = [one for one in found if one is not None]
         if recordings:
             yield torch.stack(recordings)
 
@@ -123,10 +133,11 @@ def _batches(examples: Examples, size: int = 16) -> Any:
 def _codec(system: System, reference: Reference, clips: int, measured: int) -> dict[str, Any]:
     system.tokenizers[reference.tokenizer].eval()
     tokenizer = system.tokenizer_of(reference)
-    spec, figures = tokenizer.spec, measure_codec(system, tokenizer, measured)
+    reads = system.plan.reads(reference)
+    spec, figures = tokenizer.spec, measure_codec(system, tokenizer, measured, reads)
     rows, media = [], []
     # how near the sound comes to the original is asked of what is heard, not of tokens that say what happens
-    heard = not system.stages or reference.tokenizer == system.plan.last_stage.target.tokenizer
+    heard = not system.stages or reference.tokenizer in {end.tokenizer for end in system.plan.ends}
     if "ratio" in figures and heard:
         rows += [
             ("log-mel distance", f"{figures['mel_distance']:.3f}"),
@@ -140,7 +151,9 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
         ]
     shown = _clips(system, spec, "test", clips, 5.0)
     for example in (shown[i] for i in range(clips) if "ratio" in figures):
-        audio = example.audio
+        audio = recording_of(example, reads, spec.sample_rate)
+        if audio is None:
+            continue
         reconstructed = tokenizer.decode(tokenizer.encode(audio[None].to(system.device)))[0, :, : audio.shape[-1]].cpu()
         caption = example.fields.get("text") or example.fields.get("id", "")
         media += [
@@ -177,8 +190,8 @@ def _followed(system: System, made: Mapping[str, Generated], audio: Tensor) -> l
     named = {str(r): r for stage in system.plan.stages.values() for r in stage.references.values()}
     for name, reference in named.items():
         tokenizer = system.tokenizer_of(reference)
-        own = tokenizer.spec
-        if not own.discrete or reference.tokenizer == system.plan.last_stage.target.tokenizer:
+        own, reads = tokenizer.spec, system.plan.reads(reference)
+        if not own.discrete or reads or reference.tokenizer in {end.tokenizer for end in system.plan.ends}:
             continue
         given = reference.take(made[reference.source].values)
         reconstructed = reference.take(

@@ -17,15 +17,26 @@ from ..system.system import System
 from ..tokenizers.base import LatentView, Tokenizer
 
 
-def audible(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch for a part that hears its examples.
+def audible(batch: dict[str, Any], reads: str | None = None) -> dict[str, Any]:
+    """A batch for a part that hears its examples, with what it hears as ``audio``.
+
+    Args:
+        batch: As collated.
+        reads: A field that the part reads in the place of the mix; ``None`` for the mix.
 
     Raises:
-        PartitaError: Some bring no audio.
+        PartitaError: Some bring no such audio.
     """
-    if silent := [piece for piece, heard in zip(batch["id"], batch["audible"], strict=True) if not heard]:
-        raise PartitaError(f"{silent[0]} brings no audio, which this part is trained on: give the part weights instead")
-    return batch
+    audio, heard = heard_in(batch, reads)
+    if silent := [piece for piece, one in zip(batch["id"], heard, strict=True) if not one]:
+        what = "audio" if reads is None else reads
+        raise PartitaError(f"{silent[0]} brings no {what}, which this part is trained on: give it weights instead")
+    return batch | {"audio": audio}
+
+
+def heard_in(batch: dict[str, Any], reads: str | None) -> tuple[Tensor, list[bool]]:
+    """The audio ``[B, C, T]`` that is read of a batch, and which of its examples have some."""
+    return (batch["audio"], batch["audible"]) if reads is None else batch["read"][reads]
 
 
 class Represented:
@@ -55,12 +66,13 @@ class Represented:
         return {source: self._of(reference, batch) for source, reference in self.references.items()}
 
     def _of(self, reference: Reference, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        audio, tokenizer = batch["audio"], self.system.tokenizer_of(reference)
+        audio, there_is = heard_in(batch, self.system.plan.reads(reference))
+        tokenizer = self.system.tokenizer_of(reference)
         spec = tokenizer.spec
         stored = [self._stored(reference, tokenizer, brought) for brought in batch["stored"]]
         fresh = [i for i, values in enumerate(stored) if values is None]
         for i in fresh:
-            if not batch["audible"][i]:
+            if not there_is[i]:
                 raise PartitaError(self._unusable(reference, tokenizer, batch["id"][i], batch["stored"][i]))
         if fresh:
             self.system.tokenizers[reference.tokenizer].to(audio.device).eval()
@@ -85,7 +97,8 @@ class Represented:
     def _fingerprint(self, reference: Reference, tokenizer: Tokenizer | LatentView) -> str:
         """That of a tokenizer; it is not trained any more, so that it stays the same."""
         if reference.source not in self._fingerprints:
-            self._fingerprints[reference.source] = tokenizer.fingerprint()
+            reads = self.system.plan.reads(reference)
+            self._fingerprints[reference.source] = tokenizer.fingerprint() + (f":{reads}" if reads else "")
         return self._fingerprints[reference.source]
 
     def _stored(
@@ -116,8 +129,9 @@ class Represented:
         self, reference: Reference, tokenizer: Tokenizer | LatentView, piece: Any, brought: dict[str, Tensor]
     ) -> str:
         what = f"what was made by {', '.join(brought)}" if brought else "nothing that was made before"
+        wanted = self.system.plan.reads(reference) or "audio"
         return (
-            f"{piece or 'an example'} brings no audio, and {what}, but the fingerprint of {reference.source} is "
+            f"{piece or 'an example'} brings no {wanted}, and {what}, but the fingerprint of {reference.source} is "
             f"{self._fingerprint(reference, tokenizer)}: encode it anew, or bring the audio"
         )
 

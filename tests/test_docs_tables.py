@@ -20,7 +20,8 @@ from partita.evaluation.options import Evaluation
 from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
 from partita.recipe import logger_options
-from partita.recipe.plan import RecipeKeys, StageKeys
+from partita.recipe.chain import StageKeys
+from partita.recipe.plan import RecipeKeys
 from partita.recipe.recipe_files import presets, read_value, recipes
 from partita.recipe.trainer_options import TrainerOptions
 

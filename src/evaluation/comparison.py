@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.contracts import Example, RepresentationSpec
 from ..errors import PartitaError
+from ..system.mix import Mix
 from ..system.system import System
 from ..tokenizers.base import LatentView, Tokenizer
 from .embedders import Embedder, Embedders, batches
@@ -102,11 +103,11 @@ def piece_ids(clips: Sequence[Example]) -> list[str | None]:
 
 
 @torch.inference_mode()
-def reconstruct(codec: Tokenizer | LatentView, audio: Tensor, device: torch.device) -> Tensor:
+def reconstruct(codec: Tokenizer | LatentView | Mix, audio: Tensor, device: torch.device) -> Tensor:
     """Clips ``[B, C, T]`` after a codec, as long as they were.
 
     Raises:
-        PartitaError: The codec cannot decode.
+        PartitaError: The codec cannot decode, or the audio is a mix of several ends, each with its own codec.
     """
     try:
         decoded = codec.decode(codec.encode(audio.to(device)))

@@ -22,7 +22,7 @@ from ..core.seeds import derive_seed
 from ..data.examples import Examples
 from ..errors import PartitaError
 from ..metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
-from ..recipe.plan import StagePlan
+from ..recipe.chain import StagePlan
 from ..storage.audio_file import flac
 from ..storage.files import replacing_file
 from ..storage.tensor_file import read_tensors, write_tensors

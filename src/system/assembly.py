@@ -25,8 +25,9 @@ from ..data.overview import not_supplied
 from ..errors import PartitaError, Problem, RecipeError
 from ..generators.base import Generator
 from ..limits import TooMuch
+from ..recipe.chain import PartPlan
 from ..recipe.compose import compose
-from ..recipe.plan import PartPlan, Plan, draft, load_recipe
+from ..recipe.plan import Plan, draft, load_recipe
 from ..storage.files import replacing_file
 from ..storage.saved_format import numbered
 from ..tokenizers.base import LatentView, Tokenizer

@@ -13,7 +13,7 @@ from ..core.rates import at_least, exact
 from ..core.reference import Reference, stacked
 from ..core.registry import did_you_mean
 from ..generators.base import Generator
-from ..recipe.plan import StagePlan
+from ..recipe.chain import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
 
 Note = Callable[..., None]

@@ -19,7 +19,7 @@ from ..core.seeds import derive_seed
 from ..data.clips import prepared
 from ..errors import PartitaError
 from ..limits import MOST_WINDOWS, TooMuch, beyond
-from ..recipe.plan import StagePlan
+from ..recipe.chain import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
 from .assembly import Assembly
 from .checked_request import CheckedRequest

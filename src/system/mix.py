@@ -40,6 +40,11 @@ class Mix:
     def __init__(self, names: Sequence[str], spec: RepresentationSpec) -> None:
         self.names, self.spec = list(names), spec
 
+    @property
+    def registered_name(self) -> str:
+        """Names of the ends."""
+        return " + ".join(self.names)
+
     def encode(self, audio: Tensor) -> Tensor:
         """No mix can be encoded.
 

@@ -15,7 +15,7 @@ from ..core.reference import OutputReference, Reference, unstacked
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
 from ..data.examples import Collate, Examples, Loader, Span
-from ..recipe.plan import StagePlan
+from ..recipe.chain import StagePlan
 from ..system.generation import decoded
 from ..system.mix import mixed
 from ..system.system import System
@@ -62,7 +62,7 @@ class FitData(L.LightningDataModule):
         # read once, at the best of the rates that are needed
         heard = [one for one in formats if one is not None] or [SILENT]
         self.sample_rate, self.channels = (max(numbers) for numbers in zip(*heard, strict=True))
-        own = system.part_plan(folder).reads
+        own = system.part_plan(key).reads
         fields = [own, *(system.plan.reads(reference) for reference in self.references)]
         self.collate = Collate(
             self.conditioners,

@@ -24,8 +24,9 @@ from ..core.part import Part
 from ..core.part_key import PartKey
 from ..data.overview import gaps, overview
 from ..errors import PartitaError, Stopped
+from ..recipe.chain import PartPlan
 from ..recipe.compose import flat
-from ..recipe.plan import PartPlan, Plan
+from ..recipe.plan import Plan
 from ..recipe.recipe_files import read_yaml
 from ..storage.files import recover, replacing_file, saying_when_full
 from ..storage.saved_format import check_format

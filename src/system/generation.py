@@ -110,7 +110,8 @@ class Chain:
         if self.heard is not None and spec.frame_rate is not None:
             parts_known = [self._known(target, self.heard) for target in plan.targets]
             shortest = min(part.shape[-1] for part in parts_known)
-            known = torch.cat([part[..., :shortest] for part in parts_known], 1)
+            stacked = [part[..., :shortest] for part in parts_known]
+            known = stacked[0] if len(stacked) == 1 else torch.cat(stacked, 1)
         stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted(name)], known)
         stretches, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
         conditions: dict[tuple[Any, ...], tuple[Condition, Condition]] = {}

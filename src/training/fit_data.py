@@ -174,6 +174,8 @@ class FitData(L.LightningDataModule):
                 conditioner = self.conditioners[source].to(batch["audio"].device).eval()
                 condition = conditioner(batch["prepared"][source])
                 given[source] = (condition, conditioner.null(condition))
+        if len(plan.targets) == 1:  # as it lies in memory, by which noise is drawn
+            return StageBatch(*part(plan.target), given)
         targets = [part(target) for target in plan.targets]
         frames = min(target.shape[-1] for target, _ in targets)
         mask = torch.stack([present[:, :frames] for _, present in targets]).all(0)

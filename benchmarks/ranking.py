@@ -24,9 +24,9 @@ from partita.data.corpus import Corpus
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from partita.metrics.divergence import KLDivergence
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity
-from partita.metrics.harmony import ChordAgreement, KeyAgreement
 from partita.metrics.kernel import KernelDistance, Sample
-from partita.metrics.melody import MelodySimilarity
+from partita.metrics.key_and_chords import ChordAgreement, KeyAgreement
+from partita.metrics.melody_similarity import MelodySimilarity
 from partita.metrics.memorization import Memorization, threshold_for, unrelated_costs
 from partita.metrics.neighbors import StyleNeighbors
 from partita.metrics.rhythm import RhythmAgreement

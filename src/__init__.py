@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .evaluation.ablate import ablate, preview_ablation
     from .evaluation.ablation import Ablation, read_ablation
     from .evaluation.evaluate import evaluate
+    from .evaluation.evaluation_options import Evaluation
     from .evaluation.launch import Cluster
     from .evaluation.listen import check_listening_test, gather_clips, write_listening_test
     from .evaluation.listen_results import listening_results
-    from .evaluation.options import Evaluation
     from .evaluation.score_table import score_table
     from .evaluation.tasks import perform_task
     from .layers.guidance import Term
@@ -82,7 +82,7 @@ _HOMES = {
     "Ablation": "evaluation.ablation",
     "Cluster": "evaluation.launch",
     "Commit": "publishing.push",
-    "Evaluation": "evaluation.options",
+    "Evaluation": "evaluation.evaluation_options",
     "Excerpt": "core.excerpt",
     "Fit": "core.fit",
     "Mastering": "system.mastering",

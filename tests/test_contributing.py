@@ -19,7 +19,7 @@ from partita.core.part import Part
 from partita.core.part_key import PartKey
 from partita.data.folder import Folder
 from partita.evaluation.evaluate import evaluate
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.generators.base import Generator
 from partita.recipe.plan import load_recipe
 from partita.training.condition_use import condition_use

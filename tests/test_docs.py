@@ -34,7 +34,7 @@ from partita.core.registry import UnknownName
 from partita.data.annotations import FILE_KEYS, known_fields, read_manifest
 from partita.errors import PartitaError
 from partita.evaluation.ablation_runs import runs
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
 from partita.recipe import logger_options

@@ -16,7 +16,7 @@ from partita.core.registry import COMPONENTS, lookup, names
 from partita.data.corpus import Corpus
 from partita.data.folder import Folder
 from partita.evaluation.ablation import Ablation
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
 from partita.recipe import logger_options

@@ -11,7 +11,7 @@ from partita.cli.main import main
 from partita.core.schema import build, check
 from partita.evaluation.ablation import read_ablation, variants
 from partita.evaluation.embedders import read_embedder
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.sampling import Sampling
 from partita.recipe.plan import load_recipe
 from partita.recipe.recipe_files import read_value

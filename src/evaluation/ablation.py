@@ -19,7 +19,7 @@ from ..limits import MOST_VARIANTS, TooMuch, beyond
 from ..recipe.compose import COMMAND_LINE, slot_name
 from ..recipe.recipe_files import find_recipe, read_values, read_yaml
 from ..storage.files import kind
-from .options import Evaluation
+from .evaluation_options import Evaluation
 
 GROUPS = ("tokenizers", "conditioners", "stages")
 UNITS = ("steps", "tokens", "minutes")

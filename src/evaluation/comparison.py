@@ -17,7 +17,7 @@ from ..system.mix import Mix
 from ..system.system import System
 from ..tokenizers.base import LatentView, Tokenizer
 from .embedders import Embedder, Embedders, batches
-from .options import Evaluation
+from .evaluation_options import Evaluation
 from .pairing import other_pieces
 
 Clips = Literal["generated", "real", "reconstructed"]

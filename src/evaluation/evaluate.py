@@ -31,8 +31,8 @@ from ..system.system import System, load
 from ..training.condition_use import condition_use
 from .comparison import Comparison, reconstruct
 from .embedders import Embedders
+from .evaluation_options import Evaluation
 from .evaluation_page import write_evaluation_page
-from .options import Evaluation
 from .scoring import chosen_scores, measurable, measure
 
 SEED = 3

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..metrics.clips import mean_over_pieces, piece_numbers
+from ..metrics.piece_means import mean_over_pieces, piece_numbers
 
 Rows = dict[str, dict[str, Any]]
 """Rows by name."""

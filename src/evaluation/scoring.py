@@ -10,7 +10,7 @@ from ..core.schema import build
 from ..errors import PartitaError
 from ..system.system import System
 from .comparison import Comparison
-from .options import Evaluation
+from .evaluation_options import Evaluation
 from .rows import Rows, beats_chance
 from .score import SUBJECTS, Score, sentence
 

@@ -30,7 +30,7 @@ from ..system.system import System, load
 from ..training.training import seconds_per_step, train
 from .comparison import reconstruct
 from .evaluate import evaluate
-from .options import Evaluation
+from .evaluation_options import Evaluation
 
 SPEED = "speed.json"
 """File of a measured speed, in the folder of its task."""

@@ -15,7 +15,7 @@ from ..layers.guidance import Term, checked_terms, classifier_free, combine, con
 from ..layers.patterns import Layout, Pattern, PatternName
 from ..layers.positions import position_ids
 from ..layers.sampling import GumbelNoise, Sampling, evaluating
-from ..layers.transformer import scaled_normal_
+from ..layers.transformer_blocks import scaled_normal_
 from .backbones.base import Backbone, BackboneSetting, SequenceContext
 from .backbones.transformer import Transformer
 from .base import DEFAULT_DROPOUT, ConditionDropout, Generator

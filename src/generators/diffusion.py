@@ -16,7 +16,7 @@ from ..layers.guidance import Term, checked_terms, classifier_free, combine, con
 from ..layers.noise_process import DiffusionSampling, NoiseLevels, NoiseProcess, NoiseSchedule, Objective, seeded_noise
 from ..layers.sampling import evaluating
 from ..layers.standardize import Standardize
-from ..layers.transformer import scaled_normal_
+from ..layers.transformer_blocks import scaled_normal_
 from .base import DEFAULT_DROPOUT, ConditionDropout, Generator
 from .denoisers.base import Denoiser, DenoiserContext, DenoiserSetting
 from .denoisers.dit import DiT

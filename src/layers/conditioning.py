@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.contracts import ALIGNED_FUSIONS, Condition, Given
 from ..core.rates import exact
 from .positions import sinusoidal
-from .transformer import scaled_normal_
+from .transformer_blocks import scaled_normal_
 
 Interpolation = Literal["linear", "nearest"]
 

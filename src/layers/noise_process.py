@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -188,7 +189,6 @@ class NoiseProcess:
 
     def _flow(self, sampling: DiffusionSampling) -> Sampler:
         import diffusers
-        import numpy
 
         options: dict[str, Any] = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
         scheduler: Any

@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "ChordAgreement": "harmony",
+    "ChordAgreement": "key_and_chords",
     "CodebookUsage": "codec",
     "ConstantSpectrum": "codec",
     "FrechetDistance": "frechet",
@@ -32,9 +32,9 @@ _HOMES = {
     "Gaussian": "gaussian",
     "KLDivergence": "divergence",
     "KernelDistance": "kernel",
-    "KeyAgreement": "harmony",
+    "KeyAgreement": "key_and_chords",
     "MelDistance": "codec",
-    "MelodySimilarity": "melody",
+    "MelodySimilarity": "melody_similarity",
     "Memorization": "memorization",
     "PairedCosine": "similarity",
     "RhythmAgreement": "rhythm",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from .clips import ClipMeans, Pieces, sums_per_clip
+from .piece_means import ClipMeans, Pieces, sums_per_clip
 
 
 def divergence(predicted: Tensor, target: Tensor, epsilon: float = 1e-6) -> Tensor:

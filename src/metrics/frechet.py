@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import PartitaError
-from .clips import Gathered, Pieces, check_confidence, membership, piece_numbers
 from .gaussian import Gaussian, Side, frechet_distance, packed, pooled
+from .piece_means import Gathered, Pieces, check_confidence, membership, piece_numbers
 from .significance import jackknife, mean_interval
 
 AT_ONCE = 2**23

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from .clips import Gathered, Pieces, check_confidence, membership, piece_numbers, sums_per_clip
 from .gaussian import load_made_from, save_made_from
+from .piece_means import Gathered, Pieces, check_confidence, membership, piece_numbers, sums_per_clip
 from .significance import jackknife, mean_interval
 
 SCALE = 100.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from .clips import ClipMeans, Pieces
+from .piece_means import ClipMeans, Pieces
 
 PAIRS_AT_ONCE = 64
 """Number of pairs of sequences whose transport is computed at once."""

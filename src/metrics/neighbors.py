@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PartitaError
-from .clips import ClipMeans, Pieces
+from .piece_means import ClipMeans, Pieces
 
 
 class StyleNeighbors(ClipMeans):

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..core.resample import convert
-from .clips import LabelMeans, Pieces
+from .piece_means import LabelMeans, Pieces
 
 _RATE = 22050
 _HOP = 256

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PartitaError
-from .clips import ClipMeans, Pieces, sums_per_clip
+from .piece_means import ClipMeans, Pieces, sums_per_clip
 
 
 def clip_means(embeddings: Tensor, sizes: Tensor) -> Tensor:

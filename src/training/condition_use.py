@@ -22,7 +22,7 @@ from ..data.base import Source, Split
 from ..data.clips import ALWAYS, told
 from ..data.fields.base import kinds
 from ..generators.base import Generator
-from ..metrics.clips import mean_over_pieces
+from ..metrics.piece_means import mean_over_pieces
 from ..system.system import System
 from .fit_data import VALIDATION_SEED, FitData
 

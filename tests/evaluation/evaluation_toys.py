@@ -11,7 +11,7 @@ import toys
 from partita.conditioners.base import JointConditioner
 from partita.core.contracts import Condition, ConditionSpec, Example, Generated, RepresentationSpec
 from partita.core.registry import register
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.guidance import classifier_free
 from partita.tokenizers.base import Tokenizer
 

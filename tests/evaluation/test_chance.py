@@ -6,10 +6,10 @@ import torch
 
 from partita.core.contracts import Example
 from partita.evaluation.comparison import Comparison
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.evaluation.pairing import other_pieces
 from partita.evaluation.scores.agreement import FIGURES, Agreement
-from partita.evaluation.scores.codec import Codec
+from partita.evaluation.scores.codec_distance import Codec
 from partita.evaluation.scoring import measure
 from partita.recipe.plan import load_recipe
 from partita.system.system import System

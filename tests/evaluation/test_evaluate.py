@@ -14,7 +14,7 @@ from partita.core.progress import reporting
 from partita.data.base import Source
 from partita.errors import PartitaError
 from partita.evaluation.evaluate import _examples, evaluate
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.publishing.card import collect
 from partita.recipe.plan import load_recipe
 from partita.system.system import System, load

@@ -12,7 +12,7 @@ from partita.cli import main as cli
 from partita.errors import PartitaError
 from partita.evaluation.embedders import read_embedder
 from partita.evaluation.evaluate import evaluate
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from evaluation_toys import scored
 from partita.core.progress import reporting
 from partita.evaluation.evaluate import evaluate
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 
 
 def test_memorized_training_clips_are_found(other):

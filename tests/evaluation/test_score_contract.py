@@ -12,7 +12,7 @@ from partita.core.contracts import Example
 from partita.core.registry import lookup, names, register
 from partita.core.schema import arguments, build
 from partita.evaluation.comparison import Comparison
-from partita.evaluation.options import Evaluation
+from partita.evaluation.evaluation_options import Evaluation
 from partita.evaluation.score import SUBJECTS
 from partita.evaluation.scoring import chosen_scores, measurable, measure
 from partita.recipe.plan import load_recipe

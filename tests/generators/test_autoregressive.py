@@ -13,7 +13,7 @@ from partita.generators.backbones.transformer import Transformer
 from partita.generators.base import NO_DROPOUT, ConditionDropout
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.sampling import Sampling
-from partita.layers.transformer import BlockConfig
+from partita.layers.transformer_blocks import BlockConfig
 from toys import told
 
 TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, num_codebooks=3, cardinality=16)

@@ -12,7 +12,7 @@ from partita.generators.denoisers.dit import DiT
 from partita.generators.diffusion import Diffusion
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.noise_process import SCHEDULERS, DiffusionSampling
-from partita.layers.transformer import BlockConfig
+from partita.layers.transformer_blocks import BlockConfig
 
 TARGET = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=25.0, dim=8)
 TEXT = {"text": Given(ConditionSpec(dim=16), "cross")}

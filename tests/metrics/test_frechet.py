@@ -8,10 +8,10 @@ import torch.multiprocessing as mp
 from scipy import linalg, stats
 
 from partita.errors import PartitaError
-from partita.metrics.clips import LabelMeans
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity
 from partita.metrics.gaussian import Gaussian, frechet_distance, source_hash
 from partita.metrics.kernel import KernelDistance
+from partita.metrics.piece_means import LabelMeans
 from partita.metrics.significance import jackknife
 from partita.metrics.similarity import PairedCosine
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from ...core.registry import register
-from ...metrics.harmony import ChordAgreement, KeyAgreement
+from ...metrics.key_and_chords import ChordAgreement, KeyAgreement
 from ...metrics.rhythm import RhythmAgreement
 from ..comparison import Comparison
 from ..rows import Rows, make_row

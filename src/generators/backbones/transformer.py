@@ -9,8 +9,8 @@ from torch import Tensor
 from ...core.registry import register
 from ...layers.kv_cache import KeyValueCache
 from ...layers.positions import PositionKind, Positions
-from ...layers.transformer import DEFAULT_BLOCK, BlockConfig, check_sizes
-from ...layers.transformer import Transformer as Layers
+from ...layers.transformer_blocks import DEFAULT_BLOCK, BlockConfig, check_sizes
+from ...layers.transformer_blocks import Transformer as Layers
 from .base import Backbone, BackboneSetting, SequenceContext
 
 

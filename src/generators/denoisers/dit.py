@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...core.registry import register
-from ...layers.dit import DiffusionTransformer
-from ...layers.transformer import DEFAULT_BLOCK, BlockConfig, check_sizes
+from ...layers.diffusion_transformer import DiffusionTransformer
+from ...layers.transformer_blocks import DEFAULT_BLOCK, BlockConfig, check_sizes
 from .base import Denoiser, DenoiserContext, DenoiserSetting
 
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from partita.layers.dit import DiffusionTransformer, LevelEmbedding
-from partita.layers.transformer import BlockConfig
+from partita.layers.diffusion_transformer import DiffusionTransformer, LevelEmbedding
+from partita.layers.transformer_blocks import BlockConfig
 
 
 def make(**options):

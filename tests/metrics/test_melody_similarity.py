@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from partita.errors import PartitaError
-from partita.metrics.melody import MelodySimilarity
+from partita.metrics.melody_similarity import MelodySimilarity
 
 RATE = 32000
 

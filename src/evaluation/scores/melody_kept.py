@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.registry import register
-from ...metrics.melody import MelodySimilarity
+from ...metrics.melody_similarity import MelodySimilarity
 from ..comparison import Comparison
 from ..embedders import batches
 from ..rows import Rows, make_row

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
 from .positions import rotary, sinusoidal
-from .transformer import DEFAULT_BLOCK, BlockConfig, FeedForward, check_sizes, make_norm, scaled_normal_
+from .transformer_blocks import DEFAULT_BLOCK, BlockConfig, FeedForward, check_sizes, make_norm, scaled_normal_
 
 LEVEL_FEATURES = 256
 """Width of the sinusoidal features of a noise level."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
-from .clips import LabelMeans, Pieces
+from .piece_means import LabelMeans, Pieces
 
 _UNKNOWN_KEY = "X"
 _TRIADS = (0, 1)  # of the qualities, major and minor

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from partita.errors import PartitaError
-from partita.metrics.harmony import ChordAgreement, KeyAgreement, chord_agreement, estimate_chords, harmonic_chroma
+from partita.metrics.key_and_chords import (
+    ChordAgreement,
+    KeyAgreement,
+    chord_agreement,
+    estimate_chords,
+    harmonic_chroma,
+)
 
 RATE = 16000
 NAMES = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]

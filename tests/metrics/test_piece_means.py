@@ -4,7 +4,7 @@ import torch
 from scipy.stats import binomtest, ttest_1samp
 
 from partita.errors import PartitaError
-from partita.metrics.clips import mean_over_pieces, membership, piece_numbers
+from partita.metrics.piece_means import mean_over_pieces, membership, piece_numbers
 from partita.metrics.significance import jackknife, mean_interval, rate_interval
 from partita.metrics.similarity import PairedCosine
 

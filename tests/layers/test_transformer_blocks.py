@@ -5,7 +5,7 @@ import torch
 
 from partita.layers.attention import CrossAttention, key_mask
 from partita.layers.positions import position_ids, rotary, rotate, sinusoidal
-from partita.layers.transformer import BlockConfig, Transformer
+from partita.layers.transformer_blocks import BlockConfig, Transformer
 
 VARIANTS = {
     "musicgen": {},

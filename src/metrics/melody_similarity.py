@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import PartitaError
 from ..layers.chroma import Chroma
-from .clips import ClipMeans, Pieces
+from .piece_means import ClipMeans, Pieces
 
 
 class MelodySimilarity(ClipMeans):

@@ -1,14 +1,19 @@
 import logging
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from toys import TOY_RECIPE
+
+# Tests end processes by force. One that is forked and ended while it holds tqdm's own lock would hold it here, too.
+tqdm.set_lock(threading.RLock())
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; Ctrl-C is tested
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -176,7 +176,7 @@ def test_a_config_that_is_huge_or_nested_without_end(system):
     for read in (read_config, Part.load):
         with pytest.raises(partita.PartitaError, match="more than such a file"):
             read(path.parent)
-    path.write_text('{"family": "generator", "name": "toy-bigram", "arguments": {}}')
+    path.write_text('{"format": 2, "family": "generator", "name": "toy-bigram", "arguments": {}}')
     refused(system, "recipe says the tokenizer 'toy-codec'")
 
 

@@ -1,1 +1,4 @@
-"""The command line: one file for each group of commands. What a command does is in the other rooms."""
+"""The command line: one file for each group of commands, and how their options are declared.
+
+A command parses its options and calls the public interface of the package. What it does is in the other rooms.
+"""

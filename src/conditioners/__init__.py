@@ -1,1 +1,5 @@
-"""Conditioners: they turn what a person supplies into conditions."""
+"""Conditioners turn what a person supplies (text, audio, chords …) into conditions: one file each.
+
+How a condition enters a stage belongs to the stage, in ``generators`` and ``layers``. The fields that conditioners
+read are in ``data``.
+"""

@@ -1,1 +1,4 @@
-"""Building blocks that parts share: tensors in, tensors out."""
+"""Building blocks that parts share: tensors in, tensors out.
+
+Nothing here is registered, has weights of its own to load, or knows a recipe.
+"""

@@ -1,5 +1,4 @@
-"""Tokenizers: they turn audio into representations and back.
+"""Tokenizers turn audio into codes or latents and back: one file each, their contract, and what codecs are made of.
 
-One file holds one tokenizer. The components of codecs are in the folders ``autoencoders``, ``bottlenecks`` and
-``discriminators``, and adversarial training is in ``adversarial``.
+Losses and layers that codecs share with others are in ``layers``.
 """

@@ -79,18 +79,18 @@ def test_where_nearly_everything_is_damaged_it_ends_with_one_message():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_left_out_is_told_once(workers):
-    told, source = [], Worn(broken=(2, 5))
-    loader = Loader(examples(source), told.append, batch_size=8, num_workers=workers, collate_fn=Collate())
+def test_what_is_left_out_is_logged_once(workers, lines):
+    source = Worn(broken=(2, 5))
+    loader = Loader(examples(source), batch_size=8, num_workers=workers, collate_fn=Collate())
     batches = [*loader, *loader]
     assert len(batches) == 16
-    assert sorted(told) == ["left out: piece 2: it is worn", "left out: piece 5: it is worn"]
+    assert sorted(lines) == ["  left out: piece 2: it is worn", "  left out: piece 5: it is worn"]
     assert source.report == ["piece 2: it is worn", "piece 5: it is worn"]
 
 
 def test_a_worker_says_what_is_wrong_without_a_traceback():
     source = Worn(broken=range(8))
-    loader = Loader(examples(source), lambda line: None, batch_size=8, num_workers=1, collate_fn=Collate())
+    loader = Loader(examples(source), batch_size=8, num_workers=1, collate_fn=Collate())
     with pytest.raises(PartitaError) as caught:
         next(iter(loader))
     assert str(caught.value).startswith("50 clips in a row cannot be read")

@@ -69,7 +69,7 @@ def test_codecs_take_files_and_arrays_of_any_rate_and_channels(codec, tmp_path, 
 @pytest.mark.parametrize(
     ("use", "word"),
     [
-        (lambda c: c.encode_audio(np.zeros(100)), "give it, sample_rate=44100"),
+        (lambda c: c.encode_audio(np.zeros(100)), "pass it, as in sample_rate=44100"),
         (lambda c: c.encode_audio(np.zeros((100, 2)), 44100), r"transpose it with \.T"),
         (lambda c: c.encode_audio("nowhere.wav"), "there is no such file"),
         (lambda c: c.decode_audio(torch.zeros(3, dtype=torch.long)), r"have K = 1, unlike \[3\]"),

@@ -34,7 +34,7 @@ def system(toy_recipe):
         ({"sampling": ["temperature=1"]}, "sampling is a mapping"),
         ({"sampling": {"mian": {"temperature": 1.0}}}, "no stage is called 'mian': did you mean 'main'"),
         ({"sampling": {"main": {"temprature": 1.0}}}, "sampling of main: temprature"),
-        ({"continuation": 3}, r"has the shape \[T\], \[C, T\] or"),
+        ({"continuation": 3}, r"must have the shape \[T\], \[C, T\] or"),
         ({"continuation": object()}, "a path, an array or a tensor, not object"),
         ({"continuation": "nowhere.wav"}, "nowhere.wav"),
         ({"continuation": torch.zeros(1, 1, 0)}, r"not \[1, 1, 0\]"),

@@ -87,7 +87,7 @@ def test_weights_of_mert_load_whatever_the_training_left_in_them(checkpoint, tmp
     with pytest.raises(PartitaError, match="24000 Hz: set sample_rate"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "feature_extractor_cqt": True}))
-    with pytest.raises(PartitaError, match=r"no MERT-v1-95M.*feature_extractor_cqt"):
+    with pytest.raises(PartitaError, match=r"neither HuBERT base nor MERT-v1-95M.*feature_extractor_cqt"):
         load(tmp_path, sample_rate=24000)
 
 

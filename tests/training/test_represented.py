@@ -5,6 +5,7 @@ import torch
 
 import partita
 from partita.core.contracts import Example
+from partita.core.part_key import PartKey
 from partita.data.examples import Collate
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
@@ -15,7 +16,7 @@ from toys import ToyCodec
 
 @pytest.fixture
 def data(toy_recipe):
-    return FitData(System(load_recipe(toy_recipe)), "stages/main")
+    return FitData(System(load_recipe(toy_recipe)), PartKey("stages/main"))
 
 
 def collated(data, *examples):

@@ -225,9 +225,19 @@ def test_the_kind_of_stage_learns(tmp_path):
     assert (made == codes).float().mean() >= 0.99
 
 
-def test_a_score(monkeypatch, saved_toy, tmp_path, capsys):
+@pytest.fixture
+def forgotten():
+    """Scores of the document are forgotten again, so that other tests do not measure them, too."""
+    before = set(registry._classes)
+    yield
+    for key in set(registry._classes) - before:
+        if registry._classes[key].__module__ == "example":
+            del registry._classes[key]
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_score(saved_toy, tmp_path, capsys):
     """One file, and it is listed, measured, kept, written to the page, left out and compared in ablations."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # other tests know nothing of it
     define(example("python", "Brightness"))
     show("score", out)
     assert "score/brightness" in capsys.readouterr().out
@@ -249,9 +259,9 @@ def test_a_score(monkeypatch, saved_toy, tmp_path, capsys):
         Evaluation(scores={"brightness": {"frames": 512}})
 
 
-def test_the_score_measures_octaves(monkeypatch):
+@pytest.mark.usefixtures("forgotten")
+def test_the_score_measures_octaves():
     """A sine an octave above another one."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     score = define(example("python", "Brightness"))["Brightness"]()
     sine = torch.sin(2 * torch.pi * 0.05 * torch.arange(8000)[None, None] * torch.tensor([1.0, 2.0])[:, None, None])
     low, high = score.centroid(sine)

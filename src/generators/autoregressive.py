@@ -16,10 +16,11 @@ from ..layers.patterns import Layout, Pattern, PatternName
 from ..layers.positions import position_ids
 from ..layers.sampling import GumbelNoise, Sampling, evaluating
 from ..layers.transformer_blocks import scaled_normal_
-from .backbones.base import Backbone, BackboneSetting, SequenceContext
+from .backbones.base import Backbone, SequenceContext
 from .backbones.transformer import Transformer
 from .base import DEFAULT_DROPOUT, ConditionDropout, Generator
 from .codebooks import Codebooks
+from .network import NetworkSetting
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -91,7 +92,7 @@ class Autoregressive(Generator):
         self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation)
         self.embeddings = nn.Embedding(self.codebooks.embedded, width)
         cross = any(g.fusion == "cross" for g in self.given.values())
-        backbone.build(BackboneSetting(cross=cross, checkpointing=checkpointing))
+        backbone.build(NetworkSetting(cross=cross, checkpointing=checkpointing))
         self.backbone = backbone
         self.output_heads = nn.Linear(width, self.codebooks.predicted, bias=False)
         scaled_normal_(self.embeddings.weight, width)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
-from ..errors import PartitaError, Stopped
+from ..errors import PartitaError
 from .loggers import log_clip, shows_clips
 
 
@@ -68,57 +65,6 @@ class Reseed(Callback):
     ) -> None:
         """Before each batch; processes differ."""
         torch.manual_seed((self.seed + batch_idx * trainer.world_size + trainer.global_rank) % 2**63)
-
-
-class KeepCheckpoint(OnSteps, Checkpoint):
-    """Keeps one checkpoint to go on from, written before a step begins, when all counters agree and no gradients are
-    waiting for more.
-
-    Ctrl-C and SIGTERM write one, too, and then end the training with :class:`~partita.errors.Stopped`. With several
-    processes, which may be at different steps by then, only the steps count.
-
-    Args:
-        path: Of the checkpoint.
-        every: Steps between two.
-        seconds: Most seconds between two.
-    """
-
-    def __init__(self, path: Path, every: int, seconds: float) -> None:
-        self.path, self.every, self.seconds = path, every, seconds
-        self._saved = 0.0
-        self._stop: int | None = None
-        self._handlers: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen to the signals."""
-        self._saved = time.monotonic()
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._request)
-
-    def on_step_start(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Every so many steps or seconds, and when asked to stop."""
-        alone = trainer.world_size == 1
-        late = alone and (self._stop is not None or time.monotonic() - self._saved > self.seconds)
-        if step > 0 and (late or step % self.every == 0):
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = time.monotonic()
-        if self._stop is not None:
-            raise Stopped(self._stop)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give them back then, too."""
-        self.on_train_end(trainer, pl_module)
-
-    def _request(self, number: int, frame: Any) -> None:
-        if self._stop is not None:  # asked twice: at once
-            raise Stopped(number)
-        self._stop = number
 
 
 class NaNGuard(Callback):

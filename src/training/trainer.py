@@ -6,11 +6,8 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import lightning as L
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -24,8 +21,8 @@ from ..errors import PartitaError
 from ..recipe.compose import flat
 from ..recipe.plan import Plan
 from ..recipe.trainer_options import trainer_options
-from ..storage.files import replacing_file
-from .callbacks import Bar, CountSteps, KeepCheckpoint, Lines, Media, NaNGuard, Reseed, Throughput
+from .callbacks import Bar, CountSteps, Lines, Media, NaNGuard, Reseed, Throughput
+from .checkpoints import AtomicCheckpoints, KeepCheckpoint, checkpoint_path
 from .fit_data import FitData
 from .loggers import make_loggers
 from .run_log import FILE_ALONE
@@ -125,37 +122,3 @@ def await_machines(trainer: L.Trainer) -> None:
             f"  waiting until all {trainer.num_nodes} machines have met at {environment.main_address}:"
             f"{environment.main_port}; this is number {environment.node_rank()}"
         )
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are either whole or not there, and that are read without unpickling anything but tensors."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write beside the old one, then take its place."""
-        with replacing_file(Path(path)) as new, new.open("wb") as file:  # of a path, torch would not say what is wrong
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read tensors and plain values only, once all of them have the checksums that torch wrote with them.
-
-        Raises:
-            PartitaError: It is damaged.
-        """
-        try:
-            with ZipFile(path) as archive:
-                wrong = archive.testzip()
-            if wrong is None:
-                return torch.load(path, map_location=map_location, weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file can be anything
-            wrong = type(error).__name__
-        raise PartitaError(
-            f"{path} is damaged ({wrong}): delete it and run the same command again, which trains this part anew; the "
-            "parts that are finished are kept"
-        )
-
-
-def checkpoint_path(run: Path, key: PartKey) -> Path:
-    """Where a part's unfinished training is kept."""
-    return run / "checkpoints" / f"{key.group}-{key.name}.ckpt"

@@ -34,11 +34,12 @@ from ..system.assembly import INDEX, index_text
 from ..system.starting_points import load_start
 from ..system.system import System
 from .callbacks import Stopwatch
+from .checkpoints import checkpoint_path
 from .fit_data import FitData
 from .loggers import close
 from .run_lock import is_first, training_alone
 from .run_log import kept, unlogged
-from .trainer import await_machines, checkpoint_path, make_trainer
+from .trainer import await_machines, make_trainer
 
 log = shared_logger(__name__)
 

@@ -5,8 +5,9 @@ import torch
 from components import registered, shaken, small
 
 from partita.core.schema import build
-from partita.generators.backbones.base import BackboneSetting, SequenceContext
+from partita.generators.backbones.base import SequenceContext
 from partita.generators.denoisers.base import DenoiserContext, DenoiserSetting
+from partita.generators.network import NetworkSetting
 
 BACKBONES = registered("backbone")
 DENOISERS = registered("denoiser")
@@ -15,7 +16,7 @@ DENOISERS = registered("denoiser")
 def backbone(name, **setting):
     torch.manual_seed(0)
     made = small("backbone", name)
-    made.build(BackboneSetting(cross="cross" in made.fusions, **setting))
+    made.build(NetworkSetting(cross="cross" in made.fusions, **setting))
     return shaken(made).eval()
 
 
@@ -104,7 +105,7 @@ def test_a_component_is_built_once_and_again_from_what_it_notes(family):
     for name in registered(family):
         component = small(family, name)
         assert not list(component.parameters())  # before it is built
-        setting = BackboneSetting() if family == "backbone" else DenoiserSetting(3)
+        setting = NetworkSetting() if family == "backbone" else DenoiserSetting(outputs=3)
         again = build(type(component), component.config["arguments"])
         torch.manual_seed(0)
         component.build(setting)
@@ -119,7 +120,7 @@ def test_a_component_is_built_once_and_again_from_what_it_notes(family):
 def denoiser(name, **setting):
     torch.manual_seed(0)
     made = small("denoiser", name)
-    made.build(DenoiserSetting(5, cross="cross" in made.fusions, **setting))
+    made.build(DenoiserSetting(outputs=5, cross="cross" in made.fusions, **setting))
     return shaken(made).eval()
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from partita.errors import PartitaError
 from partita.storage.audio_file import write_audio
 from partita.storage.files import recover, replacing_file, replacing_folder
-from partita.training.trainer import AtomicCheckpoints
+from partita.training.checkpoints import AtomicCheckpoints
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ...core.registry import register
 from .base import Field
-from .values import number_of
+from .values import positive_number_of
 
 
 @register("field", "seconds_total")
@@ -18,10 +18,7 @@ class SecondsTotal(Field):
 
     def parse(self, value: Any) -> float:
         """The number."""
-        number = number_of(value)
-        if not number > 0:
-            raise ValueError
-        return number
+        return positive_number_of(value)
 
     def unknown(self, seconds: float) -> float:
         """A clip of a piece whose length is not known is the whole piece."""

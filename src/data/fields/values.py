@@ -31,6 +31,14 @@ def number_of(value: Any) -> float:
     return number
 
 
+def positive_number_of(value: Any) -> float:
+    """A finite number above 0."""
+    number = number_of(value)
+    if not number > 0:
+        raise ValueError
+    return number
+
+
 def rows_of(value: Any) -> Any:
     """A list, or the list that a text spells as JSON."""
     return json.loads(value) if isinstance(value, str) else value

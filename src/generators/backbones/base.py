@@ -8,20 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from ...core.component import Component
-
-
-@dataclass(frozen=True)
-class BackboneSetting:
-    """Facts that only the stage knows when a backbone creates its weights.
-
-    Attributes:
-        cross: Whether there is a sequence for cross-attention. The stage projects it to the backbone's width.
-        checkpointing: Whether to recompute layers in the backward pass, which saves memory.
-    """
-
-    cross: bool = False
-    checkpointing: bool = False
+from ..network import StageNetwork
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class State(Protocol):
         """Number of places that have been processed."""
 
 
-class Backbone(Component):
+class Backbone(StageNetwork):
     """A causal network over embeddings: the output at a place depends only on this place and those before it.
 
     The stage embeds codes and conditions, and predicts codes from the result. A backbone is a transformer, a recurrent
@@ -71,23 +58,6 @@ class Backbone(Component):
 
     family: ClassVar[str] = "backbone"
     fusions: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
-    width: int
-
-    def build(self, setting: BackboneSetting) -> None:
-        """Create the weights. The stage calls this once.
-
-        Raises:
-            ValueError: The backbone already belongs to another stage, or lacks the cross-attention that the stage
-                needs.
-        """
-        self.claim()
-        if setting.cross and "cross" not in self.fusions:
-            raise ValueError(f"the backbone {self.registered_name} has no cross-attention (cross)")
-        self.make_layers(setting)
-
-    @abstractmethod
-    def make_layers(self, setting: BackboneSetting) -> None:
-        """Create the layers and initialize their weights."""
 
     @abstractmethod
     def new_state(self, context: SequenceContext) -> Any:

@@ -11,7 +11,8 @@ from ...layers.kv_cache import KeyValueCache
 from ...layers.positions import PositionKind, Positions
 from ...layers.transformer_blocks import DEFAULT_BLOCK, BlockConfig, check_sizes
 from ...layers.transformer_blocks import Transformer as Layers
-from .base import Backbone, BackboneSetting, SequenceContext
+from ..network import NetworkSetting
+from .base import Backbone, SequenceContext
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Transformer(Backbone):
         self.width, self.depth, self.num_heads = width, depth, num_heads
         self.positions, self.block = positions, block
 
-    def make_layers(self, setting: BackboneSetting) -> None:
+    def make_layers(self, setting: NetworkSetting) -> None:
         """Create the blocks."""
         self.layers = Layers(
             self.width,

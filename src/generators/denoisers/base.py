@@ -8,22 +8,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.component import Component
+from ..network import NetworkSetting, StageNetwork
 
 
-@dataclass(frozen=True)
-class DenoiserSetting:
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSetting(NetworkSetting):
     """Facts that only the stage knows when a denoiser creates its weights.
 
     Attributes:
         outputs: Number of channels that the denoiser predicts.
-        cross: Whether there is a sequence for cross-attention. The stage projects it to the denoiser's width.
-        checkpointing: Whether to recompute layers in the backward pass, which saves memory.
     """
 
     outputs: int
-    cross: bool = False
-    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class DenoiserContext:
     pooled: Tensor | None = None
 
 
-class Denoiser(Component):
+class Denoiser(StageNetwork):
     """A network that sees all frames at one noise level, and predicts the target of the stage's objective.
 
     The stage projects noisy frames to :attr:`width` and adds conditions that are aligned in time. A denoiser is a
@@ -65,23 +61,6 @@ class Denoiser(Component):
 
     family: ClassVar[str] = "denoiser"
     fusions: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
-    width: int
-
-    def build(self, setting: DenoiserSetting) -> None:
-        """Create the weights. The stage calls this once.
-
-        Raises:
-            ValueError: The denoiser already belongs to another stage, or lacks the cross-attention that the stage
-                needs.
-        """
-        self.claim()
-        if setting.cross and "cross" not in self.fusions:
-            raise ValueError(f"the denoiser {self.registered_name} has no cross-attention (cross)")
-        self.make_layers(setting)
-
-    @abstractmethod
-    def make_layers(self, setting: DenoiserSetting) -> None:
-        """Create the layers and initialize their weights."""
 
     @abstractmethod
     def forward(self, x: Tensor, noise_level: Tensor, context: DenoiserContext) -> Tensor:

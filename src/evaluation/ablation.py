@@ -16,8 +16,9 @@ from ..core.registry import did_you_mean
 from ..core.schema import build, check
 from ..errors import PartitaError, Problem, RecipeError
 from ..limits import MOST_VARIANTS, TooMuch, beyond
-from ..recipe.compose import COMMAND_LINE, slot_name
 from ..recipe.recipe_files import find_recipe, read_values, read_yaml
+from ..recipe.slots import slot_name
+from ..recipe.tree import COMMAND_LINE
 from ..storage.files import kind
 from .evaluation_options import Evaluation
 

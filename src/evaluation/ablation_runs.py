@@ -15,8 +15,9 @@ import yaml
 from ..core.part import Part
 from ..core.part_key import PartKey
 from ..errors import PartitaError, RecipeError
-from ..recipe.compose import COMMAND_LINE, compose
+from ..recipe.compose import compose
 from ..recipe.plan import Plan, check_recipe
+from ..recipe.tree import COMMAND_LINE
 from ..system.system import System
 from .ablation import GROUPS, Ablation, Variant, variants
 

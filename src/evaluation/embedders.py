@@ -20,8 +20,8 @@ from ..errors import PartitaError
 from ..metrics.frechet import FrechetDistance
 from ..metrics.gaussian import Gaussian
 from ..metrics.kernel import Sample
-from ..recipe.compose import slot_name
 from ..recipe.recipe_files import read_value
+from ..recipe.slots import slot_name
 from ..system.ready_parts import part_of
 from ..tokenizers.base import LatentView, Tokenizer
 

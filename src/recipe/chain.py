@@ -11,8 +11,9 @@ from ..core.reference import OutputReference, Reference
 from ..core.registry import did_you_mean
 from ..core.schema import Mistake, check
 from ..limits import LONGEST_WINDOW, TooMuch, beyond
-from .compose import SLOTS, Tree
+from .slots import SLOTS
 from .trainer_options import check_trainer
+from .tree import Tree
 
 
 @dataclass

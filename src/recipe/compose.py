@@ -8,118 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-import yaml
-
-from ..core.registry import OWN, UnknownName, did_you_mean, lookup, names
-from ..core.schema import part_arguments
-from ..errors import PartitaError, Problem
-from ..limits import MOST_PARTS, TooMuch, beyond
+from ..core.registry import OWN, did_you_mean, names
+from ..errors import PartitaError
 from ..storage.files import kind
 from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
-
-COMMAND_LINE = "command line"
-SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
-"""Recipe keys whose values are mappings of slots, and the family of their parts."""
-
-LISTS = ("data",)
-"""Recipe keys that hold a slot, or a list of them. During composition, a list is a mapping from numbers, so that each
-of its slots has a key of its own: ``data.0``."""
-
-KeyPath = tuple[str, ...]
-"""The components of a dotted key."""
-
-
-class Tree:
-    """A recipe during composition: a plain nested mapping, the origin of each key, and the mistakes found so far."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.problems: list[Problem] = []
-        self._parts = 0
-        self._origins: dict[KeyPath, str] = {}
-        self._below: dict[KeyPath, dict[KeyPath, None]] = {}
-
-    def origin(self, key: str) -> str:
-        """The file that set the dotted ``key``, or its closest parent."""
-        path = tuple(key.split("."))
-        while path and path not in self._origins:
-            path = path[:-1]
-        return self._origins.get(path, self._origins.get((), "recipe"))
-
-    def blame(self, key: str) -> str:
-        """The most likely origin of a mistake in ``key``: the command line if it set anything there."""
-        path = tuple(key.split("."))
-        below = {file for known, file in self._origins.items() if known[: len(path)] == path}
-        return COMMAND_LINE if COMMAND_LINE in below else self.origin(key)
-
-    def later(self, path: KeyPath, other: KeyPath) -> bool:
-        """Whether the value at ``path`` was set after that at ``other``, or by the same file."""
-        # `place` moves the keys that it records to the end.
-        order = {known: i for i, known in enumerate(self._origins)}
-        newest, reference = (
-            max((known for known in order if known[: len(p)] == p), key=order.__getitem__, default=())
-            for p in (path, other)
-        )
-        same = self.origin(".".join(newest)) == self.origin(".".join(reference))
-        return same or order.get(newest, 0) > order.get(reference, 0)
-
-    def complain(self, key: str, message: str, suggestion: str = "", file: str | None = None) -> None:
-        """Record a mistake."""
-        self.problems.append(Problem(file or self.origin(key), key, message, suggestion))
-
-    def merge(self, values: dict[str, Any], file: str, at: KeyPath = ()) -> None:
-        """Merge ``values`` over the tree. A part with a new name replaces the old part completely."""
-        self._origins.setdefault((), file)
-        node = self.values
-        for step in at:
-            node = node[step]
-        self._merge(node, values, file, at)
-
-    def place(self, path: KeyPath, file: str) -> None:
-        """Record the origin of the value at ``path``, replacing the origins of this key and all keys below it."""
-        self._forget(path)
-        self._origins[path] = file
-        if path:
-            self._below.setdefault(path[:-1], {})[path] = None
-
-    def count_part(self) -> None:
-        """Count one more slot that is going to be expanded.
-
-        Raises:
-            TooMuch: The recipe has too many.
-        """
-        self._parts += 1
-        if beyond(self._parts, MOST_PARTS):
-            raise TooMuch(f"{self.origin('')}: more than {MOST_PARTS:,} parts, far more than a recipe has: refused")
-
-    def _merge(self, node: dict[str, Any], values: dict[str, Any], file: str, at: KeyPath) -> None:
-        for key, value in values.items():
-            path = (*at, key)
-            old = node.get(key)
-            # `given` is replaced completely, so that a recipe can give a stage less than its base does; so are lists
-            whole = len(path) == 3 and path[0] == "stages" and path[2] == "given"
-            if isinstance(value, list) and ".".join(path) in LISTS:
-                value, whole = {str(number): slot for number, slot in enumerate(value)}, True
-            if isinstance(value, dict):
-                if isinstance(old, str) and may_be_slot(path) and not (whole or _names_part(value)):
-                    old = node[key] = {"preset": old}
-                    self.place((*path, "preset"), self._origins[path])
-                if isinstance(old, dict) and not whole and not (may_be_slot(path) and _names_part(value)):
-                    self._merge(old, value, file, path)
-                    continue
-                node[key] = {}
-                self.place(path, file)
-                self._merge(node[key], value, file, path)
-            else:
-                node[key] = value
-                self.place(path, file)
-
-    def _forget(self, path: KeyPath) -> None:
-        for inner in self._below.pop(path, ()):
-            self._forget(inner)
-        self._origins.pop(path, None)
+from .slots import LISTS, KeyPath, at, family_of, is_numbered, may_be_slot, slots, slots_inside
+from .tree import COMMAND_LINE, Tree
 
 
 def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Tree:
@@ -152,94 +48,22 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
         _expand(tree, slot, str(family_of(slot)), folder)
     for key in LISTS:
         value = tree.values.get(key)
-        if _numbered(value):
+        if is_numbered(value):
             tree.values[key] = list(value.values())
     _refuse_references(tree)
     return tree
 
 
-def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
-    """The paths of all slots of a recipe, which hold parts."""
-    for group in SLOTS:
-        if isinstance(values.get(group), dict):
-            yield from ((group, name) for name in values[group])
-    if isinstance(values.get("stages"), dict):
-        for name, stage in values["stages"].items():
-            if isinstance(stage, dict) and "generator" in stage:
-                yield ("stages", name, "generator")
-    for key in LISTS:
-        several = values.get(key)
-        if isinstance(several, list):
-            yield from ((key, str(number)) for number in range(len(several)))
-        elif _numbered(several):
-            yield from ((key, number) for number in several)
-        elif key in values:
-            yield (key,)
-
-
-def family_of(path: KeyPath) -> str | None:
-    """The family of the part that belongs at ``path``; ``None`` if no part does."""
-    match path:
-        case ("tokenizers" | "conditioners" as group, _):
-            return SLOTS[group]
-        case ("stages", _, "generator"):
-            return "generator"
-        case ("data",) | ("data", _) if len(path) == 1 or path[1].isdecimal():
-            return "data"
-    return None
-
-
-def may_be_slot(path: KeyPath) -> bool:
-    """Whether a part may belong at ``path``: a slot, or an argument of a part, which only its class knows.
-
-    >>> may_be_slot(("tokenizers", "semantic", "features")), may_be_slot(("tokenizers", "semantic", "name"))
-    (True, False)
-    """
-    if family_of(path):
-        return True
-    return len(path) > 1 and path[-1] not in ("preset", "name", "weights", "init", "fit") and may_be_slot(path[:-1])
-
-
-def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
-    """The arguments among a slot's ``values`` that hold parts, and the family of each."""
-    try:
-        takes = part_arguments(lookup(family, str(values.get("name"))))
-    except (UnknownName, ImportError):
-        return {}  # reported when the recipe is checked
-    return {name: inner for name, inner in takes.items() if name in values}
-
-
-def at(values: Any, path: Sequence[str]) -> Any:
-    """The value at a path through mappings and lists; ``None`` if there is none."""
-    for step in path:
-        if isinstance(values, list) and step.isdecimal() and len(step) < 10 and int(step) < len(values):
-            values = values[int(step)]
-        elif isinstance(values, dict) and step in values:
-            values = values[step]
-        else:
-            return None
-    return values
-
-
-def _numbered(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a value is a list of slots in its temporary form, a mapping from numbers."""
-    return isinstance(value, dict) and any(key.isdecimal() for key in value) and not _names_part(value)
-
-
 def _check_numbers(tree: Tree, key: str) -> None:
     """Report and remove overrides of a list of slots that match none of its slots."""
     value = tree.values.get(key)
-    if not _numbered(value):
+    if not is_numbered(value):
         return
     count = next(number for number in range(len(value) + 1) if str(number) not in value)
     for other in value.keys() - {str(number) for number in range(count)}:
         hint = "" if other.isdecimal() else f": set {key}.0.{other}"
         tree.complain(f"{key}.{other}", f"{key} is a list of {count}, {key}.0 to {key}.{count - 1}", hint)
         del value[other]
-
-
-def _names_part(value: dict[str, Any]) -> bool:
-    return "preset" in value or "name" in value
 
 
 def _lay(tree: Tree, path: Path, below: list[Path]) -> None:
@@ -419,32 +243,6 @@ def _refuse_references(tree: Tree) -> None:
             tree.complain(".".join(path), f"{text!r:.200}: recipes cannot refer to other keys", ": write the value")
             around = at(tree.values, path[:-1])
             around[int(path[-1]) if isinstance(around, list) else path[-1]] = text.replace("${", "")  # report it once
-
-
-def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
-    """Every value of a tree that is not a mapping, with its dotted key.
-
-    >>> dict(flat({"a": {"b": 1, "c": [2]}}))
-    {'a.b': 1, 'a.c': [2]}
-    """
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, (*at, key))
-        else:
-            yield ".".join((*at, key)), value
-
-
-def slot_name(value: Any) -> str:
-    """A short name of a value: a slot by its preset or name and its changes, a path by its last component.
-
-    >>> slot_name({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
-    'vggish hop=0.48 weights=vggish.pth'
-    """
-    if isinstance(value, Mapping):
-        return " ".join(slot_name(v) if k in ("preset", "name") else f"{k}={slot_name(v)}" for k, v in value.items())
-    if isinstance(value, str):
-        return Path(value).name if value.startswith(("/", "~", ".")) else value
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
 
 
 def _leaves(values: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:

@@ -18,8 +18,10 @@ from ..core.schema import SUPPLIED, Mistake, arguments, check
 from ..errors import Problem, RecipeError
 from ..storage.saved_format import mismatch
 from .chain import PartPlan, StagePlan, chain, check_use, last_stages, note
-from .compose import SLOTS, Tree, at, compose, family_of, slots, slots_inside
+from .compose import compose
+from .slots import SLOTS, at, family_of, slots, slots_inside
 from .trainer_options import check_trainer
+from .tree import Tree
 
 LONGEST_NAME = 100
 """Bytes of the name of a slot: folders and files are called after it, and a file system takes 255."""

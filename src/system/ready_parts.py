@@ -12,9 +12,10 @@ from ..core.part import Part
 from ..core.part_key import PartKey
 from ..core.registry import did_you_mean, names
 from ..errors import PartitaError, RecipeError
-from ..recipe.compose import compose, slot_name
+from ..recipe.compose import compose
 from ..recipe.plan import check_recipe
 from ..recipe.recipe_files import presets
+from ..recipe.slots import slot_name
 from ..storage.download import fetch
 from ..storage.files import kind
 from .assembly import FILES, INDEX, PART_ON_HUB

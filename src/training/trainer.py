@@ -18,8 +18,8 @@ from ..core.part_key import PartKey
 from ..core.precision import feasible
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
-from ..recipe.compose import flat
 from ..recipe.plan import Plan
+from ..recipe.slots import flat
 from ..recipe.trainer_options import trainer_options
 from .callbacks import Bar, CountSteps, Lines, Media, NaNGuard, Reseed, Throughput
 from .checkpoints import AtomicCheckpoints, KeepCheckpoint, checkpoint_path

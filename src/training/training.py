@@ -25,9 +25,9 @@ from ..core.part_key import PartKey
 from ..data.overview import gaps, overview
 from ..errors import PartitaError, Stopped
 from ..recipe.chain import PartPlan
-from ..recipe.compose import flat
 from ..recipe.plan import Plan
 from ..recipe.recipe_files import read_yaml
+from ..recipe.slots import flat
 from ..storage.files import recover, replacing_file, saying_when_full
 from ..storage.saved_format import check_format
 from ..system.assembly import INDEX, index_text

@@ -1,7 +1,5 @@
 """The worked examples of CONTRIBUTING.md on what is trained, and on what, do what it says."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
@@ -15,19 +13,7 @@ from partita.generators.base import Generator
 from partita.tokenizers.neural_codec import NeuralCodec
 from partita.training.runs import train
 from toys import ToyCodec
-
-TEXT = (Path(partita.__file__).parent.parent / "CONTRIBUTING.md").read_text()
-
-
-def block_of(path, language="python"):
-    """The block that stands for a file."""
-    return TEXT.split(f"```{language}\n# {path}\n")[1].split("```")[0]
-
-
-def define(block, **names):
-    names |= {"__name__": "example"}
-    exec(compile(block, "example.py", "exec"), names)
-    return names
+from worked_examples import block_of, define
 
 
 def never(*arguments):
@@ -87,7 +73,7 @@ def test_fine_tuning_moves_the_named_parameters_alone(tmp_path):
     stage = {"acoustic": {"window": 0.6, "generator": {"fit": FEW}}}
     (tmp_path / "first.yaml").write_text(yaml.safe_dump({"base": "chorales-tiny", **SHORT, "stages": stage}))
     train(tmp_path / "first.yaml", tmp_path / "first", report=False)
-    (tmp_path / "tuned.yaml").write_text(block_of("recipes/tuned.yaml", "yaml").replace("RUN", str(tmp_path / "first")))
+    (tmp_path / "tuned.yaml").write_text(block_of("recipes/tuned.yaml").replace("RUN", str(tmp_path / "first")))
     short = ["stages.acoustic.window=0.6", "data.limit=12", "trainer.logger=false"]
     short += [f"stages.acoustic.generator.fit.{name}={value}" for name, value in FEW.items()]
     train(tmp_path / "tuned.yaml", tmp_path / "tuned", short, report=False)
@@ -99,7 +85,7 @@ def test_fine_tuning_moves_the_named_parameters_alone(tmp_path):
 
 def test_two_stems(tmp_path, monkeypatch):
     """One stage is trained on both and generates both; each tokenizer sees its stem alone."""
-    (tmp_path / "duet.yaml").write_text(block_of("recipes/duet.yaml", "yaml"))
+    (tmp_path / "duet.yaml").write_text(block_of("recipes/duet.yaml"))
     short = ["data.limit=12", "trainer.logger=false", "stages.acoustic.window=0.6"]
     slots = ["tokenizers.strings", "tokenizers.flute", "stages.acoustic.generator"]
     short += [f"{slot}.fit.{name}={value}" for slot in slots for name, value in FEW.items()]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .system.batches import generate_each
     from .system.data_check import check_data
     from .system.mastering import Mastering
-    from .system.prompts import Row, doubts_about, read_prompts, write_manifest
+    from .system.prompts import Row, prompt_warnings, read_prompts, write_manifest
     from .system.ready_parts import load_part
     from .system.request import Request, Story
     from .system.system import System, load
@@ -55,7 +55,6 @@ __all__ = [
     "check_data",
     "check_listening_test",
     "check_writable",
-    "doubts_about",
     "evaluate",
     "gather_clips",
     "generate_each",
@@ -67,6 +66,7 @@ __all__ = [
     "perform_task",
     "preview_ablation",
     "preview_push",
+    "prompt_warnings",
     "pull",
     "push",
     "read_ablation",
@@ -95,7 +95,7 @@ _HOMES = {
     "check_data": "system.data_check",
     "check_listening_test": "evaluation.listen",
     "check_writable": "storage.audio_file",
-    "doubts_about": "system.prompts",
+    "prompt_warnings": "system.prompts",
     "evaluate": "evaluation.evaluate",
     "gather_clips": "evaluation.listen",
     "generate_each": "system.batches",
@@ -120,12 +120,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for."""
+    """Import a public name on first access, so that ``import partita`` does not import torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    """Those names, too, without importing them."""
+    """Return the public names without importing them."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Errors that are messages: what is wrong, where, and what to do."""
+"""Exceptions whose messages say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, which a terminal would obey, and characters that reverse the direction of the text after them."""
-
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that messages escape: control characters, which terminals execute, and those that change text direction."""
 
 MOST_SHOWN = 50
-"""Maximum number of mistakes of one recipe that a message lists."""
+"""Maximum number of mistakes in one recipe that a message lists."""
 
 
 class PartitaError(Exception):
-    """A foreseeable mistake. The command line prints the message and exits with status 2, without a traceback."""
+    """Error that a user can correct. The command line prints its message without a traceback and exits with status 2."""
 
 
 class Stopped(BaseException):
-    """Somebody asked a training run to stop (Ctrl-C, or the scheduler of a cluster). The run can be resumed.
+    """Request to stop a run, from Ctrl-C or from the scheduler of a cluster. A training run can be resumed.
 
     Args:
         signal: Number of the signal.
@@ -43,7 +42,7 @@ class Problem(NamedTuple):
 
 
 class RecipeError(PartitaError):
-    """Everything that is wrong with a recipe, at once."""
+    """All mistakes in a recipe, in one message."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(dict.fromkeys(problems))
@@ -54,14 +53,14 @@ class RecipeError(PartitaError):
 
 
 def _cut(text: str, longest: int = 2000) -> str:
-    """The first ``longest`` characters of a text, which may quote something very long."""
+    """Return the first ``longest`` characters of a text that may quote very long input."""
     return text if len(text) <= longest else f"{text[:longest]} …"
 
 
 def printable(text: object) -> str:
-    r"""A text that is safe on any terminal and in any UTF-8 file: other characters are escaped.
+    r"""Escape the characters of a text that are unsafe on a terminal or invalid in a UTF-8 file.
 
     >>> printable("a\x1b[31mred\ta")
     'a\\x1b[31mred\ta'
     """
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))

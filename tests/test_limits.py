@@ -63,7 +63,7 @@ def test_a_clip_has_a_longest_duration(saved, duration):
 
 def test_a_window_as_long_as_a_year_in_a_saved_system(saved):
     change(saved, "stages.main.window", 9_000_000)
-    refused("no stage sees more", partita.load, saved)
+    refused("exceeds the limit", partita.load, saved)
 
 
 def test_windows_without_end_in_the_arguments_of_a_part(tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: one file for each group of commands, and how their options are declared.
+"""The command line: one file for each group of commands, and the grouping of options.
 
-A command parses its options and calls the public interface of the package. What it does is in the other rooms.
+A command parses its options and calls the public interface of the package, which does the work.
 """

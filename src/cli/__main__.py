@@ -1,4 +1,4 @@
-"""``python -m partita.cli``."""
+"""Entry point of ``python -m partita.cli``."""
 
 from .main import main
 

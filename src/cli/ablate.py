@@ -1,4 +1,4 @@
-"""The commands of ablations."""
+"""Commands for ablations."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ from .options import grouped
 
 @dataclass(frozen=True)
 class EvaluationOptions(ScoreOptions):
-    """How each run is evaluated; what is not given is as in the ablation file, or as usual."""
+    """How each run is evaluated. ``None`` keeps the value of the ablation file or the default of an evaluation."""
 
-    clips: Annotated[int | None, typer.Option(help="Clips that each run is evaluated on.")] = None
-    reference_clips: Annotated[int | None, typer.Option(help="Real clips that distributions are compared with.")] = None
+    clips: Annotated[int | None, typer.Option(help="Number of generated clips on which each run is evaluated.")] = None
+    reference_clips: Annotated[
+        int | None, typer.Option(help="Number of real clips to which distributions are compared.")
+    ] = None
     duration: Annotated[
-        float | None, typer.Option("--duration", "-d", help="Seconds of each clip; the shortest window unless given.")
+        float | None,
+        typer.Option("--duration", "-d", help="Length of each clip in seconds; by default, the shortest window."),
     ] = None
 
     def values(self) -> dict[str, Any]:
-        """Those that are given, as :func:`~partita.evaluation.ablation.read_ablation` takes them."""
+        """Return the options that are set, as :func:`~partita.evaluation.ablation.read_ablation` takes them."""
         given = {"clips": self.clips, "reference_clips": self.reference_clips, "duration": self.duration}
         return {name: value for name, value in given.items() if value is not None} | {"scores": self.chosen()}
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """Where the tasks are done."""
+    """Where the tasks of an ablation run."""
 
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Trainings at once: one for each GPU, or one, unless given; without limit on a cluster."
+            min=1,
+            help="Number of simultaneous trainings; by default, one per GPU, one without GPUs, no limit on a cluster.",
         ),
     ] = None
-    cluster: Annotated[str | None, typer.Option(help="Submit to a cluster by submitit: slurm.")] = None
+    cluster: Annotated[str | None, typer.Option(help="Cluster to which submitit submits the tasks: slurm.")] = None
     cluster_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Of submitit, such as timeout_min=600 or slurm_partition=gpu."),
+        typer.Option(metavar="KEY=VALUE", help="Option of submitit, such as timeout_min=600 or slurm_partition=gpu."),
     ] = None
 
 
@@ -69,30 +73,30 @@ def ablate(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=A,B]…",
-            help="What is varied, the baseline's value first, such as "
-            "tokenizers.acoustic=spectral-tiny,soundstream-tiny seed=0,1,2; with one value, a change to all variants.",
+            help="Keys to vary, each with its values, the baseline first, such as "
+            "tokenizers.acoustic=spectral-tiny,soundstream-tiny seed=0,1,2. A single value changes all variants.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; runs/ablation-RECIPE unless given.")
+        Path | None, typer.Option("--output", "-o", help="Output folder; by default, runs/ablation-RECIPE.")
     ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[GROUP.]UNIT=AMOUNT",
-            help="Of every stage: steps=2000, tokens=5e7 or minutes=20; of tokenizers, tokenizers.minutes=5. "
-            "What the recipe says unless given.",
+            help="Training budget of every stage: steps=2000, tokens=5e7 or minutes=20; of tokenizers, such as "
+            "tokenizers.minutes=5. The default is that of the recipe.",
         ),
     ] = None,
     skip_unfit: Annotated[
-        bool, typer.Option("--skip-unfit", help="Leave out variants whose parts do not fit together.")
+        bool, typer.Option("--skip-unfit", help="Skip variants whose parts do not fit together.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, without training.")] = False,
 ) -> None:
-    """Train and compare variants of a recipe: one page with scores, costs, curves and players.
+    """Train variants of a recipe and compare them on one page with scores, costs, curves and players.
 
-    Parts that variants have in common are trained once. Run the same command again to continue.
+    Parts that variants share are trained once. Run the same command again to resume.
     """
     ablation = partita.read_ablation(recipe, changes or [], budget or [], evaluation.values())
     folder = output or Path("runs") / f"ablation-{Path(recipe).stem}"
@@ -111,17 +115,17 @@ def ablate(
     out.print((folder / "ablation.md").read_text(encoding="utf-8"))
     out.print(f"{folder / 'ablation.html'}, {folder / 'ablation.csv'}")
     if problems:
-        err.print(f"{len(problems)} without a result; the same command tries again", style="red")
+        err.print(f"{len(problems)} without a result; run the same command again to retry", style="red")
         raise typer.Exit(1)
 
 
 def task(folder: Path, key: str) -> None:
-    """Do one task of an ablation, as long as whoever started it lives."""
+    """Perform one task of an ablation, and stop when the process that started it ends."""
 
     def watch() -> None:
         while os.read(0, 1):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)  # the end of the input: that process is gone
+        os.kill(os.getpid(), signal.SIGTERM)  # standard input is closed, so the parent process has ended
 
     threading.Thread(target=watch, daemon=True).start()
     with logged(out):
@@ -129,15 +133,17 @@ def task(folder: Path, key: str) -> None:
 
 
 def _cluster(folder: Path, launch: LaunchOptions) -> Any:
-    """The cluster, if there is to be one."""
+    """Return the cluster that the options select, or ``None`` to run on this machine."""
     if launch.cluster is None:
         if launch.cluster_option:
-            raise PartitaError("--cluster-option is for a --cluster")
+            raise PartitaError("--cluster-option requires --cluster")
         return None
     settings: dict[str, int | str] = {}
     for option in launch.cluster_option or ():
         key, equals, value = option.partition("=")
         if not equals:
             raise PartitaError(f"--cluster-option takes key=value, such as timeout_min=600, not {option!r}")
-        settings[key] = int(value) if re.fullmatch(r"0|[1-9]\d{0,17}", value) else value  # 1:30:00 is no number here
+        settings[key] = (
+            int(value) if re.fullmatch(r"0|[1-9]\d{0,17}", value) else value
+        )  # YAML would read 1:30:00 as a number
     return partita.Cluster(folder, launch.cluster, settings, launch.jobs)

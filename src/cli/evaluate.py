@@ -1,4 +1,4 @@
-"""The command that evaluates a system, and the options of evaluations that ablations take as well."""
+"""The command that evaluates a system, and the evaluation options that it shares with ablations."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .options import Device, Model, grouped
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Which scores are measured."""
+    """Options that select scores."""
 
     score: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[={…}]",
-            help="A score to measure, with its options if any: --score memorization, or "
-            "--score 'fad={embeddings: \\[encodec-24khz]}'. Can be given more than once; partita list score shows all.",
+            help="Score to measure, optionally with its options: --score memorization, or "
+            "--score 'fad={embeddings: \\[encodec-24khz]}'. Can be repeated; partita list score shows all scores.",
         ),
     ] = None
     no_score: Annotated[
         list[str] | None,
-        typer.Option("--no-score", metavar="NAME", help="A score to leave out that is measured by default."),
+        typer.Option("--no-score", metavar="NAME", help="Default score to omit. Can be repeated."),
     ] = None
 
     def chosen(self) -> dict[str, Any]:
-        """The scores that a command line asks for, as :attr:`Evaluation.scores` takes them.
+        """Return the selected scores in the form of :attr:`Evaluation.scores`.
 
         Raises:
-            PartitaError: An option is not YAML, or a score is named twice.
+            PartitaError: An option is not valid YAML, or a score is given twice.
         """
         found: dict[str, Any] = {}
         for text in self.score or ():
@@ -63,13 +63,13 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class MeasurementOptions(ScoreOptions):
-    """What is generated, and which scores are measured."""
+    """Options for the clips to generate and the scores to measure."""
 
     clips: Annotated[int, typer.Option(help="Number of clips to generate from the captions of test pieces.")] = 64
-    reference_clips: Annotated[
-        int, typer.Option(help="Number of real clips with which distributions are compared.")
-    ] = 256
-    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of each clip.")] = None
+    reference_clips: Annotated[int, typer.Option(help="Number of real clips to which distributions are compared.")] = (
+        256
+    )
+    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Length of each clip in seconds.")] = None
     seed: Annotated[int, typer.Option(help="Seed of the first clip.")] = 0
 
 
@@ -80,15 +80,17 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DATA=VALUE]…", help="Other data, such as data=folder data.path=/music.", show_default=False
+            metavar="[DATA=VALUE]…",
+            help="Data to use instead of the recipe's, such as data=folder data.path=/music.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; MODEL/evaluation unless given.")
+        Path | None, typer.Option("--output", "-o", help="Output folder; by default, MODEL/evaluation.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Generate from the captions of test pieces, score, and write a page. Run the same command again to continue."""
+    """Generate from captions of test pieces, score the clips, and write a page. Run the same command again to resume."""
     options = partita.Evaluation(
         measurement.clips,
         measurement.reference_clips,

@@ -1,4 +1,4 @@
-"""The command that generates."""
+"""The command that generates audio."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from .options import Device, Model, grouped
 
 
 @dataclass(frozen=True)
-class DrawingOptions:
-    """How stages draw."""
+class SamplingOptions:
+    """Options for guidance and sampling."""
 
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None
-    negative: Annotated[str | None, typer.Option(help="A prompt that guidance leads away from.")] = None
+    negative: Annotated[str | None, typer.Option(help="Negative prompt, which guidance leads away from.")] = None
     sampling: Annotated[
         list[str] | None,
         typer.Option(
             "--sampling",
             "-s",
             metavar="KEY=VALUE",
-            help="How stages draw, such as temperature=0.8, top_k=50, steps=100, or of one stage, coarse.top_k=50.",
+            help="Sampling option for all stages, such as temperature=0.8, top_k=50 or steps=100, or for one stage, "
+            "such as coarse.top_k=50. Can be repeated.",
         ),
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """``key=value`` and ``stage.key=value`` as the mapping that generation takes."""
+        """Return ``key=value`` and ``stage.key=value`` as the mapping that :class:`partita.Request` takes."""
         settings: dict[str, Any] = {}
         for text in self.sampling or ():
             key, equals, value = text.partition("=")
@@ -44,7 +45,9 @@ class DrawingOptions:
                 raise PartitaError(f"--sampling takes key=value, such as temperature=0.8, not {text!r}")
             place = settings.setdefault(stage[0], {}) if stage else settings
             if not isinstance(place, dict):
-                raise PartitaError(f"--sampling sets {stage[0]} to {place!r:.80}, and {key} as if it were a stage")
+                raise PartitaError(
+                    f"--sampling sets both {stage[0]}, to {place!r:.80}, and {key}, as if {stage[0]} were a stage"
+                )
             try:
                 place[name] = read_value(value)
             except ValueError as error:
@@ -54,32 +57,35 @@ class DrawingOptions:
 
 @dataclass(frozen=True)
 class StoryOptions:
-    """What else the clips are told than a prompt, and how the prompt goes on."""
+    """Inputs other than text, and later prompts of a story."""
 
-    tell: Annotated[
+    inputs: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="What the clips are told beside the prompt: --tell tempo=90, --tell audio=hum.wav. "
-            "`partita list field` shows the fields; a system reads some of them.",
+            help="Input other than text, such as --input tempo=90 or --input audio=hum.wav. Can be repeated. "
+            "`partita list field` shows all fields; each system reads some of them.",
         ),
     ] = None
 
     then: Annotated[
         list[str] | None,
-        typer.Option(metavar="SECONDS:PROMPT", help="Go on with another prompt from there: --then '20: flute'."),
+        typer.Option(
+            metavar="SECONDS:PROMPT",
+            help="Continue with another prompt from this time on: --then '20: flute'. Can be repeated.",
+        ),
     ] = None
-    transition: Annotated[float | None, typer.Option(help="Seconds of what came before that --then goes on from.")] = (
-        None
-    )
+    transition: Annotated[
+        float | None, typer.Option(help="Seconds of the preceding audio that each --then continues.")
+    ] = None
 
     def rows(self, prompts: Sequence[str] | None) -> list[partita.Row]:
-        """The clips that the command line asks for, each prompt with what follows it."""
+        """Return a row for each prompt, with its later prompts and other inputs."""
         if self.transition is not None and not self.then:
-            raise PartitaError("--transition says what --then goes on from: there is no --then")
-        beside = self.beside()
+            raise PartitaError("--transition requires --then: it sets how much audio the next prompt continues")
+        others = self.other_inputs()
         if not self.then:
-            return [partita.Row({"text": prompt, **beside}) for prompt in prompts or ()] or [partita.Row(beside)]
+            return [partita.Row({"text": prompt, **others}) for prompt in prompts or ()] or [partita.Row(others)]
         later = []
         for text in self.then:
             seconds, colon, prompt = text.partition(":")
@@ -90,57 +96,59 @@ class StoryOptions:
             if not colon or not prompt.strip():
                 raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
         stories = [partita.Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
-        return [partita.Row({"text": story, **beside}) for story in stories]
+        return [partita.Row({"text": story, **others}) for story in stories]
 
-    def beside(self) -> dict[str, str]:
-        """What the clips are told beside the prompt, by field, as it was written."""
-        told: dict[str, str] = {}
-        for text in self.tell or ():
+    def other_inputs(self) -> dict[str, str]:
+        """Return the unparsed values of ``--input`` by field."""
+        inputs: dict[str, str] = {}
+        for text in self.inputs or ():
             name, equals, value = text.partition("=")
             if not equals or not name or name == "text":
-                raise PartitaError(f"--tell takes a field and a value, such as tempo=90, not {text!r}")
-            if name in told:
-                raise PartitaError(f"--tell has two values for {name}: keep one")
-            told[name] = value
-        return told
+                raise PartitaError(f"--input takes a field and a value, such as tempo=90, not {text!r}")
+            if name in inputs:
+                raise PartitaError(f"--input has two values for {name}: keep one")
+            inputs[name] = value
+        return inputs
 
 
 @dataclass(frozen=True)
 class ContinuationOptions:
-    """What the clips start with."""
+    """The audio that the clips continue."""
 
     continuation: Annotated[
         Path | None,
         typer.Option(
             "--continue",
             metavar="FILE",
-            help="Audio file that the clips start with and go on from. The clips are longer than what they start with.",
+            help="Audio file to continue. Each clip starts with this audio and must be longer.",
         ),
     ] = None
     continue_from: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Start with what follows this time of the file.")
+        float | None, typer.Option(metavar="SECONDS", help="Start of the excerpt to continue, in seconds.")
     ] = None
     continue_for: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Start with so much of the file; to its end unless given.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Length of the excerpt to continue, in seconds; by default, to the end of the file."
+        ),
     ] = None
     continue_last: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Start with the last seconds of the file.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Length of the excerpt at the end of the file to continue, in seconds."),
     ] = None
     splice: Annotated[
         bool,
         typer.Option(
-            help="Start with the very samples of the file, which go over into what the codec makes of them within the "
-            "last 0.1 s. With --no-splice, the beginning is as the codec has it, too."
+            help="Start with the original samples of the file, with a crossfade to the codec's reconstruction in the "
+            "last 0.1 s. With --no-splice, the beginning is the codec's reconstruction."
         ),
     ] = True
 
     def excerpt(self) -> partita.Excerpt | None:
-        """The part of the file that is asked for."""
+        """Return the excerpt to continue, or ``None`` without ``--continue``."""
         if self.continuation is None:
             if (self.continue_from, self.continue_for, self.continue_last) != (None, None, None):
-                raise PartitaError(
-                    "--continue-from, --continue-for and --continue-last are of a file: add --continue FILE"
-                )
+                raise PartitaError("--continue-from, --continue-for and --continue-last require --continue FILE")
             return None
         return partita.Excerpt(
             self.continuation, start=self.continue_from or 0.0, seconds=self.continue_for, last=self.continue_last
@@ -149,45 +157,49 @@ class ContinuationOptions:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How clips are prepared for listening and written."""
+    """Options for mastering and writing clips."""
 
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Audio file; numbered where there are several clips.")
-    ] = Path("out.wav")
+    output: Annotated[Path, typer.Option("--output", "-o", help="Audio file; numbered if there are several clips.")] = (
+        Path("out.wav")
+    )
     loudness: Annotated[
         float | None,
-        typer.Option(help="Bring every clip to this many LUFS: -14 as streaming services, -23 as EBU R128."),
+        typer.Option(help="Loudness of every clip in LUFS, such as -14 (streaming services) or -23 (EBU R 128)."),
     ] = None
     peak: Annotated[
-        float | None, typer.Option(help="Limit true peaks to this many dBTP; -1 where --loudness is given.")
+        float | None,
+        typer.Option(help="Maximum true peak in dBTP; by default, -1 with --loudness and no limit without."),
     ] = None
-    fade: Annotated[float, typer.Option(help="Seconds of fading in and out.")] = 0.0
-    bits: Annotated[int | None, typer.Option(help="Bits per sample, of formats without loss: 16, 24 or 32.")] = None
+    fade: Annotated[float, typer.Option(help="Length of the fade-in and of the fade-out, in seconds.")] = 0.0
+    bits: Annotated[int | None, typer.Option(help="Bits per sample of lossless formats: 16, 24 or 32.")] = None
 
 
 @grouped
 def generate(
     model: Model,
-    drawing: DrawingOptions,
+    sampling: SamplingOptions,
     story: StoryOptions,
     beginning: ContinuationOptions,
     files: FileOptions,
-    prompts: Annotated[list[str] | None, typer.Argument(help="One clip for each prompt.", show_default=False)] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Text prompts, one clip for each.", show_default=False)
+    ] = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="One clip for each line of a file: a text, or, in a .jsonl file, an object with text or other inputs "
-            "of the system, and if wanted seed and duration. The clips are numbered, and a .jsonl file of their name "
-            "says what was made.",
+            help="Prompt file, one clip for each line: a text or, in a .jsonl file, an object with text or other "
+            "inputs of the system, and optionally seed and duration. The clips are numbered, and a .jsonl manifest "
+            "beside them lists the clips.",
         ),
     ] = None,
     duration: Annotated[
-        float | None, typer.Option("--duration", "-d", help="Seconds; the system's window unless given.")
+        float | None,
+        typer.Option("--duration", "-d", help="Length of each clip in seconds; by default, the system's window."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
-    at_once: Annotated[int, typer.Option(min=1, help="Most clips that are generated together.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the first clip; it increases by 1 for each further clip.")] = 0,
+    at_once: Annotated[int, typer.Option(min=1, help="Maximum number of clips in a batch.")] = 8,
     device: Device = "auto",
 ) -> None:
     """Generate audio from prompts."""
@@ -196,26 +208,24 @@ def generate(
     master = partita.Mastering(files.loudness, files.peak, files.fade)
     manifest = None if prompt_file is None else output.with_suffix(".jsonl")
     if prompt_file is not None:
-        if prompts or story.then or story.tell:
-            raise PartitaError(
-                "--prompts reads all prompts from a file: there can be no other, no --then and no --tell"
-            )
+        if prompts or story.then or story.inputs:
+            raise PartitaError("--prompts reads all prompts from a file: remove the other prompts, --then and --input")
         if manifest is not None and manifest.resolve() == prompt_file.resolve():
-            raise PartitaError(f"{manifest} would be overwritten with what was made: choose another name with -o")
-    rows, excerpt, sampling = story.rows(prompts), beginning.excerpt(), drawing.settings()
+            raise PartitaError(f"the manifest would overwrite {manifest}: choose another name with -o")
+    rows, excerpt, sampling_changes = story.rows(prompts), beginning.excerpt(), sampling.settings()
     system = partita.load(model, device=device)
     spec = system.output.spec
     partita.check_writable(output, bits, spec.sample_rate, spec.channels)
     if prompt_file is not None:
         rows = partita.read_prompts(prompt_file, system)
-    for doubt in partita.doubts_about(system, rows):
-        warnings.warn(doubt, stacklevel=1)
+    for warning in partita.prompt_warnings(system, rows):
+        warnings.warn(warning, stacklevel=1)
     request = partita.Request(
         duration=duration,
         seed=seed,
-        guidance=drawing.guidance,
-        sampling=sampling,
-        negative=drawing.negative,
+        guidance=sampling.guidance,
+        sampling=sampling_changes,
+        negative=sampling.negative,
         continuation=excerpt,
         transition=story.transition,
         splice=beginning.splice,
@@ -234,4 +244,4 @@ def generate(
         if manifest is not None:
             partita.write_manifest(manifest, [made[place] for place in sorted(made)])
     if manifest is not None:
-        out.print(f"{manifest}: what was made, a line for each clip")
+        out.print(f"{manifest}: manifest with a line for each clip")

@@ -1,4 +1,4 @@
-"""The command that lists recipes, parts and presets, and what each takes. A part is imported to be described."""
+"""The command that lists recipes, parts and presets, and describes their arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[FAMILY[/NAME]]",
-            help="A family, a part or preset, a recipe, or fit (how parts are trained).",
+            help="Family, part, preset, recipe, or fit (training options).",
         ),
     ] = None,
 ) -> None:
@@ -34,14 +34,14 @@ def list_(
 
 
 def show(what: str | None, out: Console) -> None:
-    """Everything there is, a family of it, a recipe's text, or the arguments of one part.
+    """Print all recipes, parts and presets, those of one family, the text of a recipe, or the arguments of one part.
 
     Args:
-        what: A family, ``family/name``, a recipe, ``fit``, or none for everything.
-        out: To print to.
+        what: A family, ``family/name``, a recipe or ``fit``. ``None`` prints everything.
+        out: Console to print to.
 
     Raises:
-        PartitaError: There is no such thing.
+        PartitaError: The family or name does not exist.
     """
     if what == "fit":
         _fit_options(out)
@@ -60,7 +60,7 @@ def show(what: str | None, out: Console) -> None:
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())
     if what == "data":
-        out.print("Several sources, each with its share of the clips: data: [chorales, {name: folder, …, weight: 2}]")
+        out.print("Several sources can be mixed with sampling weights: data: [chorales, {name: folder, …, weight: 2}]")
     for family in REGISTERED:
         if what in (None, family):
             _table(out, f"{family}: parts", {f"{family}/{name}": line for name, line in names(family).items()})
@@ -79,7 +79,7 @@ def _table(out: Console, title: str, rows: dict[str, str]) -> None:
 
 
 def _describe(out: Console, family: str, name: str) -> None:
-    """A part's arguments with types, defaults and docs; for a preset, its values too."""
+    """Print the arguments of a part with types, defaults and descriptions, and the values that a preset sets."""
     if family not in REGISTERED:
         raise PartitaError(f"no family {family!r}{did_you_mean(family, REGISTERED)}")
     values = preset_values(family, name)
@@ -96,14 +96,14 @@ def _describe(out: Console, family: str, name: str) -> None:
     skip = SUPPLIED if family == "generator" else ()
     out.print(_arguments(cls, values if preset else None, skip))
     if family == "generator":
-        out.print(f"What it is given enters by {', '.join(cls.fusions)}.")
+        out.print(f"Supported fusions: {', '.join(cls.fusions)}.")
     if family == "score":
         for line in cls.description():
             out.print(line)
     elif family in COMPONENTS:
-        out.print(f"It fills the `{family}` of a part, by one word: {family}: {name}", style="dim")
+        out.print(f"This is a component of a part, selected by the key: {family}: {name}", style="dim")
     elif family != "data":
-        out.print("How it is trained, the `fit:` block: partita list fit", style="dim")
+        out.print("Training options (the `fit:` block): partita list fit", style="dim")
 
 
 def _titled(name: str, text: str) -> Text:
@@ -111,12 +111,12 @@ def _titled(name: str, text: str) -> Text:
 
 
 def _fit_options(out: Console) -> None:
-    out.print(_titled("fit", "how a part is trained; every preset carries such a block"))
+    out.print(_titled("fit", "training options of a part; every preset includes such a block"))
     out.print(_arguments(partita.Fit, None, ()))
 
 
 def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) -> Table:
-    """A row for each argument, groups of them with dotted names; ``values`` is what a preset sets."""
+    """Return a table of arguments, with dotted names for groups. ``values`` are those that a preset sets."""
     table = columns("argument", "type", "default", *(["here"] if values is not None else []), "")
 
     def add(cls: type, values: Any, before: str) -> None:
@@ -144,7 +144,7 @@ def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) ->
 
 
 def _filled(family: str, slot: Any) -> dict[str, Any]:
-    """The name of the part that a preset puts into a slot, and what it sets of its arguments."""
+    """Return the name and arguments of the part that a preset puts into a nested slot."""
     values = dict(slot) if isinstance(slot, dict) else {"preset": slot}
     preset = values.pop("preset", None)
     return (preset_values(family, preset) if preset else {}) | values

@@ -1,4 +1,4 @@
-"""The command line. Nothing here imports torch before a command needs it."""
+"""The command line. It imports torch only when a command needs it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def _options(
         typer.Option(
             "--import",
             metavar="FILE.py",
-            help="Run this file of Python first, so that recipes can name the parts it registers. Before the command: "
-            "partita --import mypart.py train …; can be given more than once.",
+            help="Python file to run first, so that recipes can name the parts it registers. It goes before the "
+            "command: partita --import mypart.py train …. Can be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -71,7 +71,7 @@ def _options(
     import_files(imports or [])
 
 
-PATHS = {
+PATH_ERRORS = {
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -82,15 +82,15 @@ PATHS = {
     errno.ENOSPC,
     errno.ENAMETOOLONG,
 }
-"""What the file system says to a path that cannot be used."""
+"""Operating system errors that mean that a path cannot be used."""
 
 
 def _stop(number: int, frame: Any) -> None:
     raise Stopped(number)
 
 
-def _unheard(lost: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C that comes while Python tidies up, where nothing can be raised, comes once more a moment later."""
+def _repeat_lost_signal(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that arrived where Python cannot raise exceptions, such as in a destructor."""
     if isinstance(lost.exc_value, Stopped):
         threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.signal)).start()
     else:
@@ -98,12 +98,12 @@ def _unheard(lost: sys.UnraisableHookArgs) -> None:
 
 
 def main() -> None:
-    """Run the command line: status 2 and one message for the user's mistakes, status 1 and a traceback for ours."""
-    # Read when torch is loaded: threads that wait for each other give way soon. Beside another busy process, training
-    # on two cores then goes on at half its speed instead of a tenth.
+    """Run the command line. Status 2 and one message mean a user error, status 1 and a traceback an internal error."""
+    # OpenMP reads this when torch is imported. With a short spin count, waiting threads yield early: beside another
+    # busy process, training on two cores then runs at half its speed instead of a tenth.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    before = signal.signal(signal.SIGINT, _stop)  # typer would end without a word
-    hook, sys.unraisablehook = sys.unraisablehook, _unheard
+    before = signal.signal(signal.SIGINT, _stop)  # typer would exit without a message
+    hook, sys.unraisablehook = sys.unraisablehook, _repeat_lost_signal
     try:
         with as_messages():
             app(standalone_mode=True)
@@ -111,20 +111,20 @@ def main() -> None:
         err.print(f"error: {error}", style="red")
         sys.exit(2)
     except (KeyboardInterrupt, Stopped) as stop:
-        err.print("stopped; run the same command again to go on")
+        err.print("stopped; run the same command again to resume")
         sys.exit(128 + getattr(stop, "signal", 2))
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None and error.errno in PATHS:
+        if isinstance(error, OSError) and error.filename is not None and error.errno in PATH_ERRORS:
             err.print(f"error: {error.filename}: {error.strerror}", style="red")
             sys.exit(2)
-        if isinstance(error, OSError) and error.filename is None and error.errno in FULL:  # said by the output itself
+        if (
+            isinstance(error, OSError) and error.filename is None and error.errno in FULL
+        ):  # writing to standard output failed
             err.print(f"error: the output cannot be written: {FULL[error.errno]}", style="red")
-            sys.stdout = None  # its rest would be tried again at the end
+            sys.stdout = None  # prevents another attempt to flush it at exit
             sys.exit(2)
         err.print(traceback.format_exc())
-        err.print(
-            "This is a fault in Partita, not in what you did. Please report it with the lines above.", style="red"
-        )
+        err.print("This is a bug in Partita. Please report it with the lines above.", style="red")
         sys.exit(1)
     finally:
         sys.unraisablehook = hook

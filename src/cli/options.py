@@ -1,4 +1,4 @@
-"""Options of a command as one dataclass, so that a command takes its options in groups."""
+"""Shared options, and dataclasses as groups of options of a command."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-Recipe = Annotated[
-    str, typer.Argument(help="Name of a packaged recipe, or the path of a YAML file.", show_default=False)
-]
+Recipe = Annotated[str, typer.Argument(help="Name of a packaged recipe, or path of a YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]…", help="Changes, such as tokenizers.acoustic=soundstream-tiny seed=1.", show_default=False
+        metavar="[KEY=VALUE]…",
+        help="Overrides, such as tokenizers.acoustic=soundstream-tiny seed=1.",
+        show_default=False,
     ),
 ]
-Model = Annotated[
-    str, typer.Argument(help="A run folder, an export folder, or a hub id (user/name).", show_default=False)
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+Model = Annotated[str, typer.Argument(help="Run folder, export folder, or hub id (user/name).", show_default=False)]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto.")]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameters that are dataclasses are replaced by an option for each of their fields.
+    """Replace each dataclass parameter of a command by one option for each field of the dataclass.
 
-    The fields are annotated as typer's options are (``Annotated[int, typer.Option(…)]``), and have defaults.
+    The fields are annotated like options of typer (``Annotated[int, typer.Option(…)]``) and have defaults.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
@@ -45,12 +43,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         built = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
         command(**values, **built)
 
-    # an option may have no default after one that has: typer passes all of them by name
+    # Keyword-only parameters may have defaults in any order; typer passes all of them by name.
     flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del flat.__wrapped__  # whose signature would count
+    del flat.__wrapped__  # its signature would take precedence
     return flat
 
 

@@ -1,4 +1,4 @@
-"""The commands that share systems on the Hugging Face Hub."""
+"""Commands that share systems on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from .options import grouped
 
 @dataclass(frozen=True)
 class CommitOptions:
-    """Where and how a system is published."""
+    """Options of the commit that publishes a system."""
 
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False
-    branch: Annotated[
-        str | None, typer.Option(help="Branch to commit to; it is made if there is none of that name.")
-    ] = None
-    tag: Annotated[str | None, typer.Option("--revision-tag", help="Name to give this version, such as v1.")] = None
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Message of the commit.")] = None
+    private: Annotated[bool, typer.Option("--private", help="Create a new repository as private.")] = False
+    branch: Annotated[str | None, typer.Option(help="Branch to commit to; it is created if it does not exist.")] = None
+    tag: Annotated[str | None, typer.Option("--revision-tag", help="Tag for this version, such as v1.")] = None
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Commit message.")] = None
 
 
 @grouped
 def push(
-    run: Annotated[Path, typer.Argument(help="A run folder, or an export.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder or export folder.", show_default=False)],
     repo_id: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="Name of the repository on the Hub.", show_default=False)
     ],
@@ -37,25 +35,25 @@ def push(
     license: Annotated[
         str | None, typer.Option("--license", help="License of the weights, such as apache-2.0.")
     ] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Clips to generate for the model card.")] = 3,
+    examples: Annotated[int, typer.Option(min=0, help="Number of clips to generate for the model card.")] = 3,
     report: Annotated[
         bool,
         typer.Option(
             "--report",
-            help="Upload report.html too. It holds audio of test pieces: publish it only if you may publish them.",
+            help="Also upload report.html. It contains audio of test pieces: publish it only if you may publish them.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be uploaded to a folder.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of a dry run; NAME-dry-run unless given.")
+        Path | None, typer.Option("--output", "-o", help="Folder of a dry run; by default, NAME-dry-run.")
     ] = None,
 ) -> None:
-    """Publish a finished system on the Hugging Face Hub: weights, recipe, model card, audio examples, evaluation.json.
+    """Publish a trained system on the Hugging Face Hub: weights, recipe, model card, audio examples, evaluation.json.
 
-    Paths of this machine and names of its user are taken out of all of it. --dry-run shows what would be uploaded.
+    Local paths and user names are removed from all files. --dry-run shows what would be uploaded.
     """
     if output is not None and not dry_run:
-        raise PartitaError("--output says where a dry run goes: there is no --dry-run")
+        raise PartitaError("--output requires --dry-run: it is the folder of a dry run")
     if not dry_run:
         where = partita.Commit(commit.private, commit.branch, commit.tag, commit.message)
         address = partita.push(run, repo_id, license=license, examples=examples, report=report, commit=where)
@@ -72,8 +70,8 @@ def pull(
     repo_id: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="Name of the repository on the Hub.", show_default=False)
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; NAME unless given.")] = None,
-    revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output folder; by default, NAME.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
 ) -> None:
     """Copy a system from the Hugging Face Hub into a folder."""
     out.print(f"pulled: {partita.pull(repo_id, output, revision)}")

@@ -1,4 +1,4 @@
-"""The commands that check and train recipes."""
+"""Commands that check and train recipes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .options import Overrides, Recipe
 def check(
     recipe: Recipe,
     overrides: Overrides = None,
-    data: Annotated[bool, typer.Option("--data", help="Decode all audio once, and list what is damaged.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Also decode all audio, and list damaged files.")] = False,
 ) -> None:
-    """Compose and validate a recipe, and print the system: parts, rates, shapes, parameters."""
+    """Compose and validate a recipe, and print its parts, rates, shapes and parameter counts."""
     system = partita.System.checked(recipe, overrides or [])
     out.print(system.overview())
     if not data:
@@ -31,7 +31,7 @@ def check(
     for line in damaged:
         out.print(f"  {line}")
     if damaged:
-        raise PartitaError(f"{len(damaged)} damaged; training would leave out what cannot be read of them")
+        raise PartitaError(f"{len(damaged)} damaged; training would skip what cannot be read of them")
     system.check_fields()
     out.print("data: nothing is damaged")
 
@@ -39,8 +39,8 @@ def check(
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; runs/RECIPE unless given.")] = None,
-    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; by default, runs/RECIPE.")] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html after training.")] = True,
 ) -> None:
     """Train every untrained part of a system, in order. Run the same command again to resume."""
     partita.train(recipe, output, overrides or [], report=report)

@@ -30,7 +30,7 @@ class Reader(Protocol):
         ...
 
 
-def told(reader: Reader, clip: Clip) -> Clip:
+def clip_for(reader: Reader, clip: Clip) -> Clip:
     """A clip as a reader gets it.
 
     Audio that it reads is at its rate and has its channels, and other audio is left out. Where one of its fields has a
@@ -93,7 +93,7 @@ def completed(fields: Mapping[str, Any], inputs: Sequence[str], seconds: float) 
 
 
 def prepared(reader: Reader, clips: Sequence[Clip]) -> dict[str, Tensor]:
-    """What a reader prepares of clips that it is :func:`told`.
+    """What a reader prepares of clips that it is :func:`clip_for`.
 
     Raises:
         PartitaError: It cannot read one of them; the message names its fields.

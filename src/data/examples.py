@@ -15,7 +15,7 @@ from ..core.logs import shared_logger
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from .base import Damaged, Source, Split
-from .clips import Reader, recording_of, told
+from .clips import Reader, clip_for, recording_of
 
 log = shared_logger(__name__)
 
@@ -170,7 +170,7 @@ class Collate:
         """Join examples of equal length."""
         clips = [self._clip(example) for example in examples]
         prepared = {
-            name: conditioner.prepare([told(conditioner, clip) for clip in clips])
+            name: conditioner.prepare([clip_for(conditioner, clip) for clip in clips])
             for name, conditioner in self.conditioners.items()
         }
         audio, audible = _joined([example.recording for example in examples])

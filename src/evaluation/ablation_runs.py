@@ -197,5 +197,5 @@ def _needed(system: System, key: PartKey) -> Iterator[PartKey]:
         for other, generator in system.stages.items():  # it learns with that one, which must come first
             if given in generator.joint and other != name:
                 yield from _needed(system, PartKey.of("stages", other))
-    for other in stage.after:
+    for other in stage.dependencies:
         yield from _needed(system, PartKey.of("stages", other))

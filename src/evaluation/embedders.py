@@ -22,7 +22,7 @@ from ..metrics.gaussian import Gaussian
 from ..metrics.kernel import Sample
 from ..recipe.recipe_files import read_value
 from ..recipe.slots import slot_name
-from ..system.ready_parts import part_of
+from ..system.ready_parts import build_part
 from ..tokenizers.base import LatentView, Tokenizer
 
 AT_ONCE = 16
@@ -151,7 +151,7 @@ def read_embedder(slot: Any) -> Embedder:
         raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot: {error}") from None
     if not isinstance(slot, str | Mapping):
         raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot, not {slot!r:.80}")
-    part, weights = part_of(slot)
+    part, weights = build_part(slot)
     return Embedder(slot_name(slot), part, weights)
 
 

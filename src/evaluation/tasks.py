@@ -25,7 +25,7 @@ from ..errors import PartitaError
 from ..recipe.compose import compose
 from ..recipe.plan import Plan, check_recipe
 from ..storage.files import replacing_file, replacing_folder
-from ..system.assembly import INDEX, index_text
+from ..system.assembly import INDEX, index_yaml
 from ..system.system import System, load
 from ..training.training import seconds_per_step, train
 from .comparison import reconstruct
@@ -129,7 +129,7 @@ def _prepare(task: Task, root: Path) -> None:
     index = root / task.folder / INDEX
     if not index.is_file():
         with replacing_file(index) as new:
-            new.write_text(index_text(check_recipe(compose(yaml.safe_load(task.recipe)))), encoding="utf-8")
+            new.write_text(index_yaml(check_recipe(compose(yaml.safe_load(task.recipe)))), encoding="utf-8")
 
 
 def _wait(task: Task, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Recipes: finding, composing and checking them, from text to a plan.
+"""Recipes: finding, composing and checking them, from YAML text to a plan.
 
-Nothing here builds a part: that is ``system``.
+Building the parts of a plan belongs in ``system``.
 """

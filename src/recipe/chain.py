@@ -1,4 +1,4 @@
-"""The stages of a recipe as a chain: what each generates and is given, and which come before it."""
+"""The stages of a recipe as a chain: the targets and inputs of each stage, and the order in which stages run."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ..core.reference import OutputReference, Reference
 from ..core.registry import did_you_mean
 from ..core.schema import Mistake, check
 from ..limits import LONGEST_WINDOW, TooMuch, beyond
-from .slots import SLOTS
+from .slots import SLOT_GROUPS
 from .trainer_options import check_trainer
 from .tree import Tree
 
 
 @dataclass
 class StageKeys:
-    """One stage of a recipe.
+    """Keys of a stage in a recipe.
 
     Args:
-        generator: The part.
-        target: The representation it generates: a tokenizer's name, some of its codebooks (``acoustic[:4]``), or the
-            latents before its codes (``acoustic/latents``). A list of several generates them together, at one frame
-            rate.
-        given: Names of conditioners, of representations that other stages generate, and of other outputs of stages
-            (``plan:hidden``), as a list, or a mapping from name to the way it enters.
-        window: Seconds that the stage sees at once: its training crop.
-        overlap: Seconds of what came before that a window goes on from, where more than one is generated; half a window
-            where none are given.
+        generator: The generator part.
+        target: The representation that the stage generates: the name of a tokenizer, some of its codebooks
+            (``acoustic[:4]``), or the latents before quantization (``acoustic/latents``). The representations of a list
+            are generated together and must have the same frame rate.
+        given: Inputs of the stage: names of conditioners, of representations that other stages generate, and of side
+            outputs of stages (``plan:hidden``). They form a list, or a mapping from name to fusion.
+        window: Length of the training crop and of a window in generation, in seconds.
+        overlap: Length of the previous window's end that the next window continues, in seconds. ``None`` uses half a
+            window.
     """
 
     generator: Any
@@ -41,19 +41,19 @@ class StageKeys:
 
 @dataclass
 class PartPlan:
-    """One slot of a checked recipe.
+    """Plan of one part: a slot of a checked recipe.
 
     Attributes:
-        key: Where it stands in the recipe, such as ``tokenizers.acoustic``.
+        key: Dotted key of the slot in the recipe, such as ``tokenizers.acoustic``.
         cls: The registered class.
-        arguments: What to build it with, facts and parts excepted.
-        weights: A hub id or path to load instead of training.
-        init: A run, an export, a hub id or a path whose weights training starts from.
+        arguments: Constructor arguments, without specifications and nested parts.
+        weights: Hub id or path of final weights. ``None`` trains the part.
+        init: Run, export, hub id or path whose weights training starts from. ``None`` trains from scratch.
         fit: The ``fit:`` block.
-        parts: Plans of the parts that it is built from, by argument.
-        weight: How often clips are drawn of a source of data, relative to others.
-        sound: Whether its arguments are of the right types, so that it can be built.
-        reads: What a tokenizer encodes in training, such as ``stems.drums``; ``None`` for the mix.
+        parts: Plans of nested parts, by constructor argument.
+        weight: Sampling weight of a data source, relative to the other sources.
+        valid: Whether all arguments are valid, so that the part can be built.
+        reads: Field or stem that a tokenizer encodes in training, such as ``stems.drums``. ``None`` encodes the mix.
     """
 
     key: str
@@ -64,23 +64,23 @@ class PartPlan:
     fit: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, PartPlan] = field(default_factory=dict)
     weight: float = 1.0
-    sound: bool = True
+    valid: bool = True
     reads: str | None = None
 
 
 @dataclass
 class StagePlan:
-    """One stage of a checked recipe.
+    """Plan of one stage of a checked recipe.
 
     Attributes:
-        part: What generates.
-        targets: What it generates; several representations are stacked in this order.
-        given: By name, how each thing it is given enters; none where the recipe does not say.
-        references: Those of ``given`` that are representations of other stages.
-        window: In seconds.
-        overlap: In seconds.
-        after: The stages that generate what this one goes on from or is given.
-        outputs: Those of ``given`` that are side outputs of other stages.
+        part: Plan of the generator.
+        targets: Representations that the stage generates. Several are stacked in this order.
+        given: Fusion of each input, by name. ``None`` uses the default fusion.
+        references: Inputs that are representations of other stages, by name.
+        window: Length of a window, in seconds.
+        overlap: Overlap of consecutive windows, in seconds.
+        dependencies: Names of the stages whose output this stage continues or takes as input.
+        outputs: Inputs that are side outputs of other stages, by name.
     """
 
     part: PartPlan
@@ -89,65 +89,65 @@ class StagePlan:
     references: dict[str, Reference]
     window: float
     overlap: float
-    after: frozenset[str] = frozenset()
+    dependencies: frozenset[str] = frozenset()
     outputs: dict[str, OutputReference] = field(default_factory=dict)
 
     @property
     def target(self) -> Reference:
-        """The first of its targets, mostly the only one."""
+        """The first target, usually the only one."""
         return self.targets[0]
 
     @property
     def named_targets(self) -> str:
-        """Its targets, as people read them."""
+        """The targets as text for messages."""
         return " and ".join(map(str, self.targets))
 
     def before(self, other: StagePlan) -> bool:
-        """Whether ``other`` generates later codebooks of something that this one generates."""
+        """Return whether ``other`` generates later codebooks of a representation that this stage generates."""
         return any(mine.before(theirs) for mine in self.targets for theirs in other.targets)
 
-    def makes(self, reference: Reference) -> bool:
-        """Whether it generates any of ``reference``."""
+    def generates(self, reference: Reference) -> bool:
+        """Return whether the stage generates any part of ``reference``."""
         return any(reference.within(target) for target in self.targets)
 
     @property
     def conditioners(self) -> list[str]:
-        """Those of ``given`` that are conditioners."""
+        """Names of the inputs that are conditioners."""
         return [name for name in self.given if name not in self.references and name not in self.outputs]
 
 
-def note(tree: Tree, mistakes: Sequence[Mistake]) -> None:
-    """Note mistakes in a recipe."""
+def add_mistakes(tree: Tree, mistakes: Sequence[Mistake]) -> None:
+    """Record mistakes in the tree of a recipe."""
     for mistake in mistakes:
-        tree.complain(mistake.key, mistake.message, mistake.suggestion)
+        tree.add_problem(mistake.key, mistake.message, mistake.suggestion)
 
 
-def chain(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, StagePlan]:
-    """The stages of a recipe in the order in which they run, with every mistake noted in the tree.
+def plan_stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, StagePlan]:
+    """Return the stages of a recipe in the order in which they run, and record every mistake in the tree.
 
     Args:
-        tree: The recipe.
-        parts: The plans of its slots, by path.
+        tree: The composed recipe.
+        parts: Plans of the slots of the recipe, by path.
     """
-    note(tree, check_trainer(tree.values.get("trainer"), "trainer"))
-    groups = (tree.values.get(group) for group in SLOTS)
+    add_mistakes(tree, check_trainer(tree.values.get("trainer"), "trainer"))
+    groups = (tree.values.get(group) for group in SLOT_GROUPS)
     tokenizers, conditioners = (group if isinstance(group, dict) else {} for group in groups)
     stages = tree.values.get("stages")
     found = {}
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         key = f"stages.{name}"
         if not isinstance(stage, dict):
-            tree.complain(key, f"expected a mapping with generator, target and given, got {stage!r}")
+            tree.add_problem(key, f"expected a mapping with generator, target and given, got {stage!r}")
             continue
         mistakes = check(StageKeys, stage, key=key)
-        note(tree, mistakes)
+        add_mistakes(tree, mistakes)
         given = _given(tree, stage.get("given"), f"{key}.given")
         outputs = {source: output for source in given if (output := OutputReference.parse(str(source)))}
         for source, output in outputs.items():
             known = [other for other in stages or () if other != name]
             if output.stage not in known:
                 others = did_you_mean(output.stage, known)
-                tree.complain(f"{key}.given", f"{source!r} is an output of no other stage", others)
+                tree.add_problem(f"{key}.given", f"{source!r} is an output of no other stage", others)
         references = {
             source: reference
             for source in given
@@ -157,21 +157,23 @@ def chain(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Stage
         }
         for source in given:
             if source in conditioners and source in tokenizers:
-                tree.complain(f"{key}.given", f"{source!r} is both a conditioner and a tokenizer: rename one of them")
+                tree.add_problem(
+                    f"{key}.given", f"{source!r} is both a conditioner and a tokenizer: rename one of them"
+                )
         if mistakes:
             continue
         targets = _targets(tree, stage["target"], f"{key}.target", tokenizers)
         window = float(stage.get("window", StageKeys.window))
         overlap = float(window / 2 if stage.get("overlap") is None else stage["overlap"])
         if not window > 0:
-            tree.complain(f"{key}.window", f"must be positive, not {window}")
-            window = StageKeys.window  # so that nothing else is said of it
+            tree.add_problem(f"{key}.window", f"must be positive, not {window}")
+            window = StageKeys.window  # avoids further mistakes about the same value
         elif beyond(window, LONGEST_WINDOW):
-            too_much = TooMuch(f"{window:g} s at once, and no stage sees more than {LONGEST_WINDOW:g} s: refused")
-            tree.complain(f"{key}.window", str(too_much))
+            too_much = TooMuch(f"a window of {window:g} s exceeds the limit of {LONGEST_WINDOW:g} s: refused")
+            tree.add_problem(f"{key}.window", str(too_much))
             window = StageKeys.window
         elif not 0 <= overlap < window:
-            tree.complain(
+            tree.add_problem(
                 f"{key}.overlap", f"must be 0 or more, and shorter than the window of {window:g} s, not {overlap:g}"
             )
         part = parts.get(("stages", name, "generator"))
@@ -181,15 +183,15 @@ def chain(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str, Stage
 
 
 def _targets(tree: Tree, value: Any, key: str, tokenizers: Iterable[str]) -> tuple[Reference, ...]:
-    """What a stage generates; nothing where something of it is wrong."""
+    """Return the targets of a stage, or an empty tuple if any of them is invalid."""
     several = value if isinstance(value, list) else [value]
     if not several or not all(isinstance(one, str) for one in several):
-        tree.complain(key, f"expected a representation or a list of them, got {value!r}")
+        tree.add_problem(key, f"expected a representation or a list of them, got {value!r}")
         return ()
     found = [reference for one in several if (reference := _reference(tree, one, key, tokenizers))]
     sources = [reference.source for reference in found]
     if twice := [source for source in dict.fromkeys(sources) if sources.count(source) > 1]:
-        tree.complain(key, f"{twice[0]} is named twice")
+        tree.add_problem(key, f"{twice[0]} is named twice")
         return ()
     return tuple(found) if len(found) == len(several) else ()
 
@@ -197,7 +199,7 @@ def _targets(tree: Tree, value: Any, key: str, tokenizers: Iterable[str]) -> tup
 def _reference(
     tree: Tree, text: str, key: str, tokenizers: Iterable[str], conditioners: Iterable[str] = ()
 ) -> Reference | None:
-    """The representation that a name in a recipe means."""
+    """Return the representation that a name in a recipe refers to, or ``None`` if there is none."""
     reference = Reference.parse(text)
     if reference is not None and reference.tokenizer in tokenizers:
         return reference
@@ -205,35 +207,35 @@ def _reference(
     stages, name = tree.values.get("stages"), re.split(r"[/\[]", text)[0]
     hint = did_you_mean(text, [*conditioners, *tokenizers])
     if isinstance(stages, dict) and isinstance(stage := stages.get(text), dict):
-        hint = f": it is a stage; name what it generates, {stage.get('target')!r}"
+        hint = f": it is a stage; name its target {stage.get('target')!r} instead"
     elif name != text and name in tokenizers:
         what, hint = "no part", f": write {name}[:2] or {name}[2:] for codebooks, or {name}/latents"
-    tree.complain(key, f"{text!r} is {what} of this recipe", hint)
+    tree.add_problem(key, f"{text!r} is {what} of this recipe", hint)
     return None
 
 
 def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
-    """The stages as a chain: each after those that generate what it is given, otherwise in the order of the recipe."""
+    """Return the stages with each one after its dependencies, otherwise in the order of the recipe."""
     needs: dict[str, set[str]] = {}
     for name, stage in stages.items():
         others = {n: other for n, other in stages.items() if n != name}
         needs[name] = {n for n, other in others.items() if other.before(stage)}
         needs[name] |= {output.stage for output in stage.outputs.values() if output.stage in others}
         for source, reference in stage.references.items():
-            makers = {n for n, other in others.items() if other.makes(reference)}
-            if not makers and len(stages) == len(tree.values["stages"]):  # else it may be one with a mistake
+            makers = {n for n, other in others.items() if other.generates(reference)}
+            if not makers and len(stages) == len(tree.values["stages"]):  # an invalid stage may generate it
                 targets = [str(target) for other in others.values() for target in other.targets]
-                hint = f": what there is: {', '.join(targets)}" if targets else ""
-                tree.complain(f"stages.{name}.given", f"no other stage generates {source!r}", hint)
+                hint = f": choose from {', '.join(targets)}" if targets else ""
+                tree.add_problem(f"stages.{name}.given", f"no other stage generates {source!r}", hint)
             needs[name] |= makers
-        stage.after = frozenset(needs[name])
+        stage.dependencies = frozenset(needs[name])
     chain: dict[str, StagePlan] = {}
     while len(chain) < len(stages):
         ready = [n for n in stages if n not in chain and needs[n] <= chain.keys()]
         if not ready:
             left = [n for n in stages if n not in chain]
-            message = f"{' and '.join(left)} are given what the others of them generate, in a circle"
-            tree.complain("stages", message, file=tree.blame("stages"))
+            message = f"{' and '.join(left)} depend on each other in a circle"
+            tree.add_problem("stages", message, file=tree.blame("stages"))
             return {}
         chain[ready[0]] = stages[ready[0]]
     return chain
@@ -246,49 +248,49 @@ def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
         return dict.fromkeys(given)
     if isinstance(given, dict) and all(isinstance(v, str | None) for v in given.values()):
         return given
-    tree.complain(key, f"expected a list of names, or a mapping from name to entry, got {given!r}")
+    tree.add_problem(key, f"expected a list of names, or a mapping from name to entry, got {given!r}")
     return {}
 
 
 def check_use(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, ...], PartPlan]) -> None:
-    """A slot that nothing uses is most often a misspelled override."""
+    """Record slots that no stage uses, which are usually misspelled overrides, and ends of the chain that conflict."""
     if any(problem.key.split(".")[0] in ("", "stages") for problem in tree.problems):
         return
     used = {
         "tokenizers": {r.tokenizer for s in stages.values() for r in (*s.targets, *s.references.values())},
         "conditioners": {n for s in stages.values() for n in s.given},
     }
-    if not stages:  # a recipe for tokenizers or conditioners alone, but not for those that learn with a stage
+    if not stages:  # a recipe may train tokenizers and conditioners alone, except those that train with a stage
         alone = {
             path
             for path, p in parts.items()
             if p.weights is not None or not getattr(p.cls, "trained_with_stage", False)
         }
-        used = {group: {path[1] for path in alone if path[0] == group} for group in SLOTS}
+        used = {group: {path[1] for path in alone if path[0] == group} for group in SLOT_GROUPS}
     for group, wanted in used.items():
         for _, name in (path for path in parts if path[0] == group):
             if name not in wanted:
-                tree.complain(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
-    # several can be heard together where each is another part of the mix
+                tree.add_problem(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
+    # Several ends are mixed to one output if each of them encodes a different part of the mix.
     ends = last_stages(stages)
     heard = {r.source: r.tokenizer for stage in ends.values() for r in stage.targets}
     read = [parts["tokenizers", tokenizer].reads for tokenizer in heard.values() if ("tokenizers", tokenizer) in parts]
     if len(read) > 1 and (None in read or len(set(read)) < len(read)):
         who = ends if len(ends) > 1 else heard
-        message = f"{' and '.join(who)} all end the chain, and only one can be heard"
-        hint = ": give a stage what another generates, or take one out with stages.NAME=null"
-        hint += "; for parts of a mix, let each tokenizer read its own (reads: stems.NAME)"
-        tree.complain("stages", message, hint)
+        message = f"{' and '.join(who)} all end the chain, but only one can be decoded to audio"
+        hint = ": give one stage the output of another, or remove one with stages.NAME=null"
+        hint += "; to generate parts of a mix, let each tokenizer read its own stem (reads: stems.NAME)"
+        tree.add_problem("stages", message, hint)
 
 
 def last_stages(stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
-    """The stages of which no other is given anything, and that go on in no later slice: they end the chain."""
+    """Return the stages that end the chain: no other stage uses their output or generates further codebooks of it."""
     return {
         name: stage
         for name, stage in stages.items()
         if not any(
             stage.before(other)
-            or any(stage.makes(r) for r in other.references.values())
+            or any(stage.generates(r) for r in other.references.values())
             or any(output.stage == name for output in other.outputs.values())
             for other in stages.values()
         )

@@ -1,4 +1,4 @@
-"""The experiment trackers that a recipe can use, and the options of each."""
+"""Experiment trackers that a recipe can use, and their options."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "mlflow": ("experiment_name", "run_name", "tracking_uri", "tags"),
     "trackio": ("project", "group", "name", "space_id", "server_url"),
 }
-"""The options of each tracker that a recipe can set."""
+"""Options of each tracker that a recipe can set."""
 
 DEFAULT = ("csv", "tensorboard")
 
 
 def check_loggers(value: Any) -> list[str]:
-    """What is wrong with ``trainer.logger`` in a recipe; empty if nothing is.
+    """Return a message for each mistake in ``trainer.logger`` of a recipe.
 
     >>> check_loggers(["csv", "tensorboard"])
     []
@@ -45,7 +45,11 @@ def check_loggers(value: Any) -> list[str]:
 
 
 def chosen_loggers(value: Any) -> dict[str, dict[str, Any]]:
-    """The trackers that a recipe uses, each with its options."""
+    """Return the trackers that a recipe uses, each with its options.
+
+    Raises:
+        TypeError: The value has none of the accepted types.
+    """
     if value is None or value is True:
         return {name: {} for name in DEFAULT}
     if value is False:

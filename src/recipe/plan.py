@@ -1,4 +1,4 @@
-"""A recipe checked whole: every mistake found at once, before anything is built."""
+"""Checking a composed recipe and turning it into a plan. Every mistake is reported at once, before a part is built."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from ..core.registry import UnknownName, did_you_mean, lookup, names
 from ..core.schema import SUPPLIED, Mistake, arguments, check
 from ..errors import Problem, RecipeError
 from ..storage.saved_format import mismatch
-from .chain import PartPlan, StagePlan, chain, check_use, last_stages, note
+from .chain import PartPlan, StagePlan, add_mistakes, check_use, last_stages, plan_stages
 from .compose import compose
-from .slots import SLOTS, at, family_of, slots, slots_inside
+from .slots import SLOT_GROUPS, at, family_of, slots, slots_inside
 from .trainer_options import check_trainer
 from .tree import Tree
 
 LONGEST_NAME = 100
-"""Bytes of the name of a slot: folders and files are called after it, and a file system takes 255."""
+"""Maximum length of the name of a slot, in bytes. It becomes a file name, for which file systems allow 255 bytes."""
 
 PART_KEYS = ("name", "weights", "init", "fit")
-"""What a slot of a trained family holds beside the arguments of its part."""
+"""Keys of a slot of a trained family other than the arguments of its part."""
 
 READS = "reads"
-"""What the slot of a tokenizer holds beside these: a field of audio that it encodes in the place of the mix."""
+"""Key of a tokenizer's slot for the audio field or stem that the tokenizer encodes instead of the mix."""
 
 TRAINED = ("tokenizer", "conditioner", "generator")
-"""The families whose parts have weights and a training of their own."""
+"""Families whose parts have weights and can be trained."""
 
 
 @dataclass
 class RecipeKeys:
-    """The top level of a recipe.
+    """Top-level keys of a recipe.
 
     Args:
-        tokenizers: By name, what turns audio into a representation.
-        conditioners: By name, what turns a person's input into a condition.
-        stages: By name and in order, what generates.
-        data: Where examples come from: a source, or a list of several. In a list each can have a ``weight``, how often
-            clips are drawn of it relative to the others, whatever their sizes; 1 unless given.
-        seed: Of everything random in training.
+        tokenizers: Parts that turn audio into a representation, by name.
+        conditioners: Parts that turn user input into a condition, by name.
+        stages: Stages that generate representations, by name.
+        data: Source of training examples, or a list of sources. In a list, each source can have a ``weight``: how often
+            clips are drawn from it relative to the other sources, regardless of their sizes. The default is 1.
+        seed: Seed of all random numbers in training.
         trainer: Options of ``L.Trainer`` for every part, see
-            :class:`~partita.recipe.trainer_options.TrainerOptions`; a part's ``fit.trainer`` counts over them.
-        description: A line on what it is.
-        format: Of a saved system, the number of the format; other recipes have none.
+            :class:`~partita.recipe.trainer_options.TrainerOptions`. A part's ``fit.trainer`` overrides them.
+        description: One line that describes the system.
+        format: Format version of a saved system. Other recipes have none.
     """
 
     tokenizers: dict[str, Any]
@@ -65,10 +65,10 @@ class RecipeKeys:
 
 @dataclass
 class Plan:
-    """A recipe that names only things that exist, with values of the right types.
+    """A checked recipe, in which all names exist and all values have the right types.
 
-    ``origin`` tells a key's file, and ``blame`` who had the last say in a key or anything below it. A :func:`draft`
-    also has ``problems``, and lacks what they concern.
+    ``origin`` returns the file that set a key, and ``blame`` the most likely origin of a mistake in a key. A plan from
+    :func:`draft` can have ``problems``, and then lacks the parts and stages that they concern.
     """
 
     values: dict[str, Any]
@@ -84,21 +84,21 @@ class Plan:
 
     @property
     def last_stage(self) -> StagePlan:
-        """The stage that generates what is decoded; a recipe without stages has none, and this is an error there."""
+        """The last stage in the order of generation, in a recipe that has stages."""
         return next(reversed(self.stages.values()))
 
     @property
     def ends(self) -> list[Reference]:
-        """What the chain ends with, in the order of the stages: the representations that are heard."""
+        """The representations at the ends of the chain, which are decoded to audio, in the order of the stages."""
         named = [target for stage in last_stages(self.stages).values() for target in stage.targets]
         return [replace(r, start=0, stop=None) for r in {r.source: r for r in named}.values()]
 
     def reads(self, reference: Reference) -> str | None:
-        """The field that is encoded as a representation; ``None`` for the mix."""
+        """Return the field or stem that a representation encodes, or ``None`` if it encodes the mix."""
         return self.tokenizers[reference.tokenizer].reads
 
     def __repr__(self) -> str:
-        """The parts and the chain, a line each."""
+        """One line for each part and each stage."""
         groups = (self.tokenizers, self.conditioners, {name: stage.part for name, stage in self.stages.items()})
         lines = [f"{part.key}: {part.cls.registered_name}" for group in groups for part in group.values()]
         for name, stage in self.stages.items():
@@ -110,8 +110,8 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """Compose and check a recipe.
 
     Raises:
-        RecipeError: With every mistake, each naming file, key and what was probably meant.
-        PartitaError: There is no such recipe.
+        RecipeError: The recipe has mistakes. The message names the file, the key and a suggestion for each.
+        PartitaError: The recipe does not exist.
     """
     return check_recipe(compose(recipe, overrides))
 
@@ -120,7 +120,7 @@ def check_recipe(tree: Tree) -> Plan:
     """Check a composed recipe and turn it into a plan.
 
     Raises:
-        RecipeError: With every mistake.
+        RecipeError: The recipe has mistakes. The message lists all of them.
     """
     made = draft(tree)
     if made.problems:
@@ -129,15 +129,15 @@ def check_recipe(tree: Tree) -> Plan:
 
 
 def draft(tree: Tree) -> Plan:
-    """The plan of a composed recipe as far as it goes, with every mistake in it, so that more can be looked for."""
-    note(tree, check(RecipeKeys, tree.values))
+    """Return the plan of a recipe, with all mistakes in ``problems`` so that further checks can add to them."""
+    add_mistakes(tree, check(RecipeKeys, tree.values))
     if "format" in tree.values and (wrong := mismatch(tree.values["format"])) is not None:
-        tree.complain("format", f"this recipe {wrong}")
-    _names(tree)
-    parts = {path: made for path in slots(tree.values) if (made := _part(tree, path)) is not None}
-    stages = chain(tree, parts)
+        tree.add_problem("format", f"this recipe {wrong}")
+    _check_names(tree)
+    parts = {path: made for path in slots(tree.values) if (made := _plan_part(tree, path)) is not None}
+    stages = plan_stages(tree, parts)
     check_use(tree, stages, parts)
-    groups = {group: {path[1]: part for path, part in parts.items() if path[0] == group} for group in SLOTS}
+    groups = {group: {path[1]: part for path, part in parts.items() if path[0] == group} for group in SLOT_GROUPS}
     return Plan(
         values=tree.values,
         tokenizers=groups["tokenizers"],
@@ -152,18 +152,18 @@ def draft(tree: Tree) -> Plan:
     )
 
 
-def _names(tree: Tree) -> None:
-    """Names of slots become folders, and names of modules."""
-    for group in (*SLOTS, "stages"):
+def _check_names(tree: Tree) -> None:
+    """Report slot names that cannot be names of folders and modules."""
+    for group in (*SLOT_GROUPS, "stages"):
         for name in tree.values[group] if isinstance(tree.values.get(group), dict) else ():
             fits = re.fullmatch(r"[A-Za-z][\w-]*", name) and len(name.encode()) <= LONGEST_NAME
             if not fits or hasattr(ModuleDict, name) or name == "training":
-                hint = f": take another word of letters, digits, - and _, of at most {LONGEST_NAME} bytes"
-                tree.complain(f"{group}.{name:.{LONGEST_NAME}}", "cannot be used as a name", hint)
+                hint = f": start with a letter and use only letters, digits, - and _, at most {LONGEST_NAME} bytes"
+                tree.add_problem(f"{group}.{name:.{LONGEST_NAME}}", "cannot be used as a name", hint)
 
 
-def _of_another_source(mistake: Mistake, key: str) -> Mistake:
-    """A mistake in the data, with the source that has such a key, as the folder has the ``path`` of one's own music."""
+def _suggest_other_source(mistake: Mistake, key: str) -> Mistake:
+    """Add to a mistake in ``data`` the source that has the unknown key, such as ``folder`` for ``path``."""
     name = mistake.key.removeprefix(f"{key}.")
     owners = [source for source in names("data") if name in arguments(lookup("data", source))]
     if not owners or not mistake.suggestion.startswith(": choose from"):
@@ -172,44 +172,47 @@ def _of_another_source(mistake: Mistake, key: str) -> Mistake:
 
 
 def _check_init(tree: Tree, key: str, init: Any, weights: Any, cls: Any) -> None:
-    """See that something can be trained from a starting point."""
+    """Report an ``init`` that is not a text, or that belongs to a part that is not trained."""
     if not isinstance(init, str):
-        tree.complain(key, f"expected a run, an export, a hub id or a path, got {init!r}")
+        tree.add_problem(key, f"expected a run, an export, a hub id or a path, got {init!r}")
     elif weights is not None:
-        tree.complain(key, "the part has weights, which are final: it would not be trained", ": leave one out")
+        tree.add_problem(
+            key, "the part has weights, which are final: it would not be trained", ": remove weights or init"
+        )
     elif not cls.trainable or cls.weightless:
-        tree.complain(key, f"{cls.registered_name} is never trained here", ": set weights")
+        tree.add_problem(key, f"{cls.registered_name} cannot be trained", ": set weights instead")
 
 
 def _own_keys(family: str, path: tuple[str, ...]) -> tuple[str, ...]:
-    """What a slot holds beside the arguments of its part or component."""
+    """Return the keys of a slot other than the arguments of its part or component."""
     if family in TRAINED:
         return (*PART_KEYS, READS) if family == "tokenizer" and len(path) == 2 else PART_KEYS
     return ("name", "weight") if family == "data" and len(path) > 1 else ("name",)
 
 
-def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: bool = False) -> PartPlan | None:
-    """The plan of a slot.
+def _plan_part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: bool = False) -> PartPlan | None:
+    """Return the plan of a slot and record every mistake in it; ``None`` if it names no known part.
 
     Args:
         tree: The recipe.
-        path: Of the slot.
-        inside: The family, as the argument of the part around it says; none where there is no part around it.
-        loaded: Whether its weights come with those of the part around it.
+        path: Path of the slot.
+        inside: Family of a part nested in another part, as declared by the argument of the outer part. ``None`` if the
+            slot is not nested.
+        loaded: Whether the weights are loaded together with those of the outer part.
     """
     key, family = ".".join(path), inside or str(family_of(path))
     value = at(tree.values, path)
     if not isinstance(value, dict) or "name" not in value:
         if not any(f"{problem.key}.".startswith(f"{key}.") for problem in tree.problems):
-            tree.complain(key, f"expected the name of a {family} or a mapping, got {value!r}")
+            tree.add_problem(key, f"expected the name of a {family} or a mapping, got {value!r}")
         return None
     try:
         cls = lookup(family, str(value["name"]))
     except UnknownName as error:
-        tree.complain(f"{key}.name", str(error))
+        tree.add_problem(f"{key}.name", str(error))
         return None
     except ImportError as error:
-        tree.complain(f"{key}.name", f"{value['name']} needs a package that is not installed: {error}")
+        tree.add_problem(f"{key}.name", f"{value['name']} needs a package that is not installed: {error}")
         return None
     own = _own_keys(family, path)
     given = {k: v for k, v in value.items() if k not in own}
@@ -217,36 +220,38 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
     beside += [f"fit.{name}" for name in arguments(Fit)] if "fit" in beside else []
     skip = SUPPLIED if family == "generator" else ()
     mistakes = check(cls, given, skip=skip, key=key, leave_parts=True, beside=beside)
-    note(tree, [_of_another_source(mistake, key) for mistake in mistakes] if family == "data" else mistakes)
+    add_mistakes(tree, [_suggest_other_source(mistake, key) for mistake in mistakes] if family == "data" else mistakes)
     weights, init, fit, wrong = value.get("weights"), value.get("init"), value.get("fit"), []
     loaded = loaded or weights is not None
-    parts = {name: _part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
+    parts = {name: _plan_part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
     if family in TRAINED:
         if weights is not None and cls.weightless:
-            tree.complain(f"{key}.weights", f"{value['name']} has no weights: leave this out")
+            tree.add_problem(f"{key}.weights", f"{value['name']} has no weights: remove this key")
         elif weights is not None and not isinstance(weights, str):
-            tree.complain(f"{key}.weights", f"expected a hub id or a path, got {weights!r}")
+            tree.add_problem(f"{key}.weights", f"expected a hub id or a path, got {weights!r}")
         if init is not None and inside:
-            tree.complain(f"{key}.init", "a part inside another is not trained on its own", ": give it weights")
+            tree.add_problem(f"{key}.init", "a nested part is not trained on its own", ": set weights instead")
         elif init is not None:
             _check_init(tree, f"{key}.init", init, weights, cls)
         if fit is not None and inside:
-            tree.complain(f"{key}.fit", "a part inside another is not trained on its own", ": give it weights")
+            tree.add_problem(f"{key}.fit", "a nested part is not trained on its own", ": set weights instead")
         elif fit is not None and not isinstance(fit, dict):
-            tree.complain(f"{key}.fit", f"expected a mapping, got {fit!r}")
+            tree.add_problem(f"{key}.fit", f"expected a mapping, got {fit!r}")
         elif fit:
             wrong = check(Fit, fit, key=f"{key}.fit")
-            note(tree, wrong)
-            note(tree, check_trainer(fit.get("trainer"), f"{key}.fit.trainer"))
+            add_mistakes(tree, wrong)
+            add_mistakes(tree, check_trainer(fit.get("trainer"), f"{key}.fit.trainer"))
         if not (loaded or cls.weightless or (cls.trainable and not inside)):
-            where = "not trained inside another part" if cls.trainable else "never trained here"
-            tree.complain(
+            where = "not trained inside another part" if cls.trainable else "not trainable"
+            tree.add_problem(
                 f"{key}.weights", f"{value['name']} is {where} and has no weights", ": add a hub id or a path"
             )
-    reads = _reads(tree, f"{key}.{READS}", value[READS]) if value.get(READS) is not None and READS in own else None
+    reads = (
+        _check_reads(tree, f"{key}.{READS}", value[READS]) if value.get(READS) is not None and READS in own else None
+    )
     weight = value.get("weight", 1.0) if "weight" in own else 1.0
     if type(weight) not in (int, float) or not 0 < weight < math.inf:
-        tree.complain(f"{key}.weight", f"expected a number above 0, got {weight!r}")
+        tree.add_problem(f"{key}.weight", f"expected a number above 0, got {weight!r}")
         weight = 1.0
     inner = {name: part for name, part in parts.items() if part is not None}
     return PartPlan(
@@ -258,19 +263,19 @@ def _part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loaded: 
         fit if isinstance(fit, dict) and not wrong else {},
         inner,
         float(weight),
-        sound=not mistakes and len(inner) == len(parts),
+        valid=not mistakes and len(inner) == len(parts),
         reads=reads,
     )
 
 
-def _reads(tree: Tree, key: str, value: Any) -> str | None:
-    """What a tokenizer encodes in the place of the mix: a field of audio, or a stem."""
+def _check_reads(tree: Tree, key: str, value: Any) -> str | None:
+    """Return the audio field or stem that a tokenizer encodes, or ``None`` for the mix."""
     name, _, stem = str(value).partition(".")
     audible = [known for known in names("field") if lookup("field", known).kind == "audio"]
     if name not in audible:
-        tree.complain(key, f"{value!r} is no field of audio", did_you_mean(name, audible))
+        tree.add_problem(key, f"{value!r} is not an audio field", did_you_mean(name, audible))
     elif (name == "stems") != bool(stem):
-        tree.complain(key, f"expected a field, or a stem as stems.NAME, got {value!r}")
+        tree.add_problem(key, f"expected a field, or a stem as stems.NAME, got {value!r}")
     else:
         return None if value == "audio" else str(value)
     return None

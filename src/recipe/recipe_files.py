@@ -28,7 +28,7 @@ UNREADABLE = (
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe, from a path or the name of a packaged recipe.
+    """Return the file of a recipe, given a path or the name of a packaged recipe.
 
     Raises:
         PartitaError: The recipe does not exist.
@@ -48,7 +48,7 @@ def find_recipe(name: str) -> Path:
 
 
 def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
-    """The file of a preset: beside the recipe or else among the packaged ones; ``None`` if it does not exist."""
+    """Return the file of a preset, beside the recipe or else packaged, or ``None`` if it does not exist."""
     if not re.fullmatch(r"[\w.-]+", name):
         return None
     for place in ([folder / family] if folder else []) + [packaged() / family]:
@@ -58,23 +58,23 @@ def find_preset(family: str, name: str, folder: Path | None = None) -> Path | No
 
 
 def recipes() -> dict[str, str]:
-    """The packaged recipes, with the comment on their first line."""
+    """Return the names of the packaged recipes, each with the first line of its leading comment."""
     return {path.stem: comment(path).split("\n")[0] for path in sorted(packaged().glob("*.yaml"))}
 
 
 def presets(family: str) -> dict[str, str]:
-    """The packaged presets of a family, with the comment on their first line."""
+    """Return the names of the packaged presets of a family, each with the first line of its leading comment."""
     return {path.stem: comment(path).split("\n")[0] for path in sorted((packaged() / family).glob("*.yaml"))}
 
 
 def comment(path: Path) -> str:
-    """The comment on the first line of a YAML file, or an empty string."""
+    """Return the leading comment of a YAML file, which may be empty."""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return "\n".join(line.lstrip("# ") for line in lines)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain data, with interpolations unresolved.
+    """Read a YAML mapping as plain data, with interpolations unresolved.
 
     Raises:
         PartitaError: The file does not hold a mapping; the message says why and where.
@@ -82,9 +82,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path, LARGEST_RECIPE)
     try:
         check_yaml(text, path)
-        values = words(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
+        values = text_keyed(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
     except UNREADABLE as error:
-        raise PartitaError(f"{path} is not valid YAML: {reason(error)}") from None
+        raise PartitaError(f"{path} is not valid YAML: {one_line(error)}") from None
     except OSError:  # OmegaConf raises this for a single number
         values = 0.0
     if not isinstance(values, dict):
@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """A YAML value from the command line, parsed as in a recipe: ``1e-3`` is a number, and tags are not allowed.
+    """Parse a YAML value from the command line as in a recipe: ``1e-3`` is a number, and tags are not allowed.
 
     Raises:
         ValueError: The text is not a YAML value; the message says why.
@@ -102,7 +102,7 @@ def read_value(text: str) -> Any:
 
 
 def read_values(text: str) -> list[Any]:
-    """YAML values separated by commas, except for commas inside brackets and quotes.
+    """Parse YAML values separated by commas, except for commas inside brackets and quotes.
 
     Raises:
         ValueError: The text is not a list of YAML values; the message says why.
@@ -112,29 +112,29 @@ def read_values(text: str) -> list[Any]:
 
 
 def _read(text: str, shown: str, what: str) -> Any:
-    """The YAML value of ``text``. An error message quotes ``shown`` and says that it should be ``what``."""
+    """Parse a YAML value. An error message quotes ``shown`` and says that it should be ``what``."""
     try:
         check_yaml(f"value: {text}", Path("the value"))
-        return words(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
+        return text_keyed(OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"])  # type: ignore[index,call-overload]
     except UNREADABLE as error:
-        raise ValueError(f"{shown[:200]!r} is not {what}: {reason(error)}") from None
+        raise ValueError(f"{shown[:200]!r} is not {what}: {one_line(error)}") from None
 
 
-def words(value: Any) -> Any:
-    """Convert keys to text, since YAML also allows numbers, dates and null.
+def text_keyed(value: Any) -> Any:
+    """Return a value with all mapping keys converted to text, since YAML also allows numbers, dates and null as keys.
 
     Raises:
         ValueError: A whole number does not fit into 64 bits.
     """
     if isinstance(value, dict):
-        return {str(words(k)): words(v) for k, v in value.items()}
+        return {str(text_keyed(k)): text_keyed(v) for k, v in value.items()}
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(f"a whole number of {value.bit_length()} bits is too large")
-    return [words(v) for v in value] if isinstance(value, list) else value
+    return [text_keyed(v) for v in value] if isinstance(value, list) else value
 
 
-def reason(error: Exception) -> str:
-    """The error of a YAML reader, on one line."""
+def one_line(error: Exception) -> str:
+    """Return the message of a YAML reader's error on one line."""
     if "integer string conversion" in str(error):
         return "a whole number has thousands of digits"
     said = " ".join(str(error).split())[:500]
@@ -142,5 +142,5 @@ def reason(error: Exception) -> str:
 
 
 def packaged() -> Path:
-    """The folder of the packaged recipes, which contains a folder of presets for each family."""
+    """Return the folder of the packaged recipes, which contains a folder of presets for each family."""
     return Path(str(files("partita.recipes")))

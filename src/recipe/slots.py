@@ -1,4 +1,4 @@
-"""The places of a recipe that hold a part: which they are, and how values at them are named."""
+"""The slots of a recipe, which are the keys that hold a part, and names for their values."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import yaml
 from ..core.registry import UnknownName, lookup
 from ..core.schema import part_arguments
 
-SLOTS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
-"""Recipe keys whose values are mappings of slots, and the family of their parts."""
+SLOT_GROUPS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
+"""Recipe keys whose values are mappings of slots, with the family of the parts in them."""
 
-LISTS = ("data",)
-"""Recipe keys that hold a slot, or a list of them. During composition, a list is a mapping from numbers, so that each
-of its slots has a key of its own: ``data.0``."""
+LIST_KEYS = ("data",)
+"""Recipe keys that hold a slot or a list of slots. During composition, a list is a mapping from indices, so that each
+slot has its own key, such as ``data.0``."""
 
 KeyPath = tuple[str, ...]
-"""The components of a dotted key."""
+"""Components of a dotted key."""
 
 
 def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
-    """The paths of all slots of a recipe, which hold parts."""
-    for group in SLOTS:
+    """Yield the paths of all slots of a recipe, without nested slots."""
+    for group in SLOT_GROUPS:
         if isinstance(values.get(group), dict):
             yield from ((group, name) for name in values[group])
     if isinstance(values.get("stages"), dict):
         for name, stage in values["stages"].items():
             if isinstance(stage, dict) and "generator" in stage:
                 yield ("stages", name, "generator")
-    for key in LISTS:
+    for key in LIST_KEYS:
         several = values.get(key)
         if isinstance(several, list):
             yield from ((key, str(number)) for number in range(len(several)))
@@ -42,10 +42,10 @@ def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
 
 
 def family_of(path: KeyPath) -> str | None:
-    """The family of the part that belongs at ``path``; ``None`` if no part does."""
+    """Return the family of the part at ``path``, or ``None`` if the path is not a slot of the recipe."""
     match path:
         case ("tokenizers" | "conditioners" as group, _):
-            return SLOTS[group]
+            return SLOT_GROUPS[group]
         case ("stages", _, "generator"):
             return "generator"
         case ("data",) | ("data", _) if len(path) == 1 or path[1].isdecimal():
@@ -54,7 +54,7 @@ def family_of(path: KeyPath) -> str | None:
 
 
 def may_be_slot(path: KeyPath) -> bool:
-    """Whether a part may belong at ``path``: a slot, or an argument of a part, which only its class knows.
+    """Return whether ``path`` may be a slot. Any argument of a part may be one, since only its class defines which are.
 
     >>> may_be_slot(("tokenizers", "semantic", "features")), may_be_slot(("tokenizers", "semantic", "name"))
     (True, False)
@@ -65,7 +65,7 @@ def may_be_slot(path: KeyPath) -> bool:
 
 
 def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
-    """The arguments among a slot's ``values`` that hold parts, and the family of each."""
+    """Return the arguments among a slot's ``values`` that hold parts, with the family of each."""
     try:
         takes = part_arguments(lookup(family, str(values.get("name"))))
     except (UnknownName, ImportError):
@@ -74,7 +74,7 @@ def slots_inside(family: str, values: dict[str, Any]) -> dict[str, str]:
 
 
 def at(values: Any, path: Sequence[str]) -> Any:
-    """The value at a path through mappings and lists; ``None`` if there is none."""
+    """Return the value at a path through mappings and lists, or ``None`` if the path does not exist."""
     for step in path:
         if isinstance(values, list) and step.isdecimal() and len(step) < 10 and int(step) < len(values):
             values = values[int(step)]
@@ -86,30 +86,30 @@ def at(values: Any, path: Sequence[str]) -> Any:
 
 
 def is_numbered(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a value is a list of slots in its temporary form, a mapping from numbers."""
+    """Return whether a value is a list of slots in its temporary form, a mapping from indices."""
     return isinstance(value, dict) and any(key.isdecimal() for key in value) and not names_part(value)
 
 
 def names_part(value: dict[str, Any]) -> bool:
-    """Whether a mapping names a part, rather than changing one that is named elsewhere."""
+    """Return whether a mapping names a part, as opposed to changing arguments of a part that is named elsewhere."""
     return "preset" in value or "name" in value
 
 
-def flat(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
-    """Every value of a tree that is not a mapping, with its dotted key.
+def flatten(values: Any, at: KeyPath = ()) -> Iterator[tuple[str, Any]]:
+    """Yield each value of a tree that is not a mapping, with its dotted key.
 
-    >>> dict(flat({"a": {"b": 1, "c": [2]}}))
+    >>> dict(flatten({"a": {"b": 1, "c": [2]}}))
     {'a.b': 1, 'a.c': [2]}
     """
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from flat(value, (*at, key))
+            yield from flatten(value, (*at, key))
         else:
             yield ".".join((*at, key)), value
 
 
 def slot_name(value: Any) -> str:
-    """A short name of a value: a slot by its preset or name and its changes, a path by its last component.
+    """Return a short label: of a slot, its preset or name and its changes; of a path, its last component.
 
     >>> slot_name({"preset": "vggish", "hop": 0.48, "weights": "/data/vggish.pth"})
     'vggish hop=0.48 weights=vggish.pth'

@@ -1,4 +1,4 @@
-"""The options of ``L.Trainer`` that a recipe can set, and why it cannot set the others."""
+"""Options of ``L.Trainer`` that a recipe can set, and the reasons why it cannot set the others."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ MOST_DEVICES = 1024
 
 @dataclass
 class TrainerOptions:
-    """Options of ``L.Trainer``, for all parts under ``trainer`` or for one part under its ``fit.trainer``.
+    """Options of ``L.Trainer``: for all parts under ``trainer``, or for one part under its ``fit.trainer``.
 
     Args:
         accelerator: ``auto``, ``cpu``, ``gpu``, or another accelerator of Lightning.
         strategy: How processes train together: ``auto``, ``ddp``, or another strategy of Lightning.
         devices: ``auto``, the number of devices (-1 for all), or a list of their indices.
         num_nodes: Number of machines that train together.
-        precision: Precision of the layers. Without it, ``fit.precision`` applies as far as the machine supports it.
-        logger: Where curves are logged: a name, a list of names, or a mapping from names to options (``csv``,
-            ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``); false logs nothing.
-        num_sanity_val_steps: Batches of a validation before training; -1 for all.
-        log_every_n_steps: Steps between two points of a curve.
-        enable_progress_bar: Whether to show a progress bar. Without it, lines report the progress.
-        enable_model_summary: Whether Lightning prints the layers.
-        deterministic: Whether to use only deterministic algorithms; ``warn`` warns if there is none for an operation.
-        benchmark: Whether cuDNN searches for the fastest algorithm.
-        profiler: Profiler of Lightning, which reports at the end how long each action took.
-        detect_anomaly: Whether to locate the operation that causes a gradient of NaN.
-        sync_batchnorm: Whether processes share the statistics of batch normalization.
+        precision: Numerical precision. ``None`` uses ``fit.precision`` as far as the machine supports it.
+        logger: Experiment trackers: a name, a list of names, or a mapping from names to options (``csv``,
+            ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``). False disables logging.
+        num_sanity_val_steps: Number of validation batches that run before training; -1 runs all.
+        log_every_n_steps: Number of steps between two logged values.
+        enable_progress_bar: Whether to show a progress bar; otherwise, progress is printed line by line.
+        enable_model_summary: Whether Lightning prints a summary of the layers.
+        deterministic: Whether to use only deterministic algorithms. ``warn`` warns about operations that have none.
+        benchmark: Whether cuDNN searches for the fastest algorithms.
+        profiler: Lightning profiler, which reports the duration of each action after training.
+        detect_anomaly: Whether to locate the operation that produces a NaN gradient.
+        sync_batchnorm: Whether batch normalization uses statistics over all processes.
     """
 
     accelerator: str = "auto"
@@ -71,7 +71,7 @@ class TrainerOptions:
         if any(kind in self.strategy for kind in ("notebook", "fork", "spawn")):
             raise ValueError(
                 f"strategy {self.strategy!r} trains in copies of this process, which do not return what they "
-                f"learned: use {'_'.join(w for w in self.strategy.split('_') if w not in _COPIES)!r}"
+                f"learned: use {'_'.join(w for w in self.strategy.split('_') if w not in _COPYING_STRATEGIES)!r}"
             )
         _check_devices(self.devices)
         if wrong := check_loggers(self.logger):
@@ -86,9 +86,9 @@ class TrainerOptions:
             raise ValueError(f"deterministic must be true, false or warn, not {self.deterministic!r}")
 
 
-_COPIES = ("notebook", "fork", "spawn")
+_COPYING_STRATEGIES = ("notebook", "fork", "spawn")
 
-ELSEWHERE = {
+NOT_IN_RECIPES = {
     "max_steps": "the fit block decides this: set fit.steps",
     "max_epochs": "the fit block decides this: set fit.steps",
     "min_steps": "a part takes exactly fit.steps steps: set those",
@@ -118,15 +118,15 @@ ELSEWHERE = {
     "enable_autolog_hparams": "the recipe of a run is always in its folder",
     "model_registry": "a system is published with partita push",
 }
-"""Arguments of ``L.Trainer`` that a recipe cannot set, and what to do instead."""
+"""Arguments of ``L.Trainer`` that a recipe cannot set, each with what to do instead."""
 
 
 def check_trainer(values: Any, key: str) -> list[Mistake]:
-    """Every mistake in a recipe's ``trainer`` block.
+    """Return every mistake in a recipe's ``trainer`` block.
 
     Args:
         values: The block.
-        key: Key of the block, for the messages.
+        key: Dotted key of the block, for error messages.
     """
     if not isinstance(values, Mapping):
         return [] if values is None else [Mistake(key, f"expected a mapping, got {values!r}")]
@@ -137,8 +137,10 @@ def check_trainer(values: Any, key: str) -> list[Mistake]:
         if name not in ours:
             unknown = "L.Trainer takes no such argument" if name not in theirs else "a recipe cannot set this"
             hint = "" if name in theirs else did_you_mean(name, list(ours))
-            mistakes.append(Mistake(f"{key}.{name}", ELSEWHERE.get(name, unknown), hint))
-    for name in values.keys() & ours.keys():  # one at a time, so that one invalid value does not hide the next
+            mistakes.append(Mistake(f"{key}.{name}", NOT_IN_RECIPES.get(name, unknown), hint))
+    for name in (
+        values.keys() & ours.keys()
+    ):  # checked one at a time, so that an invalid value does not hide the next one
         mistakes += [
             Mistake(f"{key}.{name}", m.message.removeprefix(f"{name} "), m.suggestion)
             for m in check(TrainerOptions, {name: values[name]}, key=key)
@@ -147,7 +149,7 @@ def check_trainer(values: Any, key: str) -> list[Mistake]:
 
 
 def trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a checked block, with each value converted to its type."""
+    """Return the options of a checked block, with each value converted to its type."""
     built = build(TrainerOptions, values)
     return {name: getattr(built, name) for name in values}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PartitaError
-from ..limits import LARGEST_CONFIG, LARGEST_HEADER, MOST_DIMENSIONS, TooMuch, beyond, kept
+from ..limits import LARGEST_CONFIG, LARGEST_HEADER, MOST_DIMENSIONS, TooMuch, beyond, limits_apply
 from .hub_cache import places, remedy
 
 DTYPES = {
@@ -76,7 +76,8 @@ def read_bytes(path: Path, largest: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if beyond(size, largest):
             raise TooMuch(f"{path} has {size:,} bytes, more than such a file can have ({largest:,}): refused")
-        content = file.read(largest + 1 if kept() else -1) if size else b""  # endless files of the kernel have size 0
+        # Endless files of the kernel have size 0.
+        content = file.read(largest + 1 if limits_apply() else -1) if size else b""
         while content and len(content) < size and (more := file.read(size - len(content))):
             content += more
     return content or b""

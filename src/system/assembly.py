@@ -31,7 +31,7 @@ from ..recipe.plan import Plan, draft, load_recipe
 from ..storage.files import replacing_file
 from ..storage.saved_format import numbered
 from ..tokenizers.base import LatentView, Tokenizer
-from .fitting import Ends, Fitting
+from .compatibility import CompatibilityChecker, PartCatalog
 from .mix import Mix
 from .outline import outlining
 
@@ -67,7 +67,7 @@ class Assembly:
         problems = list(plan.problems)
 
         def make(part: PartPlan, spec: Mapping[str, Any] | None = None) -> Any:
-            if not part.sound:
+            if not part.valid:
                 return None  # complained about already
             try:
                 with torch.random.fork_rng(devices=[]):
@@ -98,14 +98,14 @@ class Assembly:
             except ValueError as error:
                 problems.append(Problem(plan.blame(f"conditioners.{name}"), f"conditioners.{name}", str(error)))
         self.stages: dict[str, Generator] = {}
-        self.ends = Ends(self.tokenizers, self.conditioners, self.stages)
-        fitting = Fitting(self.ends)
+        self.catalog = PartCatalog(self.tokenizers, self.conditioners, self.stages)
+        checker = CompatibilityChecker(self.catalog)
 
         def note(key: str, message: str, suggestion: str = "") -> None:
             problems.append(Problem(plan.blame(key), key, message, suggestion))
 
         for name, stage in plan.stages.items():
-            spec = fitting.spec(name, stage, note)
+            spec = checker.stage_arguments(name, stage, note)
             if spec is not None:
                 self.stages[name] = make(stage.part, spec)
         if files:
@@ -113,7 +113,7 @@ class Assembly:
         problems += self._missing_fields()
         if problems:
             raise RecipeError(problems)
-        self._join()
+        self._assign_joint_conditioners()
         self._check_trainable()
 
     @classmethod
@@ -247,13 +247,13 @@ class Assembly:
 
     def tokenizer_of(self, reference: Reference) -> Tokenizer | LatentView:
         """What turns audio into the source of a representation, and back."""
-        return self.ends.tokenizer_of(reference)
+        return self.catalog.tokenizer_of(reference)
 
     def spec(self, reference: Reference) -> RepresentationSpec:
         """The facts of a representation that a stage generates or is given."""
-        return self.ends.spec(reference)
+        return self.catalog.spec(reference)
 
-    def _join(self) -> None:
+    def _assign_joint_conditioners(self) -> None:
         """Hand each conditioner that has no training of its own to the first stage that is given it."""
         taken: set[str] = set()
         for name, stage in self.plan.stages.items():
@@ -283,7 +283,7 @@ class Assembly:
     def save_index(self, folder: str | Path) -> None:
         """Write the resolved recipe alone."""
         with replacing_file(Path(folder) / INDEX) as new:
-            new.write_text(index_text(self.plan), encoding="utf-8")
+            new.write_text(index_yaml(self.plan), encoding="utf-8")
 
     def load_parts(self, folder: str | Path) -> Self:
         """Take over the weights of every part from a saved system."""
@@ -299,6 +299,6 @@ class Assembly:
         return self
 
 
-def index_text(plan: Plan) -> str:
+def index_yaml(plan: Plan) -> str:
     """The resolved recipe as YAML, the way it stands in a system's folder."""
     return OmegaConf.to_yaml(OmegaConf.create(numbered(plan.values)))

@@ -13,7 +13,7 @@ from ..core.progress import progress as report_progress
 from ..errors import PartitaError
 from .checked_request import CheckedRequest
 from .prompts import Row
-from .request import Continued, Request, asked, takes_request
+from .request import Continuation, Request, build_request, takes_request
 from .system import System
 
 MOST_AT_ONCE = 8
@@ -51,7 +51,7 @@ def generate_each(
     Raises:
         PartitaError: What is asked cannot be, before anything is generated.
     """
-    common = asked(request or Request(), options)
+    common = build_request(request or Request(), options)
     if at_once < 1:
         raise PartitaError(f"at least 1 clip is generated at once, not {at_once}")
     if common.prompts is not None:
@@ -62,7 +62,7 @@ def generate_each(
     if negative is not None and not isinstance(negative, str):
         raise PartitaError(f"negative is one text here, which all clips are led away from, not {negative!r}")
 
-    def checked(members: Sequence[int], heard: Continued = None) -> CheckedRequest:
+    def checked(members: Sequence[int], heard: Continuation = None) -> CheckedRequest:
         names = dict.fromkeys(name for i in members for name in rows[i].inputs)
         inputs = {name: [rows[i].inputs.get(name) for i in members] for name in names}
         own = replace(
@@ -71,7 +71,7 @@ def generate_each(
             duration=common.duration if rows[members[0]].duration is None else rows[members[0]].duration,
             seed=[first + i if (seed := rows[i].seed) is None else seed for i in members],
             negative=None if negative is None else [negative] * len(members),
-            continuation=heard,
+            continuation=continuation,
         )
         return CheckedRequest.of(system, own)
 
@@ -83,14 +83,14 @@ def generate_each(
         several = max(1, min(at_once, int(LONGEST_AT_ONCE / seconds)))
         requests += [members[i : i + several] for i in range(0, len(members), several)]
     requests.sort(key=lambda members: members[0])
-    heard = None
+    continuation = None
     if common.continuation is not None:  # read once, and refused where the shortest clip is not longer
-        heard = checked(groups[min(groups)][:1], common.continuation).heard
+        continuation = checked(groups[min(groups)][:1], common.continuation).continuation
     done = 0
     for members in requests:
         with showing_progress(progress):
             if len(requests) > 1:
                 report_progress("clips", done, len(rows))
-            audio = system.fulfill(checked(members, heard), progress=progress)
+            audio = system.fulfill(checked(members, continuation), progress=progress)
         yield from zip(members, audio.cpu(), strict=True)
         done += len(members)

@@ -12,14 +12,14 @@ from torch import Tensor
 from ..core.contracts import Clip
 from ..core.excerpt import excerpt_of
 from ..core.registry import did_you_mean
-from ..data.clips import prepared, told
+from ..data.clips import clip_for, prepared
 from ..data.fields.base import cropped, parsed
 from ..errors import PartitaError
 from ..generators.base import Term, classifier_free
 from ..layers.guidance import checked_terms
 from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
 from .assembly import Assembly
-from .request import Continued, Prompts, Request, Story, segments_of
+from .request import Continuation, Prompts, Request, Story, segments_of
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class CheckedRequest:
     Attributes:
         inputs: Per input field the prompts, one per sample.
         seeds: One per sample.
-        avoided: Per input field what guidance leads away from, one prompt per sample.
+        negative: Per input field what guidance leads away from, one prompt per sample.
         seconds: How much is generated.
-        draws: By stage, the arguments of its ``generate`` that say how it draws.
-        heard: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
+        generate_options: By stage, the arguments of its ``generate`` that say how it generate_options.
+        continuation: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
         transition: Seconds that the next part of a story goes on from.
-        splice: Whether the result starts with the very samples of ``heard``.
+        splice: Whether the result starts with the very samples of ``continuation``.
     """
 
     inputs: dict[str, list[Any]]
     seeds: list[int]
-    avoided: dict[str, list[Any]]
+    negative: dict[str, list[Any]]
     seconds: float
-    draws: dict[str, dict[str, Any]]
-    heard: Tensor | None
+    generate_options: dict[str, dict[str, Any]]
+    continuation: Tensor | None
     transition: float | None
     splice: bool
 
@@ -57,7 +57,7 @@ class CheckedRequest:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
         inputs = _inputs(system, request.prompts)
         seeds = _seeds(request.seed, len(next(iter(inputs.values()))) if inputs else None)
-        avoided = _avoided(_inputs(system, request.negative, "negative: "), len(seeds))
+        negative = _negative(_inputs(system, request.negative, "negative: "), len(seeds))
         window = system.plan.last_stage.window
         latest = max((p.times[-1] for values in inputs.values() for p in values if isinstance(p, Story)), default=0.0)
         seconds = _seconds("duration", latest + window if request.duration is None else request.duration)
@@ -65,21 +65,25 @@ class CheckedRequest:
             raise PartitaError(
                 f"the story goes on at {latest:g} s, but the clip ends at {seconds:g} s: set a longer duration"
             )
-        draws = {
+        generate_options = {
             name: {"guidance": _guidance(system, name, request.guidance), "sampling": drawn}
             for name, drawn in _sampling(system, request.sampling or {}).items()
         }
-        if avoided and not any(_guided(**draw) for draw in draws.values()):
+        if negative and not any(_guided(**draw) for draw in generate_options.values()):
             raise PartitaError(
                 "a negative prompt is what guidance leads away from, and no stage is guided here: set guidance above 1"
             )
-        for asked in (inputs, avoided):
+        for asked in (inputs, negative):
             _check_prompts(system, asked, seconds)
-        heard = None if request.continuation is None else _heard(system, request.continuation, len(seeds), seconds)
+        continuation = (
+            None
+            if request.continuation is None
+            else _read_continuation(system, request.continuation, len(seeds), seconds)
+        )
         over = None if request.transition is None else _seconds("transition", request.transition, least=0.0)
         if over is not None and over >= window:
             raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {over:g}")
-        return cls(inputs, seeds, avoided, seconds, draws, heard, over, request.splice)
+        return cls(inputs, seeds, negative, seconds, generate_options, continuation, over, request.splice)
 
     def groups(self) -> dict[tuple[float, ...], list[int]]:
         """Samples whose prompts change at the same times, by these: they have the same windows.
@@ -108,12 +112,12 @@ def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: floa
         for name in conditioner.inputs:
             for part in (part for value in inputs.get(name, ()) for part in segments_of(value)):
                 known = cropped({name: part}, 0.0, seconds)
-                clips.append(told(conditioner, Clip(known, seconds, known.pop("audio", None), rate)))
+                clips.append(clip_for(conditioner, Clip(known, seconds, known.pop("audio", None), rate)))
         if clips:
             prepared(conditioner, clips)
 
 
-def _avoided(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]:
+def _negative(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]:
     for name, values in prompts.items():
         if len(values) != batch or any(isinstance(value, Story) for value in values):
             raise PartitaError(
@@ -172,7 +176,7 @@ def _seeds(seed: Any, batch: int | None) -> list[int]:
     return list(seed)
 
 
-def _heard(system: Assembly, audio: Continued, batch: int, seconds: float) -> Tensor:
+def _read_continuation(system: Assembly, audio: Continuation, batch: int, seconds: float) -> Tensor:
     spec = system.output.spec
     excerpt = excerpt_of(audio)
     length = excerpt.length(spec.sample_rate)  # known before anything of it is read
@@ -181,10 +185,10 @@ def _heard(system: Assembly, audio: Continued, batch: int, seconds: float) -> Te
             f"the result starts with the {length:,.2f} s to continue, so it must be longer than {seconds:g} s: "
             "set a longer duration, or continue less of it"
         )
-    heard = excerpt.read(spec.sample_rate, spec.channels)
-    if len(heard) not in (1, batch):
-        raise PartitaError(f"{batch} clips continue one recording, or one each, not {len(heard)}")
-    return heard.to(system.device).expand(batch, -1, -1)
+    continuation = excerpt.read(spec.sample_rate, spec.channels)
+    if len(continuation) not in (1, batch):
+        raise PartitaError(f"{batch} clips continue one recording, or one each, not {len(continuation)}")
+    return continuation.to(system.device).expand(batch, -1, -1)
 
 
 def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
@@ -223,7 +227,7 @@ def _guided(guidance: list[Term] | None, sampling: Any) -> bool:
 
 
 def _sampling(system: Assembly, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """How each stage draws: its own way, with those changes that it knows."""
+    """How each stage generate_options: its own way, with those changes that it knows."""
     known = {name: {f.name for f in fields(stage.sampling)} for name, stage in system.stages.items()}
     everything = sorted(set().union(*known.values()))
     if not isinstance(changes, Mapping):

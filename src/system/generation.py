@@ -23,8 +23,8 @@ from ..recipe.chain import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
 from .assembly import Assembly
 from .checked_request import CheckedRequest
+from .clip_inputs import ClipInputs, changes_in_time
 from .stream import Stream
-from .told import Told, changes_in_time
 from .windows import Window, common_grid, windows
 
 Progress = Callable[[str, int, int], None]
@@ -34,15 +34,15 @@ def generate(system: Assembly, request: CheckedRequest, progress: Progress | Non
     """What every stage of a system generates, by representation."""
     results, groups = [], request.groups()
     for starts, members in groups.items():
-        chain = Chain(
+        chain = ChainRun(
             system,
             {name: [values[i] for i in members] for name, values in request.inputs.items()},
             starts,
             [request.seeds[i] for i in members],
             request.seconds,
-            request.draws,
-            {name: [values[i] for i in members] for name, values in request.avoided.items()},
-            None if request.heard is None else request.heard[members],
+            request.generate_options,
+            {name: [values[i] for i in members] for name, values in request.negative.items()},
+            None if request.continuation is None else request.continuation[members],
             request.transition,
             progress,
         )
@@ -58,7 +58,7 @@ def generate(system: Assembly, request: CheckedRequest, progress: Progress | Non
 
 
 @dataclass
-class Chain:
+class ChainRun:
     """One batch on its way through all stages; its prompts change at the same times.
 
     Attributes:
@@ -67,9 +67,9 @@ class Chain:
         times: When each part of the stories begins, in seconds.
         seeds: One per sample.
         seconds: How much is generated.
-        draws: By stage, the arguments of its ``generate`` that say how it draws.
-        avoided: Per input field what guidance leads away from, one prompt per sample.
-        heard: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
+        generate_options: By stage, the arguments of its ``generate`` that say how it generate_options.
+        negative: Per input field what guidance leads away from, one prompt per sample.
+        continuation: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
         transition: Seconds that the next part of a story goes on from.
         progress: Called with (stage, steps done, steps in all).
         made: By source, what has been generated.
@@ -81,12 +81,12 @@ class Chain:
     times: tuple[float, ...]
     seeds: list[int]
     seconds: float
-    draws: dict[str, dict[str, Any]]
-    avoided: dict[str, list[Any]]
-    heard: Tensor | None
+    generate_options: dict[str, dict[str, Any]]
+    negative: dict[str, list[Any]]
+    continuation: Tensor | None
     transition: float | None
     progress: Progress | None
-    made: dict[str, Generated] = field(default_factory=dict)
+    generated: dict[str, Generated] = field(default_factory=dict)
     outputs: dict[str, Condition] = field(default_factory=dict)
 
     def run(self) -> dict[str, Generated]:
@@ -96,19 +96,19 @@ class Chain:
             specs = [self.system.spec(target) for target in plan.targets]
             for target, part in zip(plan.targets, unstacked(whole.values, specs), strict=True):
                 source, new = target.source, Generated(part, whole.lengths)
-                if source in self.made:
-                    before = self.made[source]
+                if source in self.generated:
+                    before = self.generated[source]
                     values = torch.cat([before.values, new.values], dim=1)
                     new = Generated(values, torch.minimum(before.lengths, new.lengths))
-                self.made[source] = new
-        return self.made
+                self.generated[source] = new
+        return self.generated
 
     def _stage(self, name: str, plan: StagePlan) -> Generated:
         """One stage over the whole duration, window by window."""
-        stage, spec = self.system.stages[name].eval(), self.system.ends.target_spec(plan)
+        stage, spec = self.system.stages[name].eval(), self.system.catalog.target_spec(plan)
         known = None
-        if self.heard is not None and spec.frame_rate is not None:
-            parts_known = [self._known(target, self.heard) for target in plan.targets]
+        if self.continuation is not None and spec.frame_rate is not None:
+            parts_known = [self._known(target, self.continuation) for target in plan.targets]
             shortest = min(part.shape[-1] for part in parts_known)
             stacked = [part[..., :shortest] for part in parts_known]
             known = stacked[0] if len(stacked) == 1 else torch.cat(stacked, 1)
@@ -132,7 +132,7 @@ class Chain:
                     last = max(first + 1, ceil(stop * exact(rate) / exact(own)))
                     pair = (pair[0].crop(first, last), pair[1].crop(first, last))
                 given[source] = pair
-            draws = self.draws[name] | ({"outputs": stream.names} if stream.names else {})
+            generate_options = self.generate_options[name] | ({"outputs": stream.names} if stream.names else {})
             try:
                 new = stage.generate(
                     given,
@@ -140,16 +140,16 @@ class Chain:
                     seeds=[derive_seed(seed, name, index) for seed in self.seeds],
                     prefix=None if stream.values is None or start == begin else stream.values[..., start:],
                     progress=self._progress(name, index, len(stretches)),
-                    **draws,
+                    **generate_options,
                 )
             except FloatingPointError as error:
-                raise not_finite(f"the stage {name}", str(error)) from None
+                raise not_finite_error(f"the stage {name}", str(error)) from None
             stream.extend(start, new)
-            if stream.over:
+            if stream.finished:
                 break
         made = stream.result()
         if not finite(made.values):
-            raise not_finite(f"the stage {name}", f"{plan.named_targets} that is not finite numbers")
+            raise not_finite_error(f"the stage {name}", f"{plan.named_targets} that is not finite numbers")
         self.outputs |= {f"{name}:{output}": condition for output, condition in made.outputs.items()}
         return made
 
@@ -160,7 +160,7 @@ class Chain:
 
     def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
         """The windows of a stage, and the part of the story that each belongs to."""
-        spec = self.system.ends.target_spec(plan)
+        spec = self.system.catalog.target_spec(plan)
         if spec.frame_rate is None:  # as long as it comes out, in one go
             return [Window(0, 0, spec.frames(self.seconds))], [0]
         rate = spec.frame_rate
@@ -187,7 +187,7 @@ class Chain:
     def _condition(
         self, plan: StagePlan, name: str, part: int, stretch: tuple[float, float]
     ) -> tuple[Condition, Condition]:
-        """The pair (condition, null) of something given; what is to be avoided takes the place of the null.
+        """The pair (condition, null) of something given; what is to be negative takes the place of the null.
 
         Args:
             plan: Of the stage.
@@ -198,39 +198,39 @@ class Chain:
         if name in plan.outputs:
             return self.outputs[name], self.outputs[name].absent()
         if name in plan.references:
-            made = self.made[plan.references[name].source]
+            made = self.generated[plan.references[name].source]
             condition = Condition.of(plan.references[name].take(made.values), made.mask)
             return condition, condition.absent()
         conditioner, batch = self.system.conditioners[name].eval(), len(self.seeds)
         rate = self.system.output.spec.sample_rate
-        wanted = Told(self.inputs, self.times, self.seconds, rate).clips(conditioner, batch, part, stretch)
-        avoided = []
-        if self.avoided.keys() & set(conditioner.inputs):
-            avoided = Told(self.avoided, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, stretch)
-        ready = prepared(conditioner, [*wanted, *avoided])  # together, so that both have the same length
+        wanted = ClipInputs(self.inputs, self.times, self.seconds, rate).clips(conditioner, batch, part, stretch)
+        negative = []
+        if self.negative.keys() & set(conditioner.inputs):
+            negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, stretch)
+        ready = prepared(conditioner, [*wanted, *negative])  # together, so that both have the same length
         condition = conditioner({key: tensor.to(self.system.device) for key, tensor in ready.items()})
         if conditioner.spec.frame_rate is not None:
             condition = condition.lasting(conditioner.positions(self.seconds))
         if not finite(condition.values):
-            raise not_finite(f"the conditioner {name}", "a condition that is not finite numbers")
-        if not avoided:
+            raise not_finite_error(f"the conditioner {name}", "a condition that is not finite numbers")
+        if not negative:
             return condition, conditioner.null(condition)
         return (
             Condition(condition.values[:batch], condition.mask[:batch]),
             Condition(condition.values[batch:], condition.mask[batch:]),
         )
 
-    def _known(self, target: Reference, heard: Tensor) -> Tensor:
+    def _known(self, target: Reference, continuation: Tensor) -> Tensor:
         """The representation of audio to continue, whole frames only."""
         if (read := self.system.plan.reads(target)) is not None:
             raise PartitaError(f"a continuation is a mix, and {target.tokenizer} reads {read} alone: leave it out")
         tokenizer, output = self.system.tokenizer_of(target), self.system.output.spec
         spec = tokenizer.spec
-        audio = convert(heard, output.sample_rate, spec.sample_rate, spec.channels)
-        frames = heard_frames(heard.shape[-1], output.sample_rate, spec)
+        audio = convert(continuation, output.sample_rate, spec.sample_rate, spec.channels)
+        frames = continuation_frames(continuation.shape[-1], output.sample_rate, spec)
         encoded = tokenizer.encode(audio)
         if not finite(encoded):
-            raise not_finite(f"the tokenizer {target.tokenizer}", "latents that are not finite numbers")
+            raise not_finite_error(f"the tokenizer {target.tokenizer}", "latents that are not finite numbers")
         return target.take(encoded)[..., :frames]
 
     def _progress(self, stage: str, index: int, windows: int) -> Callable[[int, int], None] | None:
@@ -241,7 +241,7 @@ class Chain:
         return lambda done, total: report(stage, index * total + done, windows * total)
 
 
-def heard_frames(samples: int, sample_rate: int, spec: RepresentationSpec) -> int:
+def continuation_frames(samples: int, sample_rate: int, spec: RepresentationSpec) -> int:
     """How many frames there are of audio to continue: whole ones, at least one."""
     return max(1, spec.whole_frames(samples, sample_rate))
 
@@ -259,7 +259,7 @@ def decoded(tokenizer: Tokenizer | LatentView, made: Generated) -> Tensor:
     return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
 
 
-def not_finite(who: str, what: str) -> PartitaError:
+def not_finite_error(who: str, what: str) -> PartitaError:
     """The refusal of something that is not a result: who made it, and what."""
     return PartitaError(
         f"{who} makes {what} (NaN or infinite): its weights are damaged, or its training went wrong; where its numbers "

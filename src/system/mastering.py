@@ -21,8 +21,8 @@ _RELEASE = 60.0
 """Decibels per second by which it rises again."""
 
 
-class Finished(NamedTuple):
-    """Finished audio and what is true of it.
+class Mastered(NamedTuple):
+    """Mastered audio and what is true of it.
 
     Args:
         audio: ``[C, T]``.
@@ -74,7 +74,7 @@ class Mastering:
         """Whether level or peaks are seen to, and so measured."""
         return self.loudness is not None or self.peak is not None
 
-    def __call__(self, audio: np.ndarray, sample_rate: int) -> Finished:
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> Mastered:
         """Finish audio ``[C, T]``; silence stays as it is.
 
         Raises:
@@ -82,10 +82,10 @@ class Mastering:
         """
         done = faded(audio, sample_rate, self.fade)
         if not self.measures:
-            return Finished(done)
+            return Mastered(done)
         level = loudness(done, sample_rate)
         if level is None:
-            return Finished(done)
+            return Mastered(done)
         if self.loudness is not None:
             done = done * np.float32(_ratio(self.loudness - level))
         ceiling = -1.0 if self.peak is None else self.peak
@@ -93,7 +93,7 @@ class Mastering:
         if peak > ceiling:
             done = limited(done, sample_rate, ceiling)
             reduction, peak = peak - ceiling, true_peak(done, sample_rate)
-        return Finished(done, loudness(done, sample_rate), peak, reduction)
+        return Mastered(done, loudness(done, sample_rate), peak, reduction)
 
 
 def loudness(audio: np.ndarray, sample_rate: int) -> float | None:

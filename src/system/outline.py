@@ -37,14 +37,14 @@ def outlining() -> Iterator[None]:
         module.register_module_buffer_registration_hook(count),
     ]
     try:
-        with torch.device("meta"), _Metered():
+        with torch.device("meta"), _MemoryMeter():
             yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-class _Metered(TorchDispatchMode):
+class _MemoryMeter(TorchDispatchMode):
     """Adds up the memory of all results that take some, and refuses before it is taken.
 
     How much an operation takes is what it would yield without memory, which is tried first.
@@ -57,13 +57,13 @@ class _Metered(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if not operation.is_view:
-            self.taken += _needed(operation, args, kwargs)
+            self.taken += _result_bytes(operation, args, kwargs)
             if beyond(self.taken, MOST_OUTLINED):
                 raise TooMuch(f"its constants alone take more than {MOST_OUTLINED:,} bytes: refused")
         return operation(*args, **kwargs)
 
 
-def _needed(operation: Any, args: Any, kwargs: dict[str, Any]) -> int:
+def _result_bytes(operation: Any, args: Any, kwargs: dict[str, Any]) -> int:
     """Bytes of an operation's results; 0 where they take none, or where only the values say how much."""
     device = kwargs.get("device")
     if (device is not None and device.type == "meta") or (args and isinstance(args[0], Tensor) and args[0].is_meta):

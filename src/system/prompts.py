@@ -66,7 +66,7 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
         where = f"{path} line {number}"
         try:
             row = _row(line.decode().strip(), where, objects)
-            row = replace(row, inputs={name: _beside(path, name, value) for name, value in row.inputs.items()})
+            row = replace(row, inputs={name: _resolved_paths(path, name, value) for name, value in row.inputs.items()})
             inputs = {name: [value] for name, value in row.inputs.items()}
             CheckedRequest.of(system, Request(inputs or None, row.duration))
             rows.append(row)
@@ -90,13 +90,13 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         new.write_bytes(text.encode(errors="backslashreplace"))  # file names may be no UTF-8; JSON has escapes for it
 
 
-def doubts_about(system: Assembly, rows: Sequence[Row]) -> list[str]:
+def prompt_warnings(system: Assembly, rows: Sequence[Row]) -> list[str]:
     """What is probably not meant by some rows, a sentence each."""
     inputs = {name: [row.inputs.get(name) for row in rows] for name in {name for row in rows for name in row.inputs}}
-    return [*doubts(system, inputs), *filter(None, [silent(system, inputs, len(rows))])]
+    return [*input_warnings(system, inputs), *filter(None, [missing_prompt_warning(system, inputs, len(rows))])]
 
 
-def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
+def input_warnings(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
     """What is probably not meant by some prompts, a sentence each.
 
     Args:
@@ -104,7 +104,7 @@ def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
         inputs: By input, the prompts.
     """
     found = []
-    for text in dict.fromkeys(_said(inputs.get("text", ()))):
+    for text in dict.fromkeys(_texts(inputs.get("text", ()))):
         if kind(text) == "file":
             found.append(
                 f"the prompt {text!r} is the name of a file, and is read as words: prompts are read from a file by "
@@ -112,7 +112,7 @@ def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
             )
     for name, conditioner in system.conditioners.items():
         texts = [name for name in conditioner.inputs if kinds([name]) == {"text"}]
-        said = dict.fromkeys(text for name in texts for text in _said(inputs.get(name, ())))
+        said = dict.fromkeys(text for name in texts for text in _texts(inputs.get(name, ())))
         unknown = [value for value in said if not conditioner.knows(value)]
         if unknown:
             more = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -123,11 +123,11 @@ def doubts(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
     return found
 
 
-def silent(system: Assembly, inputs: Mapping[str, Sequence[Any]], clips: int) -> str:
+def missing_prompt_warning(system: Assembly, inputs: Mapping[str, Sequence[Any]], clips: int) -> str:
     """A sentence on clips that have no prompt although the system reads text; empty where all have one."""
     if "text" not in system.inputs:
         return ""
-    told = [any(_told(values[i]) for values in inputs.values()) for i in range(clips)]
+    told = [any(_has_prompt(values[i]) for values in inputs.values()) for i in range(clips)]
     if all(told):
         return ""
     which = "there is no prompt" if not any(told) else f"{told.count(False)} of {clips} clips have no prompt"
@@ -150,10 +150,10 @@ def _row(line: str, where: str, objects: bool) -> Row:
     return Row(values, seed, duration, where)
 
 
-def _beside(prompts: Path, name: str, value: Any) -> Any:
+def _resolved_paths(prompts: Path, name: str, value: Any) -> Any:
     """A value with the paths in it, of a field of audio, as they are found beside the file of prompts."""
     if isinstance(value, dict):
-        return {key: _beside(prompts, name, inner) for key, inner in value.items()}
+        return {key: _resolved_paths(prompts, name, inner) for key, inner in value.items()}
     if name not in names("field") or kinds([name]) != {"audio"} or not isinstance(value, str):
         return value
     beside = prompts.parent / value
@@ -164,11 +164,11 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
 
 
-def _said(values: Sequence[Any]) -> Iterator[str]:
+def _texts(values: Sequence[Any]) -> Iterator[str]:
     """The texts among prompts and those of stories, which say something."""
     parts = (part for value in values for part in segments_of(value))
     return (part for part in parts if isinstance(part, str) and part.strip())
 
 
-def _told(value: Any) -> bool:
+def _has_prompt(value: Any) -> bool:
     return any(bool(part.strip()) if isinstance(part, str) else part is not None for part in segments_of(value))

@@ -40,7 +40,7 @@ def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.dev
         PartitaError: There is no such part, or it has no weights; the message says what to do.
     """
     if isinstance(source, Mapping):
-        return part_of(dict(source))[0].to(device)
+        return build_part(dict(source))[0].to(device)
     path, text = Path(source), str(source)
     if kind(path) == "folder":
         if (path / INDEX).is_file():
@@ -56,13 +56,13 @@ def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.dev
         return Part.load(root / found[2]).to(device)
     family, slash, name = text.partition("/")
     if slash and family in GROUPS:
-        return part_of(name, family)[0].to(device)
+        return build_part(name, family)[0].to(device)
     if slash or text.startswith("."):
         raise PartitaError(f"there is no folder {text}")
-    return part_of(text)[0].to(device)
+    return build_part(text)[0].to(device)
 
 
-def part_of(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
+def build_part(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
     """The part that a recipe slot makes, and where its weights are from.
 
     Args:
@@ -80,12 +80,12 @@ def part_of(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
     except RecipeError as error:
         if not all(problem.key.endswith(".weights") for problem in error.problems):
             raise
-        raise _without_weights(slot, family) from None
+        raise _missing_weights_error(slot, family) from None
     part, weights = system.parts[key], system.part_plan(key).weights
     if weights is not None:
         part.load_weights(weights)
     elif not part.weightless:
-        raise _without_weights(slot, family)
+        raise _missing_weights_error(slot, family)
     return part.eval(), weights
 
 
@@ -102,7 +102,7 @@ def family_of_slot(slot: Any) -> str:
     raise PartitaError(f"no tokenizer and no conditioner is called {name!r}{hint}")
 
 
-def _without_weights(slot: Any, family: str) -> PartitaError:
+def _missing_weights_error(slot: Any, family: str) -> PartitaError:
     name = slot_name(_name(slot))
     return PartitaError(
         f"{name} has no weights: write '{{preset: {name}, weights: PATH}}' (where to get some: `partita list "

@@ -19,7 +19,7 @@ from ..generators.base import Term
 
 Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
-Continued = Excerpt | Tensor | str | Path | None
+Continuation = Excerpt | Tensor | str | Path | None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -87,12 +87,12 @@ class Request:
     guidance: Guidance | Mapping[str, Guidance] = None
     sampling: Mapping[str, Any] | None = None
     negative: Prompts = None
-    continuation: Continued = None
+    continuation: Continuation = None
     transition: float | None = None
     splice: bool = True
 
 
-def asked(given: Prompts | Request, options: Mapping[str, Any]) -> Request:
+def build_request(given: Prompts | Request, options: Mapping[str, Any]) -> Request:
     """The request that a call makes.
 
     Args:

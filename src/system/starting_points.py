@@ -13,7 +13,7 @@ from .assembly import FILES, INDEX, PART_ON_HUB
 from .saved import check_saved_part
 
 
-def load_start(part: Part, key: PartKey, source: str) -> None:
+def load_init(part: Part, key: PartKey, source: str) -> None:
     """Give a part that is going to be trained the weights it starts from.
 
     Args:

@@ -40,7 +40,7 @@ class Stream:
         self._lengths = ended if self._lengths is None else torch.minimum(self._lengths, ended)
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether every sample has ended by itself."""
         return self._lengths is not None and bool((self._lengths < self.total).all())
 

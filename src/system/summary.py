@@ -53,6 +53,6 @@ def overview(system: Assembly) -> Group:
     return Group(table, *(Text(f"data: {line}") for line in (*supplies(system.source), *provenance(system.source))))
 
 
-def described(system: Assembly) -> str:
+def summary_text(system: Assembly) -> str:
     """The same as text."""
     return written(overview(system))

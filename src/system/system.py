@@ -26,12 +26,12 @@ from ..storage.download import fetch
 from ..storage.files import kind
 from .assembly import FILES, INDEX, Assembly
 from .checked_request import CheckedRequest
-from .generation import decoded, generate, heard_frames, not_finite
+from .generation import continuation_frames, decoded, generate, not_finite_error
 from .mix import mixed
-from .prompts import doubts
-from .request import Prompts, Request, asked, takes_request
+from .prompts import input_warnings
+from .request import Prompts, Request, build_request, takes_request
 from .saved import checked_plan
-from .summary import PartSummary, described, overview, summary
+from .summary import PartSummary, overview, summary, summary_text
 
 
 class System(Assembly):
@@ -46,7 +46,7 @@ class System(Assembly):
         return overview(self)
 
     def __repr__(self) -> str:
-        return described(self)
+        return summary_text(self)
 
     @takes_request
     def generate(self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any) -> Tensor:
@@ -65,20 +65,20 @@ class System(Assembly):
             PartitaError: A prompt for an input that nothing reads, or another argument that cannot be; the message says
                 what can.
         """
-        request = CheckedRequest.of(self, asked(prompts, options))
-        for doubt in doubts(self, request.inputs):
-            warnings.warn(doubt, stacklevel=2)
+        request = CheckedRequest.of(self, build_request(prompts, options))
+        for warning in input_warnings(self, request.inputs):
+            warnings.warn(warning, stacklevel=2)
         return self.fulfill(request, progress=progress)
 
     def fulfill(self, request: CheckedRequest, *, progress: bool = True) -> Tensor:
         """Audio ``[B, C, T]`` for a checked request; see :meth:`generate`."""
         audio = self.decode(self._represented(request, progress))
-        if request.heard is None or not request.splice:
+        if request.continuation is None or not request.splice:
             return audio
-        spec, known = self.output.spec, request.heard.shape[-1]
-        frames = heard_frames(known, spec.sample_rate, spec)
+        spec, known = self.output.spec, request.continuation.shape[-1]
+        frames = continuation_frames(known, spec.sample_rate, spec)
         return spliced(
-            audio, request.heard, round(frames * exact(spec.sample_rate) / exact(spec.rate)), spec.sample_rate
+            audio, request.continuation, round(frames * exact(spec.sample_rate) / exact(spec.rate)), spec.sample_rate
         )
 
     @takes_request
@@ -89,7 +89,7 @@ class System(Assembly):
 
         ``splice``, which is about audio, changes nothing here.
         """
-        return self._represented(CheckedRequest.of(self, asked(prompts, options)), progress)
+        return self._represented(CheckedRequest.of(self, build_request(prompts, options)), progress)
 
     @torch.inference_mode()
     def _represented(self, request: CheckedRequest, show: bool) -> dict[str, Generated]:
@@ -129,7 +129,7 @@ class System(Assembly):
             except NotImplementedError as error:
                 raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
             if not finite(audio):
-                raise not_finite(f"the tokenizer {end.tokenizer}", "audio that is not finite numbers")
+                raise not_finite_error(f"the tokenizer {end.tokenizer}", "audio that is not finite numbers")
             made[end.source] = audio
         return made
 

@@ -19,7 +19,7 @@ from ..core.contracts import Clip, Condition, StageBatch
 from ..core.part_key import PartKey
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
-from ..data.clips import ALWAYS, told
+from ..data.clips import ALWAYS, clip_for
 from ..data.fields.base import kinds
 from ..generators.base import Generator
 from ..metrics.piece_means import mean_over_pieces
@@ -166,7 +166,7 @@ def _replacements(system: System, stage: Generator, source: Source) -> dict[tupl
             if text is None:
                 return None
             conditioner = system.conditioners[name]
-            said = told(conditioner, Clip(clip.fields | {"text": text}, clip.seconds))
+            said = clip_for(conditioner, Clip(clip.fields | {"text": text}, clip.seconds))
             ready = {key: tensor.to(stage.device) for key, tensor in conditioner.prepare([said]).items()}
             if name in stage.joint:
                 return ready

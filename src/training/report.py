@@ -23,7 +23,7 @@ from ..data.overview import gaps, overview, provenance
 from ..metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from ..pages.page import clip_media, data_uri, write_page
 from ..pages.plots import curves_figure, png
-from ..system.assembly import index_text
+from ..system.assembly import index_yaml
 from ..system.request import Story
 from ..system.system import System
 from ..tokenizers.base import LatentView, Tokenizer
@@ -68,7 +68,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         ],
         curves=[group for key in system.parts if (group := _curves(run, key))["images"]],
         notes=system.source.report,
-        recipe=index_text(system.plan),
+        recipe=index_yaml(system.plan),
     )
     return path
 

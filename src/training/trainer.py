@@ -19,7 +19,7 @@ from ..core.precision import feasible
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from ..recipe.plan import Plan
-from ..recipe.slots import flat
+from ..recipe.slots import flatten
 from ..recipe.trainer_options import trainer_options
 from .callbacks import Bar, CountSteps, Lines, Media, NaNGuard, Reseed, Throughput
 from .checkpoints import AtomicCheckpoints, KeepCheckpoint, checkpoint_path
@@ -62,7 +62,7 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
                 f"  in {options['precision']}: {fit.precision} is slow on this CPU "
                 f"(trainer.precision={fit.precision} insists on it)"
             )
-    options["logger"] = make_loggers(options.get("logger"), run, key, dict(flat(plan.values)))
+    options["logger"] = make_loggers(options.get("logger"), run, key, dict(flatten(plan.values)))
     every = options["log_every_n_steps"]
     ours: list[L.Callback] = [
         CountSteps(),

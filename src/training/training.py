@@ -27,11 +27,11 @@ from ..errors import PartitaError, Stopped
 from ..recipe.chain import PartPlan
 from ..recipe.plan import Plan
 from ..recipe.recipe_files import read_yaml
-from ..recipe.slots import flat
+from ..recipe.slots import flatten
 from ..storage.files import recover, replacing_file, saying_when_full
 from ..storage.saved_format import check_format
-from ..system.assembly import INDEX, index_text
-from ..system.starting_points import load_start
+from ..system.assembly import INDEX, index_yaml
+from ..system.starting_points import load_init
 from ..system.system import System
 from .callbacks import Stopwatch
 from .checkpoints import checkpoint_path
@@ -105,7 +105,7 @@ def _train_parts(system: System, run: Path) -> None:
         else:
             _load_inner(part, system.part_plan(key))
             if (start := system.part_plan(key).init) is not None:
-                load_start(part, key, start)
+                load_init(part, key, start)
                 log.info(f"{key}: starts from {start}")
     for key, part in system.parts.items():
         if key not in done and key not in joint:
@@ -144,14 +144,14 @@ _WITHOUT_EFFECT = re.compile(
 def _claim(plan: Plan, run: Path) -> None:
     """Make the folder this recipe's, or see that it is."""
     recover(run)
-    index, text = run / INDEX, index_text(plan)
+    index, text = run / INDEX, index_yaml(plan)
     old = index.read_text(encoding="utf-8") if index.is_file() else None
     begun = any(run.rglob("*.safetensors")) or any(run.rglob("*.ckpt"))
     if old is not None and begun:
         check_format(read_yaml(index).get("format"), run)
     changed: list[str] = []
     if old is not None and old != text:
-        ours, theirs = dict(flat(OmegaConf.to_container(OmegaConf.create(text)))), dict(flat(read_yaml(index)))
+        ours, theirs = dict(flatten(OmegaConf.to_container(OmegaConf.create(text)))), dict(flatten(read_yaml(index)))
         differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
         keys = [key for key in differing if not _WITHOUT_EFFECT.search(key)]
         changed = [f"  {key}: {theirs.get(key, 'unset')} → {ours.get(key, 'unset')}" for key in keys]

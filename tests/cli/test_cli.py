@@ -125,7 +125,7 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
         (["-s", "other.temperature=1"], "no stage is called 'other'"),
         (["--then", "0.5: "], "such as '20: flute'"),
         (["--then", "9: tone 2", "-d", "3"], "set a longer duration"),
-        (["--transition", "0.1"], "there is no --then"),
+        (["--transition", "0.1"], "requires --then"),
     ):
         status, text = partita("generate", output, "tone 1", *wrong, "-o", tmp_path / "none.wav")
         assert (status, word in text) == (2, True), text
@@ -182,7 +182,7 @@ def test_an_ablation_from_the_command_line(partita, toy_recipe, tmp_path):
     assert status == 0
     assert "2 variants, 2 runs: 3 parts to train (in runs that share nothing, 4)" in text
     for options, word in (
-        (["--cluster-option", "timeout_min=3"], "is for a --cluster"),
+        (["--cluster-option", "timeout_min=3"], "requires --cluster"),
         (["--cluster", "slurm", "--cluster-option", "x"], "takes key=value"),
         (["--budget", "steps"], "--budget takes"),
         (["--score", "fad={embeddings: [vggish]}"], "vggish has no weights"),

@@ -157,10 +157,10 @@ def test_the_command_line_tells_fields_beside_the_prompt(toy_recipe, tmp_path, m
     system.save(tmp_path / "system")
     generate = ["generate", tmp_path / "system", "-o", tmp_path / "out.wav", "-d", 0.1, "tone 1"]
     for told, status, words in (
-        (["--tell", "tempo=90"], 0, "“tone 1 … tempo: 90”"),
-        (["--tell", "tempo=quick"], 2, "tempo: cannot be 'quick'; expected beats per minute"),
-        (["--tell", "tepmo=90"], 2, "nothing in this system reads 'tepmo': did you mean 'tempo'"),
-        (["--tell", "tempo"], 2, "--tell takes a field and a value"),
+        (["--input", "tempo=90"], 0, "“tone 1 … tempo: 90”"),
+        (["--input", "tempo=quick"], 2, "tempo: cannot be 'quick'; expected beats per minute"),
+        (["--input", "tepmo=90"], 2, "nothing in this system reads 'tepmo': did you mean 'tempo'"),
+        (["--input", "tempo"], 2, "--input takes a field and a value"),
     ):
         found, text = run(*generate, *told, monkeypatch=monkeypatch, capfd=capfd)
         assert found == status, text

@@ -125,7 +125,7 @@ def _run(outcome: Outcome, command: Command, world: World) -> None:
     outcome.failures += [f"it did what nothing needs: {note}" for note in dict.fromkeys(notes)]
     if took > MEMORY or any(word in messages for word in FULL):
         outcome.failures.append(f"memory: {took / 1e9:.2f} GB: {messages[-500:]}")
-    if "Traceback (most recent" in messages or "This is a fault in Partita" in messages:
+    if "Traceback (most recent" in messages or "This is a bug in Partita" in messages:
         outcome.failures.append(f"a traceback: {messages[-3000:]}")
     elif status not in STATUSES:
         outcome.failures.append(f"status {status}: {messages[-1000:]}")

@@ -48,7 +48,7 @@ def request(random: Random, place: Place) -> list[Command]:
                 options.append(["--then", argument(f"{random.choice(ABSURD)}:{random.choice(TEXTS)}")])
             case 8:
                 field = random.choice(["tempo", "chords", "audio", "stems", "text", "", "x" * 300])
-                options.append(["--tell", argument(f"{field}={random.choice([*TEXTS, *ABSURD])}")])
+                options.append(["--input", argument(f"{field}={random.choice([*TEXTS, *ABSURD])}")])
             case 9:
                 other = [
                     "/dev/full",

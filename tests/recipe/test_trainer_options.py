@@ -5,7 +5,7 @@ import pytest
 
 from partita.errors import PartitaError, RecipeError
 from partita.recipe.plan import load_recipe
-from partita.recipe.trainer_options import ELSEWHERE, TrainerOptions, check_trainer, trainer_options
+from partita.recipe.trainer_options import NOT_IN_RECIPES, TrainerOptions, check_trainer, trainer_options
 from partita.training.training import train
 
 ARGUMENTS = [name for name in inspect.signature(L.Trainer.__init__).parameters if name != "self"]
@@ -13,8 +13,8 @@ WRONG = ["abc", "-3", "1.5", "0", "true", "[1, x]", "{a: 1}", ".nan", "999999999
 
 
 def test_every_argument_of_lightning_can_be_set_or_is_refused_with_a_reason():
-    assert set(ARGUMENTS) == TrainerOptions.__dataclass_fields__.keys() | ELSEWHERE.keys()
-    assert not TrainerOptions.__dataclass_fields__.keys() & ELSEWHERE.keys()
+    assert set(ARGUMENTS) == TrainerOptions.__dataclass_fields__.keys() | NOT_IN_RECIPES.keys()
+    assert not TrainerOptions.__dataclass_fields__.keys() & NOT_IN_RECIPES.keys()
 
 
 def said(action, *arguments):

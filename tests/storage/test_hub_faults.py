@@ -263,7 +263,7 @@ def test_ctrl_c_stops_waiting_for_requests_that_hang(published, cli, saved_toy, 
     pushed = where.startswith("P")
     status, text = cli(*(["push", saved_toy, "alice/new"] if pushed else ["generate", "alice/toy", "tone"]))
     interrupt.join()
-    assert (status, "stopped; run the same command again to go on" in text, "Traceback" in text) == (130, True, False)
+    assert (status, "stopped; run the same command again to resume" in text, "Traceback" in text) == (130, True, False)
     assert not pushed or len(published.repositories["alice/new"].commits) == 1
 
 
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_the_process_of_an_upload_whose_threads_hang(published, save
             text, _ = process.communicate(timeout=60)  # without help, never
         finally:
             process.kill()
-    assert (process.returncode, text.splitlines()) == (130, ["stopped; run the same command again to go on"])
+    assert (process.returncode, text.splitlines()) == (130, ["stopped; run the same command again to resume"])
     assert len(published.repositories["alice/new"].commits) == 1
 
 

@@ -12,7 +12,7 @@ import partita
 from command_line import run
 from partita.conditioners.lookup import Lookup
 from partita.system.batches import generate_each
-from partita.system.prompts import Row, doubts, read_prompts
+from partita.system.prompts import Row, input_warnings, read_prompts
 from toys import told
 
 
@@ -147,9 +147,9 @@ def test_clips_whose_name_is_no_utf8_are_listed_too(command, saved_toy, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["tone 1", "--prompts", "in.jsonl"], "there can be no other"),
-        (["--prompts", "in.jsonl", "-o", "in.wav"], "would be overwritten"),
-        (["tone 1", "--continue-last", "3"], "add --continue FILE"),
+        (["tone 1", "--prompts", "in.jsonl"], "remove the other prompts"),
+        (["--prompts", "in.jsonl", "-o", "in.wav"], "would overwrite"),
+        (["tone 1", "--continue-last", "3"], "require --continue FILE"),
         (["tone 1", "--continue", "in.wav", "--continue-last", "3", "--continue-from", "1"], "not both"),
         (["tone 1", "-s", "temperature=["], "is not a YAML value"),
         (["tone 1", "-s", "temperature=!!python/object:os.system {}"], "is not a YAML value"),
@@ -226,4 +226,4 @@ def test_prompts_of_unknown_words_are_warned_about(system):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         system.generate(["slow jazz"], duration=0.1)
-    assert doubts(system, {}) == []
+    assert input_warnings(system, {}) == []

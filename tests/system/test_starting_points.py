@@ -63,7 +63,7 @@ def test_a_preset_with_weights_is_trained_further_from_elsewhere(small, saved_to
         (["stages.main.generator.init=nowhere/at/all/x"], "there is no file or folder"),
         (
             ["tokenizers.acoustic.weights=RUN/tokenizers/acoustic", "tokenizers.acoustic.init=RUN"],
-            "leave one out",
+            "remove weights or init",
         ),
         (["stages.main.generator.fit.trainable=[hed.*]"], r"no parameter is called 'hed.\*': did you mean 'head.\*'"),
     ],

@@ -25,9 +25,9 @@ def window(values, lengths=None, hidden=None):
 def test_windows_are_put_together_and_filled_up():
     stream = Stream(10, [])
     stream.extend(0, window([[1, 2, 3, 4], [5, 6, 7, 8]], [4, 2]))
-    assert not stream.over
+    assert not stream.finished
     stream.extend(2, window([[3, 4, 9, 9], [7, 8, 9, 9]], [3, 4]))
-    assert stream.over  # what the second sample is given after its end does not count
+    assert stream.finished  # what the second sample is given after its end does not count
     made = stream.result()
     assert made.values[0, 0].tolist() == [1, 2, 3, 4, 9, 9, 0, 0, 0, 0]
     assert made.lengths.tolist() == [5, 2]

@@ -9,13 +9,13 @@ from typing import Any
 
 from ..conditioners.base import Conditioner
 from ..core.contracts import Clip
-from ..data.clips import completed, told
+from ..data.clips import clip_for, completed
 from ..data.fields.base import Segment, cropped, field
 from .request import Story
 
 
 @dataclass(frozen=True)
-class Told:
+class ClipInputs:
     """What is asked of a batch whose prompts change at the same times.
 
     Args:
@@ -47,7 +47,7 @@ class Told:
             fields = {name: self._value(name, values[i], segment) for name, values in self.inputs.items()}
             fields = cropped(completed(fields, conditioner.inputs, self.seconds), *stretch)
             audio = fields.pop("audio", None)
-            clips.append(told(conditioner, Clip(fields, stretch[1], audio, self.sample_rate)))
+            clips.append(clip_for(conditioner, Clip(fields, stretch[1], audio, self.sample_rate)))
         return clips
 
     def _value(self, name: str, value: Any, segment: int) -> Any:

@@ -20,7 +20,7 @@ Note = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class Ends:
+class PartCatalog:
     """The tokenizers, conditioners and stages of a system, by name: what stages get their facts from."""
 
     tokenizers: dict[str, Tokenizer]
@@ -46,18 +46,18 @@ class Ends:
 
 
 @dataclass
-class Fitting:
+class CompatibilityChecker:
     """Fits the stages of a chain to what stands before them, one after the other.
 
     Args:
-        parts: The tokenizers and conditioners that there are, and the stages before the one to be fitted.
+        catalog: The tokenizers and conditioners that there are, and the stages before the one to be fitted.
     """
 
-    parts: Ends
+    catalog: PartCatalog
     # what earlier stages generate: by source, the number of codebooks, 0 for latents
     _generated: dict[str, int] = field(default_factory=dict)
 
-    def spec(self, name: str, stage: StagePlan, note: Note) -> dict[str, Any] | None:
+    def stage_arguments(self, name: str, stage: StagePlan, note: Note) -> dict[str, Any] | None:
         """What a stage is built with, its target and what it is given; none where something does not fit.
 
         Args:
@@ -68,30 +68,30 @@ class Fitting:
         key, generator = f"stages.{name}", stage.part.cls
         references, before = [*stage.targets, *stage.references.values()], dict(self._generated)
         conditioners = stage.conditioners
-        if any(self.parts.stages.get(output.stage) is None for output in stage.outputs.values()):
+        if any(self.catalog.stages.get(output.stage) is None for output in stage.outputs.values()):
             return None
-        if any(self.parts.tokenizers.get(r.tokenizer) is None for r in references):
+        if any(self.catalog.tokenizers.get(r.tokenizer) is None for r in references):
             return None
-        if any(self.parts.conditioners.get(given) is None for given in conditioners):
+        if any(self.catalog.conditioners.get(given) is None for given in conditioners):
             return None
         wrong = partial(note, f"{key}.target")
         targets = [self._target(stage, one, wrong, partial(note, f"{key}.overlap")) for one in stage.targets]
         target = None
         if None not in targets:
             try:
-                target = self.parts.target_spec(stage)
+                target = self.catalog.target_spec(stage)
             except ValueError as error:
                 wrong(str(error))
-        specs = {given: self.parts.conditioners[given].spec for given in conditioners}
+        specs = {given: self.catalog.conditioners[given].spec for given in conditioners}
         for given, output in stage.outputs.items():
-            outputs = self.parts.stages[output.stage].side_outputs
+            outputs = self.catalog.stages[output.stage].side_outputs
             if output.output not in outputs:
                 note(f"{key}.given", f"the stage {output.stage} has no {output.output!r}", did_you_mean(given, outputs))
                 return None
             specs[given] = outputs[output.output]
         for given, reference in stage.references.items():
             try:
-                specs[given] = self.parts.spec(reference).as_condition()
+                specs[given] = self.catalog.spec(reference).as_condition()
             except ValueError as error:
                 note(f"{key}.given", str(error))
                 return None
@@ -101,20 +101,24 @@ class Fitting:
                     earlier = f": give it {reference.source}[:{first}]" if first else ""
                     note(f"{key}.given", f"{given} holds what the stage itself generates, {target_reference}", earlier)
                     return None
-            last = max(reference.codebooks(self.parts.tokenizer_of(reference).spec), default=0)
+            last = max(reference.codebooks(self.catalog.tokenizer_of(reference).spec), default=0)
             if last >= max(1, before.get(reference.source, 0)):
                 note(f"{key}.given", f"earlier stages do not generate all of {given}")
                 return None
         if target is None:
             return None
         givens = {}
-        known = _fusions(stage)
+        known = _possible_fusions(stage)
         for given, fusion in stage.given.items():
             aligned = specs[given].frame_rate is not None and target.frame_rate is not None
             fusion = _default_fusion(stage, specs[given], aligned) if fusion is None else fusion
             where = f"{key}.given.{given}"
             if fusion not in known:
-                note(where, f"cannot enter by {fusion!r}{_without(stage, fusion)}", did_you_mean(fusion, known))
+                note(
+                    where,
+                    f"cannot enter by {fusion!r}{_rejecting_component(stage, fusion)}",
+                    did_you_mean(fusion, known),
+                )
             elif fusion in ALIGNED_FUSIONS and not aligned:
                 others = " or ".join(e for e in known if e not in ALIGNED_FUSIONS)
                 hint = f": use {others}" if others else f", and {generator.registered_name} knows no other way"
@@ -127,13 +131,13 @@ class Fitting:
         """The facts of something that a stage generates, which must follow what is generated already."""
         generator = stage.part.cls
         try:
-            whole, spec = self.parts.tokenizer_of(reference).spec, self.parts.spec(reference)
+            whole, spec = self.catalog.tokenizer_of(reference).spec, self.catalog.spec(reference)
         except ValueError as error:
             note(str(error))
             return None
         if spec.discrete != generator.discrete:
             makes = "codes" if generator.discrete else "latents"
-            latents = spec.discrete and self.parts.tokenizers[reference.tokenizer].latent_dim is not None
+            latents = spec.discrete and self.catalog.tokenizers[reference.tokenizer].latent_dim is not None
             hint = f": the latents before them are {reference.tokenizer}/latents" if latents else ""
             note(f"{generator.registered_name} generates {makes}, but {reference} is {spec}", hint)
             return None
@@ -159,7 +163,7 @@ class Fitting:
         return spec
 
 
-def _fusions(stage: StagePlan) -> list[str]:
+def _possible_fusions(stage: StagePlan) -> list[str]:
     """The ways in which something can enter a stage, made of the components that the recipe names."""
     components = [part.cls for part in stage.part.parts.values() if hasattr(part.cls, "fusions")]
     return [f for f in stage.part.cls.fusions if all(f in component.fusions for component in components)]
@@ -168,11 +172,11 @@ def _fusions(stage: StagePlan) -> list[str]:
 def _default_fusion(stage: StagePlan, spec: ConditionSpec, aligned: bool) -> str:
     """How something enters where the recipe does not say: as the kind of stage prefers it, if its components can."""
     preferred: str = stage.part.cls.default_fusion(spec)
-    possible = [f for f in _fusions(stage) if aligned or f not in ALIGNED_FUSIONS]
+    possible = [f for f in _possible_fusions(stage) if aligned or f not in ALIGNED_FUSIONS]
     return preferred if preferred in possible or not possible else possible[0]
 
 
-def _without(stage: StagePlan, fusion: str) -> str:
+def _rejecting_component(stage: StagePlan, fusion: str) -> str:
     """Which component it is that cannot take something in a way that the kind of stage knows."""
     for name, part in stage.part.parts.items():
         if fusion in stage.part.cls.fusions and fusion not in getattr(part.cls, "fusions", (fusion,)):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that messages escape: control characters, which terminals execute, and those that change text direction."""
+"""Characters that messages escape: control characters, which terminals obey, and those that change text direction."""
 
 MOST_SHOWN = 50
 """Maximum number of mistakes in one recipe that a message lists."""
 
 
 class PartitaError(Exception):
-    """Error that a user can correct. The command line prints its message without a traceback and exits with status 2."""
+    """Error that a user can correct. The command line prints the message, not a traceback, and exits with status 2."""
 
 
 class Stopped(BaseException):

@@ -183,13 +183,13 @@ def test_a_config_that_is_huge_or_nested_without_end(system):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("stages.main.generator.width", 10**9, "more than any part"),
+        ("stages.main.generator.width", 10**9, "larger than any argument of a part"),
         (
             "stages.main.generator.width",
             10_000_000,
             "of another shape",
         ),  # a terabyte of embeddings it has no weights of
-        ("stages.main.generator.width", float("inf"), "more than any part"),
+        ("stages.main.generator.width", float("inf"), "larger than any argument of a part"),
         ("conditioners.text.dim", 9_999_999, "of another shape"),
     ],
 )

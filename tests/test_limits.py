@@ -63,14 +63,14 @@ def test_a_clip_has_a_longest_duration(saved, duration):
 
 def test_a_window_as_long_as_a_year_in_a_saved_system(saved):
     change(saved, "stages.main.window", 9_000_000)
-    refused("exceeds the limit", partita.load, saved)
+    refused("window of .* exceeds the limit", partita.load, saved)
 
 
 def test_windows_without_end_in_the_arguments_of_a_part(tmp_path):
     """12.7 GB of analysis windows, all of which a constructor makes on the CPU."""
     recipe = {"tokenizers": {"acoustic": {"preset": "spectral-tiny", "spectral": {"windows": [9_999_999] * 200}}}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"data": "toy-sines"}))
-    refused("its constants alone take", System.checked, tmp_path / "recipe.yaml")
+    refused("its constants take", System.checked, tmp_path / "recipe.yaml")
 
 
 def test_memory_is_counted_before_it_is_taken():
@@ -78,7 +78,7 @@ def test_memory_is_counted_before_it_is_taken():
         with outlining():
             MelSpectrum(24000, 9_999_999)  # a filterbank of 3.2 GB
 
-    refused("its constants alone take", build)
+    refused("its constants take", build)
     with outlining():
         small = MelSpectrum(24000, 1024)
         assert torch.nn.Linear(1_000_000, 1_000_000).weight.is_meta
@@ -151,7 +151,7 @@ def test_a_stage_that_would_draw_without_end(toy_recipe, tmp_path):
     }
     toy_recipe.write_text(yaml.safe_dump(recipe))
     system = System(load_recipe(toy_recipe))
-    refused("nothing takes more than", lambda: system.generate(["tone 1"], duration=0.2, sampling={"steps": 5_000_000}))
+    refused("steps exceed the limit", lambda: system.generate(["tone 1"], duration=0.2, sampling={"steps": 5_000_000}))
 
 
 def test_whole_numbers_of_very_many_digits(tmp_path):

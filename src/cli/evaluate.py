@@ -90,7 +90,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Generate from captions of test pieces, score the clips, and write a page. Run the same command again to resume."""
+    """Generate from captions of test pieces, score the clips and write a page. Run the same command again to resume."""
     options = partita.Evaluation(
         measurement.clips,
         measurement.reference_clips,

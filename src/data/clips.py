@@ -1,4 +1,4 @@
-"""What a conditioner is told of a clip: what it reads alone, at its own rate."""
+"""Clips as conditioners read them: only the fields that they read, with audio at their sample rate."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Reader(Protocol):
 
 
 def clip_for(reader: Reader, clip: Clip) -> Clip:
-    """A clip as a reader gets it.
+    """Return a clip in the form that a reader takes.
 
-    Audio that it reads is at its rate and has its channels, and other audio is left out. Where one of its fields has a
-    value that stands for an unknown one, that is filled in.
+    Audio that the reader takes is converted to its sample rate and channels, and other audio is removed. Unknown fields
+    get the value that stands for an unknown one, if they have one.
 
     Raises:
-        PartitaError: A file of audio cannot be read; the message names the field.
+        PartitaError: An audio file cannot be read. The message names the field.
     """
     fields = completed(clip.fields, reader.inputs, clip.seconds)
     audible = [name for name in reader.inputs if field(name).kind == "audio"]
@@ -93,10 +93,10 @@ def completed(fields: Mapping[str, Any], inputs: Sequence[str], seconds: float) 
 
 
 def prepared(reader: Reader, clips: Sequence[Clip]) -> dict[str, Tensor]:
-    """What a reader prepares of clips that it is :func:`clip_for`.
+    """Return the tensors that a reader prepares from clips that :func:`clip_for` returns.
 
     Raises:
-        PartitaError: It cannot read one of them; the message names its fields.
+        PartitaError: The reader cannot read a clip. The message names its fields.
     """
     try:
         return reader.prepare(clips)

@@ -1,4 +1,4 @@
-"""Systems: parts that fit together, built from a plan; what they generate; how they are saved and loaded.
+"""Systems: building compatible parts from a plan, generating audio, saving and loading.
 
-Training and measuring a system are elsewhere, in ``training`` and ``evaluation``.
+Training a system belongs in ``training``, measuring it in ``evaluation``.
 """

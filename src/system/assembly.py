@@ -1,4 +1,4 @@
-"""Assembling a system from a plan: its parts, built and fitted to each other."""
+"""Building the parts of a system from a plan and checking that they are compatible."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ from .mix import Mix
 from .outline import outlining
 
 INDEX = "recipe.yaml"
-"""The file that makes a folder a system: its resolved recipe."""
+"""File with the resolved recipe of a system, which marks a folder as a saved system."""
 
 PART_ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/((?:tokenizers|conditioners|stages)/[\w-]+)")
-"""A part of a system on the Hub, such as ``user/name/stages/acoustic``: the repository, and the part in it."""
+"""Name of a part in a system on the Hub, such as ``user/name/stages/acoustic``: a repository and a part key."""
 
 FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
-"""What a repository on the Hub needs of its files; nothing else is downloaded."""
+"""Patterns of the files that are downloaded from a repository on the Hub."""
 
 
 class Assembly:
-    """Tokenizers, conditioners and stages that fit together.
+    """Compatible tokenizers, conditioners and stages, built from a plan.
 
     Args:
-        plan: A checked recipe.
-        files: Whether the files must be there that training would need: data, and weights of others.
+        plan: Plan of a recipe.
+        files: Whether to check that the data and the weights that training needs exist.
 
     Attributes:
-        tokenizers: By name.
-        conditioners: By name.
-        stages: By name, in the order of the chain.
-        source: Where training examples come from.
+        tokenizers: Tokenizers by name.
+        conditioners: Conditioners by name.
+        stages: Generators by name, in the order in which they run.
+        source: Source of training examples.
 
     Raises:
-        RecipeError: Parts do not fit together; every misfit is named.
+        RecipeError: Parts cannot be built or are incompatible, or files are missing. The message lists every mistake.
     """
 
     def __init__(self, plan: Plan, *, files: bool = False) -> None:
@@ -68,7 +68,7 @@ class Assembly:
 
         def make(part: PartPlan, spec: Mapping[str, Any] | None = None) -> Any:
             if not part.valid:
-                return None  # complained about already
+                return None  # the plan already reports the problem
             try:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive_seed(plan.seed, part.key))
@@ -76,7 +76,7 @@ class Assembly:
                     if None in inner.values():
                         return None
                     built = build(part.cls, {**part.arguments, **inner, **(spec or {})})
-            except TooMuch as error:  # of all parts together: there is no room to look further
+            except TooMuch as error:  # the limit counts all parts, so no further part can be built
                 raise RecipeError([*problems, Problem(plan.blame(part.key), part.key, str(error))]) from None
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:
                 problems.append(Problem(plan.blame(part.key), part.key, str(error).split("\n")[0]))
@@ -118,16 +118,16 @@ class Assembly:
 
     @classmethod
     def from_recipe(cls, recipe: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """A system with random weights, from a recipe's path or name."""
+        """Build a system with random weights from the path or name of a recipe."""
         return cls(load_recipe(recipe, overrides))
 
     @classmethod
     def checked(cls, recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
-        """The outline of a recipe, once everything has been looked for that can be wrong with it, files included.
+        """Build a recipe on the meta device and check everything about it, including that files exist.
 
         Raises:
-            RecipeError: With every mistake: of composition, of values, of parts, and files that are not there.
-            PartitaError: There is no such recipe.
+            RecipeError: The recipe has mistakes. The message lists all of them, including missing files.
+            PartitaError: The recipe does not exist.
         """
         plan = draft(compose(recipe, overrides))
         with outlining():
@@ -135,67 +135,75 @@ class Assembly:
 
     @classmethod
     def outline(cls, plan: Plan) -> Self:
-        """The same without allocating any weight: facts, shapes and parameter counts are all there."""
+        """Build a system on the meta device: with specifications, shapes and parameter counts, but without weights."""
         with outlining():
             return cls(plan)
 
     @property
     def parts(self) -> dict[PartKey, Part]:
-        """Every part by its key (``tokenizers/acoustic``), in the order in which they are trained."""
+        """All parts by key, such as ``tokenizers/acoustic``, in the order of training."""
         groups = (("tokenizers", self.tokenizers), ("conditioners", self.conditioners), ("stages", self.stages))
         return {PartKey.of(group, name): part for group, parts in groups for name, part in parts.items()}
 
     def part_plan(self, key: PartKey) -> PartPlan:
-        """The plan of the part with this key, one of those of :attr:`parts`."""
+        """Return the plan of the part with the given key, which is one of :attr:`parts`."""
         return self.plan.stages[key.name].part if key.group == "stages" else getattr(self.plan, key.group)[key.name]
 
     @property
     def output(self) -> Tokenizer | LatentView | Mix:
-        """What turns the representation that ends the chain into audio; without stages, the one tokenizer."""
+        """Decoder of the representation that ends the chain, or a mix of several; without stages, the one tokenizer.
+
+        Raises:
+            PartitaError: The system has neither a stage nor exactly one tokenizer.
+        """
         if self.plan.stages:
             ends = self.plan.ends
             if len(ends) > 1:
                 return Mix([end.source for end in ends], self.tokenizer_of(ends[0]).spec)
             return self.tokenizer_of(self.plan.last_stage.target)
         if len(self.tokenizers) != 1:
-            raise PartitaError("this system has no stage, and no one tokenizer: nothing of it can be heard")
+            raise PartitaError("this system has no stage and not exactly one tokenizer, so it has no audio output")
         return next(iter(self.tokenizers.values()))
 
     @property
     def sample_rate(self) -> int:
-        """Of what :meth:`generate` returns, in Hz."""
+        """Sample rate of the generated audio, in Hz."""
         return self.output.spec.sample_rate
 
     def to(self, device: str | torch.device) -> Self:
-        """Move every part."""
+        """Move all parts to a device."""
         for part in self.parts.values():
             part.to(device)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the parts are."""
+        """Device of the parameters; the CPU if there are none."""
         return next((p.device for part in self.parts.values() for p in part.parameters()), torch.device("cpu"))
 
     def prompts_of(self, pieces: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
-        """What :meth:`generate` takes to make clips like those whose fields are given; none where nothing is read."""
+        """Return prompts of ``generate`` that describe the given pieces, or ``None`` if the system has no inputs.
+
+        Args:
+            pieces: Fields of each piece, by name.
+        """
         return {name: [fields.get(name) for fields in pieces] for name in self.inputs} or None
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The fields that any of its conditioners reads."""
+        """Names of the fields that the conditioners read."""
         return tuple(dict.fromkeys(name for part in self.conditioners.values() for name in part.inputs))
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        """By conditioner (``conditioners.text``), the fields of the data that it reads."""
+        """Fields of the data that each conditioner reads, by its key (``conditioners.text``)."""
         return {f"conditioners.{name}": conditioner.inputs for name, conditioner in self.conditioners.items()}
 
     def check_fields(self) -> None:
-        """See that the data supplies what the conditioners read; it may know better once it is set up.
+        """Check that the data supplies the fields that conditioners read. A source may know them only after setup.
 
         Raises:
-            RecipeError: It does not.
+            RecipeError: The data does not supply a field.
         """
         if problems := self._missing_fields():
             raise RecipeError(problems)
@@ -210,7 +218,7 @@ class Assembly:
                 message, suggestion = not_supplied(self.source, read, f"tokenizers.{name}")
                 problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
         for name, conditioner in self.conditioners.items():
-            # what hears the clips themselves learns without the fields that take their place in generation
+            # A conditioner of the audio trains on the clips, without the fields that replace them in generation.
             if conditioner is None or "audio" in conditioner.inputs:
                 continue
             lacking = [field for field in conditioner.inputs if field not in self.source.fields | ALWAYS]
@@ -227,7 +235,7 @@ class Assembly:
         return problems
 
     def _missing_files(self) -> list[Problem]:
-        """Weights and data that are not where the recipe says."""
+        """Return a problem for each file of weights or data that does not exist."""
         plan, problems = self.plan, []
 
         def look(part: PartPlan) -> None:
@@ -246,15 +254,15 @@ class Assembly:
         return problems
 
     def tokenizer_of(self, reference: Reference) -> Tokenizer | LatentView:
-        """What turns audio into the source of a representation, and back."""
+        """Return the tokenizer that encodes and decodes the source of a representation."""
         return self.catalog.tokenizer_of(reference)
 
     def spec(self, reference: Reference) -> RepresentationSpec:
-        """The facts of a representation that a stage generates or is given."""
+        """Return the specification of a representation that a stage generates or takes as input."""
         return self.catalog.spec(reference)
 
     def _assign_joint_conditioners(self) -> None:
-        """Hand each conditioner that has no training of its own to the first stage that is given it."""
+        """Assign each conditioner that trains with a stage to the first stage that uses it."""
         taken: set[str] = set()
         for name, stage in self.plan.stages.items():
             for given in stage.conditioners:
@@ -268,7 +276,7 @@ class Assembly:
                     taken.add(given)
 
     def _check_trainable(self) -> None:
-        """See that every part has the parameters that its ``fit.trainable`` names."""
+        """Check that every part has the parameters that its ``fit.trainable`` names."""
         problems = []
         for name, part in self.parts.items():
             if (patterns := part.fit_options.trainable) is not None:
@@ -281,17 +289,21 @@ class Assembly:
             raise RecipeError(problems)
 
     def save_index(self, folder: str | Path) -> None:
-        """Write the resolved recipe alone."""
+        """Write the resolved recipe, without weights."""
         with replacing_file(Path(folder) / INDEX) as new:
             new.write_text(index_yaml(self.plan), encoding="utf-8")
 
     def load_parts(self, folder: str | Path) -> Self:
-        """Take over the weights of every part from a saved system."""
+        """Load the weights of all parts from the folder of a saved system.
+
+        Raises:
+            PartitaError: The folder lacks the weights of a part.
+        """
         missing = [name for name in self.parts if not (Path(folder) / name / "model.safetensors").is_file()]
         if missing:
             raise PartitaError(
                 f"{folder} has no weights yet for {', '.join(missing)}: its training has not finished; run the same "
-                "`partita train` command again to go on"
+                "`partita train` command again to resume it"
             )
         for name, part in self.parts.items():
             part.load_weights(Path(folder) / name)
@@ -300,5 +312,5 @@ class Assembly:
 
 
 def index_yaml(plan: Plan) -> str:
-    """The resolved recipe as YAML, the way it stands in a system's folder."""
+    """Return the resolved recipe as YAML, as it is saved in the folder of a system."""
     return OmegaConf.to_yaml(OmegaConf.create(numbered(plan.values)))

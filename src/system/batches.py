@@ -1,4 +1,4 @@
-"""Generating many clips, some at a time."""
+"""Generation of many clips in batches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .request import Continuation, Request, build_request, takes_request
 from .system import System
 
 MOST_AT_ONCE = 8
-"""Clips that are generated together unless somebody says otherwise."""
+"""Default maximum number of clips in a batch."""
 
 LONGEST_AT_ONCE = 240.0
-"""Seconds of all clips that are generated together; one may be longer."""
+"""Maximum total length of the clips in a batch, in seconds; a single clip may be longer."""
 
 
 @takes_request
@@ -33,36 +33,36 @@ def generate_each(
     progress: bool = True,
     **options: Any,
 ) -> Iterator[tuple[int, Tensor]]:
-    """The clips of some rows, each as soon as it is there: its place among the rows and its audio ``[C, T]``.
+    """Generate a clip for each row, and yield the index of its row and audio ``[C, T]`` as soon as it is done.
 
-    Rows of equal duration are generated together, as many as the memory of eight clips, or of four minutes, allows. A
-    clip is the same whatever is generated with it, up to rounding.
+    Rows of equal duration are generated in batches of at most ``at_once`` clips and four minutes in total. A clip does
+    not depend on the other clips of its batch, up to rounding.
 
     Args:
-        system: That generates.
-        rows: From :func:`read_prompts`, or made.
-        request: What is asked of all rows beside their prompts. ``duration`` is of rows that have none, ``seed`` of the
-            first row (those of the next count up, unless a row has its own), ``negative`` one text for all clips, and
-            ``continuation`` what every clip starts with.
-        at_once: Most clips that are generated together.
-        progress: Whether a terminal shows how much is done.
-        options: Fields of :class:`partita.Request`, in the place of those that ``request`` has.
+        system: System to generate with.
+        rows: Rows, for example from :func:`read_prompts`.
+        request: Options common to all rows, without prompts. ``duration`` applies to rows that have none. ``seed`` is
+            that of the first row and increases by 1 for each further row without a seed of its own. ``negative`` is one
+            text for all clips, and ``continuation`` the start of every clip.
+        at_once: Maximum number of clips in a batch.
+        progress: Whether to show the progress on a terminal.
+        options: Fields of :class:`partita.Request`, which override those of ``request``.
 
     Raises:
-        PartitaError: What is asked cannot be, before anything is generated.
+        PartitaError: The request or a row is invalid. Nothing has been generated yet.
     """
     common = build_request(request or Request(), options)
     if at_once < 1:
-        raise PartitaError(f"at least 1 clip is generated at once, not {at_once}")
+        raise PartitaError(f"at_once must be at least 1, not {at_once}")
     if common.prompts is not None:
-        raise PartitaError("the rows have the prompts: a request for all of them has none")
+        raise PartitaError("the rows contain the prompts: leave out the prompts of the request")
     first, negative = common.seed, common.negative
     if not isinstance(first, int):
-        raise PartitaError(f"seed is a whole number here, that of the first row, not {first!r}")
+        raise PartitaError(f"seed must be a whole number, the seed of the first row, not {first!r}")
     if negative is not None and not isinstance(negative, str):
-        raise PartitaError(f"negative is one text here, which all clips are led away from, not {negative!r}")
+        raise PartitaError(f"negative must be one text for all clips, not {negative!r}")
 
-    def checked(members: Sequence[int], heard: Continuation = None) -> CheckedRequest:
+    def checked(members: Sequence[int], continuation: Continuation = None) -> CheckedRequest:
         names = dict.fromkeys(name for i in members for name in rows[i].inputs)
         inputs = {name: [rows[i].inputs.get(name) for i in members] for name in names}
         own = replace(
@@ -84,7 +84,7 @@ def generate_each(
         requests += [members[i : i + several] for i in range(0, len(members), several)]
     requests.sort(key=lambda members: members[0])
     continuation = None
-    if common.continuation is not None:  # read once, and refused where the shortest clip is not longer
+    if common.continuation is not None:  # read once, and checked against the shortest clip
         continuation = checked(groups[min(groups)][:1], common.continuation).continuation
     done = 0
     for members in requests:

@@ -1,4 +1,4 @@
-"""A request checked against a system: what generation runs on."""
+"""Validation of a generation request against a system."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .request import Continuation, Prompts, Request, Story, segments_of
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """What is generated: a :class:`~partita.system.request.Request` that a system can fulfill.
+    """A valid :class:`~partita.system.request.Request` for a system, with parsed values.
 
     Attributes:
-        inputs: Per input field the prompts, one per sample.
-        seeds: One per sample.
-        negative: Per input field what guidance leads away from, one prompt per sample.
-        seconds: How much is generated.
-        generate_options: By stage, the arguments of its ``generate`` that say how it generate_options.
-        continuation: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
-        transition: Seconds that the next part of a story goes on from.
-        splice: Whether the result starts with the very samples of ``continuation``.
+        inputs: Prompts by input field, one per sample.
+        seeds: One seed per sample.
+        negative: Negative prompts by input field, one per sample.
+        seconds: Length of the clips, in seconds.
+        generate_options: Guidance and sampling arguments of each stage's ``generate``, by stage.
+        continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
+        transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
+        splice: Whether the result starts with the original samples of ``continuation``.
     """
 
     inputs: dict[str, list[Any]]
@@ -51,7 +51,7 @@ class CheckedRequest:
         """Check a request.
 
         Raises:
-            PartitaError: The system cannot fulfill it; the message says what it can.
+            PartitaError: The system cannot fulfill the request. The message says what it accepts.
         """
         if not system.stages:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
@@ -63,18 +63,17 @@ class CheckedRequest:
         seconds = _seconds("duration", latest + window if request.duration is None else request.duration)
         if latest >= seconds:
             raise PartitaError(
-                f"the story goes on at {latest:g} s, but the clip ends at {seconds:g} s: set a longer duration"
+                f"the story's last segment starts at {latest:g} s, but the clip ends at {seconds:g} s: "
+                "set a longer duration"
             )
         generate_options = {
-            name: {"guidance": _guidance(system, name, request.guidance), "sampling": drawn}
-            for name, drawn in _sampling(system, request.sampling or {}).items()
+            name: {"guidance": _guidance(system, name, request.guidance), "sampling": sampling}
+            for name, sampling in _sampling(system, request.sampling or {}).items()
         }
         if negative and not any(_guided(**draw) for draw in generate_options.values()):
-            raise PartitaError(
-                "a negative prompt is what guidance leads away from, and no stage is guided here: set guidance above 1"
-            )
-        for asked in (inputs, negative):
-            _check_prompts(system, asked, seconds)
+            raise PartitaError("a negative prompt has no effect because no stage uses guidance: set guidance above 1")
+        for prompts in (inputs, negative):
+            _check_prompts(system, prompts, seconds)
         continuation = (
             None
             if request.continuation is None
@@ -86,7 +85,7 @@ class CheckedRequest:
         return cls(inputs, seeds, negative, seconds, generate_options, continuation, over, request.splice)
 
     def groups(self) -> dict[tuple[float, ...], list[int]]:
-        """Samples whose prompts change at the same times, by these: they have the same windows.
+        """Group the samples by the times at which their prompts change; the samples of a group have the same windows.
 
         Raises:
             PartitaError: The prompts of one sample change at different times.
@@ -105,7 +104,7 @@ class CheckedRequest:
 
 
 def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: float) -> None:
-    """See that every conditioner can read its prompts, before a stage that is not given it takes its time."""
+    """Check that every conditioner can read its prompts before any stage generates."""
     rate = system.output.spec.sample_rate
     for conditioner in system.conditioners.values():
         clips = []
@@ -121,17 +120,17 @@ def _negative(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]
     for name, values in prompts.items():
         if len(values) != batch or any(isinstance(value, Story) for value in values):
             raise PartitaError(
-                f"negative takes {batch} prompts, one for each clip, and no story, not {name}={values!r}"
+                f"negative takes {batch} prompts, one for each clip, without stories, not {name}={values!r}"
             )
     return prompts
 
 
 def _seconds(name: str, value: Any, least: float = 1e-9) -> float:
     if not isinstance(value, int | float) or not least <= value < math.inf:
-        raise PartitaError(f"{name} is {'more than 0' if least else '0 or more'} seconds, not {value!r}")
-    value = min(value, 1e300)  # a whole number can be larger than any other
+        raise PartitaError(f"{name} must be {'more than 0' if least else '0 or more'} seconds, not {value!r}")
+    value = min(value, 1e300)  # an integer can exceed the range of floats
     if beyond(value, LONGEST_CLIP):
-        raise TooMuch(f"{name}: {value:g} s, and a clip is at most {LONGEST_CLIP:g} s long: refused")
+        raise TooMuch(f"{name}: {value:g} s exceeds the limit of {LONGEST_CLIP:g} s for a clip: refused")
     return float(value)
 
 
@@ -149,12 +148,14 @@ def _inputs(system: Assembly, prompts: Prompts, where: str = "") -> dict[str, li
         if name not in readable:
             raise PartitaError(f"{where}nothing in this system reads {name!r}{did_you_mean(name, sorted(readable))}")
     if len({len(values) for values in prompts.values()}) > 1:
-        raise PartitaError(f"as many prompts for every input, please: got { {k: len(v) for k, v in prompts.items()} }")
+        raise PartitaError(
+            f"{where}every input must have the same number of prompts, not { {k: len(v) for k, v in prompts.items()} }"
+        )
     return {name: [_parsed(f"{where}{name}", name, value) for value in values] for name, values in prompts.items()}
 
 
 def _parsed(where: str, name: str, value: Any) -> Any:
-    """A prompt, or every prompt of a story, as the parser of its field has it."""
+    """Parse a prompt, or every prompt of a story, with the parser of its field."""
     if isinstance(value, Story):
         return Story([(time, _parsed(where, name, part)) for time, part in value.segments])
     try:
@@ -165,10 +166,10 @@ def _parsed(where: str, name: str, value: Any) -> Any:
 
 def _seeds(seed: Any, batch: int | None) -> list[int]:
     if not isinstance(seed, int) and not (isinstance(seed, Sequence) and all(isinstance(s, int) for s in seed)):
-        raise PartitaError(f"seed is a whole number, or one for each sample, not {seed!r}")
-    asked = [seed, seed + (batch or 1)] if isinstance(seed, int) else seed
-    if any(abs(number) >= 1 << 63 for number in asked):
-        raise PartitaError("a seed is a whole number of less than 64 bits")
+        raise PartitaError(f"seed must be a whole number, or a list with one for each sample, not {seed!r}")
+    extremes = [seed, seed + (batch or 1)] if isinstance(seed, int) else seed
+    if any(abs(number) >= 1 << 63 for number in extremes):
+        raise PartitaError("seed must be a whole number of less than 64 bits")
     if isinstance(seed, int):
         return [seed + i for i in range(batch or 1)]
     if len(seed) != (batch or len(seed)):
@@ -179,7 +180,7 @@ def _seeds(seed: Any, batch: int | None) -> list[int]:
 def _read_continuation(system: Assembly, audio: Continuation, batch: int, seconds: float) -> Tensor:
     spec = system.output.spec
     excerpt = excerpt_of(audio)
-    length = excerpt.length(spec.sample_rate)  # known before anything of it is read
+    length = excerpt.length(spec.sample_rate)  # known before any audio is read
     if length >= seconds:
         raise PartitaError(
             f"the result starts with the {length:,.2f} s to continue, so it must be longer than {seconds:g} s: "
@@ -187,19 +188,21 @@ def _read_continuation(system: Assembly, audio: Continuation, batch: int, second
         )
     continuation = excerpt.read(spec.sample_rate, spec.channels)
     if len(continuation) not in (1, batch):
-        raise PartitaError(f"{batch} clips continue one recording, or one each, not {len(continuation)}")
+        raise PartitaError(
+            f"continuation must have one recording, or one for each of {batch} clips, not {len(continuation)}"
+        )
     return continuation.to(system.device).expand(batch, -1, -1)
 
 
 def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
-    """The terms of one stage; conditions that only other stages are given do not count in it."""
+    """Return the guidance terms of one stage, without conditions that only other stages use."""
     if isinstance(guidance, Mapping):
         for stage in guidance.keys() - system.stages.keys():
             raise PartitaError(f"guidance names no stage {stage!r}{did_you_mean(stage, system.stages)}")
         guidance = guidance.get(name)
     if guidance is None:
         return None
-    asked = guidance
+    original = guidance
     if isinstance(guidance, int | float):
         guidance = classifier_free(float(guidance))
     if (
@@ -207,10 +210,12 @@ def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
         or not guidance
         or not all(isinstance(t, Term) and math.isfinite(t.weight) for t in guidance)
     ):
-        raise PartitaError(f"guidance is a number, or a list of partita.Term, not {asked!r}")
+        raise PartitaError(f"guidance must be a number or a list of partita.Term, not {original!r}")
     everything = {given for stage in system.stages.values() for given in stage.given}
     for kept in {kept for term in guidance for kept in term.keep or ()} - everything:
-        raise PartitaError(f"guidance keeps {kept!r}, which no stage is given{did_you_mean(kept, sorted(everything))}")
+        raise PartitaError(
+            f"guidance keeps the condition {kept!r}, which no stage uses{did_you_mean(kept, sorted(everything))}"
+        )
     own = system.stages[name].given
     terms = [t if t.keep is None else replace(t, keep=tuple(k for k in t.keep if k in own)) for t in guidance]
     try:
@@ -220,18 +225,18 @@ def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
 
 
 def _guided(guidance: list[Term] | None, sampling: Any) -> bool:
-    """Whether a stage predicts with less than all its conditions, too, in whose place others can be."""
+    """Return whether a stage also predicts with some conditions dropped, which negative prompts can replace."""
     if guidance is None:
-        return getattr(sampling, "guidance", None) != 1  # of a stage with a way of its own, nobody knows
+        return getattr(sampling, "guidance", None) != 1  # unknown for a stage that handles guidance itself
     return any(term.keep is not None for term in guidance)
 
 
 def _sampling(system: Assembly, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """How each stage generate_options: its own way, with those changes that it knows."""
+    """Return the sampling options of each stage: its own, with the changes that apply to it."""
     known = {name: {f.name for f in fields(stage.sampling)} for name, stage in system.stages.items()}
     everything = sorted(set().union(*known.values()))
     if not isinstance(changes, Mapping):
-        raise PartitaError(f"sampling is a mapping such as {{{everything[0]!r}: …}}, not {changes!r}")
+        raise PartitaError(f"sampling must be a mapping such as {{{everything[0]!r}: …}}, not {changes!r}")
     for key, value in changes.items():
         if isinstance(value, Mapping) and key not in known:
             raise PartitaError(f"sampling: no stage is called {key!r}{did_you_mean(key, known)}")
@@ -239,14 +244,14 @@ def _sampling(system: Assembly, changes: Mapping[str, Any]) -> dict[str, Any]:
             raise PartitaError(f"sampling: no stage has {key!r}{did_you_mean(key, everything)}")
         if key in known and not isinstance(value, Mapping):
             raise PartitaError(f"sampling: {key} is a stage: give it a mapping from names to values, not {value!r}")
-    drawn = {}
+    options = {}
     for name, stage in system.stages.items():
         common = {key: value for key, value in changes.items() if key not in known and key in known[name]}
         own = {**common, **changes.get(name, {})}
         try:
-            drawn[name] = stage.changed_sampling(own) if own else stage.sampling
-            if beyond(steps := getattr(drawn[name], "steps", None) or 0, MOST_STEPS):
-                raise TooMuch(f"{steps:,} steps, and nothing takes more than {MOST_STEPS:,}: refused")
+            options[name] = stage.changed_sampling(own) if own else stage.sampling
+            if beyond(steps := getattr(options[name], "steps", None) or 0, MOST_STEPS):
+                raise TooMuch(f"{steps:,} steps exceed the limit of {MOST_STEPS:,}: refused")
         except PartitaError as error:
             raise PartitaError(f"sampling of {name}: {error}") from None
-    return drawn
+    return options

@@ -1,4 +1,4 @@
-"""What conditioners are told of clips that are generated: prompts and stories as clips, whole or in stretches."""
+"""Prompts and stories of a batch as clips, the input of conditioners in generation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .request import Story
 
 @dataclass(frozen=True)
 class ClipInputs:
-    """What is asked of a batch whose prompts change at the same times.
+    """Prompts of a batch of samples whose prompts change at the same times.
 
     Args:
-        inputs: By field, a value or story for each sample, as its parser has it.
-        times: When each segment begins, in seconds.
-        seconds: Length of the clips.
-        sample_rate: Rate of samples that do not tell theirs, in Hz.
+        inputs: Parsed value or story of each sample, by field.
+        times: Start of each segment of the stories, in seconds.
+        seconds: Length of the clips, in seconds.
+        sample_rate: Sample rate of audio tensors, in Hz.
     """
 
     inputs: Mapping[str, Sequence[Any]]
@@ -31,16 +31,16 @@ class ClipInputs:
     sample_rate: int
 
     def clips(self, conditioner: Conditioner, batch: int, segment: int, stretch: tuple[float, float]) -> list[Clip]:
-        """What a conditioner is told of each sample.
+        """Return a clip for each sample as input of a conditioner.
 
-        Fields in time are one timeline over the whole clip, however many segments a story has. Of any other field,
-        the value of the segment counts.
+        The segments of a story are joined to one value over the whole clip for fields that vary in time. Other fields
+        have the value of one segment.
 
         Args:
-            conditioner: That is told.
+            conditioner: Conditioner that reads the clips.
             batch: Number of samples.
-            segment: The segment of the story.
-            stretch: Start and length in seconds of what the conditioner is told of; (0, :attr:`seconds`) for all.
+            segment: Index of the story's segment.
+            stretch: Start and length of the excerpt that the clips cover, in seconds; (0, :attr:`seconds`) covers all.
         """
         clips = []
         for i in range(batch):
@@ -57,9 +57,9 @@ class ClipInputs:
         if not one.timed:
             return value.segments[segment][1]
         ends = pairwise([*value.times, max(self.seconds, value.times[-1])])
-        return one.join([Segment(*t, said) for t, (_, said) in zip(ends, value.segments, strict=True)])
+        return one.join([Segment(*t, part) for t, (_, part) in zip(ends, value.segments, strict=True)])
 
 
 def changes_in_time(conditioner: Conditioner) -> bool:
-    """Whether it reads fields of which a stretch of a clip has another value than the whole."""
+    """Return whether a conditioner reads fields that vary in time, whose value depends on the excerpt of the clip."""
     return any(field(name).timed for name in conditioner.inputs)

@@ -1,4 +1,4 @@
-"""Whether parts fit together: what a stage is told of its target and of what it is given, and every misfit."""
+"""Compatibility of parts: the specifications that a stage is built with, and a message for each mismatch."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ Note = Callable[..., None]
 
 @dataclass(frozen=True)
 class PartCatalog:
-    """The tokenizers, conditioners and stages of a system, by name: what stages get their facts from."""
+    """Tokenizers, conditioners and stages of a system by name, and the specifications of their representations."""
 
     tokenizers: dict[str, Tokenizer]
     conditioners: dict[str, Conditioner]
     stages: dict[str, Generator]
 
     def tokenizer_of(self, reference: Reference) -> Tokenizer | LatentView:
-        """What turns audio into the source of a representation, and back."""
+        """Return the tokenizer that encodes and decodes the source of a representation."""
         tokenizer = self.tokenizers[reference.tokenizer]
         return LatentView(tokenizer) if reference.latents else tokenizer
 
     def spec(self, reference: Reference) -> RepresentationSpec:
-        """The facts of a representation that a stage generates or is given."""
+        """Return the specification of a representation that a stage generates or takes as input."""
         return reference.spec(self.tokenizer_of(reference).spec)
 
     def target_spec(self, stage: StagePlan) -> RepresentationSpec:
-        """The facts of what a stage generates, stacked where that is several representations.
+        """Return the specification of the target of a stage, which stacks several representations.
 
         Raises:
-            ValueError: They cannot be stacked.
+            ValueError: The representations cannot be stacked.
         """
         return stacked([self.spec(reference) for reference in stage.targets])
 
 
 @dataclass
 class CompatibilityChecker:
-    """Fits the stages of a chain to what stands before them, one after the other.
+    """Checks the stages of a chain, in order, against the parts that they depend on.
 
     Args:
-        catalog: The tokenizers and conditioners that there are, and the stages before the one to be fitted.
+        catalog: All tokenizers and conditioners, and the stages that have been built so far.
     """
 
     catalog: PartCatalog
-    # what earlier stages generate: by source, the number of codebooks, 0 for latents
+    # Number of codebooks that earlier stages generate, by source; 0 for latents.
     _generated: dict[str, int] = field(default_factory=dict)
 
     def stage_arguments(self, name: str, stage: StagePlan, note: Note) -> dict[str, Any] | None:
-        """What a stage is built with, its target and what it is given; none where something does not fit.
+        """Return the arguments ``target`` and ``given`` that a stage is built with, or ``None`` after a mismatch.
 
         Args:
             name: Name of the stage.
-            stage: Its plan. Stages come in the order of the chain.
-            note: Takes a key, what is wrong with it, and what was probably meant.
+            stage: Plan of the stage. Stages must be passed in the order of the chain.
+            note: Called for each mismatch with a key, a message and an optional suggestion.
         """
         key, generator = f"stages.{name}", stage.part.cls
         references, before = [*stage.targets, *stage.references.values()], dict(self._generated)
@@ -99,7 +99,11 @@ class CompatibilityChecker:
                 if reference.within(target_reference):
                     first = target_reference.start
                     earlier = f": give it {reference.source}[:{first}]" if first else ""
-                    note(f"{key}.given", f"{given} holds what the stage itself generates, {target_reference}", earlier)
+                    note(
+                        f"{key}.given",
+                        f"{given} contains {target_reference}, which the stage itself generates",
+                        earlier,
+                    )
                     return None
             last = max(reference.codebooks(self.catalog.tokenizer_of(reference).spec), default=0)
             if last >= max(1, before.get(reference.source, 0)):
@@ -121,14 +125,14 @@ class CompatibilityChecker:
                 )
             elif fusion in ALIGNED_FUSIONS and not aligned:
                 others = " or ".join(e for e in known if e not in ALIGNED_FUSIONS)
-                hint = f": use {others}" if others else f", and {generator.registered_name} knows no other way"
+                hint = f": use {others}" if others else f", and {generator.registered_name} supports no other fusion"
                 note(where, f"is not aligned in time, so it cannot enter by {fusion}", hint)
             else:
                 givens[given] = Given(specs[given], fusion)
         return {"target": target, "given": givens} if len(givens) == len(stage.given) else None
 
     def _target(self, stage: StagePlan, reference: Reference, note: Note, overlaps: Note) -> RepresentationSpec | None:
-        """The facts of something that a stage generates, which must follow what is generated already."""
+        """Return the specification of a target, whose codebooks must follow those of earlier stages."""
         generator = stage.part.cls
         try:
             whole, spec = self.catalog.tokenizer_of(reference).spec, self.catalog.spec(reference)
@@ -138,7 +142,7 @@ class CompatibilityChecker:
         if spec.discrete != generator.discrete:
             makes = "codes" if generator.discrete else "latents"
             latents = spec.discrete and self.catalog.tokenizers[reference.tokenizer].latent_dim is not None
-            hint = f": the latents before them are {reference.tokenizer}/latents" if latents else ""
+            hint = f": use {reference.tokenizer}/latents for the latents before quantization" if latents else ""
             note(f"{generator.registered_name} generates {makes}, but {reference} is {spec}", hint)
             return None
         if spec.frame_rate is not None and exact(stage.window) * exact(spec.frame_rate) < 1:
@@ -147,37 +151,35 @@ class CompatibilityChecker:
         window = spec.frames(stage.window)
         if spec.frame_rate is not None and window > 1 and at_least(stage.overlap, spec.frame_rate) >= window:
             longest = (window - 1) / spec.frame_rate
-            message = (
-                f"{stage.overlap:g} s are the {window} frames of the whole window, so that nothing new would follow"
-            )
-            overlaps(message, f": at most {longest:g} s")
+            message = f"{stage.overlap:g} s cover all {window} frames of the window, which leaves no frame to generate"
+            overlaps(message, f": use at most {longest:g} s")
             return None
         codebooks = reference.codebooks(whole)
         if reference.source in self._generated and (not codebooks or codebooks[0] < self._generated[reference.source]):
-            note(f"an earlier stage generates {reference} already, or a part of it")
+            note(f"an earlier stage already generates {reference} or a part of it")
             return None
         if codebooks and codebooks[0] > self._generated.get(reference.source, 0):
-            note(f"no stage generates what comes before {reference}")
+            note(f"no earlier stage generates the codebooks before {reference}")
             return None
         self._generated[reference.source] = codebooks[-1] + 1 if codebooks else 0
         return spec
 
 
 def _possible_fusions(stage: StagePlan) -> list[str]:
-    """The ways in which something can enter a stage, made of the components that the recipe names."""
+    """Return the fusions that a generator and all of its components in the recipe support."""
     components = [part.cls for part in stage.part.parts.values() if hasattr(part.cls, "fusions")]
     return [f for f in stage.part.cls.fusions if all(f in component.fusions for component in components)]
 
 
 def _default_fusion(stage: StagePlan, spec: ConditionSpec, aligned: bool) -> str:
-    """How something enters where the recipe does not say: as the kind of stage prefers it, if its components can."""
+    """Return the default fusion of an input: the preferred one of the generator if its components support it."""
     preferred: str = stage.part.cls.default_fusion(spec)
     possible = [f for f in _possible_fusions(stage) if aligned or f not in ALIGNED_FUSIONS]
     return preferred if preferred in possible or not possible else possible[0]
 
 
 def _rejecting_component(stage: StagePlan, fusion: str) -> str:
-    """Which component it is that cannot take something in a way that the kind of stage knows."""
+    """Return text that names the component that lacks a fusion which the generator supports, or an empty string."""
     for name, part in stage.part.parts.items():
         if fusion in stage.part.cls.fusions and fusion not in getattr(part.cls, "fusions", (fusion,)):
             return f" with the {name} {part.cls.registered_name}"

@@ -1,4 +1,4 @@
-"""Looking at the data of a system before it is trained."""
+"""Check of a system's data before training."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .assembly import Assembly
 
 
 def check_data(system: Assembly) -> tuple[list[str], list[str]]:
-    """Read all data of a system once. Its progress goes to :func:`partita.core.progress.reporting`.
+    """Read all data of a system once. Progress is reported to :func:`partita.core.progress.reporting`.
 
     Args:
-        system: Any system with data.
+        system: A system with data.
 
     Returns:
-        Lines on what there is and what is missing of it, and a line on each damaged piece.
+        Lines that describe the data and its missing fields, and a line for each damaged piece.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what was skipped is among the damaged
+        warnings.simplefilter("ignore", UserWarning)  # skipped pieces are reported as damaged
         system.source.setup()
     return [*overview(system.source), *gaps(system.source, system.reads)], damage(system.source)

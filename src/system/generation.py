@@ -1,4 +1,4 @@
-"""Generating with a whole chain: stage by stage, window by window, prompt by prompt."""
+"""Generation with a chain of stages, window by window."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ from .stream import Stream
 from .windows import Window, common_grid, windows
 
 Progress = Callable[[str, int, int], None]
+"""Function that receives the name of a stage, the number of finished steps and the total number of steps."""
 
 
 def generate(system: Assembly, request: CheckedRequest, progress: Progress | None = None) -> dict[str, Generated]:
-    """What every stage of a system generates, by representation."""
+    """Return the output of all stages of a system, by name of the representation."""
     results, groups = [], request.groups()
     for starts, members in groups.items():
         chain = ChainRun(
@@ -59,21 +60,21 @@ def generate(system: Assembly, request: CheckedRequest, progress: Progress | Non
 
 @dataclass
 class ChainRun:
-    """One batch on its way through all stages; its prompts change at the same times.
+    """Generation of one batch by all stages. The prompts of all samples change at the same times.
 
     Attributes:
-        system: What generates.
-        inputs: Per input field a prompt or story for each sample.
-        times: When each part of the stories begins, in seconds.
-        seeds: One per sample.
-        seconds: How much is generated.
-        generate_options: By stage, the arguments of its ``generate`` that say how it generate_options.
-        negative: Per input field what guidance leads away from, one prompt per sample.
-        continuation: Audio ``[B, C, T]`` to start with, at the rate and channels of the output.
-        transition: Seconds that the next part of a story goes on from.
-        progress: Called with (stage, steps done, steps in all).
-        made: By source, what has been generated.
-        outputs: By name (``plan:hidden``), side outputs of stages that later ones are given.
+        system: System that generates.
+        inputs: Prompt or story of each sample, by input field.
+        times: Start of each segment of the stories, in seconds.
+        seeds: One seed per sample.
+        seconds: Length of the clips, in seconds.
+        generate_options: Guidance and sampling arguments of each stage's ``generate``, by stage.
+        negative: Negative prompt of each sample, by input field.
+        continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
+        transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
+        progress: Called after each step.
+        generated: Generated representations, by source.
+        outputs: Side outputs of stages that later stages take as input, by name (``plan:hidden``).
     """
 
     system: Assembly
@@ -90,7 +91,7 @@ class ChainRun:
     outputs: dict[str, Condition] = field(default_factory=dict)
 
     def run(self) -> dict[str, Generated]:
-        """Every stage over the whole duration, one after the other."""
+        """Run all stages one after the other over the whole duration, and return their output by source."""
         for name, plan in self.system.plan.stages.items():
             whole = self._stage(name, plan)
             specs = [self.system.spec(target) for target in plan.targets]
@@ -104,7 +105,7 @@ class ChainRun:
         return self.generated
 
     def _stage(self, name: str, plan: StagePlan) -> Generated:
-        """One stage over the whole duration, window by window."""
+        """Run one stage over the whole duration, window by window."""
         stage, spec = self.system.stages[name].eval(), self.system.catalog.target_spec(plan)
         known = None
         if self.continuation is not None and spec.frame_rate is not None:
@@ -143,33 +144,35 @@ class ChainRun:
                     **generate_options,
                 )
             except FloatingPointError as error:
-                raise not_finite_error(f"the stage {name}", str(error)) from None
+                raise not_finite_error(f"the stage {name} fails because {error}") from None
             stream.extend(start, new)
             if stream.finished:
                 break
         made = stream.result()
         if not finite(made.values):
-            raise not_finite_error(f"the stage {name}", f"{plan.named_targets} that is not finite numbers")
+            raise not_finite_error(
+                f"the stage {name} generates values of {plan.named_targets} that are not finite numbers"
+            )
         self.outputs |= {f"{name}:{output}": condition for output, condition in made.outputs.items()}
         return made
 
     def _wanted(self, name: str) -> list[OutputReference]:
-        """The side outputs of a stage that others are given."""
+        """Return the side outputs of a stage that other stages take as input."""
         given = [o for stage in self.system.plan.stages.values() for o in stage.outputs.values()]
         return [o for o in dict.fromkeys(given) if o.stage == name]
 
     def _windows(self, name: str, plan: StagePlan, known: int) -> tuple[list[Window], list[int]]:
-        """The windows of a stage, and the part of the story that each belongs to."""
+        """Return the windows of a stage, and the index of the story's segment that each belongs to."""
         spec = self.system.catalog.target_spec(plan)
-        if spec.frame_rate is None:  # as long as it comes out, in one go
+        if spec.frame_rate is None:  # the length is unknown, so one window covers it all
             return [Window(0, 0, spec.frames(self.seconds))], [0]
         rate = spec.frame_rate
         others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
         window, overlap = spec.frames(plan.window), at_least(plan.overlap, rate)
         grid = common_grid(rate, others)
-        if grid > window - overlap:  # rates that hardly ever meet: what is given starts within half a frame
+        if grid > window - overlap:  # the rates share too few boundaries: inputs may start up to half a frame off
             grid = 1
-        # A story changes only what is given one of its inputs.
+        # A story affects only stages that are conditioned on one of its inputs.
         conditioners = [self.system.conditioners[given] for given in plan.conditioners]
         fields = {name for conditioner in conditioners for name in conditioner.inputs}
         times = self.times if fields & self.inputs.keys() else (0.0,)
@@ -181,19 +184,19 @@ class ChainRun:
         for one in ahead:
             made.append(one)
             if beyond(len(made), MOST_WINDOWS):
-                raise TooMuch(f"{name} would take more than {MOST_WINDOWS:,} windows for {self.seconds:g} s: refused")
+                raise TooMuch(f"{name} needs more than {MOST_WINDOWS:,} windows for {self.seconds:g} s: refused")
         return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
 
     def _condition(
         self, plan: StagePlan, name: str, part: int, stretch: tuple[float, float]
     ) -> tuple[Condition, Condition]:
-        """The pair (condition, null) of something given; what is to be negative takes the place of the null.
+        """Return the pair (condition, null condition) of an input. A negative prompt replaces the null condition.
 
         Args:
-            plan: Of the stage.
-            name: Of what it is given.
-            part: The part of the story.
-            stretch: Start and length of what a conditioner is told of, in seconds.
+            plan: Plan of the stage.
+            name: Name of the input.
+            part: Index of the story's segment.
+            stretch: Start and length of the excerpt that the condition covers, in seconds.
         """
         if name in plan.outputs:
             return self.outputs[name], self.outputs[name].absent()
@@ -212,7 +215,7 @@ class ChainRun:
         if conditioner.spec.frame_rate is not None:
             condition = condition.lasting(conditioner.positions(self.seconds))
         if not finite(condition.values):
-            raise not_finite_error(f"the conditioner {name}", "a condition that is not finite numbers")
+            raise not_finite_error(f"the conditioner {name} returns values that are not finite numbers")
         if not negative:
             return condition, conditioner.null(condition)
         return (
@@ -221,20 +224,22 @@ class ChainRun:
         )
 
     def _known(self, target: Reference, continuation: Tensor) -> Tensor:
-        """The representation of audio to continue, whole frames only."""
+        """Return the representation of the audio to continue, without incomplete frames."""
         if (read := self.system.plan.reads(target)) is not None:
-            raise PartitaError(f"a continuation is a mix, and {target.tokenizer} reads {read} alone: leave it out")
+            raise PartitaError(
+                f"a continuation is a mix, but {target.tokenizer} reads only {read}: generate without a continuation"
+            )
         tokenizer, output = self.system.tokenizer_of(target), self.system.output.spec
         spec = tokenizer.spec
         audio = convert(continuation, output.sample_rate, spec.sample_rate, spec.channels)
         frames = continuation_frames(continuation.shape[-1], output.sample_rate, spec)
         encoded = tokenizer.encode(audio)
         if not finite(encoded):
-            raise not_finite_error(f"the tokenizer {target.tokenizer}", "latents that are not finite numbers")
+            raise not_finite_error(f"the tokenizer {target.tokenizer} returns latents that are not finite numbers")
         return target.take(encoded)[..., :frames]
 
     def _progress(self, stage: str, index: int, windows: int) -> Callable[[int, int], None] | None:
-        """Steps of one window as steps of all."""
+        """Return a callback that reports the steps of one window as steps of all windows."""
         report = self.progress
         if report is None:
             return None
@@ -242,15 +247,15 @@ class ChainRun:
 
 
 def continuation_frames(samples: int, sample_rate: int, spec: RepresentationSpec) -> int:
-    """How many frames there are of audio to continue: whole ones, at least one."""
+    """Return the number of complete frames in the audio to continue, at least one."""
     return max(1, spec.whole_frames(samples, sample_rate))
 
 
 def decoded(tokenizer: Tokenizer | LatentView, made: Generated) -> Tensor:
-    """Audio ``[B, C, T]`` of what was generated; samples that end before others do so in silence.
+    """Decode a generated representation to audio ``[B, C, T]``. Samples that end early are padded with silence.
 
     Raises:
-        NotImplementedError: The tokenizer cannot go back to audio.
+        NotImplementedError: The tokenizer cannot decode to audio.
     """
     if made.whole:
         return tokenizer.decode(made.values)
@@ -259,9 +264,9 @@ def decoded(tokenizer: Tokenizer | LatentView, made: Generated) -> Tensor:
     return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
 
 
-def not_finite_error(who: str, what: str) -> PartitaError:
-    """The refusal of something that is not a result: who made it, and what."""
+def not_finite_error(finding: str) -> PartitaError:
+    """Return the error for a result with NaN or infinity, from a clause that says which part returns which values."""
     return PartitaError(
-        f"{who} makes {what} (NaN or infinite): its weights are damaged, or its training went wrong; where its numbers "
-        "are too large for half precision, use float32"
+        f"{finding} (NaN or infinite): its weights are damaged or its training diverged; if its values overflow in "
+        "half precision, use float32"
     )

@@ -1,4 +1,4 @@
-"""Finishing audio for listening: fades, loudness (ITU-R BS.1770-4), and peaks that no converter clips."""
+"""Mastering of clips: fades, loudness normalization (ITU-R BS.1770-4) and a true-peak limiter."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..errors import PartitaError
 
 _OVERSAMPLING = 4
 _BLOCK = 0.4
-"""Seconds of a gating block (BS.1770-4, annex 1)."""
+"""Length of a gating block in seconds (BS.1770-4, annex 1)."""
 _LOOK_AHEAD = 0.005
-"""Seconds before a peak in which the gain of the limiter falls."""
+"""Time before a peak in which the gain of the limiter falls, in seconds."""
 _RELEASE = 60.0
-"""Decibels per second by which it rises again."""
+"""Rate at which the gain of the limiter recovers after a peak, in decibels per second."""
 
 
 class Mastered(NamedTuple):
-    """Mastered audio and what is true of it.
+    """Mastered audio and its measurements.
 
     Args:
-        audio: ``[C, T]``.
-        loudness: In LUFS; none where there is nothing to measure (silence), and where nothing was asked for.
-        true_peak: In dBTP; minus infinity where there is no loudness, either.
-        reduction: Decibels by which the limiter lowered the highest peak.
+        audio: Audio ``[C, T]``.
+        loudness: Integrated loudness in LUFS. ``None`` for silence, and if neither loudness nor peaks are processed.
+        true_peak: True peak in dBTP; minus infinity if ``loudness`` is ``None``.
+        reduction: Amount by which the limiter lowered the highest peak, in decibels.
     """
 
     audio: np.ndarray
@@ -38,20 +38,21 @@ class Mastered(NamedTuple):
 
     def __str__(self) -> str:
         if self.loudness is None:
-            return "silent: there is no loudness to bring to a level, it is left as it is"
+            return "silent, so the loudness is unchanged"
         limit = f", peaks lowered by {self.reduction:.1f} dB" if self.reduction else ""
         return f"{self.loudness:.1f} LUFS, {self.true_peak:.1f} dBTP{limit}"
 
 
 @dataclass(frozen=True)
 class Mastering:
-    """What is done to a clip before it is written: fades, then loudness, then the limit of its peaks.
+    """Processing of a clip before it is written: fades, then loudness normalization, then limiting.
 
     Args:
-        loudness: Target in LUFS, between -70 and 0; none to leave the level. Streaming services use -14, broadcasters
-            -23 (EBU R 128). What the limiter takes is not made up for.
-        peak: Highest true peak in dBTP, not above 0; none for -1 where a loudness is set, and for no limit else.
-        fade: Seconds of fading in and of fading out; at most half a clip each.
+        loudness: Target loudness in LUFS, above -70 and at most 0. Streaming services use -14, broadcasters -23
+            (EBU R 128). The loss of loudness in the limiter is not compensated. ``None`` keeps the level.
+        peak: Maximum true peak in dBTP, above -70 and at most 0. ``None`` uses -1 if ``loudness`` is set, and no limit
+            otherwise.
+        fade: Length of the fade-in and of the fade-out in seconds, each limited to half the clip.
 
     Raises:
         PartitaError: A number is out of range.
@@ -63,22 +64,24 @@ class Mastering:
 
     def __post_init__(self) -> None:
         if self.loudness is not None and not -70 < self.loudness <= 0:
-            raise PartitaError(f"loudness is in LUFS, above -70 and not above 0 (such as -14), not {self.loudness:g}")
+            raise PartitaError(
+                f"loudness must be in LUFS, above -70 and at most 0 (such as -14), not {self.loudness:g}"
+            )
         if self.peak is not None and not -70 < self.peak <= 0:
-            raise PartitaError(f"peak is in dBTP, above -70 and not above 0 (such as -1), not {self.peak:g}")
+            raise PartitaError(f"peak must be in dBTP, above -70 and at most 0 (such as -1), not {self.peak:g}")
         if not 0 <= self.fade < math.inf:
-            raise PartitaError(f"fade is a number of seconds, not {self.fade:g}")
+            raise PartitaError(f"fade must be a number of seconds, 0 or more, not {self.fade:g}")
 
     @property
     def measures(self) -> bool:
-        """Whether level or peaks are seen to, and so measured."""
+        """Whether the clip is normalized or limited, and therefore measured."""
         return self.loudness is not None or self.peak is not None
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> Mastered:
-        """Finish audio ``[C, T]``; silence stays as it is.
+        """Master audio ``[C, T]``. The level of silence is unchanged.
 
         Raises:
-            PartitaError: It holds samples that are not numbers, or too many channels to measure.
+            PartitaError: The audio contains NaN or infinity, or has too many channels to measure.
         """
         done = faded(audio, sample_rate, self.fade)
         if not self.measures:
@@ -97,44 +100,44 @@ class Mastering:
 
 
 def loudness(audio: np.ndarray, sample_rate: int) -> float | None:
-    """Integrated loudness of audio ``[C, T]`` in LUFS (ITU-R BS.1770-4).
+    """Return the integrated loudness of audio ``[C, T]`` in LUFS (ITU-R BS.1770-4).
 
     A clip shorter than a gating block of 0.4 s is measured as one block.
 
     Returns:
-        None where no block is louder than -70 LUFS: of silence there is no loudness.
+        ``None`` if no block is louder than -70 LUFS, since the loudness of silence is undefined.
 
     Raises:
-        PartitaError: It holds samples that are not numbers, or more than five channels.
+        PartitaError: The audio contains NaN or infinity, or has more than five channels.
     """
     import pyloudnorm
 
     if not np.isfinite(audio).all():
-        raise PartitaError("the audio holds samples that are not numbers: its loudness cannot be measured")
+        raise PartitaError("the audio contains samples that are NaN or infinite, so its loudness cannot be measured")
     if len(audio) > 5:
         raise PartitaError(f"loudness is defined for up to five channels (ITU-R BS.1770), not {len(audio)}")
     if not audio.any():
         return None
-    # Rounded down, a block is never longer than the clip that it is.
+    # Rounding down keeps a block of the whole clip from being longer than the clip.
     block = min(_BLOCK, math.nextafter(audio.shape[1] / sample_rate, 0))
     level = float(pyloudnorm.Meter(sample_rate, block_size=block).integrated_loudness(audio.T.astype(np.float64)))
     return level if math.isfinite(level) else None
 
 
 def true_peak(audio: np.ndarray, sample_rate: int) -> float:
-    """The highest peak between the samples of audio ``[C, T]`` in dBTP, 4× oversampled (BS.1770-4, annex 2)."""
+    """Return the true peak of audio ``[C, T]`` in dBTP, measured with 4× oversampling (BS.1770-4, annex 2)."""
     peak = max(float(np.abs(audio).max(initial=0)), float(np.abs(_oversampled(audio, sample_rate)).max(initial=0)))
     return 20 * math.log10(peak) if peak else -math.inf
 
 
 def limited(audio: np.ndarray, sample_rate: int, ceiling: float) -> np.ndarray:
-    """Audio ``[C, T]`` whose true peaks are not above ``ceiling`` in dBTP.
+    """Limit the true peaks of audio ``[C, T]`` to ``ceiling`` in dBTP.
 
-    The gain is the same for all channels, falls ahead of a peak, and rises again at a constant rate. It is exact by
-    construction: every value it is averaged from is low enough for the peak.
+    All channels have the same gain. It falls before a peak and recovers at a constant rate. The gain at a peak is an
+    average of values that are all low enough for the peak, so it never exceeds the gain that the peak requires.
     """
     high = np.abs(_oversampled(audio, sample_rate)).max(axis=0)
-    # Of each sample: the highest point from half a sample before to half a sample after.
+    # Highest oversampled value from half a sample before to half a sample after each sample.
     half = _OVERSAMPLING // 2
     around = np.pad(high, (half, half + 1))
     near = np.max([around[i : i + len(high) : _OVERSAMPLING] for i in range(2 * half + 1)], axis=0)[: audio.shape[1]]
@@ -147,12 +150,12 @@ def limited(audio: np.ndarray, sample_rate: int, ceiling: float) -> np.ndarray:
     window = np.hanning(ahead + 2)[1:-1]
     gain = np.convolve(released, window / window.sum(), mode="full")[ahead : ahead + audio.shape[1]]
     done = audio * (10 ** (gain / 20)).astype(audio.dtype)
-    # A gain that changes moves what is between the samples by a hair: what is left over goes evenly.
+    # The varying gain slightly changes the signal between samples. A constant gain removes the remaining excess.
     return done * np.float32(min(1.0, _ratio(ceiling - true_peak(done, sample_rate) - 1e-6)))
 
 
 def faded(audio: np.ndarray, sample_rate: int, seconds: float) -> np.ndarray:
-    """Audio ``[C, T]`` faded in and out by half a cosine, over ``seconds`` or half the clip, whichever is shorter."""
+    """Fade audio ``[C, T]`` in and out with raised cosines of ``seconds``, or of half the clip if that is shorter."""
     length = min(round(seconds * sample_rate), audio.shape[1] // 2)
     if length == 0:
         return audio
@@ -164,7 +167,7 @@ def faded(audio: np.ndarray, sample_rate: int, seconds: float) -> np.ndarray:
 
 
 def _oversampled(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Audio ``[C, 4 T]``; what is before and after it is silence. Above 91 % of the band it falls off."""
+    """Return audio ``[C, 4 T]``, filtered as if silence surrounded it; the filter falls off above 91 % of the band."""
     if audio.shape[1] == 0:
         return np.zeros((len(audio), 0))
     return soxr.resample(audio.T.astype(np.float64), sample_rate, _OVERSAMPLING * sample_rate, quality="VHQ").T

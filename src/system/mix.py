@@ -1,4 +1,4 @@
-"""What is heard of a system: the ends of its chain, and their mix."""
+"""Mixing the audio of several representations at the end of a chain."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..errors import PartitaError
 
 
 def mixed(clips: Sequence[Tensor], specs: Sequence[RepresentationSpec]) -> Tensor:
-    """The sum of clips ``[B, C, T]``, at the rate and with the channels of the first; shorter ones end in silence.
+    """Sum clips ``[B, C, T]`` at the sample rate and channels of the first. Shorter ones are padded with silence.
 
     Args:
-        clips: One or more.
-        specs: Whose sample rate and channels each has.
+        clips: One or more clips.
+        specs: Specification of each clip, with its sample rate and channels.
     """
     first = specs[0]
     alike = [
@@ -30,11 +30,11 @@ def mixed(clips: Sequence[Tensor], specs: Sequence[RepresentationSpec]) -> Tenso
 
 
 class Mix:
-    """The output of a system whose chain has several ends. It has a rate, but nothing encodes a mix as its parts.
+    """Output of a system whose chain has several ends. A mix can be neither encoded nor decoded as one representation.
 
     Args:
-        names: Names of the ends.
-        spec: Facts of the first of them.
+        names: Names of the representations at the ends.
+        spec: Specification of the first one, with the sample rate and channels of the mix.
     """
 
     def __init__(self, names: Sequence[str], spec: RepresentationSpec) -> None:
@@ -42,21 +42,23 @@ class Mix:
 
     @property
     def registered_name(self) -> str:
-        """Names of the ends."""
+        """Names of the representations, joined by plus signs."""
         return " + ".join(self.names)
 
     def encode(self, audio: Tensor) -> Tensor:
-        """No mix can be encoded.
+        """Refuse to encode a mix.
 
         Raises:
             PartitaError: Always.
         """
-        raise PartitaError(f"{' and '.join(self.names)} each encode a part of the mix; the mix itself is not encoded")
+        raise PartitaError(
+            f"{' and '.join(self.names)} each encode a part of the mix; the mix itself cannot be encoded"
+        )
 
     def decode(self, representation: Tensor) -> Tensor:
-        """No single representation is that of a mix.
+        """Refuse to decode a single representation as a mix.
 
         Raises:
             PartitaError: Always.
         """
-        raise PartitaError(f"{' and '.join(self.names)} are decoded each on its own: use System.decode")
+        raise PartitaError(f"{' and '.join(self.names)} are decoded separately: use System.decode")

@@ -1,4 +1,4 @@
-"""Building a system without its weights, and with hardly any memory or work, whatever the recipe asks for."""
+"""Building a system on the meta device with bounded memory and work, whatever its recipe contains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torchaudio  # noqa: F401  (imported while a part is outlined, it would make its constants without memory)
+import torchaudio  # noqa: F401  (importing it inside the block would create its constants on the meta device)
 from torch import Tensor
 from torch.nn.modules import module
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,10 +18,10 @@ from ..limits import MOST_LAYERS, MOST_OUTLINED, TooMuch, beyond
 
 @contextmanager
 def outlining() -> Iterator[None]:
-    """While this lasts, tensors are made without memory; those that ask for some, and modules, are counted.
+    """Create tensors on the meta device inside the block, and count modules and the tensors that still take memory.
 
     Raises:
-        TooMuch: A constructor makes more of either than any part needs.
+        TooMuch: Constructors create more modules or take more memory than the limits allow.
     """
     built = 0
 
@@ -29,7 +29,7 @@ def outlining() -> Iterator[None]:
         nonlocal built
         built += 1
         if beyond(built, MOST_LAYERS):
-            raise TooMuch(f"more than {MOST_LAYERS:,} layers and weights, far more than a system has: refused")
+            raise TooMuch(f"more than {MOST_LAYERS:,} layers and weights, far more than any system: refused")
 
     hooks = [
         module.register_module_module_registration_hook(count),
@@ -45,9 +45,9 @@ def outlining() -> Iterator[None]:
 
 
 class _MemoryMeter(TorchDispatchMode):
-    """Adds up the memory of all results that take some, and refuses before it is taken.
+    """Adds up the memory of operation results and raises an error before the limit is exceeded.
 
-    How much an operation takes is what it would yield without memory, which is tried first.
+    The size of a result is found by running the operation on the meta device first.
     """
 
     def __init__(self) -> None:
@@ -59,12 +59,12 @@ class _MemoryMeter(TorchDispatchMode):
         if not operation.is_view:
             self.taken += _result_bytes(operation, args, kwargs)
             if beyond(self.taken, MOST_OUTLINED):
-                raise TooMuch(f"its constants alone take more than {MOST_OUTLINED:,} bytes: refused")
+                raise TooMuch(f"its constants take more than {MOST_OUTLINED:,} bytes: refused")
         return operation(*args, **kwargs)
 
 
 def _result_bytes(operation: Any, args: Any, kwargs: dict[str, Any]) -> int:
-    """Bytes of an operation's results; 0 where they take none, or where only the values say how much."""
+    """Return the size of an operation's results in bytes; 0 if they take no memory or if the size is unpredictable."""
     device = kwargs.get("device")
     if (device is not None and device.type == "meta") or (args and isinstance(args[0], Tensor) and args[0].is_meta):
         return 0

@@ -1,4 +1,4 @@
-"""Many prompts: read from a file, and what is probably not meant by one."""
+"""Reading prompt files, writing manifests, and warnings about prompts that are probably mistaken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .checked_request import CheckedRequest
 from .request import Request, segments_of
 
 MOST_SHOWN = 12
-"""Mistakes in a file that a message lists."""
+"""Maximum number of mistakes in a prompt file that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Row:
     """One clip to generate.
 
     Args:
-        inputs: By input of the system (``text``, ``melody`` …), the prompt.
-        seed: Of the clip; as its place among the rows has it where none is given.
-        duration: In seconds; that of all rows where none is given.
-        where: Where it stands, for messages.
+        inputs: Prompt for each input of the system (``text``, ``melody`` …).
+        seed: Seed of the clip. ``None`` adds the index of the row to the common seed.
+        duration: Length of the clip in seconds. ``None`` uses the common duration.
+        where: File and line of the row, for messages.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -40,22 +40,21 @@ class Row:
 
     @property
     def words(self) -> str:
-        """Its prompt as a message shows it."""
+        """The prompts of all inputs as text for messages."""
         texts = [str(prompt) for prompt in segments_of(self.inputs.get("text")) if prompt]
         others = (f"{name}: {value}" for name, value in self.inputs.items() if name != "text")
         return " … ".join([*texts, *others])
 
 
 def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
-    """The rows of a file of prompts, all of them checked.
+    """Read and check the rows of a prompt file.
 
-    A ``.jsonl`` file has an object on each line: the inputs of the system (``text`` …), and if wanted ``seed`` and
-    ``duration``. Paths of audio are relative to the file, or to where the command runs. The key ``file`` of a manifest
-    is passed over. Any other file has a text on each line. Blank lines do
-    not count.
+    A ``.jsonl`` file has an object on each line with the inputs of the system (``text`` …) and optionally ``seed`` and
+    ``duration``. Audio paths are relative to the file, or else to the working directory. The key ``file`` of a manifest
+    is ignored. Any other file has a text on each line. Blank lines are ignored.
 
     Raises:
-        PartitaError: With every mistake, each naming file and line.
+        PartitaError: The file has mistakes. The message lists them with file and line.
     """
     path = Path(path)
     content = read_bytes(path, LARGEST_PROMPTS)
@@ -79,59 +78,61 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
         counted = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
         raise PartitaError(f"{counted} in the prompts\n  " + "\n  ".join(mistakes[:MOST_SHOWN]) + more)
     if not rows:
-        raise PartitaError(f"{path} holds no prompts")
+        raise PartitaError(f"{path} contains no prompts")
     return rows
 
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what was made, an object on each line; as a file of prompts it asks for the same once more."""
+    """Write a manifest with an object for each generated clip. Used as a prompt file, it reproduces the clips."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with replacing_file(path) as new:
-        new.write_bytes(text.encode(errors="backslashreplace"))  # file names may be no UTF-8; JSON has escapes for it
+        new.write_bytes(
+            text.encode(errors="backslashreplace")
+        )  # file names that are not UTF-8 are written as JSON escapes
 
 
 def prompt_warnings(system: Assembly, rows: Sequence[Row]) -> list[str]:
-    """What is probably not meant by some rows, a sentence each."""
+    """Return a sentence for each probable mistake in the prompts of some rows."""
     inputs = {name: [row.inputs.get(name) for row in rows] for name in {name for row in rows for name in row.inputs}}
     return [*input_warnings(system, inputs), *filter(None, [missing_prompt_warning(system, inputs, len(rows))])]
 
 
 def input_warnings(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> list[str]:
-    """What is probably not meant by some prompts, a sentence each.
+    """Return a sentence for each probable mistake in prompts.
 
     Args:
-        system: That is going to read them.
-        inputs: By input, the prompts.
+        system: System that reads the prompts.
+        inputs: Prompts by input field.
     """
     found = []
     for text in dict.fromkeys(_texts(inputs.get("text", ()))):
         if kind(text) == "file":
             found.append(
-                f"the prompt {text!r} is the name of a file, and is read as words: prompts are read from a file by "
-                "--prompts, and audio is continued by --continue"
+                f"the prompt {text!r} is the name of a file but is used as text: read prompts from a file with "
+                "--prompts, and continue audio with --continue"
             )
     for name, conditioner in system.conditioners.items():
         texts = [name for name in conditioner.inputs if kinds([name]) == {"text"}]
-        said = dict.fromkeys(text for name in texts for text in _texts(inputs.get(name, ())))
-        unknown = [value for value in said if not conditioner.knows(value)]
+        prompts = dict.fromkeys(text for name in texts for text in _texts(inputs.get(name, ())))
+        unknown = [value for value in prompts if not conditioner.knows(value)]
         if unknown:
             more = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""
             found.append(
-                f"{name} ({conditioner.registered_name}) met no word of {unknown[0]!r}{more} in training: it can only "
-                "guess what is meant"
+                f"{name} ({conditioner.registered_name}) saw no word of {unknown[0]!r}{more} in training, so the "
+                "prompt has no reliable effect"
             )
     return found
 
 
 def missing_prompt_warning(system: Assembly, inputs: Mapping[str, Sequence[Any]], clips: int) -> str:
-    """A sentence on clips that have no prompt although the system reads text; empty where all have one."""
+    """Return a sentence about clips without a prompt in a system that reads text; empty if there are none."""
     if "text" not in system.inputs:
         return ""
-    told = [any(_has_prompt(values[i]) for values in inputs.values()) for i in range(clips)]
-    if all(told):
+    prompted = [any(_has_prompt(values[i]) for values in inputs.values()) for i in range(clips)]
+    if all(prompted):
         return ""
-    which = "there is no prompt" if not any(told) else f"{told.count(False)} of {clips} clips have no prompt"
-    return f"{which}, and this system reads text: what it generates then is up to chance"
+    which = "there is no prompt" if not any(prompted) else f"{prompted.count(False)} of {clips} clips have no prompt"
+    return f"{which}, but this system reads text: the content of such clips is random"
 
 
 def _row(line: str, where: str, objects: bool) -> Row:
@@ -144,14 +145,14 @@ def _row(line: str, where: str, objects: bool) -> Row:
     values.pop("file", None)
     seed, duration = values.pop("seed", None), values.pop("duration", None)
     if seed is not None and type(seed) is not int:
-        raise PartitaError(f"seed is a whole number, not {seed!r:.80}")
+        raise PartitaError(f"seed must be a whole number, not {seed!r:.80}")
     if duration is not None and type(duration) not in (int, float):
-        raise PartitaError(f"duration is a number of seconds, not {duration!r:.80}")
+        raise PartitaError(f"duration must be a number of seconds, not {duration!r:.80}")
     return Row(values, seed, duration, where)
 
 
 def _resolved_paths(prompts: Path, name: str, value: Any) -> Any:
-    """A value with the paths in it, of a field of audio, as they are found beside the file of prompts."""
+    """Return a value in which paths of audio files beside the prompt file are absolute."""
     if isinstance(value, dict):
         return {key: _resolved_paths(prompts, name, inner) for key, inner in value.items()}
     if name not in names("field") or kinds([name]) != {"audio"} or not isinstance(value, str):
@@ -161,11 +162,11 @@ def _resolved_paths(prompts: Path, name: str, value: Any) -> Any:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _texts(values: Sequence[Any]) -> Iterator[str]:
-    """The texts among prompts and those of stories, which say something."""
+    """Yield the texts among prompts and the segments of stories, without blank ones."""
     parts = (part for value in values for part in segments_of(value))
     return (part for part in parts if isinstance(part, str) and part.strip())
 

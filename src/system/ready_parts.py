@@ -1,4 +1,4 @@
-"""Single parts with their weights: saved ones, and presets that name pretrained weights."""
+"""Loading single parts with weights, from saved parts or from presets with pretrained weights."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .saved import check_saved_part
 from .system import System
 
 GROUPS = {"tokenizer": "tokenizers", "conditioner": "conditioners"}
-"""The families whose parts can be made without a system around them, and where they stand in a recipe."""
+"""Families whose parts can be built without a system, with their keys in a recipe."""
 
 
 def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.device = "cpu") -> Part:
-    """A tokenizer, conditioner or generator with its weights, ready to use.
+    """Load a tokenizer, conditioner or generator with its weights.
 
     Args:
-        source: The folder of a saved part (``runs/mine/tokenizers/acoustic``, also as part of a hub id:
-            ``user/name/tokenizers/acoustic``), the name of a preset or part that comes with weights or needs none
-            (``encodec-24khz``; ``tokenizer/…`` where several families have one), or a slot as in a recipe
+        source: One of: the folder of a saved part (``runs/mine/tokenizers/acoustic``); a part in a system on the Hub
+            (``user/name/tokenizers/acoustic``); the name of a preset or part that includes weights or needs none
+            (``encodec-24khz``, or ``tokenizer/encodec-24khz`` if several families have the name); a slot as in a recipe
             (``{"preset": "vggish", "weights": "vggish.pth"}``).
-        device: Where it goes.
+        device: Device to move the part to.
 
     Raises:
-        PartitaError: There is no such part, or it has no weights; the message says what to do.
+        PartitaError: The part does not exist or has no weights. The message says what to do.
     """
     if isinstance(source, Mapping):
         return build_part(dict(source))[0].to(device)
@@ -49,7 +49,7 @@ def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.dev
         check_saved_part(path.resolve().parent, path.resolve().name)
         return Part.load(path).to(device)
     if kind(path) == "file":
-        raise PartitaError(f"{path} is a file, and a saved part is a folder with a config.json")
+        raise PartitaError(f"{path} is a file, but a saved part is a folder with a config.json")
     if found := PART_ON_HUB.fullmatch(text):
         root = fetch(found[1], [f"{found[2]}/{pattern}" for pattern in FILES])
         check_saved_part(root, found[2])
@@ -63,14 +63,17 @@ def load_part(source: str | Path | Mapping[str, Any], *, device: str | torch.dev
 
 
 def build_part(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
-    """The part that a recipe slot makes, and where its weights are from.
+    """Build the part of a recipe slot, and return it with the source of its weights.
 
     Args:
-        slot: A name, or a mapping with ``preset`` or ``name``, and if wanted ``weights`` and arguments.
-        family: ``tokenizer`` or ``conditioner``; whichever has the name where none is given.
+        slot: A name, or a mapping with ``preset`` or ``name`` and optionally ``weights`` and arguments.
+        family: ``tokenizer`` or ``conditioner``. ``None`` selects the family that has the name.
+
+    Returns:
+        The part in evaluation mode, and its hub id or path of weights, which is ``None`` for a part without weights.
 
     Raises:
-        PartitaError: There is no such part, or it has no weights.
+        PartitaError: The part does not exist or has no weights.
     """
     family = family or family_of_slot(slot)
     key = PartKey.of(GROUPS[family], "part")
@@ -90,13 +93,17 @@ def build_part(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
 
 
 def family_of_slot(slot: Any) -> str:
-    """Whether a slot names a tokenizer or a conditioner."""
+    """Return the family of a slot that names a tokenizer or a conditioner.
+
+    Raises:
+        PartitaError: Neither family has the name.
+    """
     name = _name(slot)
     if not isinstance(name, str):
-        return "tokenizer"  # which is then what is expected
+        return "tokenizer"  # the check of the recipe then reports the mistake
     known = {family: {**presets(family), **names(family)} for family in GROUPS}
-    for family, there_are in known.items():
-        if name in there_are:
+    for family, choices in known.items():
+        if name in choices:
             return family
     hint = did_you_mean(name, sorted(set().union(*known.values())))
     raise PartitaError(f"no tokenizer and no conditioner is called {name!r}{hint}")
@@ -105,7 +112,7 @@ def family_of_slot(slot: Any) -> str:
 def _missing_weights_error(slot: Any, family: str) -> PartitaError:
     name = slot_name(_name(slot))
     return PartitaError(
-        f"{name} has no weights: write '{{preset: {name}, weights: PATH}}' (where to get some: `partita list "
+        f"{name} has no weights: write '{{preset: {name}, weights: PATH}}' (for a source, see `partita list "
         f"{family}/{name}`), or train it"
     )
 

@@ -1,4 +1,4 @@
-"""What is asked of a system: prompts, a duration, and how its stages draw."""
+"""Requests for generation: prompts, duration, guidance, sampling and continuation."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Story:
-    """A prompt that changes in time (MusicLM's story mode, arXiv 2301.11325 §5.6).
+    """A prompt that changes over time (story mode of MusicLM, arXiv 2301.11325 §5.6).
 
     Args:
-        segments: Pairs (seconds, prompt) in order, the first at 0.
+        segments: Pairs (start in seconds, prompt) in ascending order, the first at 0.
 
     Raises:
-        PartitaError: They are not.
+        PartitaError: The segments are not such pairs.
     """
 
     segments: Sequence[tuple[float, Any]]
@@ -40,45 +40,49 @@ class Story:
     def __post_init__(self) -> None:
         segments = self.segments
         if not segments or not all(isinstance(s, tuple | list) and len(s) == 2 for s in segments):
-            raise PartitaError(f"a story is a list of pairs (seconds, prompt), not {segments!r}")
+            raise PartitaError(f"a story must be a list of pairs (seconds, prompt), not {segments!r}")
         times = [time for time, _ in segments]
-        rising = all(isinstance(t, int | float) and math.isfinite(t) for t in times) and times[0] == 0
-        if not rising or any(not later > earlier for earlier, later in pairwise(times)):
-            raise PartitaError(f"the times of a story begin at 0 and rise, unlike {times}")
+        valid = all(isinstance(t, int | float) and math.isfinite(t) for t in times) and times[0] == 0
+        if not valid or any(not later > earlier for earlier, later in pairwise(times)):
+            raise PartitaError(f"the times of a story must start at 0 and increase, unlike {times}")
 
     @property
     def times(self) -> tuple[float, ...]:
-        """When each segment begins, in seconds."""
+        """Start of each segment, in seconds."""
         return tuple(float(time) for time, _ in self.segments)
 
 
 def segments_of(prompt: Any) -> list[Any]:
-    """The prompts of a story, or the one prompt that it is."""
+    """Return the prompts of a story, or a list of the one prompt if it is not a story."""
     return [part for _, part in prompt.segments] if isinstance(prompt, Story) else [prompt]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a system is asked to generate. ``system.generate`` takes the same as keyword arguments.
+    """A request for generation. ``system.generate`` takes the same fields as keyword arguments.
 
     Args:
-        prompts: Texts, or per input field (``text``, ``melody`` …) a list; ``None`` generates unconditionally. In the
-            place of a prompt, a :class:`partita.Story` holds several with their times. Fields of audio take the path of
-            a file, samples ``[C, T]`` at the rate of the output, or a :class:`partita.Excerpt`. Times are in seconds
-            from the start of the clip, in a story from the start of the segment.
-        duration: Seconds; ``None`` for the last stage's window, after the last change of a story.
-        seed: One per sample, or the first of consecutive ones. A sample depends on its own seed and prompt alone.
-        guidance: Scale of classifier-free guidance, or a list of :class:`partita.Term`, for every stage, or a mapping
-            from a stage's name to either. ``None`` leaves each stage its own.
-        sampling: Changes to how stages draw, such as ``{"temperature": 0.8, "steps": 50}``: each for the stages that
-            know it, or for one alone, ``{"semantic": {"temperature": 0.8}}``.
-        negative: What guidance leads away from in the place of nothing: prompts as above, without stories.
-        continuation: What the result starts with, shorter than ``duration``: the path of a file, audio ``[B, C, T]`` at
-            the rate of the output, or a :class:`partita.Excerpt` of either, at any rate.
-        transition: Seconds of what came before from which a story's next prompt goes on: 0 to begin anew, ``None`` for
-            as much as between windows.
-        splice: Whether the result starts with the very samples of ``continuation``, which a codec changes: they go over
-            into its version within the last tenth of a second. Without it, all is as the codec has it.
+        prompts: A text, a list of texts, or a mapping from input fields (``text``, ``melody`` …) to lists. ``None``
+            generates unconditionally. Instead of a prompt, a :class:`partita.Story` contains several prompts with their
+            times. Audio fields take the path of a file, samples ``[C, T]`` at the output's sample rate, or a
+            :class:`partita.Excerpt`. Times in prompts are in seconds from the start of the clip; in a story, from the
+            start of the segment.
+        duration: Length of the clips in seconds. ``None`` uses the window of the last stage, counted from the last
+            segment of a story.
+        seed: A seed for each sample, or the first of consecutive seeds. A sample depends only on its own seed and
+            prompt.
+        guidance: Scale of classifier-free guidance or a list of :class:`partita.Term` for all stages, or a mapping from
+            stage names to either. ``None`` keeps the guidance of each stage.
+        sampling: Changes of sampling options, such as ``{"temperature": 0.8, "steps": 50}``. Each applies to all stages
+            that have the option, or to one stage: ``{"semantic": {"temperature": 0.8}}``.
+        negative: Negative prompts in the format of ``prompts``, without stories. They replace the null condition of
+            guidance.
+        continuation: Audio that the result starts with, shorter than ``duration``: the path of a file, audio
+            ``[B, C, T]`` at the output's sample rate, or a :class:`partita.Excerpt` of either at any sample rate.
+        transition: Seconds of audio that the next segment of a story continues. 0 starts anew, and ``None`` uses the
+            overlap of windows.
+        splice: Whether the result starts with the original samples of ``continuation``, with a crossfade to the codec's
+            reconstruction in the last 0.1 s. Otherwise, the beginning is the codec's reconstruction.
     """
 
     prompts: Prompts = None
@@ -93,25 +97,25 @@ class Request:
 
 
 def build_request(given: Prompts | Request, options: Mapping[str, Any]) -> Request:
-    """The request that a call makes.
+    """Build a request from the arguments of a call.
 
     Args:
-        given: Prompts, or a request.
-        options: Fields of the request, in the place of those that it has.
+        given: Prompts or a request.
+        options: Fields that override those of the request.
 
     Raises:
-        PartitaError: A request has no such field.
+        PartitaError: An option is not a field of requests.
     """
     known = [field.name for field in fields(Request)]
     for name in options:
         if name not in known:
-            raise PartitaError(f"nothing that can be asked of a system is called {name!r}{did_you_mean(name, known)}")
+            raise PartitaError(f"generation has no option {name!r}{did_you_mean(name, known)}")
     request = given if isinstance(given, Request) else Request(given)
     return replace(request, **options)
 
 
 def takes_request(method: Method) -> Method:
-    """Make the signature of a method with ``**options`` show the fields of :class:`Request` in their place."""
+    """Replace ``**options`` in the signature of a method by the fields of :class:`Request`."""
     own = inspect.signature(method)
     options = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)

@@ -1,4 +1,4 @@
-"""Saved systems of strangers: what is checked before one is built, and before memory is taken for it."""
+"""Checks of untrusted saved systems before they are built and memory is allocated."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .outline import outlining
 
 
 def checked_plan(folder: Path) -> Plan:
-    """The plan of a saved system, once everything in its folder is checked that is going to be believed.
+    """Return the plan of a saved system after checking its recipe, configurations and weights.
 
     Raises:
-        PartitaError: Something is refused, or weights are missing.
+        PartitaError: A file is refused, or weights are missing.
     """
     check_index(own_file(folder, INDEX))
     plan = load_recipe(folder / INDEX)
@@ -34,62 +34,64 @@ def checked_plan(folder: Path) -> Plan:
     if all((folder / name / "model.safetensors").is_file() for name in outline.parts):
         check_parts(outline, folder)
     else:
-        outline.load_parts(folder)  # says which are missing
+        outline.load_parts(folder)  # raises an error that names the missing weights
     return plan
 
 
 def check_index(path: Path) -> None:
-    """See that the recipe of a saved system is the whole, resolved one that was saved.
+    """Check that the recipe of a saved system is complete and resolved.
 
     Raises:
-        PartitaError: Another version of Partita saved it, or it has a base, presets or references, or numbers beyond
-            all measure.
+        PartitaError: An incompatible version of Partita saved the recipe, or it has a base, presets, references, or
+            numbers beyond the limits.
     """
     values = read_yaml(path)
     check_format(values.get("format"), path.parent)
     if "base" in values:
-        raise PartitaError(f"{path}: base: the recipe of a saved system is whole; it cannot name another file")
+        raise PartitaError(f"{path}: base: the recipe of a saved system is complete; it cannot name another file")
     for where, value in _leaves(values, ()):
         key = ".".join(where)
         if where[-1:] == ("preset",):
-            raise PartitaError(f"{path}: {key}: the recipe of a saved system is whole; it cannot name presets")
+            raise PartitaError(f"{path}: {key}: the recipe of a saved system is complete; it cannot name presets")
         if isinstance(value, str) and "${" in value:
-            raise PartitaError(f"{path}: {key}: the recipe of a saved system is resolved; it cannot refer to keys")
+            raise PartitaError(
+                f"{path}: {key}: the recipe of a saved system is resolved; it cannot refer to other keys"
+            )
         huge = isinstance(value, int | float) and beyond(abs(value), LARGEST_NUMBER)
         if huge and where[0] in ("tokenizers", "conditioners", "stages") and "fit" not in where:
-            raise TooMuch(f"{path}: {key}: {value!r} is more than any part can be built with: refused")
+            raise TooMuch(f"{path}: {key}: {value!r} is larger than any argument of a part: refused")
 
 
 def check_parts(outline: Assembly, folder: Path) -> None:
-    """See that what is going to be built is what the folder has weights for, before any memory is taken for it.
+    """Check that the weights in a folder fit the parts of a system, before memory is allocated for the parts.
 
     Args:
-        outline: The system without memory, as :meth:`Assembly.outline` makes it.
-        folder: Of the saved system; every part has its sub-folder there.
+        outline: The system on the meta device, from :meth:`Assembly.outline`.
+        folder: Folder of the saved system, with a subfolder for each part.
 
     Raises:
-        PartitaError: Weights do not fit, or parts are larger than their weights.
+        PartitaError: Weights do not fit a part, or a part takes much more memory than its weights.
     """
     for name, part in outline.parts.items():
         _check_part(part, folder, name)
 
 
 def check_saved_part(root: Path, name: str) -> None:
-    """See that a saved part, alone, is what its folder has weights for, before any memory is taken for it.
+    """Check that the weights of a single saved part fit its configuration, before memory is allocated for the part.
 
     Args:
-        root: A folder that no file of the part may lead out of.
-        name: The part's folder in it.
+        root: Folder that contains the part; files of the part may not link to files outside it.
+        name: Path of the part's folder in ``root``.
 
     Raises:
-        PartitaError: It is not, or the folder holds no saved part.
+        PartitaError: The weights do not fit, or the folder does not contain a saved part.
     """
     config, folder = read_json(own_file(root, f"{name}/config.json", LARGEST_CONFIG)), root / name
     match config:
         case {"family": str(family), "name": str(kind), "arguments": dict(arguments)}:
             pass
         case _:
-            raise PartitaError(f"{folder} does not hold a saved part: its config.json does not say which")
+            raise PartitaError(f"{folder} is not a saved part: its config.json lacks the family, name or arguments")
     check_format(config.get("format"), folder)
     try:
         with outlining():
@@ -105,7 +107,7 @@ def _check_part(part: Part, folder: Path, name: str) -> None:
     held, expected = (config.get("family"), config.get("name")), (part.family, part.registered_name)
     if held != expected:
         raise PartitaError(
-            f"{folder / name} holds the {held[0]!s:.80} {held[1]!r:.80}, but the recipe says the {part.family} "
+            f"{folder / name} contains the {held[0]!s:.80} {held[1]!r:.80}, but the recipe names the {part.family} "
             f"{part.registered_name!r}"
         )
     path = own_file(folder, f"{name}/model.safetensors")
@@ -115,9 +117,9 @@ def _check_part(part: Part, folder: Path, name: str) -> None:
         for key, (dtype, shape) in header.items()
     }
     part.load_exported_state(state, path)
-    whole = sum(t.numel() * t.element_size() for t in (*part.parameters(), *part.buffers()))
-    if beyond(whole, 16 * path.stat().st_size + SPARE_BYTES):
-        raise TooMuch(f"{folder}: {name} takes {whole:,} bytes, far more than its weights in {path}: refused")
+    size = sum(t.numel() * t.element_size() for t in (*part.parameters(), *part.buffers()))
+    if beyond(size, 16 * path.stat().st_size + SPARE_BYTES):
+        raise TooMuch(f"{folder}: {name} takes {size:,} bytes of memory, far more than its weights in {path}: refused")
     extra = folder / name / "tokenizer"
     if extra.is_dir():
         for file in sorted(extra.iterdir()):

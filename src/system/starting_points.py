@@ -1,4 +1,4 @@
-"""Where the training of a part starts from: ``init`` in a recipe."""
+"""Initial weights for the training of a part, from ``init`` in a recipe."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .saved import check_saved_part
 
 
 def load_init(part: Part, key: PartKey, source: str) -> None:
-    """Give a part that is going to be trained the weights it starts from.
+    """Load the weights from which the training of a part starts.
 
     Args:
-        part: The part. Its discriminators, which no export holds, start as they are.
-        key: Its key in the system, such as ``stages/acoustic``.
-        source: A run or an export (the part with the same key in it), the folder of a saved part, a part of a system on
-            the Hub (``user/name/stages/acoustic``), or whatever the part's ``weights:`` can name.
+        part: The part to train. Its discriminators, which exports do not contain, keep their random weights.
+        key: Key of the part in the system, such as ``stages/acoustic``.
+        source: A run or an export, from which the part with the same key is loaded; the folder of a saved part; a part
+            of a system on the Hub (``user/name/stages/acoustic``); or any value that ``weights:`` of the part accepts.
 
     Raises:
-        PartitaError: There are no such weights, or they are not of a part with these arguments.
+        PartitaError: The weights do not exist, or they belong to a part with other arguments.
     """
     path = Path(source)
     if kind(path / INDEX) == "file":
         if kind(path / key) != "folder":
-            there = sorted(str(f.parent.relative_to(path)) for f in path.glob("*/*/config.json"))
+            saved = sorted(str(f.parent.relative_to(path)) for f in path.glob("*/*/config.json"))
             raise PartitaError(
                 f"{source} has no part {key} to start from: name one of its parts, such as "
-                f"{' or '.join(str(path / name) for name in there) or 'those of a run that is finished'}"
+                f"{' or '.join(str(path / name) for name in saved) or 'those of a finished run'}"
             )
         path = path / key
     elif not kind(path) and (found := PART_ON_HUB.fullmatch(source)):

@@ -1,4 +1,4 @@
-"""What a stage has generated so far, window by window: its values, where samples ended, and its side outputs."""
+"""Joining the windows that a stage generates: values, lengths of samples and side outputs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..core.contracts import Condition, Generated
 
 
 class Stream:
-    """Windows of one stage, put together.
+    """Output of one stage, joined from windows.
 
     Args:
-        total: Frames in all.
-        names: Side outputs that are wanted.
-        known: A representation ``[B, K or D, P]`` that it starts with; ``None`` to start from nothing.
+        total: Total number of frames.
+        names: Names of the side outputs to collect.
+        known: Representation ``[B, K or D, P]`` to continue. ``None`` starts empty.
 
     Attributes:
-        values: ``[B, K or D, S]`` so far; ``None`` before anything is there.
+        values: Frames ``[B, K or D, S]`` so far; ``None`` if there are none.
     """
 
     def __init__(self, total: int, names: Sequence[str], known: Tensor | None = None) -> None:
@@ -31,7 +31,7 @@ class Stream:
         self._lengths: Tensor | None = None
 
     def extend(self, start: int, window: Generated) -> None:
-        """Take over a window that begins at the frame ``start``, which holds what was there of it, too."""
+        """Add a window that starts at frame ``start`` and repeats the earlier frames that it overlaps."""
         self.values = window.values if self.values is None else torch.cat([self.values[..., :start], window.values], -1)
         for name in self.names:
             self._outputs[name] = _joined(self._outputs.get(name), start, window.outputs[name])
@@ -41,11 +41,11 @@ class Stream:
 
     @property
     def finished(self) -> bool:
-        """Whether every sample has ended by itself."""
+        """Whether every sample has ended before the total number of frames."""
         return self._lengths is not None and bool((self._lengths < self.total).all())
 
     def result(self) -> Generated:
-        """All of it, filled up to the total with what means nothing if all samples ended before."""
+        """Return all frames, padded with zeros to the total if all samples ended early."""
         assert self.values is not None
         missing = self.total - self.values.shape[-1]
         made = Generated(F.pad(self.values, (0, missing)), self._lengths)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ class Stream:
 
 
 def _joined(before: Condition | None, start: int, new: Condition) -> Condition:
-    """Positions before ``start``, then ``new``; those that no window computed hold nothing."""
+    """Join the positions before ``start`` with ``new``. Positions that no window computed are masked."""
     if before is None:
         return Condition(F.pad(new.values, (0, 0, start, 0)), F.pad(new.mask, (start, 0)))
     kept = before.crop(0, start)

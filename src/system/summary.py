@@ -1,4 +1,4 @@
-"""What a system consists of, for people: the table that `partita check` prints, and that a system shows as its own."""
+"""The overview of a system that `partita check` prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .assembly import Assembly
 
 
 class PartSummary(NamedTuple):
-    """A line on a part: its key, what it is, how large, its facts, and how it is trained."""
+    """A row of the overview: key, registered name, parameter count, specification and training of a part."""
 
     key: PartKey
     name: str
@@ -24,7 +24,7 @@ class PartSummary(NamedTuple):
 
 
 def summary(system: Assembly) -> list[PartSummary]:
-    """A line on every part."""
+    """Return a summary of each part."""
     spec = {PartKey.of("tokenizers", name): str(part.spec) for name, part in system.tokenizers.items()}
     spec |= {
         PartKey.of("conditioners", name): f"{', '.join(part.inputs)} → {part.spec}"
@@ -46,7 +46,7 @@ def summary(system: Assembly) -> list[PartSummary]:
 
 
 def overview(system: Assembly) -> Group:
-    """All parts in a table, and the data."""
+    """Return a table of all parts, followed by lines about the data."""
     table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
     for row in summary(system):
         table.add_row(row.key, row.name, f"{row.parameters:,}", row.spec, row.training)
@@ -54,5 +54,5 @@ def overview(system: Assembly) -> Group:
 
 
 def summary_text(system: Assembly) -> str:
-    """The same as text."""
+    """Return the overview as plain text."""
     return written(overview(system))

@@ -1,4 +1,4 @@
-"""A system: what it generates, and how it is saved and loaded."""
+"""The system class: generation, decoding, saving and loading."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from .summary import PartSummary, overview, summary, summary_text
 
 
 class System(Assembly):
-    """Tokenizers, conditioners and stages that fit together, ready to be trained or to generate."""
+    """Compatible tokenizers, conditioners and stages that can be trained and can generate audio."""
 
     def summary(self) -> list[PartSummary]:
-        """A line on every part."""
+        """Return a summary of each part."""
         return summary(self)
 
     def overview(self) -> Group:
-        """The table of all parts, and lines on the data, as `partita check` prints them."""
+        """Return a table of all parts, followed by lines about the data, as `partita check` prints them."""
         return overview(self)
 
     def __repr__(self) -> str:
@@ -50,20 +50,20 @@ class System(Assembly):
 
     @takes_request
     def generate(self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any) -> Tensor:
-        """Audio ``[B, C, T]`` in [-1, 1] at the sample rate of :attr:`output`.
+        """Generate audio ``[B, C, T]`` in [-1, 1] at the sample rate of :attr:`output`.
 
-        What is longer than a stage's window is generated window by window, each going on from the one before.
+        Clips longer than the window of a stage are generated window by window; each window continues the previous one.
 
         Args:
-            prompts: One text or a list of them, per input field a list, or a whole :class:`partita.Request`.
-            progress: Whether a bar is shown on a terminal or in a notebook. Inside
-                :func:`partita.core.progress.reporting`, its listener gets (stage, steps done, steps in all) instead.
-            options: The fields of :class:`partita.Request`, which says what each means: ``duration``, ``seed``,
-                ``guidance``, ``sampling``, ``negative``, ``continuation``, ``transition``, ``splice``.
+            prompts: A text, a list of texts, a mapping from input fields to lists, or a :class:`partita.Request`.
+            progress: Whether to show a progress bar on a terminal or in a notebook. Inside
+                :func:`partita.core.progress.reporting`, the listener receives (stage, finished steps, total steps)
+                instead.
+            options: Fields of :class:`partita.Request`, which describes them: ``duration``, ``seed``, ``guidance``,
+                ``sampling``, ``negative``, ``continuation``, ``transition``, ``splice``.
 
         Raises:
-            PartitaError: A prompt for an input that nothing reads, or another argument that cannot be; the message says
-                what can.
+            PartitaError: No part reads an input, or an argument is invalid. The message says what is accepted.
         """
         request = CheckedRequest.of(self, build_request(prompts, options))
         for warning in input_warnings(self, request.inputs):
@@ -71,7 +71,7 @@ class System(Assembly):
         return self.fulfill(request, progress=progress)
 
     def fulfill(self, request: CheckedRequest, *, progress: bool = True) -> Tensor:
-        """Audio ``[B, C, T]`` for a checked request; see :meth:`generate`."""
+        """Generate audio ``[B, C, T]`` for a checked request, like :meth:`generate`."""
         audio = self.decode(self._represented(request, progress))
         if request.continuation is None or not request.splice:
             return audio
@@ -85,9 +85,9 @@ class System(Assembly):
     def generate_representations(
         self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any
     ) -> dict[str, Generated]:
-        """What every stage generates, by representation; takes the arguments of :meth:`generate`.
+        """Generate the representations of all stages, by name. Takes the arguments of :meth:`generate`.
 
-        ``splice``, which is about audio, changes nothing here.
+        ``splice`` has no effect, since it applies to audio.
         """
         return self._represented(CheckedRequest.of(self, build_request(prompts, options)), progress)
 
@@ -98,7 +98,7 @@ class System(Assembly):
 
     @torch.inference_mode()
     def decode(self, representations: Mapping[str, Generated]) -> Tensor:
-        """Audio ``[B, C, T]`` from what :meth:`generate_representations` returns: the mix of all ends of the chain."""
+        """Decode the result of :meth:`generate_representations` to audio ``[B, C, T]``: a mix of all ends."""
         ends = self.decode_ends(representations)
         return mixed(list(ends.values()), [self.tokenizer_of(end).spec for end in self.plan.ends]).clamp(-1, 1)
 
@@ -106,57 +106,59 @@ class System(Assembly):
     def generate_ends(
         self, prompts: Prompts | Request = None, *, progress: bool = True, **options: Any
     ) -> dict[str, Tensor]:
-        """By name, the audio ``[B, C, T]`` of each end of the chain; takes the arguments of :meth:`generate`.
+        """Generate audio ``[B, C, T]`` for each end of the chain, by name. Takes the arguments of :meth:`generate`.
 
-        What :meth:`generate` returns is their sum, within [-1, 1]. ``splice`` changes nothing here.
+        The result of :meth:`generate` is their sum, clipped to [-1, 1]. ``splice`` has no effect.
         """
         return self.decode_ends(self.generate_representations(prompts, progress=progress, **options))
 
     @torch.inference_mode()
     def decode_ends(self, representations: Mapping[str, Generated]) -> dict[str, Tensor]:
-        """By name, audio ``[B, C, T]`` of each end of the chain, from what :meth:`generate_representations` returns.
+        """Decode the result of :meth:`generate_representations` to audio ``[B, C, T]`` of each end, by name.
 
-        Each has the sample rate and the channels of its tokenizer, and may exceed [-1, 1].
+        Each clip has the sample rate and channels of its tokenizer and may exceed [-1, 1].
         """
         if not self.plan.stages:
-            raise PartitaError("this system has no stage: decode with its tokenizer, system.tokenizers[…].decode(…)")
+            raise PartitaError("this system has no stage: use system.tokenizers[…].decode(…)")
         made = {}
         for end in self.plan.ends:
             if not isinstance(representations, Mapping) or end.source not in representations:
-                raise PartitaError(f"decode takes what generate_representations returns, a mapping with {end.source!r}")
+                raise PartitaError(
+                    f"decode takes the result of generate_representations, a mapping with {end.source!r}"
+                )
             try:
                 audio = decoded(self.tokenizer_of(end), representations[end.source]).float()
             except NotImplementedError as error:
-                raise PartitaError(f"what the last stage generates cannot be heard: {error}") from None
+                raise PartitaError(f"the output of the last stage cannot be decoded to audio: {error}") from None
             if not finite(audio):
-                raise not_finite_error(f"the tokenizer {end.tokenizer}", "audio that is not finite numbers")
+                raise not_finite_error(f"the tokenizer {end.tokenizer} returns audio that is not finite numbers")
             made[end.source] = audio
         return made
 
     def save(self, folder: str | Path) -> None:
-        """Write the index and a sub-folder per part; :func:`load` reads them back."""
+        """Write the resolved recipe and a subfolder for each part, for :func:`load`."""
         self.save_index(folder)
         for name, part in self.parts.items():
             part.save(Path(folder) / name)
 
 
 def load(source: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> System:
-    """A system with its weights.
+    """Load a system with its weights.
 
     Args:
-        source: A run folder, an export, a hub id, or a recipe whose parts all have weights.
-        revision: A branch, tag or commit of a hub id.
-        device: Where the system goes, as torch names devices; ``auto`` for a GPU if there is one.
+        source: A run folder, an export, a hub id, or a recipe in which all parts have weights.
+        revision: Branch, tag or commit of a hub id. ``None`` uses the main branch.
+        device: Device in the notation of torch; ``auto`` uses a GPU if there is one.
 
     Raises:
-        PartitaError: There is no such thing, or it is not complete; the message says what to do.
+        PartitaError: The source does not exist or is incomplete. The message says what to do.
     """
     path, device = Path(source), find_device(device)
     if revision is not None and (kind(path) or str(source) in recipes()):
         raise PartitaError(f"{source} is not on the hub, so it has no revision {revision!r}")
     if kind(path) == "folder":
         if kind(path / INDEX) != "file":
-            raise PartitaError(f"{path} holds no system: there is no {INDEX} in it")
+            raise PartitaError(f"{path} is not a saved system: it contains no {INDEX}")
         return System(checked_plan(path)).load_parts(path).to(device)
     if kind(path) != "file" and str(source) not in recipes():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
@@ -166,7 +168,7 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
             )
         return load(fetch(str(source), FILES, revision), device=device)
     plan = load_recipe(source)
-    System.outline(plan)  # which takes no memory
+    System.outline(plan)  # checks limits before memory is allocated
     system = System(plan)
     for name, part in system.parts.items():
         weights = system.part_plan(name).weights

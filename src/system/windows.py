@@ -1,4 +1,4 @@
-"""Generating more than a stage sees at once: which stretches, in which order, each going on from the one before."""
+"""Splitting a clip that is longer than a stage's window into overlapping windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..core.rates import exact
 
 
 class Window(NamedTuple):
-    """One stretch of frames: those from ``known`` to ``stop`` are generated, those from ``start`` on are seen."""
+    """A range of frames: those from ``known`` to ``stop`` are generated, given those from ``start`` to ``known``."""
 
     start: int
     known: int
@@ -27,30 +27,30 @@ def windows(
     changes: Sequence[int] = (),
     transition: int | None = None,
 ) -> Iterator[Window]:
-    """The windows that make ``total`` frames, each as long as ``window`` where it can be.
+    """Yield the windows that cover ``total`` frames, each as long as ``window`` if possible.
 
     >>> list(windows(10, 4, 2))
     [Window(start=0, known=0, stop=4), Window(start=2, known=4, stop=6), Window(start=4, known=6, stop=8), \
 Window(start=6, known=8, stop=10)]
 
     Args:
-        total: Frames in all.
-        window: Most frames of one window, at least 1.
-        overlap: Frames of what is known that a window starts with, or more; as many as leave one new frame, at most.
-        known: Frames that are there already.
-        grid: Windows start at multiples of this where that leaves the overlap and a new frame, so that what is given at
-            another rate starts with them.
-        changes: Frames at which no window may go over from known to new, because something else is given from there on.
-        transition: The overlap at a change, as long as a window at most.
+        total: Total number of frames.
+        window: Maximum number of frames in a window, at least 1.
+        overlap: Minimum number of known frames at the start of a window, limited so that one new frame remains.
+        known: Number of frames that already exist.
+        grid: Windows start at multiples of this number if that leaves the overlap and a new frame, so that inputs with
+            another frame rate start at the same time.
+        changes: Frames at which the conditions change. No window generates frames on both sides of a change.
+        transition: Maximum overlap with the frames before a change. ``None`` uses ``overlap``.
     """
     if window < 1 or overlap < 0 or grid < 1:
-        raise ValueError(f"no windows of {window} frames with an overlap of {overlap} on a grid of {grid}")
+        raise ValueError(f"cannot make windows of {window} frames with an overlap of {overlap} on a grid of {grid}")
     least, ends = 0, [*sorted(change for change in changes if known < change < total), total]
     if known and known in changes and transition is not None:
         least = max(0, known - transition)
     while known < total:
         stop_before = next(end for end in ends if end > known)
-        # never so far back that nothing new has room, however long the overlap
+        # At least one frame of the window is new, however long the overlap.
         earliest = max(least, known - window + 1, 0)
         latest = max(earliest, known - overlap)
         start = max(earliest, min(latest, stop_before - window))
@@ -67,7 +67,7 @@ Window(start=6, known=8, stop=10)]
 
 
 def common_grid(frame_rate: float, others: Sequence[float]) -> int:
-    """Frames at ``frame_rate`` after which frames at all the ``others`` begin anew, too.
+    """Return the smallest number of frames at ``frame_rate`` after which frames start at all ``others``, too.
 
     >>> common_grid(50.0, [25.0, 12.5])
     4

@@ -151,7 +151,7 @@ def test_options_reach_the_stages_that_know_them(make):
     [
         ([], "list of pairs"),
         (["a", "b"], "list of pairs"),
-        ([(1, "a")], "begin at 0"),
+        ([(1, "a")], "start at 0"),
         ([(0, "a"), (0, "b")], "rise"),
         ([(0, "a"), (float("inf"), "b")], "rise"),
     ],

@@ -58,14 +58,14 @@ def test_every_mistake_in_a_file_is_said_with_its_line(system, tmp_path):
     said = str(caught.value).splitlines()
     expected = {
         2: "nothing in this system reads 'txet': did you mean 'text'",
-        3: "seed is a whole number",
+        3: "seed must be a whole number",
         4: "more than 0 seconds",
         5: "NaN is no number",
         6: "not valid JSON",
         7: "not a JSON object; expected a line such as",
         8: "text: ",
         9: "not valid JSON",
-        11: "seed is a whole number",
+        11: "seed must be a whole number",
         12: "not UTF-8",
     }
     assert said[0].startswith(f"{len(expected)} mistakes")

@@ -60,7 +60,7 @@ def test_an_unknown_option_is_one_message_with_what_was_meant(system, method):
         ({"guidence": 2.0}, r"'guidence'.*guidance"),
         ({"seed": [1]}, "that of the first row"),
         ({"negative": ["noise"]}, "one text"),
-        ({"prompts": ["organ"]}, "the rows have the prompts"),
+        ({"prompts": ["organ"]}, "the rows contain the prompts"),
     ],
 )
 def test_what_rows_cannot_be_asked(system, options, message):

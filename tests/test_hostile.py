@@ -177,7 +177,7 @@ def test_a_config_that_is_huge_or_nested_without_end(system):
         with pytest.raises(partita.PartitaError, match="more than such a file"):
             read(path.parent)
     path.write_text('{"format": 2, "family": "generator", "name": "toy-bigram", "arguments": {}}')
-    refused(system, "recipe says the tokenizer 'toy-codec'")
+    refused(system, "recipe names the tokenizer 'toy-codec'")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_from_recipe_to_sound(partita, toy_recipe, tmp_path):
     for wrong, word in (
         (["-d", "-1"], "more than 0 seconds"),
         (["--then", "flute"], "such as '20: flute'"),
-        (["--then", "0: flute"], "rise"),
+        (["--then", "0: flute"], "increase"),
         (["-s", "temperature"], "key=value"),
         (["-s", "temprature=1"], "'temperature'"),
         (["-s", "other.temperature=1"], "no stage is called 'other'"),

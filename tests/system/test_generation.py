@@ -142,7 +142,7 @@ def test_options_reach_the_stages_that_know_them(make):
         system.generate(["a"], guidance={"corse": 3.0})
     terms = [partita.Term(("text",), 2.0), partita.Term((), -1.0)]
     assert system.generate(["a"], guidance=terms).shape == system.generate(["a"], guidance={"coarse": 3.0}).shape
-    with pytest.raises(partita.PartitaError, match=r"guidance keeps 'txt'.*did you mean 'text'"):
+    with pytest.raises(partita.PartitaError, match=r"guidance keeps the condition 'txt'.*did you mean 'text'"):
         system.generate(["a"], guidance=[partita.Term(("txt",), 1.0)])
 
 
@@ -152,8 +152,8 @@ def test_options_reach_the_stages_that_know_them(make):
         ([], "list of pairs"),
         (["a", "b"], "list of pairs"),
         ([(1, "a")], "start at 0"),
-        ([(0, "a"), (0, "b")], "rise"),
-        ([(0, "a"), (float("inf"), "b")], "rise"),
+        ([(0, "a"), (0, "b")], "increase"),
+        ([(0, "a"), (float("inf"), "b")], "increase"),
     ],
 )
 def test_a_story_that_cannot_be_told_is_one_message(parts, word):
@@ -179,7 +179,7 @@ def test_a_story_that_cannot_be_told_is_one_message(parts, word):
         ("stages.fine.target='fine[3:]'", "names codebooks that fine"),
         (
             r"tokenizers.fine=null stages.fine={generator:\ toy-dice,target:\ coarse,given:\ []}",
-            "an earlier stage generates coarse already",
+            "an earlier stage already generates coarse",
         ),
         ("stages.fine.target=fine/latents", "toy-codec has no latents before its codes"),
         ("stages.fine.overlap=1.0", "shorter than the window of 1 s"),
@@ -204,7 +204,7 @@ stages:
   late: {generator: toy-echo, target: "acoustic[2:]", given: [acoustic]}
 data: toy-sines
 """
-    with pytest.raises(partita.PartitaError, match=r"acoustic holds what the stage itself .*: give it acoustic\[:2\]"):
+    with pytest.raises(partita.PartitaError, match=r"acoustic contains acoustic\[2:\], which the stage itself .*: give it acoustic\[:2\]"):
         make(recipe)
 
 
@@ -219,7 +219,7 @@ stages:
   fine: {generator: toy-dice, given: []}
 """
     assert list(make(change).stages) == ["fine"]
-    with pytest.raises(partita.PartitaError, match=r"'fine' is .*: it is a stage; name what it generates, 'slow'"):
+    with pytest.raises(partita.PartitaError, match=r"'fine' is .*: it is a stage; name its target 'slow' instead"):
         make(
             change.replace("generator: toy-dice, given: []", "target: slow, given: [fine]").replace(
                 "coarse: null}", "slow: toy-codec, fine: null}"

@@ -60,7 +60,7 @@ def test_every_mistake_in_a_file_is_said_with_its_line(system, tmp_path):
         2: "nothing in this system reads 'txet': did you mean 'text'",
         3: "seed must be a whole number",
         4: "more than 0 seconds",
-        5: "NaN is no number",
+        5: "NaN is not a number",
         6: "not valid JSON",
         7: "not a JSON object; expected a line such as",
         8: "text: ",
@@ -170,7 +170,7 @@ def test_what_is_probably_not_meant_is_said(command, saved_toy, tmp_path, monkey
     for arguments, warned in (
         (["tone 1"], ""),
         (["prompts.txt"], "is the name of a file"),
-        ([], "there is no prompt, and this system reads text"),
+        ([], "there is no prompt, but this system reads text"),
         (["x" * 300], ""),
     ):
         status, text = command("generate", saved_toy, *arguments, "-d", 0.1)
@@ -221,7 +221,7 @@ def test_prompts_of_unknown_words_are_warned_about(system):
     part.train()
     part(part.prepare(told(["slow flute"])))
     system.conditioners["text"].knows = part.knows
-    with pytest.warns(UserWarning, match=r"met no word of 'jazz' and of 1 more in training"):
+    with pytest.warns(UserWarning, match=r"saw no word of 'jazz' and of 1 more in training"):
         system.generate(["jazz", "rock", "flute"], duration=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

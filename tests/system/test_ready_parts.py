@@ -33,7 +33,7 @@ def test_what_is_no_part_is_one_message(saved_toy, tmp_path):
     (tmp_path / "file").touch()
     for source, word in (
         (saved_toy, "holds a whole system.*tokenizers/acoustic"),
-        (tmp_path, "does not hold a saved part"),
+        (tmp_path, "is not a saved part"),
         (tmp_path / "file", "a saved part is a folder"),
         (tmp_path / "none", "there is no folder"),
         ("encodec-24kz", "did you mean 'encodec-24khz'"),

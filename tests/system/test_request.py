@@ -58,7 +58,7 @@ def test_an_unknown_option_is_one_message_with_what_was_meant(system, method):
     ("options", "message"),
     [
         ({"guidence": 2.0}, r"'guidence'.*guidance"),
-        ({"seed": [1]}, "that of the first row"),
+        ({"seed": [1]}, "the seed of the first row"),
         ({"negative": ["noise"]}, "one text"),
         ({"prompts": ["organ"]}, "the rows contain the prompts"),
     ],

@@ -43,15 +43,15 @@ def test_two_stages_end_a_chain_and_are_mixed(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["tokenizers.high.reads=null"], "one and two all end the chain, and only one can be heard"),
-        (["tokenizers.high.reads=stems.low"], "one and two all end the chain, and only one can be heard"),
-        (["tokenizers.high.reads=stem.high"], "'stem.high' is no field of audio: did you mean 'stems'"),
+        (["tokenizers.high.reads=null"], "one and two all end the chain, but only one can be decoded to audio"),
+        (["tokenizers.high.reads=stems.low"], "one and two all end the chain, but only one can be decoded to audio"),
+        (["tokenizers.high.reads=stem.high"], "'stem.high' is not an audio field: did you mean 'stems'"),
         (["tokenizers.high.reads=stems"], "a stem as stems.NAME"),
         (["data.stems=false"], "does not supply 'stems', which tokenizers.low reads"),
         (["stages.two=null", "stages.one.target=[low, high]", "tokenizers.high.hop=50"], "has one frame rate"),
         (["stages.two=null", "stages.one.target=[low, low]"], "low is named twice"),
         (["stages.one.target=[]"], "expected a representation or a list of them"),
-        (["stages.one.target=[low, high]"], "an earlier stage generates high already"),
+        (["stages.one.target=[low, high]"], "an earlier stage already generates high"),
         (
             ["stages.two=null", "stages.one.target=[low, hihg]"],
             "'hihg' is no tokenizer of this recipe: did you mean 'high'",

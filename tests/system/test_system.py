@@ -27,7 +27,7 @@ def system(toy_recipe):
         ({"duration": float("nan")}, "more than 0 seconds"),
         (
             {"prompts": [partita.Story([(0, "a"), (2, "b")])], "duration": 1.5},
-            "goes on at 2 s, but the clip ends at 1.5 s",
+            "starts at 2 s, but the clip ends at 1.5 s",
         ),
         ({"negative": []}, "negative: text takes a list"),
         ({"guidance": []}, "guidance must be a number"),
@@ -46,7 +46,7 @@ def system(toy_recipe):
         ({"guidance": float("nan")}, "guidance must be a number"),
         ({"guidance": [(1.0, ["text"])]}, "guidance must be a number"),
         ({"sampling": {"temprature": 1}}, "'temperature'"),
-        ({"continuation": torch.zeros(2, 1, 100)}, "1 clips continue one recording, or one each, not 2"),
+        ({"continuation": torch.zeros(2, 1, 100)}, "one recording, or one per clip \(1\), not 2"),
         ({"continuation": torch.zeros(100, 2)}, r"100 channels of 2 samples: transpose it"),
         ({"continuation": torch.zeros(1, 1, 4000)}, "set a longer duration"),
     ],

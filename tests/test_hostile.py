@@ -287,7 +287,7 @@ def test_links_out_of_the_folder(system, tmp_path, name, opened):
     assert not [path for path in opened if "outside" in path]
     (system / name).unlink()
     (system / name).symlink_to(name.split("/")[-1])  # to itself
-    refused(system, r"cannot be read|holds no system|no weights yet")
+    refused(system, r"cannot be read|is not a saved system|no weights yet")
 
 
 def test_links_within_the_folder_and_of_the_cache_of_the_hub_are_followed(system, tmp_path):
@@ -315,7 +315,7 @@ def test_what_is_no_regular_file(system):
     refused(system, "not a regular file|no weights yet")
     (system / "recipe.yaml").unlink()
     os.mkfifo(system / "recipe.yaml")
-    refused(system, "not a regular file|holds no system")
+    refused(system, "not a regular file|is not a saved system")
 
 
 LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))

@@ -130,7 +130,9 @@ def tokens_per_step(system: System, key: PartKey) -> int:
     fit = system.parts[key].fit_options
     if group == "conditioners":
         raise PartitaError(f"{key} yields no tokens to count: give it a budget in steps or minutes")
-    spec = system.tokenizers[name].spec if group == "tokenizers" else system.ends.target_spec(system.plan.stages[name])
+    spec = (
+        system.tokenizers[name].spec if group == "tokenizers" else system.catalog.target_spec(system.plan.stages[name])
+    )
     seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
     return fit.examples * spec.frames(seconds) * (spec.num_codebooks or 1)
 

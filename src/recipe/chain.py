@@ -147,7 +147,7 @@ def plan_stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str,
             known = [other for other in stages or () if other != name]
             if output.stage not in known:
                 others = did_you_mean(output.stage, known)
-                tree.add_problem(f"{key}.given", f"{source!r} is an output of no other stage", others)
+                tree.add_problem(f"{key}.given", f"{source!r} is not an output of another stage", others)
         references = {
             source: reference
             for source in given
@@ -203,35 +203,35 @@ def _reference(
     reference = Reference.parse(text)
     if reference is not None and reference.tokenizer in tokenizers:
         return reference
-    what = "no conditioner and no tokenizer" if key.endswith("given") else "no tokenizer"
+    what = "neither a conditioner nor a tokenizer" if key.endswith("given") else "not a tokenizer"
     stages, name = tree.values.get("stages"), re.split(r"[/\[]", text)[0]
     hint = did_you_mean(text, [*conditioners, *tokenizers])
     if isinstance(stages, dict) and isinstance(stage := stages.get(text), dict):
         hint = f": it is a stage; name its target {stage.get('target')!r} instead"
     elif name != text and name in tokenizers:
-        what, hint = "no part", f": write {name}[:2] or {name}[2:] for codebooks, or {name}/latents"
+        what, hint = "not a representation", f": write {name}[:2] or {name}[2:] for codebooks, or {name}/latents"
     tree.add_problem(key, f"{text!r} is {what} of this recipe", hint)
     return None
 
 
 def _ordered(tree: Tree, stages: dict[str, StagePlan]) -> dict[str, StagePlan]:
     """Return the stages with each one after its dependencies, otherwise in the order of the recipe."""
-    needs: dict[str, set[str]] = {}
+    dependencies: dict[str, set[str]] = {}
     for name, stage in stages.items():
         others = {n: other for n, other in stages.items() if n != name}
-        needs[name] = {n for n, other in others.items() if other.before(stage)}
-        needs[name] |= {output.stage for output in stage.outputs.values() if output.stage in others}
+        dependencies[name] = {n for n, other in others.items() if other.before(stage)}
+        dependencies[name] |= {output.stage for output in stage.outputs.values() if output.stage in others}
         for source, reference in stage.references.items():
-            makers = {n for n, other in others.items() if other.generates(reference)}
-            if not makers and len(stages) == len(tree.values["stages"]):  # an invalid stage may generate it
+            generators = {n for n, other in others.items() if other.generates(reference)}
+            if not generators and len(stages) == len(tree.values["stages"]):  # an invalid stage may generate it
                 targets = [str(target) for other in others.values() for target in other.targets]
                 hint = f": choose from {', '.join(targets)}" if targets else ""
                 tree.add_problem(f"stages.{name}.given", f"no other stage generates {source!r}", hint)
-            needs[name] |= makers
-        stage.dependencies = frozenset(needs[name])
+            dependencies[name] |= generators
+        stage.dependencies = frozenset(dependencies[name])
     chain: dict[str, StagePlan] = {}
     while len(chain) < len(stages):
-        ready = [n for n in stages if n not in chain and needs[n] <= chain.keys()]
+        ready = [n for n in stages if n not in chain and dependencies[n] <= chain.keys()]
         if not ready:
             left = [n for n in stages if n not in chain]
             message = f"{' and '.join(left)} depend on each other in a circle"
@@ -248,7 +248,7 @@ def _given(tree: Tree, given: Any, key: str) -> dict[str, str | None]:
         return dict.fromkeys(given)
     if isinstance(given, dict) and all(isinstance(v, str | None) for v in given.values()):
         return given
-    tree.add_problem(key, f"expected a list of names, or a mapping from name to entry, got {given!r}")
+    tree.add_problem(key, f"expected a list of names, or a mapping from name to fusion, got {given!r}")
     return {}
 
 
@@ -273,10 +273,12 @@ def check_use(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, .
                 tree.add_problem(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
     # Several ends are mixed to one output if each of them encodes a different part of the mix.
     ends = last_stages(stages)
-    heard = {r.source: r.tokenizer for stage in ends.values() for r in stage.targets}
-    read = [parts["tokenizers", tokenizer].reads for tokenizer in heard.values() if ("tokenizers", tokenizer) in parts]
+    decoded = {r.source: r.tokenizer for stage in ends.values() for r in stage.targets}
+    read = [
+        parts["tokenizers", tokenizer].reads for tokenizer in decoded.values() if ("tokenizers", tokenizer) in parts
+    ]
     if len(read) > 1 and (None in read or len(set(read)) < len(read)):
-        who = ends if len(ends) > 1 else heard
+        who = ends if len(ends) > 1 else decoded
         message = f"{' and '.join(who)} all end the chain, but only one can be decoded to audio"
         hint = ": give one stage the output of another, or remove one with stages.NAME=null"
         hint += "; to generate parts of a mix, let each tokenizer read its own stem (reads: stems.NAME)"

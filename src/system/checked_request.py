@@ -188,9 +188,7 @@ def _read_continuation(system: Assembly, audio: Continuation, batch: int, second
         )
     continuation = excerpt.read(spec.sample_rate, spec.channels)
     if len(continuation) not in (1, batch):
-        raise PartitaError(
-            f"continuation must have one recording, or one per clip ({batch}), not {len(continuation)}"
-        )
+        raise PartitaError(f"continuation must have one recording, or one per clip ({batch}), not {len(continuation)}")
     return continuation.to(system.device).expand(batch, -1, -1)
 
 

@@ -164,7 +164,7 @@ def test_a_story_that_cannot_be_told_is_one_message(parts, word):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ("stages.fine.given=[corse]", r"'corse' is no conditioner and no tokenizer of this recipe.*'coarse'"),
+        ("stages.fine.given=[corse]", r"'corse' is neither a conditioner nor a tokenizer of this recipe.*'coarse'"),
         ("stages.fine.given=[fine]", "no other stage generates 'fine'"),
         ("stages.fine.window=0.01 stages.fine.overlap=0", "a frame of fine is longer than the window"),
         ("stages.fine.overlap=-1", "0 or more, and shorter than the window"),
@@ -204,7 +204,10 @@ stages:
   late: {generator: toy-echo, target: "acoustic[2:]", given: [acoustic]}
 data: toy-sines
 """
-    with pytest.raises(partita.PartitaError, match=r"acoustic contains acoustic\[2:\], which the stage itself .*: give it acoustic\[:2\]"):
+    with pytest.raises(
+        partita.PartitaError,
+        match=r"acoustic contains acoustic\[2:\], which the stage itself .*: give it acoustic\[:2\]",
+    ):
         make(recipe)
 
 

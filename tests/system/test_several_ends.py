@@ -54,7 +54,7 @@ def test_two_stages_end_a_chain_and_are_mixed(tmp_path):
         (["stages.one.target=[low, high]"], "an earlier stage already generates high"),
         (
             ["stages.two=null", "stages.one.target=[low, hihg]"],
-            "'hihg' is no tokenizer of this recipe: did you mean 'high'",
+            "'hihg' is not a tokenizer of this recipe: did you mean 'high'",
         ),
     ],
 )

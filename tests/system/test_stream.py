@@ -127,8 +127,8 @@ def test_a_stage_is_trained_on_the_states_of_an_earlier_one_which_stays_as_it_is
     ("given", "word"),
     [
         ("[plan:hiden]", "the stage plan has no 'hiden': did you mean 'hidden'"),
-        ("[plann:hidden]", "'plann:hidden' is an output of no other stage: did you mean 'plan'"),
-        ("[main:hidden]", "'main:hidden' is an output of no other stage"),
+        ("[plann:hidden]", "'plann:hidden' is not an output of another stage: did you mean 'plan'"),
+        ("[main:hidden]", "'main:hidden' is not an output of another stage"),
         ("{plan:hidden: modulate}", "cannot enter by 'modulate'"),
     ],
 )

@@ -46,7 +46,7 @@ def system(toy_recipe):
         ({"guidance": float("nan")}, "guidance must be a number"),
         ({"guidance": [(1.0, ["text"])]}, "guidance must be a number"),
         ({"sampling": {"temprature": 1}}, "'temperature'"),
-        ({"continuation": torch.zeros(2, 1, 100)}, "one recording, or one per clip \(1\), not 2"),
+        ({"continuation": torch.zeros(2, 1, 100)}, r"one recording, or one per clip \(1\), not 2"),
         ({"continuation": torch.zeros(100, 2)}, r"100 channels of 2 samples: transpose it"),
         ({"continuation": torch.zeros(1, 1, 4000)}, "set a longer duration"),
     ],

@@ -46,8 +46,8 @@ app.command()(pull)
 app.command(hidden=True)(task)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         out.print(f"partita {__version__}")
         raise typer.Exit
 

@@ -122,10 +122,10 @@ def check_recipe(tree: Tree) -> Plan:
     Raises:
         RecipeError: The recipe has mistakes. The message lists all of them.
     """
-    made = draft(tree)
-    if made.problems:
-        raise RecipeError(made.problems)
-    return made
+    plan = draft(tree)
+    if plan.problems:
+        raise RecipeError(plan.problems)
+    return plan
 
 
 def draft(tree: Tree) -> Plan:

@@ -137,8 +137,8 @@ def one_line(error: Exception) -> str:
     """Return the message of a YAML reader's error on one line."""
     if "integer string conversion" in str(error):
         return "a whole number has thousands of digits"
-    said = " ".join(str(error).split())[:500]
-    return said if isinstance(error, yaml.YAMLError | OmegaConfBaseException | ValueError) else f"{said}: no such value"
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, yaml.YAMLError | OmegaConfBaseException | ValueError) else f"{text}: no such value"
 
 
 def packaged() -> Path:

@@ -30,7 +30,7 @@ class ClipInputs:
     seconds: float
     sample_rate: int
 
-    def clips(self, conditioner: Conditioner, batch: int, segment: int, stretch: tuple[float, float]) -> list[Clip]:
+    def clips(self, conditioner: Conditioner, batch: int, segment: int, time_range: tuple[float, float]) -> list[Clip]:
         """Return a clip for each sample as input of a conditioner.
 
         The segments of a story are joined to one value over the whole clip for fields that vary in time. Other fields
@@ -40,14 +40,14 @@ class ClipInputs:
             conditioner: Conditioner that reads the clips.
             batch: Number of samples.
             segment: Index of the story's segment.
-            stretch: Start and length of the excerpt that the clips cover, in seconds; (0, :attr:`seconds`) covers all.
+            time_range: Start and length of the excerpt that the clips cover, in seconds; (0, :attr:`seconds`) covers all.
         """
         clips = []
         for i in range(batch):
             fields = {name: self._value(name, values[i], segment) for name, values in self.inputs.items()}
-            fields = cropped(completed(fields, conditioner.inputs, self.seconds), *stretch)
+            fields = cropped(completed(fields, conditioner.inputs, self.seconds), *time_range)
             audio = fields.pop("audio", None)
-            clips.append(clip_for(conditioner, Clip(fields, stretch[1], audio, self.sample_rate)))
+            clips.append(clip_for(conditioner, Clip(fields, time_range[1], audio, self.sample_rate)))
         return clips
 
     def _value(self, name: str, value: Any, segment: int) -> Any:

@@ -109,24 +109,24 @@ class ChainRun:
         stage, spec = self.system.stages[name].eval(), self.system.catalog.target_spec(plan)
         known = None
         if self.continuation is not None and spec.frame_rate is not None:
-            parts_known = [self._known(target, self.continuation) for target in plan.targets]
-            shortest = min(part.shape[-1] for part in parts_known)
-            stacked = [part[..., :shortest] for part in parts_known]
+            encoded_targets = [self._encode_continuation(target, self.continuation) for target in plan.targets]
+            shortest = min(part.shape[-1] for part in encoded_targets)
+            stacked = [part[..., :shortest] for part in encoded_targets]
             known = stacked[0] if len(stacked) == 1 else torch.cat(stacked, 1)
-        stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted(name)], known)
-        stretches, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
+        stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted_outputs(name)], known)
+        ranges, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
         conditions: dict[tuple[Any, ...], tuple[Condition, Condition]] = {}
-        for index, ((start, begin, stop), part) in enumerate(zip(stretches, parts, strict=True)):
+        for index, ((start, begin, stop), part) in enumerate(zip(ranges, parts, strict=True)):
             given = {}
             for source in plan.given:
                 rate = stage.given[source].spec.frame_rate
-                own, stretch = spec.frame_rate, (0.0, self.seconds)
+                own, time_range = spec.frame_rate, (0.0, self.seconds)
                 timed = source in plan.conditioners and changes_in_time(self.system.conditioners[source])
                 if rate is None and own is not None and timed:
-                    stretch = (float(start / exact(own)), float((stop - start) / exact(own)))
-                key = (source, part, *stretch)
+                    time_range = (float(start / exact(own)), float((stop - start) / exact(own)))
+                key = (source, part, *time_range)
                 if key not in conditions:
-                    conditions[key] = self._condition(plan, source, part, stretch)
+                    conditions[key] = self._condition(plan, source, part, time_range)
                 pair = conditions[key]
                 if rate is not None and own is not None:
                     first = round(start * exact(rate) / exact(own))
@@ -140,7 +140,7 @@ class ChainRun:
                     stop - start,
                     seeds=[derive_seed(seed, name, index) for seed in self.seeds],
                     prefix=None if stream.values is None or start == begin else stream.values[..., start:],
-                    progress=self._progress(name, index, len(stretches)),
+                    progress=self._progress(name, index, len(ranges)),
                     **generate_options,
                 )
             except FloatingPointError as error:
@@ -156,7 +156,7 @@ class ChainRun:
         self.outputs |= {f"{name}:{output}": condition for output, condition in made.outputs.items()}
         return made
 
-    def _wanted(self, name: str) -> list[OutputReference]:
+    def _wanted_outputs(self, name: str) -> list[OutputReference]:
         """Return the side outputs of a stage that other stages take as input."""
         given = [o for stage in self.system.plan.stages.values() for o in stage.outputs.values()]
         return [o for o in dict.fromkeys(given) if o.stage == name]
@@ -188,7 +188,7 @@ class ChainRun:
         return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
 
     def _condition(
-        self, plan: StagePlan, name: str, part: int, stretch: tuple[float, float]
+        self, plan: StagePlan, name: str, part: int, time_range: tuple[float, float]
     ) -> tuple[Condition, Condition]:
         """Return the pair (condition, null condition) of an input. A negative prompt replaces the null condition.
 
@@ -196,7 +196,7 @@ class ChainRun:
             plan: Plan of the stage.
             name: Name of the input.
             part: Index of the story's segment.
-            stretch: Start and length of the excerpt that the condition covers, in seconds.
+            time_range: Start and length of the excerpt that the condition covers, in seconds.
         """
         if name in plan.outputs:
             return self.outputs[name], self.outputs[name].absent()
@@ -206,11 +206,11 @@ class ChainRun:
             return condition, condition.absent()
         conditioner, batch = self.system.conditioners[name].eval(), len(self.seeds)
         rate = self.system.output.spec.sample_rate
-        wanted = ClipInputs(self.inputs, self.times, self.seconds, rate).clips(conditioner, batch, part, stretch)
+        positive = ClipInputs(self.inputs, self.times, self.seconds, rate).clips(conditioner, batch, part, time_range)
         negative = []
         if self.negative.keys() & set(conditioner.inputs):
-            negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, stretch)
-        ready = prepared(conditioner, [*wanted, *negative])  # together, so that both have the same length
+            negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, time_range)
+        ready = prepared(conditioner, [*positive, *negative])  # together, so that both have the same length
         condition = conditioner({key: tensor.to(self.system.device) for key, tensor in ready.items()})
         if conditioner.spec.frame_rate is not None:
             condition = condition.lasting(conditioner.positions(self.seconds))
@@ -223,7 +223,7 @@ class ChainRun:
             Condition(condition.values[batch:], condition.mask[batch:]),
         )
 
-    def _known(self, target: Reference, continuation: Tensor) -> Tensor:
+    def _encode_continuation(self, target: Reference, continuation: Tensor) -> Tensor:
         """Return the representation of the audio to continue, without incomplete frames."""
         if (read := self.system.plan.reads(target)) is not None:
             raise PartitaError(

@@ -47,7 +47,7 @@ def summary(system: Assembly) -> list[PartSummary]:
 
 def overview(system: Assembly) -> Group:
     """Return a table of all parts, followed by lines about the data."""
-    table = columns("part", "kind", "parameters", "what it yields", "training", right=("parameters",))
+    table = columns("part", "kind", "parameters", "output", "training", right=("parameters",))
     for row in summary(system):
         table.add_row(row.key, row.name, f"{row.parameters:,}", row.spec, row.training)
     return Group(table, *(Text(f"data: {line}") for line in (*supplies(system.source), *provenance(system.source))))

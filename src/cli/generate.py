@@ -62,6 +62,7 @@ class StoryOptions:
     inputs: Annotated[
         list[str] | None,
         typer.Option(
+            "--input",
             metavar="FIELD=VALUE",
             help="Input other than text, such as --input tempo=90 or --input audio=hum.wav. Can be repeated. "
             "`partita list field` shows all fields; each system reads some of them.",

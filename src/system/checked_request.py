@@ -70,7 +70,7 @@ class CheckedRequest:
             name: {"guidance": _guidance(system, name, request.guidance), "sampling": sampling}
             for name, sampling in _sampling(system, request.sampling or {}).items()
         }
-        if negative and not any(_guided(**draw) for draw in generate_options.values()):
+        if negative and not any(_guided(**options) for options in generate_options.values()):
             raise PartitaError("a negative prompt has no effect because no stage uses guidance: set guidance above 1")
         for prompts in (inputs, negative):
             _check_prompts(system, prompts, seconds)
@@ -79,10 +79,10 @@ class CheckedRequest:
             if request.continuation is None
             else _read_continuation(system, request.continuation, len(seeds), seconds)
         )
-        over = None if request.transition is None else _seconds("transition", request.transition, least=0.0)
-        if over is not None and over >= window:
-            raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {over:g}")
-        return cls(inputs, seeds, negative, seconds, generate_options, continuation, over, request.splice)
+        transition = None if request.transition is None else _seconds("transition", request.transition, least=0.0)
+        if transition is not None and transition >= window:
+            raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {transition:g}")
+        return cls(inputs, seeds, negative, seconds, generate_options, continuation, transition, request.splice)
 
     def groups(self) -> dict[tuple[float, ...], list[int]]:
         """Group the samples by the times at which their prompts change; the samples of a group have the same windows.

@@ -40,7 +40,7 @@ class ClipInputs:
             conditioner: Conditioner that reads the clips.
             batch: Number of samples.
             segment: Index of the story's segment.
-            time_range: Start and length of the excerpt that the clips cover, in seconds; (0, :attr:`seconds`) covers all.
+            time_range: Start and length of the excerpt that the clips cover, in seconds; (0, :attr:`seconds`) for all.
         """
         clips = []
         for i in range(batch):

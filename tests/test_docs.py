@@ -26,7 +26,7 @@ from typer.exceptions import TyperException
 
 import partita
 from partita.cli.evaluate import ScoreOptions
-from partita.cli.generate import DrawingOptions
+from partita.cli.generate import SamplingOptions
 from partita.cli.list_parts import show
 from partita.cli.main import app
 from partita.core.fit import Fit
@@ -149,7 +149,7 @@ def test_command(words):
         check_scores(given["score"] or [], given["no_score"] or [])
     elif name == "generate":
         known = {field.name for kind in (Sampling, DiffusionSampling) for field in fields(kind)}
-        settings = DrawingOptions(sampling=given["sampling"]).settings()
+        settings = SamplingOptions(sampling=given["sampling"]).settings()
         stages = {stage for r in recipes() for stage in compose(r).values["stages"]}
         for key, value in settings.items():
             assert set(value) <= known and key in stages if isinstance(value, Mapping) else key in known, key

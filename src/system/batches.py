@@ -42,7 +42,7 @@ def generate_each(
         system: System to generate with.
         rows: Rows, for example from :func:`read_prompts`.
         request: Options common to all rows, without prompts. ``duration`` applies to rows that have none. ``seed`` is
-            that of the first row and increases by 1 for each further row without a seed of its own. ``negative`` is one
+            that of the first row; it increases by 1 for each further row, unless a row has its own. ``negative`` is one
             text for all clips, and ``continuation`` the start of every clip.
         at_once: Maximum number of clips in a batch.
         progress: Whether to show the progress on a terminal.

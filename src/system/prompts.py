@@ -86,9 +86,8 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a manifest with an object for each generated clip. Used as a prompt file, it reproduces the clips."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with replacing_file(path) as new:
-        new.write_bytes(
-            text.encode(errors="backslashreplace")
-        )  # file names that are not UTF-8 are written as JSON escapes
+        # File names may not be valid UTF-8, so their invalid bytes are written as JSON escapes.
+        new.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def prompt_warnings(system: Assembly, rows: Sequence[Row]) -> list[str]:

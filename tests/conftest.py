@@ -101,7 +101,7 @@ def hub(monkeypatch, tmp_path):
     hub.close()
 
 
-class Lines(logging.Handler):
+class ProgressLines(logging.Handler):
     """Keeps what is logged."""
 
     def __init__(self):
@@ -115,7 +115,7 @@ class Lines(logging.Handler):
 @pytest.fixture
 def lines():
     """The lines that are logged, as they come."""
-    logger, handler = logging.getLogger("partita"), Lines()
+    logger, handler = logging.getLogger("partita"), ProgressLines()
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -55,7 +55,10 @@ def test_stored_codes(saved_toy, toy_recipe, tmp_path, monkeypatch):
     with torch.no_grad():
         other.gain.add_(1)
     other.save(tmp_path / "other")
-    with pytest.raises(partita.PartitaError, match=r"tone .* no audio.*made by [0-9a-f]{32}.*acoustic is [0-9a-f]{32}"):
+    with pytest.raises(
+        partita.PartitaError,
+        match=r"tone .* no audio.*representations of [0-9a-f]{32}.*acoustic has the fingerprint [0-9a-f]{32}",
+    ):
         train(toy_recipe, tmp_path / "no", [data, f"tokenizers.acoustic.weights={tmp_path / 'other'}"])
 
 

@@ -31,7 +31,7 @@ from partita.cli.list_parts import show
 from partita.cli.main import app
 from partita.core.fit import Fit
 from partita.core.registry import UnknownName
-from partita.data.annotations import FILE_KEYS, known_fields, read_manifest
+from partita.data.annotations import FILE_KEYS, parse_row, read_manifest
 from partita.errors import PartitaError
 from partita.evaluation.ablation_runs import runs
 from partita.evaluation.evaluation_options import Evaluation
@@ -317,7 +317,7 @@ def check_rows(manifest):
     assert manifest
     for row in manifest:
         assert not isinstance(row, PartitaError), row
-        known, split_name = known_fields(row)
+        known, split_name = parse_row(row)
         unread = set(row) - set(known) - set(FILE_KEYS)
         assert unread <= ({"split"} if split_name else set()), row
 

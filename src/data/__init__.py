@@ -1,4 +1,4 @@
 """Where examples come from: the corpus, folders and torch data sets, and the fields that clips carry.
 
-Turning clips into what a part trains on is in ``training``. Reading an audio file is in ``storage``.
+The batches that a part trains on are built in ``training``. Audio files are decoded in ``storage``.
 """

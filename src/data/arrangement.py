@@ -1,4 +1,4 @@
-"""Arrangements: who plays a score, how fast, how high and how loud, drawn at random."""
+"""Random arrangements of a score: instruments, tempo, transposition and dynamics."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from .scores import Piece
 
 
 class Instrument(NamedTuple):
-    """How something is played and heard.
+    """A General MIDI instrument, with its range and its attack in the SoundFont.
 
     Args:
-        program: Of General MIDI, from 0.
-        lowest: MIDI pitch that the real instrument, or a family of it, has; the SoundFont has samples for all of them.
-        highest: Likewise.
-        gain: Makes instruments equally loud.
-        half: Seconds after the labeled onset of a note until it reaches half of the amplitude that it sustains.
-        full: Seconds until it reaches 90 %. Both are medians over the range, measured by ``benchmarks/attacks.py``.
+        program: General MIDI program number, from 0.
+        lowest: Lowest MIDI pitch of the real instrument or its family. The SoundFont has samples for any pitch.
+        highest: Highest MIDI pitch of the real instrument or its family.
+        gain: Gain that makes all instruments equally loud.
+        half: Seconds from the labeled onset of a note until half of its sustained amplitude; the median over the range,
+            measured by ``benchmarks/attacks.py``.
+        full: Seconds from the labeled onset of a note until 90 % of its sustained amplitude; also the median.
     """
 
     program: int
@@ -53,19 +54,19 @@ INSTRUMENTS = {
     "vibraphone": Instrument(11, 53, 89, 0.53, 0.00, 0.00),
     "marimba": Instrument(12, 43, 96, 1.74, 0.00, 0.00),
 }
-"""The palette: instruments that sound clearly different."""
+"""The instruments that arrangements can use, which sound clearly different."""
 
 
 @dataclass
 class Arrangement:
-    """How a piece is played.
+    """An arrangement of a piece.
 
     Args:
-        parts: The instrument of each part that has notes.
-        tempo: Beats per minute.
-        transposition: Semitones, as far as it changes the key.
-        octaves: Of each part, semitones on top that bring it into the range of its instrument; a multiple of 12.
-        velocity: Of each note, ``[N]`` int64.
+        parts: Instrument of each part that has notes.
+        tempo: Tempo in beats per minute.
+        transposition: Transposition of the whole piece, in semitones.
+        octaves: Additional transposition of each part into the range of its instrument, in semitones; a multiple of 12.
+        velocity: MIDI velocity of each note, ``[N]`` int64.
     """
 
     parts: dict[int, str]
@@ -76,13 +77,13 @@ class Arrangement:
 
     @property
     def instruments(self) -> list[str]:
-        """Each instrument once, in the order of the parts."""
+        """The distinct instruments, in the order of the parts."""
         return list(dict.fromkeys(self.parts.values()))
 
     def pitch(self, written: np.ndarray, part: int) -> np.ndarray:
-        """What is heard of MIDI pitches ``[N]`` in the score of a part: all of them on its instrument.
+        """Return the sounding MIDI pitches of written pitches ``[N]`` of a part.
 
-        A note that is still beyond its range is played as many octaves higher or lower as it takes.
+        A note outside the range of the instrument moves by as many octaves as needed.
         """
         instrument = INSTRUMENTS[self.parts[part]]
         pitch = written + self.transposition + self.octaves[part]
@@ -92,15 +93,15 @@ class Arrangement:
 
 @dataclass(frozen=True)
 class Arrangements:
-    """What arrangements are drawn from.
+    """The distribution that arrangements are drawn from.
 
     Args:
-        instruments: The palette to draw from: ``church organ``, ``piano``, ``harpsichord``, ``strings``, ``choir``,
+        instruments: Instruments to draw from: ``church organ``, ``piano``, ``harpsichord``, ``strings``, ``choir``,
             ``brass``, ``trumpet``, ``french horn``, ``trombone``, ``flute``, ``recorder``, ``clarinet``, ``oboe``,
-            ``bassoon``, ``violin``, ``cello``, ``guitar``, ``harp``, ``vibraphone``, ``marimba``; ``None`` for all.
-        mixed: Probability that each part of a piece gets an instrument of its own; otherwise all play the same.
-        tempo: Slowest and fastest, in beats per minute.
-        transposition: Lowest and highest, in semitones.
+            ``bassoon``, ``violin``, ``cello``, ``guitar``, ``harp``, ``vibraphone``, ``marimba``. ``None`` takes all.
+        mixed: Probability that each part of a piece gets its own instrument. Otherwise one instrument plays all parts.
+        tempo: Slowest and fastest tempo, in beats per minute.
+        transposition: Lowest and highest transposition, in semitones.
     """
 
     instruments: tuple[str, ...] | None = None
@@ -113,31 +114,31 @@ class Arrangements:
             if name not in INSTRUMENTS:
                 raise ValueError(f"no instrument is called {name!r}{did_you_mean(name, INSTRUMENTS)}")
         if self.instruments is not None and not self.instruments:
-            raise ValueError("instruments is empty: name at least one, or leave it out for all")
+            raise ValueError("instruments is empty: name at least one instrument, or leave the option out to use all")
         if not 0 <= self.mixed <= 1:
-            raise ValueError(f"mixed is a probability, not {self.mixed}")
+            raise ValueError(f"mixed must be a probability from 0 to 1, not {self.mixed}")
         slow, fast = self.tempo
         if not 0 < slow <= fast:
-            raise ValueError(f"tempo goes from slow to fast in beats per minute, not from {slow} to {fast}")
+            raise ValueError(f"tempo must be a range of beats per minute above 0, not {slow} to {fast}")
         low, high = self.transposition
         if not -24 <= low <= high <= 24:
-            raise ValueError(f"transposition goes up, within two octaves, not from {low} to {high}")
+            raise ValueError(f"transposition must be a range within -24 to 24 semitones, not {low} to {high}")
 
 
-def arrange(piece: Piece, rng: np.random.Generator, among: Arrangements) -> Arrangement:
-    """Draw an arrangement.
+def arrange(piece: Piece, rng: np.random.Generator, options: Arrangements) -> Arrangement:
+    """Draw a random arrangement.
 
     Args:
         piece: The score.
-        rng: All that is random.
-        among: What it is drawn from.
+        rng: Generator of all random numbers.
+        options: The distribution to draw from.
     """
-    instruments = tuple(among.instruments or INSTRUMENTS)
-    speed = float(np.round(rng.uniform(*among.tempo), 1))
-    semitones = int(rng.integers(among.transposition[0], among.transposition[1], endpoint=True))
+    instruments = tuple(options.instruments or INSTRUMENTS)
+    speed = float(np.round(rng.uniform(*options.tempo), 1))
+    semitones = int(rng.integers(options.transposition[0], options.transposition[1], endpoint=True))
     pitch = piece.pitch + semitones
     numbers = sorted(set(piece.part.tolist()))
-    if rng.random() < among.mixed:
+    if rng.random() < options.mixed:
         parts: dict[int, str] = {}
         octaves: dict[int, int] = {}
         for number in numbers:
@@ -156,11 +157,11 @@ def arrange(piece: Piece, rng: np.random.Generator, among: Arrangements) -> Arra
 
 
 def _octaves(pitch: np.ndarray, name: str) -> int:
-    """The least shift by whole octaves that leaves the fewest notes outside the range of an instrument."""
+    """Return the smallest shift by octaves that leaves the fewest pitches outside the range of an instrument."""
     return min((0, 12, -12, 24, -24), key=lambda shift: _outside(pitch + shift, name))
 
 
 def _outside(pitch: np.ndarray, name: str) -> float:
-    """Fraction of notes an instrument does not have."""
+    """Return the fraction of pitches outside the range of an instrument."""
     instrument = INSTRUMENTS[name]
     return float(((pitch < instrument.lowest) | (pitch > instrument.highest)).mean())

@@ -1,4 +1,4 @@
-"""The contract of data sources: where examples come from."""
+"""The contract of data sources, which supply examples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..errors import PartitaError
 
 Split = Literal["train", "validation", "test"]
 
-NAMES: dict[Split, str] = {"train": "training", "validation": "validation", "test": "test"}
-"""What the pieces of a split are called."""
+SPLIT_NAMES: dict[Split, str] = {"train": "training", "validation": "validation", "test": "test"}
+"""Names of the splits in messages."""
 
 
-class Damaged(PartitaError):
-    """One clip cannot be read, while others can.
+class UnreadableClip(PartitaError):
+    """A clip cannot be read, although other clips of the source may be readable.
 
     Args:
         piece: Name of the piece.
-        reason: What is wrong with it.
+        reason: Description of the error.
     """
 
     def __init__(self, piece: str, reason: str) -> None:
@@ -34,14 +34,14 @@ class Damaged(PartitaError):
 
 @dataclass(frozen=True)
 class Summary:
-    """What there is in a source.
+    """Numbers of pieces in a source.
 
     Args:
-        unit: What it consists of, in the singular: ``file``, ``piece``.
-        splits: How many of them are in each split.
-        known: By field, how many of them have it.
-        seconds: Length of all together; none where that is different at every reading.
-        left_out: What was not taken in on purpose, and how it would be; empty where nothing was left out.
+        unit: Noun for a piece, in the singular: ``file`` or ``piece``.
+        splits: Number of pieces in each split.
+        known: Number of pieces with a value for each field.
+        seconds: Total duration. ``None`` if it differs at every reading.
+        left_out: What was excluded on purpose, and how to include it. Empty if nothing was excluded.
     """
 
     unit: str
@@ -52,11 +52,11 @@ class Summary:
 
     @property
     def pieces(self) -> int:
-        """How many there are in all splits."""
+        """Number of pieces in all splits."""
         return sum(self.splits.values())
 
     def counted(self, count: int) -> str:
-        """A number of its pieces.
+        """Return a number of pieces with its unit.
 
         >>> Summary("file", {"train": 1}, {}).counted(2)
         '2 files'
@@ -73,7 +73,7 @@ class Summary:
 
 
 class Origin(NamedTuple):
-    """Something that data is made of, and the terms under which it may be used, each as a phrase."""
+    """Something that data is made of, and its license, each as a phrase for reports."""
 
     what: str
     license: str
@@ -83,16 +83,16 @@ UNKNOWN_LICENSE = "license not stated"
 
 
 class Source(ABC):
-    """A collection of pieces from which clips are read. Building one touches no file; :meth:`setup` does.
+    """A collection of pieces from which clips are read. The constructor accesses no file; :meth:`setup` does.
 
-    A source is picklable, so that worker processes can read from it.
+    A source must be picklable, so that worker processes can read from it.
 
     Attributes:
-        attributes: What its captions are made of, where it can tell: see :meth:`reworded`.
-        fields: What its examples may carry beside audio (see :class:`~partita.core.contracts.Example`).
-        fields_known: Whether every one of ``fields`` is there; otherwise only :meth:`setup` tells.
-        revision: Goes up when the same arguments begin to give other examples, with which an evaluation of the old ones
-            must not be continued.
+        attributes: Attributes of which captions are composed, if :meth:`reworded` can exchange them.
+        fields: Fields that examples may carry besides audio (see :class:`~partita.core.contracts.Example`).
+        fields_known: Whether ``fields`` is exact before :meth:`setup`.
+        revision: Increased whenever the same arguments yield other examples, so that an evaluation of the old examples
+            is not continued with new ones.
     """
 
     attributes: ClassVar[tuple[str, ...]] = ()
@@ -103,123 +103,127 @@ class Source(ABC):
     registered_name: ClassVar[str]
 
     def missing(self) -> list[tuple[str, str]]:
-        """Files and folders that its arguments name and that are not there: pairs (argument, what is wrong with it).
+        """Return pairs (argument, error) for files and folders that the arguments name and that do not exist.
 
-        `partita check` and training ask this, so it must be cheap: it looks whether things are there, not into them.
+        `partita check` and training call this, so it must be cheap: check for existence, and read nothing.
         """
         return []
 
     @abstractmethod
     def setup(self) -> None:
-        """Scan, parse or download what it needs, once; cheap when done before.
+        """Scan, parse or download the data. Further calls do nothing.
 
         Raises:
-            PartitaError: There is nothing usable; the message says where it looked.
+            PartitaError: There is no usable data. The message names the places that were searched.
         """
 
     @abstractmethod
     def size(self, split: Split) -> int:
-        """Number of pieces in a split, after :meth:`setup`; 0 where it is empty."""
+        """Return the number of pieces in a split, after :meth:`setup`."""
 
     @abstractmethod
     def read(
         self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
     ) -> Example:
-        """A clip of piece ``index``; the same arguments give the same example.
+        """Read a clip of a piece. The same arguments yield the same example.
 
         Args:
-            split: Of the data.
-            index: In ``[0, size(split))``.
-            seed: Decides everything random: the position of the crop, an arrangement, the wording of a caption.
-            seconds: Length of the clip; the whole piece where none is given.
-            sample_rate: The audio comes resampled to this rate, in Hz.
-            channels: And mixed or copied to this number of channels.
+            split: Split of the piece.
+            index: Number of the piece, in ``[0, size(split))``.
+            seed: Seed of all random choices: the position of the crop, an arrangement, the wording of a caption.
+            seconds: Length of the clip. ``None`` reads the whole piece.
+            sample_rate: Sample rate to which the audio is resampled, in Hz.
+            channels: Number of channels to which the audio is mixed or copied.
 
         Raises:
-            Damaged: This clip cannot be read; another one may be.
+            UnreadableClip: This clip cannot be read, although others may be.
         """
 
     def draw(self, split: Split, number: int, seed: int, attempt: int = 0) -> tuple[int, int]:
-        """The piece that example ``number`` of a training run is a clip of, and the seed to read it with.
+        """Return the index of the piece for an example of a training run, and the seed to read it with.
 
-        Pieces come in a new random order each time round, every one once.
+        Each epoch visits every piece once, in a new random order.
 
         Args:
-            split: Of the data.
-            number: 0 or more, without end.
-            seed: Of the order.
-            attempt: How many clips that were drawn for the same example could not be read.
+            split: Split to draw from.
+            number: Number of the example, from 0 without an upper bound.
+            seed: Seed of the order.
+            attempt: Number of clips drawn before for the same example that could not be read.
         """
         size = self.size(split)
-        round_, position = divmod(number, size)
-        key = (seed, round_, position, *([attempt] if attempt else []))
+        epoch, position = divmod(number, size)
+        key = (seed, epoch, position, *([attempt] if attempt else []))
         clip_seed = int(np.random.default_rng(key).integers(2**31))
-        return int(_order(size, seed, round_)[(position + attempt) % size]), clip_seed
+        return int(_order(size, seed, epoch)[(position + attempt) % size]), clip_seed
 
-    def stand_in(self, split: Split) -> Split:
-        """The split whose pieces serve as those of ``split``: itself, unless it is empty.
+    def fallback_split(self, split: Split) -> Split:
+        """Return the split whose pieces are used for ``split``: itself unless it is empty.
 
-        Validation pieces stand in for test pieces, as no step was taken on them, and training pieces for both.
+        Validation pieces replace missing test pieces because no weights were trained on them. Otherwise, training
+        pieces replace both.
         """
         order: dict[Split, tuple[Split, ...]] = {"test": ("test", "validation"), "validation": ("validation",)}
         return next((name for name in order.get(split, ()) if self.size(name)), "train")
 
-    def shortage(self, split: Split) -> str | None:
-        """What people must know where a split is empty and another one stands in; none where it is not."""
-        used = self.stand_in(split)
+    def fallback_warning(self, split: Split) -> str | None:
+        """Return a warning if a split is empty and another one replaces it; otherwise ``None``."""
+        used = self.fallback_split(split)
         if used == split:
             return None
         means = (
-            "losses and clips say how well these are remembered, not what is made of new music"
+            "losses and clips show how well the model remembers them, not how it does on new music"
             if used == "train"
-            else "they are not trained on, but training was watched by them"
+            else "no weights were trained on them, but training was monitored on them"
         )
-        return f"the data has no {split} pieces, so {NAMES[used]} pieces stand in: {means}"
+        return f"the data has no {split} pieces, so {SPLIT_NAMES[used]} pieces replace them: {means}"
 
     def reworded(self, fields: Mapping[str, Any], other: Mapping[str, Any], attribute: str) -> str | None:
-        """The caption of an example with one attribute taken from another one, worded as it was.
+        """Return the caption of an example with one attribute replaced by that of another example.
+
+        The wording stays the same.
 
         Args:
-            fields: Of the example.
-            other: Of the other one.
+            fields: Fields of the example.
+            other: Fields of the other example.
             attribute: One of :attr:`attributes`.
 
         Returns:
-            None where that is the same caption, as the two share the attribute or the caption does not tell it.
+            The changed caption. ``None`` if it does not differ, because the attributes are equal or the caption does
+            not mention the attribute.
         """
         return None
 
     @property
     def summary(self) -> Summary:
-        """After :meth:`setup`: what there is."""
+        """The numbers of pieces, after :meth:`setup`."""
         splits: dict[Split, int] = {split: self.size(split) for split in ("train", "validation", "test")}
         return Summary("piece", splits, dict.fromkeys(self.fields, sum(splits.values())))
 
     @property
     def label(self) -> str:
-        """A word for it, where it is one of several."""
+        """A short name that identifies the source within a mixture."""
         return self.registered_name
 
     @property
     def origins(self) -> Sequence[Origin]:
-        """Also before :meth:`setup`: what its examples are made of, and under which licenses."""
+        """What the examples are made of and under which licenses, also before :meth:`setup`."""
         return [Origin(self.label, UNKNOWN_LICENSE)]
 
     @property
     def members(self) -> Sequence[Member]:
-        """The sources it consists of, which is itself unless it is a mixture."""
+        """The sources of a mixture; otherwise the source itself."""
         return [Member(self.label, 1.0, self)]
 
     def advice(self, field: str) -> str:
-        """What its owner can do so that more of its examples carry a field; empty where nothing can be done."""
+        """Return how its owner can add a field to more examples; empty if that is impossible."""
         return ""
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """After :meth:`setup`: read everything once, and say of each piece what is wrong with it, none if nothing."""
+        """Read everything once, after :meth:`setup`, and yield each piece with its error or ``None``."""
         yield from ()
 
     def note(self, piece: str, reason: str) -> bool:
-        """Remember for the :attr:`report` why a piece is not used, or not all of it; whether that is news."""
+        """Record in the :attr:`report` why a piece is not used in full. Return whether it had no reason before."""
         noted: dict[str, str] = self.__dict__.setdefault("_noted", {})
         news = piece not in noted
         noted.setdefault(piece, reason)
@@ -227,12 +231,12 @@ class Source(ABC):
 
     @property
     def report(self) -> list[str]:
-        """After :meth:`setup`: what was skipped, a line each, naming file and reason."""
+        """A line for each skipped piece with the reason, after :meth:`setup`."""
         return [f"{piece}: {reason}" for piece, reason in sorted(self.__dict__.get("_noted", {}).items())]
 
 
 class Member(NamedTuple):
-    """A source, a word for it, and its share of the clips that are drawn."""
+    """A source in a mixture, with its label and its share of the drawn clips."""
 
     label: str
     share: float
@@ -240,13 +244,13 @@ class Member(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _order(size: int, seed: int, round_: int) -> np.ndarray:
-    """In which order pieces come in one round."""
-    return np.random.default_rng((seed, round_)).permutation(size)
+def _order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of the pieces in one epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 def _length(seconds: float) -> str:
-    """A duration as people say it.
+    """Format a duration.
 
     >>> _length(1620), _length(59.6), _length(90_000)
     ('27 min', '60 s', '25.0 h')

@@ -1,4 +1,4 @@
-"""Captions: what is known of a clip, in words that vary."""
+"""Captions composed of the attributes of a clip, in varying words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 SLOW_BELOW = 76
 FAST_FROM = 112
-"""Beats per minute that divide slow, moderate and fast."""
+"""Boundaries between slow, moderate and fast tempos, in beats per minute."""
 
 _TEMPO_WORDS = {
     "slow": ("slow", "slow", "calm", "unhurried"),
@@ -31,7 +31,7 @@ _WORDINGS = (
 
 
 def tempo_class(tempo: float) -> str:
-    """``slow``, ``moderate`` or ``fast``.
+    """Classify a tempo in beats per minute as ``slow``, ``moderate`` or ``fast``.
 
     >>> [tempo_class(bpm) for bpm in (60, 90, 132)]
     ['slow', 'moderate', 'fast']
@@ -39,32 +39,32 @@ def tempo_class(tempo: float) -> str:
     return "slow" if tempo < SLOW_BELOW else "fast" if tempo >= FAST_FROM else "moderate"
 
 
-def wording(rng: np.random.Generator, tempo: float) -> tuple[str, str]:
-    """How a caption says things: its sentence, with gaps, and the word for a tempo in beats per minute."""
+def draw_wording(rng: np.random.Generator, tempo: float) -> tuple[str, str]:
+    """Draw a caption template, and a word for a tempo in beats per minute."""
     speed = str(rng.choice(_TEMPO_WORDS[tempo_class(tempo)]))
     return str(rng.choice(_WORDINGS)), speed
 
 
 def caption(words: tuple[str, str], *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
-    """A caption, such as "a slow chorale in G minor for church organ".
+    """Return a caption, such as "a slow chorale in G minor for church organ".
 
     Args:
-        words: Its :func:`wording`.
-        genre: Kind of piece.
+        words: Template and tempo word, from :func:`draw_wording`.
+        genre: Genre of the piece.
         key: Tonic and mode.
-        tempo: Beats per minute.
-        instruments: Names, in any order.
+        tempo: Tempo in beats per minute.
+        instruments: Names of the instruments, in any order.
     """
-    return _worded(*words, genre=genre, key=key, tempo=tempo, instruments=instruments)
+    return _fill_template(*words, genre=genre, key=key, tempo=tempo, instruments=instruments)
 
 
-def reworded(text: str, told: Mapping[str, Any], instead: Mapping[str, Any]) -> str | None:
-    """The same caption of something else: the same wording of other attributes; none where it is no such caption.
+def reworded(text: str, attributes: Mapping[str, Any], replacement: Mapping[str, Any]) -> str | None:
+    """Return a caption in the same wording with other attributes; ``None`` if :func:`caption` did not write it.
 
     Args:
-        text: What :func:`caption` made of ``told``.
-        told: Its ``genre``, ``key``, ``tempo`` and ``instruments``.
-        instead: The same of what it is to tell.
+        text: Caption that :func:`caption` composed of ``attributes``.
+        attributes: Its ``genre``, ``key``, ``tempo`` and ``instruments``.
+        replacement: The attributes of the new caption.
 
     >>> slow = {"genre": "chorale", "key": "G minor", "tempo": 60, "instruments": ["harp"]}
     >>> reworded("a calm chorale in G minor for harp", slow, slow | {"key": "D major"})
@@ -72,14 +72,14 @@ def reworded(text: str, told: Mapping[str, Any], instead: Mapping[str, Any]) -> 
     >>> reworded("a calm chorale in G minor for harp", slow, slow | {"tempo": 120.0})
     'a lively chorale in G minor for harp'
     """
-    words, other = (_TEMPO_WORDS[tempo_class(of["tempo"])] for of in (told, instead))
+    words, other = (_TEMPO_WORDS[tempo_class(of["tempo"])] for of in (attributes, replacement))
     for sentence, (speed, changed) in product(_WORDINGS, zip(words, other, strict=True)):
-        if _worded(sentence, speed, **told) == text:
-            return _worded(sentence, changed, **instead)
+        if _fill_template(sentence, speed, **attributes) == text:
+            return _fill_template(sentence, changed, **replacement)
     return None
 
 
-def _worded(sentence: str, speed: str, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
+def _fill_template(sentence: str, speed: str, *, genre: str, key: str, tempo: float, instruments: Sequence[str]) -> str:
     words = {
         "tempo": speed,
         "a tempo": _with_article(speed),

@@ -14,23 +14,23 @@ from ..core.contracts import Clip, Example
 from ..errors import PartitaError
 from .fields.base import field
 
-ALWAYS = frozenset({"audio", "excerpt"})
-"""Fields that every source supplies in training: the clip itself, and another clip of the same piece."""
+ALWAYS_SUPPLIED = frozenset({"audio", "excerpt"})
+"""Fields that every source supplies in training: the clip itself and another excerpt of the same piece."""
 
 
-class Reader(Protocol):
-    """What reads clips, as conditioners do."""
+class ClipReader(Protocol):
+    """Anything that reads clips, such as a conditioner."""
 
     inputs: tuple[str, ...]
     sample_rate: int | None
     channels: int
 
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Clips to tensors."""
+        """Return the clips as tensors."""
         ...
 
 
-def clip_for(reader: Reader, clip: Clip) -> Clip:
+def clip_for(reader: ClipReader, clip: Clip) -> Clip:
     """Return a clip in the form that a reader takes.
 
     Audio that the reader takes is converted to its sample rate and channels, and other audio is removed. Unknown fields
@@ -39,7 +39,7 @@ def clip_for(reader: Reader, clip: Clip) -> Clip:
     Raises:
         PartitaError: An audio file cannot be read. The message names the field.
     """
-    fields = completed(clip.fields, reader.inputs, clip.seconds)
+    fields = fill_defaults(clip.fields, reader.inputs, clip.seconds)
     audible = [name for name in reader.inputs if field(name).kind == "audio"]
     if not audible:
         return replace(clip, fields=fields, audio=None, sample_rate=None)
@@ -51,7 +51,7 @@ def clip_for(reader: Reader, clip: Clip) -> Clip:
             continue
         own_rate = clip.sample_rate or reader.sample_rate
         try:
-            value = field(name).heard(value, reader.sample_rate, reader.channels, own_rate)
+            value = field(name).to_audio(value, reader.sample_rate, reader.channels, own_rate)
         except PartitaError as error:
             raise PartitaError(f"{name}: {error}") from None
         if name == "audio":
@@ -63,14 +63,14 @@ def clip_for(reader: Reader, clip: Clip) -> Clip:
     )
 
 
-def recording_of(example: Example, reads: str | None, sample_rate: int) -> Tensor | None:
-    """What a tokenizer encodes of an example, ``[C, T]`` as its recording; ``None`` where it is not there.
+def tokenizer_audio(example: Example, reads: str | None, sample_rate: int) -> Tensor | None:
+    """Return the audio ``[C, T]`` of an example that a tokenizer encodes; ``None`` if the example has none.
 
     Args:
         example: The example.
-        reads: A field of audio, or a stem (``stems.drums``); ``None`` for the mix. An instrument that is not among the
-            stems of a clip is silent there.
-        sample_rate: Rate of the recording, in Hz.
+        reads: A field of audio, or a stem (``stems.drums``). ``None`` reads the mix. A stem that the example lacks is
+            silence.
+        sample_rate: Sample rate of the example, in Hz.
     """
     mix = example.recording
     name, _, stem = (reads or "audio").partition(".")
@@ -81,22 +81,22 @@ def recording_of(example: Example, reads: str | None, sample_rate: int) -> Tenso
         return None
     if stem and stem not in value:
         return torch.zeros_like(mix)
-    found = field(name).heard({stem: value[stem]} if stem else value, sample_rate, len(mix), sample_rate)
+    found = field(name).to_audio({stem: value[stem]} if stem else value, sample_rate, len(mix), sample_rate)
     audio = (found[stem] if stem else found)[:, : mix.shape[-1]]
     return F.pad(audio, (0, mix.shape[-1] - audio.shape[-1]))
 
 
-def completed(fields: Mapping[str, Any], inputs: Sequence[str], seconds: float) -> dict[str, Any]:
-    """What is known of a clip, with what stands for unknown values of some fields in a clip of so many seconds."""
-    unknown = {name: field(name).unknown(seconds) for name in inputs if fields.get(name) is None}
+def fill_defaults(fields: Mapping[str, Any], inputs: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Return the fields of a clip, with default values for missing ``inputs``."""
+    unknown = {name: field(name).default(seconds) for name in inputs if fields.get(name) is None}
     return {**fields, **{name: value for name, value in unknown.items() if value is not None}}
 
 
-def prepared(reader: Reader, clips: Sequence[Clip]) -> dict[str, Tensor]:
-    """Return the tensors that a reader prepares from clips that :func:`clip_for` returns.
+def prepare_clips(reader: ClipReader, clips: Sequence[Clip]) -> dict[str, Tensor]:
+    """Return the tensors that a reader prepares from its clips, which have the format of :func:`clip_for`.
 
     Raises:
-        PartitaError: The reader cannot read a clip. The message names its fields.
+        PartitaError: The reader cannot read one of them. The message names its fields.
     """
     try:
         return reader.prepare(clips)

@@ -1,4 +1,4 @@
-"""The embedded default: real scores, orchestrated at random and rendered on the fly."""
+"""The default data: real scores, orchestrated at random and rendered on the fly."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..core.harmony import chord_name, find_clip_key, key_name
 from ..core.registry import did_you_mean, register
 from .arrangement import INSTRUMENTS, Arrangement, Arrangements, arrange
 from .base import Origin, Source, Split, Summary
-from .captions import caption, reworded, wording
-from .fields.base import cropped
+from .captions import caption, draw_wording, reworded
+from .fields.base import crop_fields
 from .library import GENRES, count_restricted, genre, load_pieces
 from .licenses import RESTRICTED, corpus_origins
 from .scores import Piece
@@ -26,39 +26,37 @@ from .splits import check_fractions, split_names
 from .synthesizer import LONGEST_RELEASE, Note, Synthesizer
 
 LOUDNESS = 10 ** (-16 / 20)
-"""RMS of a clip, where its peaks allow it."""
+"""Target RMS of a clip, lowered if its peaks would exceed :data:`PEAK`."""
 PEAK = 0.95
-
 
 DEFAULT_ARRANGEMENTS = Arrangements()
 
 
 @register("data", "corpus")
 class Corpus(Source):
-    """Real scores (music21's corpus) rendered on the fly, with notes, melodies, beats and stems that are exact.
+    """Real scores (the corpus of music21), rendered on the fly, with exact notes, melodies, beats and stems.
 
-    The scores are parsed at the first :meth:`setup` and kept in one file. Every reading draws an arrangement from its
-    seed: instruments, tempo, transposition, dynamics, wording. Instruments play only what is in their range: parts, and
-    single notes, move by octaves. Pieces with a tune in common are in one split, whatever their arrangement, so that no
-    tune that was learned by heart is tested.
+    The first :meth:`setup` parses the scores and stores them in one file. Each reading draws an arrangement from its
+    seed: instruments, tempo, transposition, dynamics and wording. Parts and single notes move by octaves into the range
+    of their instrument. Pieces that share a tune are in the same split, so that no test piece has a memorized tune.
 
     Notes, melody, beats, tempo, instruments and stems are exact; key and chords are estimates from the score. The key
-    is that of the clip, which may be another one than that of the piece. Labels say when a key is pressed: most
-    instruments are at 90 % of their level within 0.08 s, strings and choir after 0.14 and 0.16 s, and strings on some
-    keys after 0.5 s (:data:`~partita.data.arrangement.INSTRUMENTS` has the time of each).
+    is that of the clip, which may differ from that of the piece. Onsets are the times at which keys are pressed. Most
+    instruments reach 90 % of their level within 0.08 s, strings and choir after 0.14 and 0.16 s, and strings on some
+    keys after 0.5 s (:data:`~partita.data.arrangement.INSTRUMENTS` lists the times).
 
     Args:
-        collections: What to play: ``bach`` (410 chorales), ``palestrina`` (masses), ``monteverdi`` (madrigals),
+        collections: Collections to play: ``bach`` (410 chorales), ``palestrina`` (masses), ``monteverdi`` (madrigals),
             ``trecento``, ``haydn``, ``mozart``, ``beethoven`` (quartets), ``essenFolksong``, ``ryansMammoth``,
             ``oneills1850``, ``airdsAirs`` (tunes).
-        arrangements: Instruments, tempo and transposition that arrangements are drawn from.
+        arrangements: Distribution of instruments, tempo and transposition.
         validation: Fraction of the tunes for validation.
-        test: Fraction of the tunes for the test.
-        limit: Number of score files to use (some hold many tunes), drawn evenly from all; all where none is given.
-        restricted: Whether to play scores that are not free to use, too: ``essenFolksong`` (non-commercial use alone),
+        test: Fraction of the tunes for testing.
+        limit: Number of score files to use, drawn at random; some hold many tunes. ``None`` uses all.
+        restricted: Whether to include scores that are not free to use: ``essenFolksong`` (non-commercial use only),
             ``palestrina`` (rights reserved), two madrigals and ten pieces of ``trecento`` under copyright.
-        stems: Whether examples carry ``stems``, the audio of each instrument; they sum to the mix.
-        cache_dir: Folder for the parsed scores; where none is given ``$PARTITA_CACHE``, or ``partita`` in
+        stems: Whether examples carry ``stems``, the audio of each instrument, which sum to the mix.
+        cache_dir: Folder for the parsed scores. ``None`` uses ``$PARTITA_CACHE``, or ``partita`` in
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
 
@@ -88,7 +86,7 @@ class Corpus(Source):
                 raise ValueError(f"no collection is called {name!r}{did_you_mean(name, GENRES)}")
         if not restricted and all(name in RESTRICTED for name in collections):
             reasons = "; ".join(f"{name} {RESTRICTED[name]}" for name in collections)
-            raise ValueError(f"nothing is left of the collections: {reasons}; if you may use it, set restricted: true")
+            raise ValueError(f"all collections are restricted: {reasons}; if you may use them, set restricted: true")
         check_fractions(validation, test)
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
@@ -108,10 +106,10 @@ class Corpus(Source):
         self._synthesizers: dict[tuple[int, int], Synthesizer] = {}
 
     def setup(self) -> None:
-        """Load the scores, parsing them where that was not done before.
+        """Load the scores, and parse them on the first use.
 
         Raises:
-            PartitaError: The corpus is missing or cannot be read.
+            PartitaError: The corpus of music21 is missing or cannot be read.
         """
         if self._pieces:
             return
@@ -123,51 +121,51 @@ class Corpus(Source):
         self._splits = {name: [piece.id for piece in pieces if split[piece.tune] == name] for name in tunes}
 
     def size(self, split: Split) -> int:
-        """Number of pieces in a split."""
+        """Return the number of pieces in a split."""
         self.setup()
         return len(self._splits[split])
 
     def reworded(self, fields: Mapping[str, Any], other: Mapping[str, Any], attribute: str) -> str | None:
-        """See :class:`~partita.data.base.Source`."""
-        told, instead = (
+        """Return the caption with one attribute replaced; see :meth:`~partita.data.base.Source.reworded`."""
+        own, others = (
             {"genre": genre(of["id"])} | {name: of[name] for name in ("key", "tempo", "instruments")}
             for of in (fields, other)
         )
-        text = reworded(fields["text"], told, told | {attribute: instead[attribute]})
+        text = reworded(fields["text"], own, own | {attribute: others[attribute]})
         return None if text == fields["text"] else text
 
     @property
     def summary(self) -> Summary:
-        """How many pieces there are, and how many scores were left out because they are restricted."""
+        """The numbers of pieces, and of scores that are excluded because they are restricted."""
         self.setup()
         count = 0 if self.restricted else count_restricted(self.collections)
-        left_out = f"{count:,} restricted score{'s' * (count > 1)} left out (restricted: true takes them in)"
+        left_out = f"{count:,} restricted score{'s' * (count > 1)} left out (restricted: true includes them)"
         return replace(super().summary, left_out=left_out if count else "")
 
     @property
     def origins(self) -> list[Origin]:
-        """The scores and the samples."""
+        """The scores and the samples of the SoundFont, with their licenses."""
         return corpus_origins(self.collections, self.restricted)
 
     @property
     def report(self) -> list[str]:
-        """The scores that could not be parsed."""
+        """A line for each score that could not be parsed."""
         return list(self._skipped)
 
     def read(
         self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
     ) -> Example:
-        """A clip of a piece in an arrangement drawn from ``seed``; see :class:`~partita.data.base.Source`.
+        """Read a clip of a piece in an arrangement drawn from ``seed``; see :meth:`~partita.data.base.Source.read`.
 
-        The arrangement does not depend on the length of the clip, nor on the rate. A whole piece ends when its last
-        notes have died away.
+        The arrangement does not depend on the length of the clip or its sample rate. A whole piece includes the release
+        of its last notes.
         """
         self.setup()
         piece = self._pieces[self._splits[split][index]]
         digest = hashlib.sha256(f"{piece.id}/{seed}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest))
         arrangement = arrange(piece, rng, self.arrangements)
-        words = wording(rng, arrangement.tempo)
+        words = draw_wording(rng, arrangement.tempo)
         quarter = 60 / (arrangement.tempo * piece.beat_length)
         music = piece.length * quarter
         total = music + LONGEST_RELEASE
@@ -190,7 +188,7 @@ class Corpus(Source):
             "key": key,
             "tempo": arrangement.tempo,
             "seconds_total": total,
-            **cropped(
+            **crop_fields(
                 {"seconds_start": 0.0, **_timed_labels(piece, arrangement, quarter)}, start, num_samples / sample_rate
             ),
         }
@@ -208,18 +206,18 @@ class Corpus(Source):
         sample_rate: int,
         channels: int,
     ) -> dict[str, np.ndarray]:
-        """The stem ``[C, num_samples]`` of each instrument, at the level it has in the mix."""
+        """Return the stem ``[C, num_samples]`` of each instrument, at its level in the mix."""
         onset, duration = piece.onset * quarter - start, piece.duration * quarter
         pitch = np.empty_like(piece.pitch)
         for part in arrangement.parts:
             mine = piece.part == part
             pitch[mine] = arrangement.pitch(piece.pitch[mine], part)
-        heard = np.flatnonzero((onset < num_samples / sample_rate) & (onset + duration + LONGEST_RELEASE > 0))
+        sounding = np.flatnonzero((onset < num_samples / sample_rate) & (onset + duration + LONGEST_RELEASE > 0))
         notes: dict[str, dict[tuple[float, int], Note]] = {name: {} for name in arrangement.instruments}
-        for i in heard.tolist():
+        for i in sounding.tolist():
             played = notes[arrangement.parts[int(piece.part[i])]]
             note = Note(float(onset[i]), float(duration[i]), int(pitch[i]), int(arrangement.velocity[i]))
-            # Two voices in unison on one instrument are one key held down.
+            # Two voices in unison on one instrument are played as a single note.
             same = played.get((note.onset, note.pitch))
             if same is None or same.duration < note.duration:
                 played[note.onset, note.pitch] = note
@@ -244,7 +242,7 @@ class Corpus(Source):
 
 
 def _crop(onset: np.ndarray, duration: np.ndarray, seconds: float, fraction: float) -> float:
-    """Where a clip starts: anywhere such that it lies in the piece and something sounds in it."""
+    """Return a random start at which the clip lies within the piece and is not silent."""
     last = max(0.0, float((onset + duration).max()) - seconds)
     start = fraction * last
     if not ((onset < start + 0.9 * seconds) & (onset + duration > start + 0.1 * seconds)).any():
@@ -253,13 +251,13 @@ def _crop(onset: np.ndarray, duration: np.ndarray, seconds: float, fraction: flo
 
 
 def _key(piece: Piece, arrangement: Arrangement, start: float, end: float) -> str:
-    """The key of what is heard between two moments, in quarter notes."""
+    """Return the key of the arrangement between two times in quarter notes."""
     tonic, mode = find_clip_key(piece.onset, piece.duration, piece.pitch, start, end, piece.key)
     return key_name(tonic + arrangement.transposition, mode)
 
 
 def _timed_labels(piece: Piece, arrangement: Arrangement, quarter: float) -> dict[str, Any]:
-    """What happens when, in seconds from the start of the piece."""
+    """Return beats, downbeats, chords and melody, in seconds from the start of the piece."""
     chords = [
         (begin * quarter, end * quarter, chord_name(root, quality, arrangement.transposition))
         for begin, end, root, quality in piece.chords

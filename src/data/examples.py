@@ -1,4 +1,4 @@
-"""Examples as a training run reads them: numbered, so that any position of a run can be taken up again."""
+"""Numbered examples of a training run, which can be resumed at any of them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from ..core.contracts import Clip, Example, RepresentationSpec
 from ..core.logs import shared_logger
 from ..core.seeds import derive_seed
 from ..errors import PartitaError
-from .base import Damaged, Source, Split
-from .clips import Reader, clip_for, recording_of
+from .base import Source, Split, UnreadableClip
+from .clips import ClipReader, clip_for, tokenizer_audio
 
 log = shared_logger(__name__)
 
-MOST_ATTEMPTS = 50
-"""Clips in a row that cannot be read before it is taken for certain that hardly any can. Of pieces of which a half is
-damaged, so many are as good as never drawn; of those of which nine tenths are, every 200th example."""
+MAX_ATTEMPTS = 50
+"""Maximum number of unreadable clips in a row. If half of the pieces are damaged, that many practically never occur; if
+nine tenths are, they occur for one in 200 examples."""
 
 
 class Examples(Dataset):
-    """Clips from a source; example ``i`` is the same however often, and by whichever process, it is read.
+    """Clips from a source. Example ``i`` is the same whenever and in whichever process it is read.
 
-    Which piece it is a clip of, the source decides (:meth:`~partita.data.base.Source.draw`). What cannot be read is
-    left out, the same clips each time, and noted in the source's report.
+    The source selects the piece (:meth:`~partita.data.base.Source.draw`). Unreadable clips are skipped
+    deterministically and recorded in the report of the source.
 
     Args:
-        source: Set up.
-        split: Of the source; where it is empty, its :meth:`~partita.data.base.Source.stand_in`.
+        source: The source, after its setup.
+        split: Split of the source. An empty split is replaced by
+            :meth:`~partita.data.base.Source.fallback_split`.
         length: Number of examples.
-        seconds: Per clip.
-        sample_rate: In Hz.
-        channels: Of the audio.
-        seed: Of order and crops.
-        excerpts: Whether every example carries a second clip of its piece, as ``excerpt``.
+        seconds: Length of each clip.
+        sample_rate: Sample rate of the clips, in Hz.
+        channels: Number of audio channels.
+        seed: Seed of the order and the crops.
+        excerpts: Whether every example carries a second clip of its piece, in the field ``excerpt``.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Examples(Dataset):
     ) -> None:
         self.source = source
         self.split: Split = split
-        self.pieces = source.stand_in(split)
+        self.pieces = source.fallback_split(split)
         self.length = length
         self.seconds = seconds
         self.sample_rate = sample_rate
@@ -64,8 +65,10 @@ class Examples(Dataset):
         self.excerpts = excerpts
 
     @classmethod
-    def at(cls, spec: RepresentationSpec, source: Source, split: Split, length: int, seconds: float, seed: int) -> Self:
-        """Clips at the sample rate and with the channels of a representation."""
+    def for_spec(
+        cls, spec: RepresentationSpec, source: Source, split: Split, length: int, seconds: float, seed: int
+    ) -> Self:
+        """Return examples at the sample rate and with the channels of a representation."""
         return cls(
             source,
             split,
@@ -80,29 +83,29 @@ class Examples(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        """Example ``index``; the next piece that can be read, in the place of one that cannot.
+        """Return example ``index``. If its piece cannot be read, return a clip of the next readable piece.
 
         Raises:
-            PartitaError: Nearly nothing can be read.
+            PartitaError: Too many clips in a row cannot be read.
         """
         damaged: dict[str, str] = {}
-        for attempt in range(MOST_ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             piece, seed = self.source.draw(self.pieces, index, self.seed, attempt)
             try:
                 example = self._read(piece, seed)
                 if self.excerpts and example.fields.get("excerpt") is None:
                     example.fields["excerpt"] = self._read(piece, derive_seed(seed, "excerpt") % 2**31).recording
-            except Damaged as error:
+            except UnreadableClip as error:
                 damaged.setdefault(error.piece, error.reason)
-                self.source.note(error.piece, error.reason)  # in a worker nobody sees that: the example tells, too
+                self.source.note(error.piece, error.reason)  # lost in a worker process, so the example carries it too
                 continue
             example.seed = seed if self.split == "train" else None
             example.damaged = damaged
             return example
         piece_name, reason = next(iter(damaged.items()))
         raise PartitaError(
-            f"{MOST_ATTEMPTS} clips in a row cannot be read, such as {piece_name}: {reason}; "
-            "`partita check RECIPE --data` reads everything once and says what is damaged"
+            f"{MAX_ATTEMPTS} clips in a row cannot be read, such as {piece_name}: {reason}; "
+            "`partita check RECIPE --data` reads all files once and lists the damaged ones"
         )
 
     def _read(self, piece: int, seed: int) -> Example:
@@ -116,14 +119,14 @@ class Examples(Dataset):
         )
 
 
-class Span(Sampler[int]):
-    """The example numbers of one process from a given step on; its length counts from the beginning.
+class StepSampler(Sampler[int]):
+    """The example numbers of one process, from a given step on. Its length counts from step 0.
 
     Args:
-        steps: Of the whole run.
-        batch_size: Per process.
-        start: Steps already done.
-        rank: Of this process.
+        steps: Number of steps of the whole run.
+        batch_size: Examples per step and process.
+        start: Number of completed steps.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -140,23 +143,27 @@ class Span(Sampler[int]):
 
 
 class Collate:
-    """Examples to a batch: ``audio`` ``[B, C, T]``, ``num_samples`` ``[B]``, and per conditioner its prepared tensors.
+    """Collates examples into a batch, which is a dictionary with these keys.
 
-    ``text`` has their captions, ``id`` their pieces, and ``damaged`` pairs (piece, reason) of what was left out for
-    them. ``stored`` has the representations that each brings, by fingerprint. ``audible`` says which have audio; the
-    others are silent, and a batch without any audio has no samples. ``read`` has the same pair, audio and which have
-    some, of each field that a tokenizer reads in the place of the mix.
+    - ``audio``: Audio ``[B, C, T]``, silent for examples without audio; no samples if none has audio.
+    - ``has_audio``: Whether each example has audio.
+    - ``num_samples``: Number of samples of each clip that are not padding, ``[B]``.
+    - ``prepared``: The prepared tensors of each conditioner.
+    - ``text``, ``id``: The caption and the name of the piece of each example.
+    - ``stored``: The stored representations of each example, by fingerprint.
+    - ``field_audio``: For each field that a tokenizer reads instead of the mix, its audio and which examples have it.
+    - ``damaged``: Pairs (piece, reason) of the pieces that were skipped.
 
     Args:
-        conditioners: By name; each one's ``prepare`` runs here, in the data workers.
-        sample_rate: Rate of the examples, in Hz.
-        seconds: Length of examples that bring no audio.
-        reads: Fields that tokenizers read in the place of the mix (``stems.drums``).
+        conditioners: Conditioners by name. Their ``prepare`` runs here, in the data workers.
+        sample_rate: Sample rate of the examples, in Hz.
+        seconds: Length of examples without audio.
+        reads: Fields that tokenizers read instead of the mix (``stems.drums``).
     """
 
     def __init__(
         self,
-        conditioners: Mapping[str, Reader] | None = None,
+        conditioners: Mapping[str, ClipReader] | None = None,
         sample_rate: int = 1,
         seconds: float = 0.0,
         reads: Sequence[str] = (),
@@ -167,18 +174,18 @@ class Collate:
         self.reads = tuple(reads)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Join examples of equal length."""
+        """Collate examples of equal length."""
         clips = [self._clip(example) for example in examples]
         prepared = {
             name: conditioner.prepare([clip_for(conditioner, clip) for clip in clips])
             for name, conditioner in self.conditioners.items()
         }
-        audio, audible = _joined([example.recording for example in examples])
+        audio, has_audio = _stacked([example.recording for example in examples])
         return {
             "audio": audio,
-            "audible": audible,
-            "read": {
-                name: _joined([recording_of(example, name, self.sample_rate) for example in examples])
+            "has_audio": has_audio,
+            "field_audio": {
+                name: _stacked([tokenizer_audio(example, name, self.sample_rate) for example in examples])
                 for name in self.reads
             },
             "stored": [example.representations for example in examples],
@@ -190,43 +197,43 @@ class Collate:
         }
 
     def _clip(self, example: Example) -> Clip:
-        heard = example.recording
-        seconds = self.seconds if heard is None else heard.shape[-1] / self.sample_rate
-        return Clip(example.fields, seconds, heard, self.sample_rate, example.seed)
+        audio = example.recording
+        seconds = self.seconds if audio is None else audio.shape[-1] / self.sample_rate
+        return Clip(example.fields, seconds, audio, self.sample_rate, example.seed)
 
 
-def _joined(recordings: Sequence[Tensor | None]) -> tuple[Tensor, list[bool]]:
-    """Recordings ``[B, C, T]``, silent where there is none, and where there is one."""
+def _stacked(recordings: Sequence[Tensor | None]) -> tuple[Tensor, list[bool]]:
+    """Stack recordings to ``[B, C, T]``, with silence for missing ones, and return which exist."""
     silence = next((torch.zeros_like(one) for one in recordings if one is not None), torch.zeros(1, 0))
-    joined = torch.stack([silence if one is None else one for one in recordings])
-    return joined, [one is not None for one in recordings]
+    stacked = torch.stack([silence if one is None else one for one in recordings])
+    return stacked, [one is not None for one in recordings]
 
 
-class Loader(DataLoader):
-    """Batches of examples. What had to be left out is logged once, and errors of its workers are as they were raised.
+class ExampleLoader(DataLoader):
+    """Loads batches of examples, logs each skipped piece once, and raises the errors of its workers unchanged.
 
     Args:
-        examples: What is read.
-        options: As ``DataLoader`` takes them; ``collate_fn`` is a :class:`Collate`.
+        examples: The examples.
+        options: Arguments of ``DataLoader``. ``collate_fn`` must be a :class:`Collate`.
     """
 
     def __init__(self, examples: Examples, **options: Any) -> None:
         super().__init__(examples, **options)
         self.examples = examples
-        self.told: set[str] = set()
+        self.logged: set[str] = set()
 
     def __iter__(self) -> Any:
         try:
             for batch in super().__iter__():
                 for piece, reason in batch["damaged"]:
-                    if piece not in self.told:
-                        self.told.add(piece)
+                    if piece not in self.logged:
+                        self.logged.add(piece)
                         self.examples.source.note(piece, reason)
-                        log.info("  left out: %s: %s", piece, reason)
+                        log.info("  skipped: %s: %s", piece, reason)
                 yield batch
         except PartitaError as error:
-            # A worker's error comes with its traceback, as text.
-            _, *said = re.split(r"^partita\.[\w.]+: ", str(error), flags=re.MULTILINE)
-            if not said or not str(error).startswith("Caught "):
+            # The error of a worker process is text with a traceback.
+            _, *messages = re.split(r"^partita\.[\w.]+: ", str(error), flags=re.MULTILINE)
+            if not messages or not str(error).startswith("Caught "):
                 raise
-            raise PartitaError(said[-1].strip()) from None
+            raise PartitaError(messages[-1].strip()) from None

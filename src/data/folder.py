@@ -1,4 +1,4 @@
-"""Audio files of one's own, with captions from a manifest or from files beside them."""
+"""A folder of audio files, with captions from a manifest or from sidecar files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..core.registry import register
 from ..errors import PartitaError, printable
 from ..storage.audio_file import SUFFIXES, check_audio, inspect_audio, read_clip
 from ..storage.files import kind
-from .annotations import FILE_KEYS, known_fields, manifest_fields, read_manifest, read_sidecar
-from .base import UNKNOWN_LICENSE, Damaged, Origin, Source, Split, Summary
-from .fields.base import cropped, field
+from .annotations import FILE_KEYS, manifest_fields, parse_row, read_manifest, read_sidecar
+from .base import UNKNOWN_LICENSE, Origin, Source, Split, Summary, UnreadableClip
+from .fields.base import crop_fields, field
 from .splits import check_fractions, split_names
 
 
 @dataclass
 class _Entry:
-    """An example: ``id`` is the name of its ``file``, numbered where it has several captions."""
+    """An example. ``id`` is the name of its ``file``, numbered if the file has several captions."""
 
     id: str
     file: str
@@ -40,24 +40,24 @@ class _Entry:
 
 @register("data", "folder")
 class Folder(Source):
-    """A folder of audio files in any format, rate and length, captioned by a manifest or side-car files.
+    """A folder of audio files of any format, sample rate and length, captioned by a manifest or sidecar files.
 
-    Without a manifest, every audio file below the folder is used; ``song.txt`` (a caption) or ``song.json`` (an object
-    with any field: ``text``, ``lyrics``, ``tempo``, ``chords`` …, see ``partita list field``) beside ``song.wav`` says
-    what is known of it. A manifest has a row for each file: its ``file`` (or ``path``, ``audio``),
-    relative to the manifest, to the folder or to where the command runs, or absolute; the same keys; and if wanted its
-    ``split``. Times are in seconds from the start of the file. What cannot be read is skipped and named in
-    :attr:`report`, when the folder is scanned as well as later. Files that a manifest does not name are not used.
+    Without a manifest, every audio file below the folder is used. Its fields are in sidecar files: for ``song.wav``,
+    the caption in ``song.txt``, or an object with any fields in ``song.json`` (``text``, ``lyrics``, ``tempo``,
+    ``chords`` …, see ``partita list field``). A manifest has a row for each file to use, with its path in ``file`` (or
+    ``path``, ``audio``), its fields, and optionally its ``split``. The path is absolute, or relative to the manifest,
+    the folder or the working directory. Times are in seconds from the start of the file. Unreadable files are skipped
+    and listed in :attr:`report`.
 
-    A file is in one split by the hash of its name, unless the manifest names splits (files without one are then for
-    training). All rows of a file are in one split. Of three files or more each split gets at least one.
+    The hash of its name puts a file into a split, unless the manifest names splits; files without one are then for
+    training. All rows of a file are in the same split. With three or more files, each split gets at least one.
 
     Args:
         path: The folder.
-        manifest: A ``.jsonl``, ``.csv`` or ``.tsv`` file, in the folder or anywhere; none to use side-car files.
+        manifest: A ``.jsonl``, ``.csv`` or ``.tsv`` file, in the folder or elsewhere. ``None`` uses sidecar files.
         validation: Fraction of the files for validation.
-        test: Fraction of the files for the test.
-        license: Under which the files may be used, as it is to stand in reports and model cards, such as ``CC BY 4.0``.
+        test: Fraction of the files for testing.
+        license: License of the files for reports and model cards, such as ``CC BY 4.0``.
     """
 
     fields_known = False
@@ -83,43 +83,43 @@ class Folder(Source):
         self._unnamed = 0
 
     def setup(self) -> None:
-        """Look at every file once. Afterwards :attr:`fields` holds what is known of at least one.
+        """Inspect every file once. Afterwards, :attr:`fields` lists the fields of at least one file.
 
         Raises:
-            PartitaError: The folder or the manifest is missing, or no file in it can be used.
+            PartitaError: The folder or the manifest is missing, or no file is usable.
         """
         if self._splits is not None:
             return
         if wrong := [line for _, line in self.missing()]:
             raise PartitaError("\n".join(wrong))
-        root = _place(self.path)
+        root = _expanded(self.path)
         found = list(self._from_manifest(root) if self.manifest else self._from_sidecars(root))
         if self.manifest:
-            named = {os.path.realpath(entry.path) for entry in found}  # which links in a circle do not trouble
+            named = {os.path.realpath(entry.path) for entry in found}  # also resolves cyclic links without an error
             there = _audio_files(root, lambda name, wrong: None)
             self._unnamed = sum(os.path.realpath(path) not in named for path in there)
         with ThreadPoolExecutor(_threads()) as pool:
-            entries = [entry for entry in pool.map(self._inspected, found) if entry is not None]
+            entries = [entry for entry in pool.map(self._inspect, found) if entry is not None]
         skipped = self.report
         if not entries:
-            raise PartitaError(self._nothing_usable(root))
+            raise PartitaError(self._no_files_message(root))
         if skipped:
             warnings.warn(
                 f"{root}: {len(skipped)} skipped, {len(entries)} used\n  " + "\n  ".join(skipped[:10]),
                 stacklevel=2,
             )
-        self._splits = self._divided(entries)
+        self._splits = self._divide(entries)
         known = {name for entry in entries for name in entry.fields}
         self.fields = frozenset(known | {"id", "seconds_start", "seconds_total"})
         self.fields_known = True
 
     def size(self, split: Split) -> int:
-        """Number of files in a split."""
+        """Return the number of files in a split."""
         return len(self._entries(split))
 
     @property
     def summary(self) -> Summary:
-        """How many files there are, how long they are together, and what is known of how many."""
+        """The number of files, their total duration, and the number of files with each field."""
         splits: dict[Split, dict[str, float]] = {
             split: {entry.file: entry.seconds for entry in self._entries(split)}
             for split in ("train", "validation", "test")
@@ -130,7 +130,7 @@ class Folder(Source):
             {split: len(files) for split, files in splits.items()},
             Counter(name for _, name in known),
             sum(sum(files.values()) for files in splits.values()),
-            f"{self._unnamed:,} more in the folder left out (not in {Path(self.manifest or '').name})"
+            f"{self._unnamed:,} more in the folder are not used (not in {Path(self.manifest or '').name})"
             if self._unnamed
             else "",
         )
@@ -138,15 +138,15 @@ class Folder(Source):
     @property
     def label(self) -> str:
         """Name of the folder."""
-        return printable(_place(self.path).absolute().name) or self.registered_name
+        return printable(_expanded(self.path).absolute().name) or self.registered_name
 
     @property
     def origins(self) -> list[Origin]:
-        """The files, under the license that their owner states."""
+        """The files, with the license that their owner states."""
         return [Origin(f"audio files in {self.label}", self.license or UNKNOWN_LICENSE)]
 
     def advice(self, field: str) -> str:
-        """Where what is missing can be written."""
+        """Return where to write a missing field."""
         if field not in manifest_fields():
             return ""
         what = "each caption" if field == "text" else f"the {field} of each file"
@@ -156,31 +156,31 @@ class Folder(Source):
         return f"write {what} {beside}, or into `{field}` of a manifest"
 
     def missing(self) -> list[tuple[str, str]]:
-        """The folder and the manifest, if they are not there, or the folder, if it holds no audio."""
-        root, missing = _place(self.path), []
+        """Return errors about the folder and the manifest: whether they exist, and whether the folder holds audio."""
+        root, missing = _expanded(self.path), []
         if kind(root) != "folder":
-            there = "is a file; give a folder" if kind(root) else "is not there"
+            there = "is a file; give a folder" if kind(root) else "does not exist"
             missing.append(("path", f"no folder of audio files: {root.absolute()} {there}"))
         elif not self.manifest and not any(True for _ in _audio_files(root, lambda name, wrong: None)):
-            missing.append(("path", _without_audio(root)))
-        if self.manifest and not any(kind(place) == "file" for place in _places(self.manifest, root)):
-            tried = ", ".join(str(place.absolute()) for place in _places(self.manifest, root))
+            missing.append(("path", _no_audio_message(root)))
+        if self.manifest and not any(kind(place) == "file" for place in _candidate_paths(self.manifest, root)):
+            tried = ", ".join(str(place.absolute()) for place in _candidate_paths(self.manifest, root))
             missing.append(("manifest", f"no manifest {self.manifest}: tried {tried}"))
         return missing
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """Decode every file once."""
+        """Decode every file once, and yield its name and error, if any."""
         files = {entry.file: entry.path for split in ("train", "validation", "test") for entry in self._entries(split)}
         with ThreadPoolExecutor(_threads()) as pool:
-            yield from zip(files, pool.map(_damage, files.values()), strict=True)
+            yield from zip(files, pool.map(_decoding_error, files.values()), strict=True)
 
     def read(
         self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
     ) -> Example:
-        """A clip from anywhere in a file; see :class:`~partita.data.base.Source`.
+        """Read a clip from a random position of a file; see :meth:`~partita.data.base.Source.read`.
 
         Raises:
-            Damaged: The file cannot be decoded there, or went bad since :meth:`setup`.
+            UnreadableClip: The file cannot be decoded at this position, or has been damaged since :meth:`setup`.
         """
         entry = self._entries(split)[index]
         start = 0.0
@@ -191,9 +191,9 @@ class Folder(Source):
         try:
             audio, num_samples = read_clip(entry.path, start, seconds, sample_rate, channels)
         except PartitaError as error:
-            raise Damaged(entry.file, str(error).removeprefix(f"{printable(entry.path)}: ")) from None
+            raise UnreadableClip(entry.file, str(error).removeprefix(f"{printable(entry.path)}: ")) from None
         fields = {"seconds_start": 0.0, "seconds_total": entry.seconds} | entry.fields
-        fields = cropped(fields, start, num_samples / sample_rate) | {"id": entry.id}
+        fields = crop_fields(fields, start, num_samples / sample_rate) | {"id": entry.id}
         return Example(torch.from_numpy(audio), num_samples, fields)
 
     def _entries(self, split: Split) -> list[_Entry]:
@@ -205,13 +205,13 @@ class Folder(Source):
         for path in sorted(_audio_files(root, self.note)):
             name = printable(path.relative_to(root).as_posix())
             try:
-                fields = known_fields(read_sidecar(path))[0]
+                fields = parse_row(read_sidecar(path))[0]
                 yield _Entry(name, name, path, _with_recordings(fields, path.parent, root))
             except PartitaError as error:
                 self.note(name, str(error))
 
     def _from_manifest(self, root: Path) -> Iterator[_Entry]:
-        manifest = next(place for place in _places(str(self.manifest), root) if kind(place) == "file")
+        manifest = next(place for place in _candidate_paths(str(self.manifest), root) if kind(place) == "file")
         seen: Counter[str] = Counter()
         split_of: dict[str, Split] = {}
         for number, row in read_manifest(manifest):
@@ -223,8 +223,10 @@ class Folder(Source):
             if file is None:
                 self.note(where, f"no {' or '.join(FILE_KEYS)}")
                 continue
-            # without `..`, so that a file has one name, and all of its rows are in one split
-            tried = [Path(os.path.normpath(place.absolute())) for place in _places(file, manifest.parent, root)]
+            # normalized, so that a file has one name and all of its rows are in one split
+            tried = [
+                Path(os.path.normpath(place.absolute())) for place in _candidate_paths(file, manifest.parent, root)
+            ]
             path = next((place for place in tried if kind(place)), None)
             if path is None:
                 places = ", ".join(printable(place) for place in tried)
@@ -234,19 +236,19 @@ class Folder(Source):
             name = printable((path.relative_to(root.absolute()) if inside else Path(file)).as_posix())
             seen[name] += 1
             try:
-                fields, split = known_fields(row)
+                fields, split = parse_row(row)
                 fields = _with_recordings(fields, manifest.parent, root)
             except PartitaError as error:
                 self.note(f"{where} ({name})", str(error))
                 continue
-            # A file may have several captions: several examples, which stay in one split.
+            # A file with several captions is several examples, which must be in one split.
             if split is not None and split_of.setdefault(name, split) != split:
-                self.note(f"{where} ({name})", f"the file is for {split_of[name]} already, and not for {split}")
+                self.note(f"{where} ({name})", f"an earlier row puts it into {split_of[name]}, this one into {split}")
                 continue
             repeated = f"#{seen[name]}" if seen[name] > 1 else ""
             yield _Entry(name + repeated, name, path, fields, split)
 
-    def _inspected(self, entry: _Entry) -> _Entry | None:
+    def _inspect(self, entry: _Entry) -> _Entry | None:
         try:
             entry.seconds = inspect_audio(entry.path).seconds
         except PartitaError as error:
@@ -254,7 +256,7 @@ class Folder(Source):
             return None
         return entry
 
-    def _divided(self, entries: list[_Entry]) -> dict[Split, list[_Entry]]:
+    def _divide(self, entries: list[_Entry]) -> dict[Split, list[_Entry]]:
         divided: dict[Split, list[_Entry]] = {"train": [], "validation": [], "test": []}
         if named := {entry.file: entry.split for entry in entries if entry.split}:
             place = {entry.id: named.get(entry.file, "train") for entry in entries}
@@ -266,26 +268,26 @@ class Folder(Source):
             divided[place[entry.id]].append(entry)
         return divided
 
-    def _nothing_usable(self, root: Path) -> str:
+    def _no_files_message(self, root: Path) -> str:
         if skipped := self.report:
             return f"no usable audio in {root.absolute()}:\n  " + "\n  ".join(skipped[:10])
         if self.manifest:
             return f"the manifest {self.manifest} names no files"
-        return _without_audio(root)
+        return _no_audio_message(root)
 
 
-def _without_audio(root: Path) -> str:
+def _no_audio_message(root: Path) -> str:
     suffixes = Counter(printable(path.suffix) or "none" for path in root.rglob("*") if path.is_file())
     there = ", ".join(f"{count} × {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing"
     return f"no audio files (.wav, .flac, .ogg, .mp3 …) in {root.absolute()}: found {there}"
 
 
 def _audio_files(root: Path, note: Callable[[str, str], Any]) -> Iterator[Path]:
-    """Everything below a folder that is called like audio, hidden things left out and links to folders followed once.
+    """Yield the files below a folder with an audio suffix. Hidden files are ignored, and links are followed once.
 
     Args:
         root: The folder.
-        note: Gets a folder that cannot be read, and why.
+        note: Called with each folder that cannot be read, and the reason.
     """
 
     def unreadable(error: OSError) -> None:
@@ -308,17 +310,17 @@ def _audio_files(root: Path, note: Callable[[str, str], Any]) -> Iterator[Path]:
                 yield path
 
 
-def _place(path: str) -> Path:
-    """A path as people write it, ``~`` for their home."""
+def _expanded(path: str) -> Path:
+    """Return a path with ``~`` expanded."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # nobody is called so
+    except RuntimeError:  # there is no such user
         return Path(path)
 
 
-def _places(path: str, *folders: Path) -> list[Path]:
-    """Where a path can lead that is relative to one of these folders, or to where the command runs."""
-    return list(dict.fromkeys(folder / _place(path) for folder in (*folders, Path())))
+def _candidate_paths(path: str, *folders: Path) -> list[Path]:
+    """Return the paths that a relative path can mean: below these folders, or below the working directory."""
+    return list(dict.fromkeys(folder / _expanded(path) for folder in (*folders, Path())))
 
 
 def _with_recordings(fields: dict[str, Any], *folders: Path) -> dict[str, Any]:
@@ -333,7 +335,7 @@ def _with_recordings(fields: dict[str, Any], *folders: Path) -> dict[str, Any]:
             return {key: found(f"{name}.{key}", inner) for key, inner in value.items()}
         if not isinstance(value, Path):
             return value
-        places = _places(str(value), *folders)
+        places = _candidate_paths(str(value), *folders)
         path = next((place for place in places if kind(place)), places[0])
         try:
             inspect_audio(path)
@@ -345,8 +347,8 @@ def _with_recordings(fields: dict[str, Any], *folders: Path) -> dict[str, Any]:
     return {name: found(name, value) if name in audible else value for name, value in fields.items()}
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with a file; none if nothing."""
+def _decoding_error(path: Path) -> str | None:
+    """Return the error of decoding a file; ``None`` if there is none."""
     try:
         check_audio(path)
     except PartitaError as error:

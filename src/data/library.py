@@ -1,8 +1,7 @@
-"""The scores that come with music21, parsed once: which there are, and the file that keeps them.
+"""The scores of the music21 corpus, which are parsed once and stored in one file.
 
-Parsing runs in worker processes of their own (``python -m partita.data.library``), fed with paths and answering with a
-line of JSON each: nothing is forked from a process that holds threads, and a score that crashes its worker is only a
-score that cannot be read.
+Worker processes (``python -m partita.data.library``) parse the scores. Each reads paths and writes a line of JSON per
+score. So no process with threads is forked, and a score that crashes its worker is merely skipped.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from .scores import Piece, read_pieces
 from .tunes import tune_families
 
 FORMAT = 3
-"""Of the file; to be raised when what is in it changes."""
+"""Version of the file format. Increase it whenever the contents change."""
 
 GENRES = {
     "bach": "chorale",
@@ -50,15 +49,15 @@ GENRES = {
     "oneills1850": "Irish folk tune",
     "airdsAirs": "Scottish folk tune",
 }
-"""The collections there are (folders of the corpus of music21), and what is in them."""
+"""The genre of each collection, which is a folder of the music21 corpus."""
 
 _EXCEPTIONS = {"bach/bwv846": "prelude"}
 _SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn", ".abc")
-"""The kinds of score, the best first: of a piece that there is twice, that one is read. Analyses are not scores."""
+"""Suffixes of scores, best first: of several files of a piece, only the first is read. Analyses are not scores."""
 
 
 def genre(piece_id: str) -> str:
-    """What kind of piece it is.
+    """Return the genre of a piece.
 
     >>> genre("bach/bwv66.6"), genre("airdsAirs/book1#12")
     ('chorale', 'Scottish folk tune')
@@ -67,7 +66,7 @@ def genre(piece_id: str) -> str:
 
 
 def default_cache_dir() -> Path:
-    """``$PARTITA_CACHE``, or ``partita`` in the user's cache folder."""
+    """Return ``$PARTITA_CACHE``, or ``partita`` in the user's cache folder."""
     if os.environ.get("PARTITA_CACHE"):
         return Path(os.environ["PARTITA_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partita"
@@ -76,19 +75,19 @@ def default_cache_dir() -> Path:
 def load_pieces(
     collections: Sequence[str], limit: int | None, cache_dir: Path | None, restricted: bool = False
 ) -> tuple[list[Piece], list[str]]:
-    """The pieces of some collections and a line on each score that could not be read; parsed at the first call.
+    """Return the pieces of collections, and a line for each unreadable score. Only the first call parses scores.
 
     Args:
-        collections: Out of :data:`GENRES`.
-        limit: Number of scores to read, drawn evenly from all; all where none is given.
-        cache_dir: Where the parsed scores are kept; :func:`default_cache_dir` where none is given.
-        restricted: Whether to read those that are not free to use, too.
+        collections: Names from :data:`GENRES`.
+        limit: Number of scores to read, drawn at random. ``None`` reads all.
+        cache_dir: Folder of the parsed scores. ``None`` uses :func:`default_cache_dir`.
+        restricted: Whether to include scores that are not free to use.
 
     Raises:
         PartitaError: music21 or its corpus is missing, or no score could be read.
     """
     paths = {name: path for name, path in score_files(collections).items() if restricted or not restriction(name)}
-    # Another hash than that of the splits, or the first pieces would all be of one.
+    # The hash must differ from that of the splits, or the first pieces would all be in one split.
     names = sorted(paths, key=lambda name: hashlib.sha256(f"draw/{name}".encode()).digest())[:limit]
     folder = cache_dir or default_cache_dir()
     selection = hashlib.sha256(json.dumps([version("music21"), names]).encode()).hexdigest()[:12]
@@ -98,7 +97,7 @@ def load_pieces(
         pieces, skipped = _parse([(name, paths[name]) for name in names])
         if not pieces:
             raise PartitaError("no score of the music21 corpus could be read:\n  " + "\n  ".join(skipped[:5]))
-        # In the order of the draw, so that a family goes by the same name under any limit that leaves some of it.
+        # In the order of the draw, so that the name of a family does not depend on the limit.
         for piece, tune in zip(pieces, tune_families(pieces), strict=True):
             piece.tune = tune
         stored = sorted(pieces, key=lambda piece: piece.id.partition("#")[0]), skipped
@@ -106,17 +105,17 @@ def load_pieces(
             with replacing_file(file) as new, new.open("wb") as stream:
                 np.savez_compressed(stream, allow_pickle=False, **_pack(*stored))
         except OSError as error:
-            warnings.warn(f"cannot keep the parsed scores in {file} ({error}); set PARTITA_CACHE", stacklevel=2)
+            warnings.warn(f"cannot store the parsed scores in {file} ({error}): set PARTITA_CACHE", stacklevel=2)
     return stored
 
 
 def count_restricted(collections: Sequence[str]) -> int:
-    """How many scores of some collections are not free to use."""
+    """Return the number of scores of collections that are not free to use."""
     return sum(restriction(name) is not None for name in score_files(collections))
 
 
 def score_files(collections: Sequence[str]) -> dict[str, Path]:
-    """The score files of some collections by name (path in the corpus without suffix).
+    """Return the score files of collections by name, which is the path in the corpus without suffix.
 
     Raises:
         PartitaError: music21 or its corpus is missing.
@@ -154,13 +153,13 @@ def _parse(scores: list[tuple[str, Path]]) -> tuple[list[Piece], list[str]]:
                 else:
                     pieces[name] = [_from_json(piece) for piece in answer["pieces"]]
         finally:
-            while not todo.empty():  # interrupted: leave the workers nothing to go on with
+            while not todo.empty():  # after an interrupt, leave no work for the workers
                 todo.get()
     return [piece for name, _ in scores for piece in pieces.get(name, ())], sorted(skipped)
 
 
 def _next(answers: SimpleQueue[tuple[str, dict]], jobs: list) -> tuple[str, dict]:
-    """The next answer; an error of a feeding thread instead of waiting for an answer that never comes."""
+    """Return the next answer. If a feeding thread failed, raise its error instead of waiting forever."""
     while True:
         try:
             return answers.get(timeout=1)
@@ -175,7 +174,7 @@ def _cores() -> int:
 
 
 def _feed(todo: SimpleQueue[tuple[str, Path]], answers: SimpleQueue[tuple[str, dict]]) -> None:
-    """Give scores to one worker process, a new one where it dies, until there are none left."""
+    """Feed scores to a worker process until none are left. Replace the worker if it dies."""
     worker: subprocess.Popen | None = None
     try:
         while True:
@@ -216,16 +215,16 @@ def _start_worker() -> subprocess.Popen:
 
 
 def _serve() -> None:
-    """What a worker does: a line with name and path in, a line with the pieces or an error out."""
+    """Run a worker: for each input line with name and path, write a line with the pieces or an error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a parser prints must not look like an answer
+    os.dup2(2, 1)  # keep the output of parsers out of the answers
     warnings.simplefilter("ignore")
     for line in sys.stdin:
         name, path = json.loads(line)
         try:
             pieces = [_to_json(piece) for piece in read_pieces(Path(path), name)]
             answer: dict[str, Any] = {"pieces": pieces}
-        except Exception as error:  # whatever a parser raises, the score is one that cannot be read
+        except Exception as error:  # parsers can raise anything; the score is then skipped
             answer = {"error": f"{type(error).__name__}: {error}".split("\n")[0][:200]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
@@ -243,7 +242,7 @@ def _from_json(plain: dict[str, Any]) -> Piece:
 
 
 def _pack(pieces: list[Piece], skipped: list[str]) -> dict[str, np.ndarray]:
-    """Pieces as a few long arrays and where each begins in them."""
+    """Pack pieces into one array per field, with the length of each piece."""
     table = {"skipped": np.array(skipped, dtype=str)}
     for name in _table_fields():
         rows = [np.asarray(getattr(piece, name)) for piece in pieces]
@@ -281,7 +280,7 @@ def _table_fields() -> tuple[str, ...]:
 
 
 def _load(file: Path) -> tuple[list[Piece], list[str]] | None:
-    """What a file holds; none where there is no such file or it is damaged, for then it is made anew."""
+    """Return the contents of a file; ``None`` if it is missing or damaged, so that it is written again."""
     try:
         with np.load(file, allow_pickle=False) as table:
             return _unpack(dict(table))

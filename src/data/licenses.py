@@ -1,8 +1,8 @@
-"""What the corpus is made of and under which licenses, as the installed music21 10.5 and pretty_midi 0.2.11 state them.
+"""What the corpus is made of, with the licenses that music21 10.5 and pretty_midi 0.2.11 state.
 
-Read from the license files of music21 (that of the package, ``corpus/license.txt`` and
-``corpus/essenFolksong/license.txt``), from the notices inside of the scores, and from the package and the information
-chunk of the SoundFont.
+The sources are the license files of music21 (of the package, ``corpus/license.txt`` and
+``corpus/essenFolksong/license.txt``), the notices in the scores, the package pretty_midi, and the information chunk of
+the SoundFont.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _UT_ORPHEUS = "bears “© Ut Orpheus Edizioni 2003”"
 _UNNAMED = "bears “Copyright ©” without a name"
 
 RESTRICTED = {
-    "essenFolksong": "is for non-commercial use alone, and its legal status is unclear",
+    "essenFolksong": "is for non-commercial use only, and its legal status is unclear",
     "palestrina": _RESERVED,
     "monteverdi/madrigal.5.4": _UT_ORPHEUS,
     "monteverdi/madrigal.5.5": _UT_ORPHEUS,
@@ -31,14 +31,14 @@ RESTRICTED = {
     "trecento/PMFC_06_10-I senti gia come l_arco": _UNNAMED,
     "trecento/PMFC_06_8-In Verde Prato": _UNNAMED,
 }
-"""Collections and single scores (paths in music21's corpus without suffix) that are not free to use, and why."""
+"""Collections and scores (paths in the music21 corpus without suffix) that are not free to use, with the reasons."""
 
 _ENCODERS = "distributed with music21 by permission of the encoders, who may hold rights; no license in the files"
 _MARKED = {"bach": f"{_ENCODERS}, 361 of which bear “PDF © Margaret Greentree”"}
 
 
 def restriction(name: str) -> str | None:
-    """Why a score is restricted; none where it is not.
+    """Return why a score is restricted; ``None`` if it is not.
 
     >>> restriction("monteverdi/madrigal.5.4"), restriction("monteverdi/madrigal.3.1")
     ('bears “© Ut Orpheus Edizioni 2003”', None)
@@ -47,11 +47,11 @@ def restriction(name: str) -> str | None:
 
 
 def corpus_origins(collections: Sequence[str], restricted: bool) -> list[Origin]:
-    """What the corpus is made of: the scores of each collection, and the samples that play them.
+    """Return the scores of each collection and the samples of the SoundFont, with their licenses.
 
     Args:
-        collections: Of the scores.
-        restricted: Whether restricted scores are taken in.
+        collections: Names of the collections.
+        restricted: Whether restricted scores are included.
     """
     origins = []
     for collection in collections:

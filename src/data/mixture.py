@@ -1,4 +1,4 @@
-"""Several sources as one, each with its share of the clips."""
+"""A mixture of several sources, each with a share of the clips."""
 
 from __future__ import annotations
 
@@ -8,79 +8,79 @@ from collections.abc import Iterator, Sequence
 
 from ..core.contracts import Example
 from ..core.seeds import derive_seed
-from .base import Damaged, Member, Origin, Source, Split, Summary
+from .base import Member, Origin, Source, Split, Summary, UnreadableClip
 
 
 class Mixture(Source):
-    """Several sources, from which clips are drawn in turn, as often as their weights say.
+    """A mixture of sources, from which clips are drawn in proportion to weights.
 
-    Every source is split by itself, and one that has no pieces in a split takes no part in it. Which source an example
-    comes from is a function of its number alone: of weights 2 and 1, two of any three that follow each other come from
-    the first, whoever reads them, and in whichever order. What only some of the sources know is unknown of the others.
+    Every source is split on its own. A source without pieces in a split does not contribute to it. The source of an
+    example depends only on the number of the example: with weights 2 and 1, two of any three consecutive examples come
+    from the first source. Fields that a source does not supply are missing from its examples.
 
     Args:
-        sources: What is mixed.
-        weights: How often clips are drawn of each, relative to the others, whatever their sizes.
+        sources: The sources.
+        weights: Relative frequency of clips of each source, independent of its size.
 
     Raises:
-        ValueError: A weight is not above zero, or there is not one for each source.
+        ValueError: A weight is not positive and finite, or the numbers of weights and sources differ.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]) -> None:
         if not sources or len(sources) != len(weights):
-            raise ValueError(f"a mixture takes a weight for each source, not {len(weights)} for {len(sources)}")
+            raise ValueError(f"a mixture needs one weight per source, not {len(weights)} for {len(sources)}")
         for weight in weights:
             if not 0 < weight < math.inf:
-                raise ValueError(f"a weight is a number above 0, not {weight}")
+                raise ValueError(f"a weight must be a number above 0, not {weight}")
         self.sources = list(sources)
         self.weights = list(weights)
-        self._labels = _distinct([source.label for source in sources])
+        self._labels = _numbered([source.label for source in sources])
 
     @property
     def registered_name(self) -> str:  # type: ignore[override]
-        """The names of what is mixed."""
+        """The registered names of the sources."""
         return " + ".join(source.registered_name for source in self.sources)
 
     @property
     def label(self) -> str:
-        """A word for each."""
+        """The labels of the sources."""
         return " + ".join(self._labels)
 
     @property
     def members(self) -> Sequence[Member]:
-        """What is mixed."""
+        """The sources, with their labels and shares."""
         whole = sum(self.weights)
         shares = [weight / whole for weight in self.weights]
         return [Member(*member) for member in zip(self._labels, shares, self.sources, strict=True)]
 
     @property
     def fields(self) -> frozenset[str]:  # type: ignore[override]
-        """What any of them may supply."""
+        """The fields that any of the sources may supply."""
         return frozenset().union(*(source.fields for source in self.sources))
 
     @property
     def fields_known(self) -> bool:  # type: ignore[override]
-        """Whether all of them know what they supply."""
+        """Whether the fields of all sources are exact before :meth:`setup`."""
         return all(source.fields_known for source in self.sources)
 
     @property
     def revision(self) -> int:  # type: ignore[override]
-        """Goes up with that of any of them."""
+        """The sum of the revisions of the sources."""
         return sum(source.revision for source in self.sources)
 
     def setup(self) -> None:
-        """Set each of them up."""
+        """Set up all sources."""
         for source in self.sources:
             source.setup()
 
     def size(self, split: Split) -> int:
-        """Number of pieces of all of them."""
+        """Return the number of pieces of all sources in a split."""
         return sum(source.size(split) for source in self.sources)
 
     def draw(self, split: Split, number: int, seed: int, attempt: int = 0) -> tuple[int, int]:
-        """A piece of the source whose turn it is; each comes in rounds of its own."""
+        """Draw a piece of the source that is scheduled for this number; each source has its own epochs."""
         present = [k for k, source in enumerate(self.sources) if source.size(split)]
-        turn, earlier = _turn(number, [self.weights[k] for k in present])
+        turn, earlier = _scheduled_source(number, [self.weights[k] for k in present])
         chosen = present[turn]
         piece, clip_seed = self.sources[chosen].draw(split, earlier, derive_seed(seed, "source", chosen), attempt)
         return sum(source.size(split) for source in self.sources[:chosen]) + piece, clip_seed
@@ -88,7 +88,7 @@ class Mixture(Source):
     def read(
         self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
     ) -> Example:
-        """A clip of one of them; its ``id`` begins with the word for the source."""
+        """Read a clip of one of the sources; its ``id`` begins with the label of the source."""
         chosen = 0
         while index >= self.sources[chosen].size(split):
             index -= self.sources[chosen].size(split)
@@ -96,15 +96,15 @@ class Mixture(Source):
         source, label = self.sources[chosen], self._labels[chosen]
         try:
             example = source.read(split, index, seed=seed, seconds=seconds, sample_rate=sample_rate, channels=channels)
-        except Damaged as error:
-            raise Damaged(f"{label}/{error.piece}", error.reason) from None
+        except UnreadableClip as error:
+            raise UnreadableClip(f"{label}/{error.piece}", error.reason) from None
         if "id" in example.fields:
             example.fields["id"] = f"{label}/{example.fields['id']}"
         return example
 
     @property
     def summary(self) -> Summary:
-        """What there is in all of them together."""
+        """The numbers of pieces in all sources together."""
         summaries = [source.summary for source in self.sources]
         units = {summary.unit for summary in summaries}
         seconds = [summary.seconds for summary in summaries]
@@ -121,27 +121,27 @@ class Mixture(Source):
 
     @property
     def origins(self) -> Sequence[Origin]:
-        """What any of them is made of, each once."""
+        """The distinct origins of all sources."""
         return list(dict.fromkeys(origin for source in self.sources for origin in source.origins))
 
     def advice(self, field: str) -> str:
-        """That of each of them that has some."""
+        """Return the advice of each source that has some."""
         advice = ((label, source.advice(field)) for label, _, source in self.members)
         return "; ".join(f"{label}: {line}" for label, line in advice if line)
 
     def missing(self) -> list[tuple[str, str]]:
-        """What is not there, by number of the source and argument, such as ``0.path``."""
+        """Return the errors of all sources. Arguments begin with the number of the source, as in ``0.path``."""
         return [(f"{k}.{name}", wrong) for k, source in enumerate(self.sources) for name, wrong in source.missing()]
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """Read everything of each of them once."""
+        """Read everything in all sources once, and yield each piece with its error, if any."""
         for label, source in zip(self._labels, self.sources, strict=True):
             for piece, wrong in source.verify():
                 yield f"{label}/{piece}", wrong
 
     @property
     def report(self) -> list[str]:
-        """What was skipped of each of them."""
+        """A line for each skipped piece of all sources."""
         own = [
             f"{label}/{line}"
             for label, source in zip(self._labels, self.sources, strict=True)
@@ -150,13 +150,12 @@ class Mixture(Source):
         return list(dict.fromkeys([*own, *super().report]))
 
 
-def _turn(number: int, weights: Sequence[float]) -> tuple[int, int]:
-    """Whose turn example ``number`` is, and how many examples of the same source come before it.
+def _scheduled_source(number: int, weights: Sequence[float]) -> tuple[int, int]:
+    """Return the source that supplies example ``number``, and the number of earlier examples of this source.
 
-    The first source takes its share of any number of examples, rounded down; the rest are for the others, in the same
-    way.
+    The first source gets its share of the examples, rounded down. The others divide the rest in the same way.
 
-    >>> [_turn(number, [2.0, 1.0]) for number in range(6)]
+    >>> [_scheduled_source(number, [2.0, 1.0]) for number in range(6)]
     [(1, 0), (0, 0), (0, 1), (1, 1), (0, 2), (0, 3)]
     """
     for turn in range(len(weights) - 1):
@@ -168,15 +167,15 @@ def _turn(number: int, weights: Sequence[float]) -> tuple[int, int]:
     return len(weights) - 1, number
 
 
-def _distinct(labels: Sequence[str]) -> list[str]:
-    """Labels, numbered where several are the same.
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Return labels in which repeated ones are numbered.
 
-    >>> _distinct(["corpus", "music", "music"])
+    >>> _numbered(["corpus", "music", "music"])
     ['corpus', 'music 1', 'music 2']
     """
     counts: Counter[str] = Counter()
-    made = []
+    numbered = []
     for label in labels:
         counts[label] += 1
-        made.append(f"{label} {counts[label]}" if list(labels).count(label) > 1 else label)
-    return made
+        numbered.append(f"{label} {counts[label]}" if list(labels).count(label) > 1 else label)
+    return numbered

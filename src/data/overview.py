@@ -1,4 +1,4 @@
-"""What people are told of the data: what there is, and what is missing for what they want to train."""
+"""Descriptions of the data for users: what it contains, and what a recipe needs that it lacks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from ..core.progress import progress
 from ..core.registry import did_you_mean
 from .base import UNKNOWN_LICENSE, Source
-from .clips import ALWAYS
+from .clips import ALWAYS_SUPPLIED
 
 
 def overview(source: Source) -> list[str]:
-    """After its setup: a line on what there is, or one on each of several sources."""
+    """Return a line with the numbers of pieces of each source, after its setup."""
     members = source.members
     if len(members) == 1:
         return [str(source.summary)]
@@ -20,7 +20,7 @@ def overview(source: Source) -> list[str]:
 
 
 def supplies(source: Source) -> list[str]:
-    """Before its setup: a line on what examples can carry, of each of its sources."""
+    """Return a line with the fields that each source can supply, before its setup."""
     return [
         f"{m.label}{f', {m.share:.0%} of the clips' if m.share < 1 else ''}: "
         f"{'supplies' if m.source.fields_known else 'may supply'} {', '.join(sorted(m.source.fields))}"
@@ -29,20 +29,20 @@ def supplies(source: Source) -> list[str]:
 
 
 def provenance(source: Source) -> list[str]:
-    """Also before its setup: a line on everything that it is made of, with the license."""
-    yours = {UNKNOWN_LICENSE: f"{UNKNOWN_LICENSE}; it is yours to state (`license` of a folder)"}
+    """Return a line for everything that the data is made of, with its license, also before its setup."""
+    yours = {UNKNOWN_LICENSE: f"{UNKNOWN_LICENSE}; state it with `license` of the folder"}
     return [f"made of {origin.what}: {yours.get(origin.license, origin.license)}" for origin in source.origins]
 
 
-def gaps(source: Source, reads: Mapping[str, Sequence[str]], *, advise: bool = True) -> list[str]:
-    """After its setup: a line for each reader that gets nothing of some pieces.
+def training_gaps(source: Source, reads: Mapping[str, Sequence[str]], *, advise: bool = True) -> list[str]:
+    """Return a line for each reader whose fields some pieces lack, after the setup of the source.
 
-    A reader of the clips themselves learns from all of them, whatever else is known.
+    A reader of ``audio`` learns from all clips, whatever other fields it reads.
 
     Args:
         source: The data.
-        reads: By reader, such as ``conditioners.text``, the fields.
-        advise: Whether to say what the owner of the data can do about it.
+        reads: Fields of each reader, such as ``conditioners.text``.
+        advise: Whether to add how the owner of the data can supply the field.
     """
     lines = []
     for reader, field in _supplied_by_some(reads):
@@ -61,41 +61,41 @@ def gaps(source: Source, reads: Mapping[str, Sequence[str]], *, advise: bool = T
 
 
 def _supplied_by_some(reads: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Readers with each of the fields that not every source supplies in training."""
+    """Return pairs of reader and field for the fields that not every source supplies in training."""
     return [
         (who, field)
         for who, fields in reads.items()
         if "audio" not in fields
         for field in fields
-        if field not in ALWAYS
+        if field not in ALWAYS_SUPPLIED
     ]
 
 
-def untold(told: Sequence[Mapping[str, Any]], reads: Mapping[str, Sequence[str]]) -> list[str]:
-    """A line for each reader that is told nothing of some clips that are going to be generated.
+def generation_gaps(fields_of_clips: Sequence[Mapping[str, Any]], reads: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each reader that gets no input for some of the clips that will be generated.
 
     Args:
-        told: The fields of each clip's piece.
-        reads: By reader, such as ``conditioners.text``, the fields.
+        fields_of_clips: The fields of the piece of each clip.
+        reads: Fields of each reader, such as ``conditioners.text``.
     """
     lines = []
     for reader, fields in reads.items():
-        if lacking := sum(not any(known.get(field) is not None for field in fields) for known in told):
+        if lacking := sum(not any(known.get(field) is not None for field in fields) for known in fields_of_clips):
             without = " or ".join(_in_words(field) for field in fields if field != "audio") or "audio"
             lines.append(
-                f"{lacking:,} of {len(told):,} clips are of pieces without {without}: {reader} is told "
-                "nothing, and they show only what is generated then"
+                f"{lacking:,} of {len(fields_of_clips):,} clips are of pieces without {without}: they are generated "
+                f"without {reader}"
             )
     return lines
 
 
 def not_supplied(source: Source, field: str, reader: str) -> tuple[str, str]:
-    """What is wrong where a reader is not going to get its field of any piece, and what can be done.
+    """Return an error about a field that no piece has, and advice on how to supply it.
 
     Args:
         source: The data.
-        field: That none of its examples carries.
-        reader: Such as ``conditioners.text``.
+        field: The missing field.
+        reader: The reader of the field, such as ``conditioners.text``.
     """
     if advice := source.advice(field):
         counted = source.summary.counted(source.summary.pieces)
@@ -105,9 +105,9 @@ def not_supplied(source: Source, field: str, reader: str) -> tuple[str, str]:
 
 
 def damage(source: Source) -> list[str]:
-    """After its setup: a line on everything that cannot be read, or not all of it; decodes everything once.
+    """Decode everything once, after the setup of the source, and return a line for each piece that is damaged.
 
-    Its progress goes to :func:`partita.core.progress.reporting`.
+    Progress is reported to :func:`partita.core.progress.reporting`.
     """
     lines, pieces = source.report, source.summary.pieces
     for done, (piece, wrong) in enumerate(source.verify(), 1):
@@ -118,5 +118,5 @@ def damage(source: Source) -> list[str]:
 
 
 def _in_words(field: str) -> str:
-    """What people call a field."""
+    """Return the noun for a field in messages."""
     return "caption" if field == "text" else field

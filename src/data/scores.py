@@ -1,4 +1,4 @@
-"""Scores as tables: notes, beats, key, chords and melody of a piece, read with music21."""
+"""Scores as tables of notes, beats, key, chords and melody, read with music21."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..core.harmony import find_chords, find_key
 
 SHORTEST_PIECE = 4.0
-"""Quarter notes; what is shorter is an incipit or an example, not a piece."""
+"""Minimum length of a piece in quarter notes. Shorter scores are incipits or examples."""
 
 
 @dataclass
@@ -20,20 +20,20 @@ class Piece:
     """A score. Times are in quarter notes from the start of the piece.
 
     Args:
-        id: Its name, the same on every machine.
-        onset: Of each note, ``[N]`` float64, rising.
-        duration: ``[N]`` float64; tied notes are one.
-        pitch: MIDI, ``[N]`` int64.
-        part: Voice or staff, ``[N]`` int64, from 0.
-        beats: ``[M]`` float64.
-        downbeats: The beats that start a bar.
-        beat_length: Of the usual beat: 1 in 4/4, 1.5 in 6/8.
-        key: Pitch class of the tonic, and mode (0 major, 1 minor), as :func:`~partita.core.harmony.find_key` estimates
-            them. The mode that the file states is not used: programs write one unasked, and it is wrong more often.
-        chords: Start, end, root and quality of each chord, as :func:`~partita.core.harmony.find_chords` estimates them.
+        id: Name of the piece, the same on every machine.
+        onset: Onset of each note, ``[N]`` float64, in ascending order.
+        duration: Duration of each note, ``[N]`` float64; tied notes are one note.
+        pitch: MIDI pitch of each note, ``[N]`` int64.
+        part: Number of the voice or staff of each note, ``[N]`` int64, from 0.
+        beats: Times of the beats, ``[M]`` float64.
+        downbeats: Times of the beats that start a bar.
+        beat_length: Length of the most common beat: 1 in 4/4, 1.5 in 6/8.
+        key: Pitch class of the tonic and mode (0 major, 1 minor), estimated by :func:`~partita.core.harmony.find_key`.
+            The mode in the file is wrong more often, because programs write a default.
+        chords: Start, end, root and quality of each chord, estimated by :func:`~partita.core.harmony.find_chords`.
         melody: Start, end and pitch of each note of the melody.
-        melody_part: The part that has it.
-        tune: The name of a piece: the same for all that have a tune in common (see :mod:`~partita.data.tunes`).
+        melody_part: Number of the part with the melody.
+        tune: Name of the tune family, shared by all pieces with a common tune (see :mod:`~partita.data.tunes`).
     """
 
     id: str
@@ -52,24 +52,24 @@ class Piece:
 
     @property
     def length(self) -> float:
-        """Until its last note ends."""
+        """End of the last note."""
         return float((self.onset + self.duration).max())
 
 
 def read_pieces(path: Path, name: str) -> list[Piece]:
-    """The pieces of a score file, several where it is a collection (ABC).
+    """Read the pieces of a score file; ABC files can hold several.
 
     Args:
-        path: Of the file.
-        name: Becomes the id, with ``#`` and a number where there are several.
+        path: Path of the file.
+        name: Id of the piece. If there are several pieces, ``#`` and a number are appended.
 
     Raises:
-        Exception: Whatever music21 raises for a file it cannot read.
-        ValueError: There is no music in it.
+        Exception: music21 cannot read the file; it raises errors of any type.
+        ValueError: The file holds no music.
     """
     from music21 import converter, stream
 
-    # The cache of music21 is a pickle in a shared temporary folder: neither written nor read.
+    # The cache of music21 is a pickle in a shared temporary folder, which is unsafe to read.
     parsed = converter.parse(path, forceSource=True, storePickle=False)
     scores = list(parsed.scores) if isinstance(parsed, stream.Opus) else [parsed]
     pieces = []
@@ -78,7 +78,7 @@ def read_pieces(path: Path, name: str) -> list[Piece]:
         if notes and max(n[0] + n[1] for n in notes) >= SHORTEST_PIECE:
             pieces.append(_piece(name if len(scores) == 1 else f"{name}#{number}", notes, *_beats(score)))
     if not pieces:
-        raise ValueError("there is no music in it")
+        raise ValueError("the file holds no music")
     return pieces
 
 
@@ -112,7 +112,7 @@ def _piece(
 
 
 def find_melody(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray) -> list[tuple[float, float, int]]:
-    """The top line: at any time the highest note that sounds, each note in one piece."""
+    """Return start, end and pitch of each note of the top line, which is the highest sounding note at any time."""
     line: list[tuple[float, float, int]] = []
     for start, length, height in sorted(zip(onset.tolist(), duration.tolist(), pitch.tolist(), strict=True)):
         if line and start < line[-1][1]:
@@ -127,7 +127,7 @@ def find_melody(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray) -> l
 
 
 def _notes(score: Any) -> list[tuple[float, float, int, int]]:
-    """Onset, duration, pitch and part of every note; ties are joined, grace notes left out."""
+    """Return onset, duration, pitch and part of every note, with ties joined and without grace notes."""
     found = []
     for index, part in enumerate(list(score.parts) or [score]):
         held: dict[int, list[float]] = {}
@@ -149,7 +149,7 @@ def _notes(score: Any) -> list[tuple[float, float, int, int]]:
 
 
 def _beats(score: Any) -> tuple[list[float], list[float], float]:
-    """Beats, downbeats and the length of the usual beat, with pick-up bars and changes of meter as written."""
+    """Return beats, downbeats and the length of the most common beat. Pick-up bars and meter changes are respected."""
     part = max(list(score.parts) or [score], key=lambda p: len(p.getElementsByClass("Measure")))
     measures = list(part.getElementsByClass("Measure"))
     bar, beat = 4.0, 1.0
@@ -164,8 +164,7 @@ def _beats(score: Any) -> tuple[list[float], list[float], float]:
         if signature is not None:
             bar, beat = float(signature.barDuration.quarterLength), _beat_length(signature)
         length = end - start
-        # Where in its bar a measure begins: a pick-up at its end, and the second half of a bar that a repeat divides
-        # after the first.
+        # A pick-up measure is the end of a bar. If a repeat divides a bar, its second measure continues the first.
         if number == 0 and length < bar:
             position = bar - length
         elif carried and abs(carried + length - bar) < 1e-6:
@@ -188,7 +187,7 @@ def _unmeasured_beat(score: Any) -> float:
 
 
 def _beat_length(signature: Any) -> float:
-    """Quarter notes per beat; in a meter of unequal beats, such as 5/8, its unit."""
+    """Return the quarter notes per beat; for unequal beats, as in 5/8, the denominator of the meter."""
     from music21.exceptions21 import TimeSignatureException
 
     try:

@@ -1,7 +1,7 @@
-"""SoundFont 2 instruments: which samples sound for a note, and how they are played.
+"""SoundFont 2 instruments: the samples of each note, with their playback parameters.
 
-The file is read as the SoundFont Technical Specification 2.04 describes it (§7 the chunks, §8 the generators, §9.4
-how the zones of a preset and of its instruments add up). Modulators and vibrato are left out.
+The format is that of the SoundFont Technical Specification 2.04 (§7 chunks, §8 generators, §9.4 addition of preset and
+instrument zones). Modulators and vibrato are ignored.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ _RECORDS = {
     "igen": "<Hh",
     "shdr": "<20sIIIIIBbHH",
 }
-"""The tables of the file and what a row of each looks like (§7)."""
+"""The tables of the file, with the ``struct`` format of their rows (§7)."""
 _NOT_ADDITIVE = frozenset((0, 1, 2, 3, 4, 12, 45, 50, 54, 57, 58))
-"""Generators that only an instrument has (§8.1.2, §9.4): a preset's are ignored."""
+"""Generators that are valid only in instruments and ignored in presets (§8.1.2, §9.4)."""
 
 
 @dataclass(frozen=True)
 class Zone:
-    """One sample as it sounds for a range of keys and velocities of a preset.
+    """A sample for a range of keys and velocities of a preset.
 
     Args:
         keys: Lowest and highest MIDI key.
         velocities: Lowest and highest MIDI velocity.
         start: First sample in :attr:`SoundFont.samples`.
-        end: One past the last.
-        loop: Start and end of the loop in the same count; none where the sample is played once.
-        sample_rate: At which the sample was recorded, in Hz.
-        root: Key, in semitones with a fraction, at which it sounds as recorded.
-        scale: Semitones of pitch per key.
-        gain: Of the amplitude.
-        pan: −1 left to 1 right.
-        cutoff: Of the low-pass filter when a note starts and when it is held, in Hz.
-        filter_time: Seconds in which the filter goes from the one to the other.
-        resonance: Of the filter, in dB.
-        envelope: Delay, attack, hold, decay and release in seconds (decay and release: for a fall by 100 dB).
-        sustain: Level of the sustain in dB below the peak.
+        end: End in :attr:`SoundFont.samples`, exclusive.
+        loop: Start and end of the loop in :attr:`SoundFont.samples`. ``None`` plays the sample once.
+        sample_rate: Sample rate of the sample, in Hz.
+        root: MIDI key, with a fraction, at which the sample has its recorded pitch.
+        scale: Semitones per key.
+        gain: Factor of the amplitude.
+        pan: Position from −1 (left) to 1 (right).
+        cutoff: Cutoff of the low-pass filter at the start and in the sustain phase of a note, in Hz.
+        filter_time: Seconds in which the cutoff moves from the first value to the second.
+        resonance: Resonance of the filter, in dB.
+        envelope: Delay, attack, hold, decay and release in seconds; decay and release are for a fall by 100 dB.
+        sustain: Sustain level, in dB below the peak.
     """
 
     keys: tuple[int, int]
@@ -83,7 +83,7 @@ class Zone:
     sustain: float
 
     def semitones(self, key: int) -> float:
-        """How far from its recorded pitch the sample is played for a MIDI key."""
+        """Return the transposition of the sample for a MIDI key, in semitones."""
         return 60 + (key - 60) * self.scale - self.root
 
 
@@ -91,7 +91,7 @@ class SoundFont:
     """A SoundFont 2 file.
 
     Args:
-        path: Of the file; the General MIDI one that comes with pretty_midi where none is given.
+        path: Path of the file. ``None`` uses the General MIDI file that is part of pretty_midi.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -114,11 +114,11 @@ class SoundFont:
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """Every sample one after the other: float32 ``[N]`` in [-1, 1)."""
+        """All samples concatenated, float32 ``[N]`` in [-1, 1)."""
         return np.frombuffer(self._chunks["smpl"], "<i2").astype(np.float32) / 32768
 
     def zones(self, program: int, bank: int = 0) -> list[Zone]:
-        """What a General MIDI program is made of.
+        """Return the zones of a General MIDI program.
 
         Raises:
             PartitaError: The file has no such preset.
@@ -143,7 +143,7 @@ class SoundFont:
         return found
 
     def _generators(self, kind: str, first: int, last: int, target: int) -> list[dict[int, int]]:
-        """The generators of each zone by number, those of the global zone filled in."""
+        """Return the generators of each zone by number, including those of the global zone."""
         bags, generators = self._records[f"{kind}bag"], self._records[f"{kind}gen"]
         shared: dict[int, int] = {}
         found = []
@@ -191,7 +191,7 @@ def _zone(outer: dict[int, int], inner: dict[int, int], header: tuple) -> Zone |
         rate,
         root - (correction + value(52)) / 100 - value(51),
         value(56) / 100,
-        # Synthesizers agree on 0.4 of the attenuation a font asks for, after the hardware fonts were made on.
+        # By convention, synthesizers apply 0.4 of the attenuation, like the hardware for which fonts were made.
         10 ** (-0.4 * value(48) / 200),
         min(500, max(-500, value(17))) / 500,
         (cutoff[0], cutoff[1]),
@@ -203,9 +203,9 @@ def _zone(outer: dict[int, int], inner: dict[int, int], header: tuple) -> Zone |
 
 
 def _read_chunks(data: bytes) -> dict[str, bytes]:
-    """The chunks of a RIFF file by name, those inside of lists too."""
+    """Return the chunks of a RIFF file by name, including those within lists."""
     if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
-        raise ValueError("it is not a SoundFont 2 file")
+        raise ValueError("this is not a SoundFont 2 file")
     chunks = {}
     position = 12
     while position + 8 <= len(data):
@@ -214,17 +214,17 @@ def _read_chunks(data: bytes) -> dict[str, bytes]:
             position += 12
             continue
         if position + 8 + size > len(data):
-            raise ValueError("it is truncated")
+            raise ValueError("the file is truncated")
         chunks[name.decode("ascii", "replace")] = data[position + 8 : position + 8 + size]
         position += 8 + size + size % 2
     missing = {"smpl", *_RECORDS} - chunks.keys()
     if missing:
-        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"the file lacks the chunks {', '.join(sorted(missing))}")
     return chunks
 
 
 def _bundled() -> Path:
     spec = find_spec("pretty_midi")
     if spec is None or spec.origin is None:
-        raise PartitaError("no SoundFont: install pretty_midi, which comes with one")
+        raise PartitaError("no SoundFont is installed: install pretty_midi, which contains one")
     return Path(spec.origin).parent / "TimGM6mb.sf2"

@@ -1,4 +1,4 @@
-"""Which examples are for training: a property of their names alone, the same on every machine."""
+"""Division into training, validation and test splits, which depends only on names and is the same everywhere."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .base import Split
 
 
 def split_names(names: Sequence[str], validation: float, test: float) -> dict[Split, list[str]]:
-    """Divide names by their hash, so that a name stays where it is when others come and go.
+    """Divide names by their hash, so that a name keeps its split when other names are added or removed.
 
-    Of three names or more every split gets at least one, if its fraction is not zero; that one is borrowed from the
-    training split. Of fewer, all are for training, and the other splits are empty.
+    With three or more names, every split with a nonzero fraction gets at least one, if necessary from the training
+    split. With fewer names, all are for training.
 
     Args:
-        names: To divide; the order is kept.
+        names: The names. Splits keep their order.
         validation: Fraction for validation.
-        test: Fraction for the test.
+        test: Fraction for testing.
     """
     place = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names}
     split: dict[str, Split] = {}
@@ -26,7 +26,7 @@ def split_names(names: Sequence[str], validation: float, test: float) -> dict[Sp
     if len(names) < 3:
         split = dict.fromkeys(names, "train")
     else:
-        # From both ends of the line of training names: where one of the borrowed goes, the other stays what it is.
+        # Taken from opposite ends of the training names, so that removing one does not affect the other.
         spare = sorted((name for name in names if split[name] == "train"), key=lambda name: place[name])
         for wanted, fraction, end in (("validation", validation, 0), ("test", test, -1)):
             if fraction and wanted not in split.values() and len(spare) > 1:
@@ -40,12 +40,12 @@ def split_names(names: Sequence[str], validation: float, test: float) -> dict[Sp
 
 
 def check_fractions(validation: float, test: float) -> None:
-    """Refuse fractions that leave nothing for training.
+    """Check that fractions leave pieces for training.
 
     Raises:
-        ValueError: They do.
+        ValueError: A fraction is negative, or their sum is at least 1.
     """
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(
-            f"validation and test are fractions that leave some pieces for training, not {validation} and {test}"
+            f"validation and test must be fractions that leave pieces for training, not {validation} and {test}"
         )

@@ -1,6 +1,6 @@
-"""Notes to sound: a sampler for SoundFont instruments, in tune and linear.
+"""A sampler that renders notes with SoundFont instruments.
 
-Every voice is rendered by itself and added up, without effects, so that the stems of a piece sum to its mix.
+Voices are rendered independently, without effects, and summed; so the stems of a piece sum to its mix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .soundfont import SoundFont, Zone
 
 SHORTEST_RELEASE = 0.02
 LONGEST_RELEASE = 0.8
-"""Seconds in which a note that was let go dies away, whatever the font says."""
+"""Bounds of the release time of a note in seconds, which limit that of the SoundFont."""
 
 
 class Note(NamedTuple):
@@ -30,15 +30,15 @@ class Note(NamedTuple):
 
 
 class Synthesizer:
-    """Plays notes on General MIDI programs.
+    """Renders notes of General MIDI programs.
 
-    The tones of the last notes are kept, since music repeats them.
+    Recent tones are cached, because music repeats them.
 
     Args:
-        font: The instruments.
-        sample_rate: Of the audio, in Hz.
-        channels: 1 or 2.
-        cache_bytes: Memory for tones.
+        font: The SoundFont.
+        sample_rate: Sample rate of the audio, in Hz.
+        channels: Number of channels, 1 or 2.
+        cache_bytes: Maximum size of the cache, in bytes.
     """
 
     def __init__(self, font: SoundFont, sample_rate: int, channels: int = 1, cache_bytes: int = 256 << 20) -> None:
@@ -51,9 +51,9 @@ class Synthesizer:
         self._used = 0
 
     def render(self, notes: Sequence[Note], program: int, num_samples: int) -> np.ndarray:
-        """The first ``num_samples`` of the notes on one instrument: float32 ``[C, num_samples]``.
+        """Render notes of one instrument to float32 ``[C, num_samples]``.
 
-        Onsets may be negative: such notes are heard from where they are at time zero.
+        Onsets may be negative: the part of a note before time zero is cut off.
         """
         audio = np.zeros((self.channels, num_samples), np.float32)
         for note in notes:
@@ -89,9 +89,9 @@ class Synthesizer:
         return self._zones[key]
 
     def _tone(self, zones: tuple[Zone, ...], pitch: int, length: int) -> np.ndarray:
-        """A held key at full velocity, at least ``length`` samples ``[C, N]`` of it.
+        """Return a sustained tone ``[C, N]`` at full velocity, at least ``length`` samples long.
 
-        ``N`` is a power of two whatever is cached: what a note sounds like must not depend on the notes before.
+        ``N`` is always a power of two, so that the tone does not depend on the state of the cache.
         """
         size = 1 << max(13, (length - 1).bit_length())
         key = (*zones, pitch, size)
@@ -107,7 +107,7 @@ class Synthesizer:
         return tone
 
     def _play(self, zone: Zone, pitch: int, size: int) -> np.ndarray:
-        # A sample is transposed by taking it for one of another rate, which resampling does without aliasing.
+        # Resampling from a different rate transposes the sample without aliasing.
         rate = zone.sample_rate * 2 ** (zone.semitones(pitch) / 12)
         needed = math.ceil((size / self.sample_rate + 0.01) * rate)
         sound = soxr.resample(_unrolled(self.font.samples, zone, needed), rate, self.sample_rate)[:size]
@@ -120,12 +120,12 @@ class Synthesizer:
 
 
 def _release(seconds: np.ndarray, ring: float, end: float) -> np.ndarray:
-    """Amplitude some seconds after a key was let go: a fall by 100 dB in ``ring``, and silence at ``end``."""
+    """Return the amplitude after a key is released: a fall by 100 dB in ``ring`` seconds, and silence at ``end``."""
     return 10 ** (-5 * seconds / max(ring, SHORTEST_RELEASE)) * (1 - seconds / end)
 
 
 def _unrolled(samples: np.ndarray, zone: Zone, length: int) -> np.ndarray:
-    """The first ``length`` samples of a zone, its loop repeated."""
+    """Return the first ``length`` samples of a zone, with its loop repeated."""
     if zone.loop is None:
         return samples[zone.start : min(zone.end, zone.start + length)]
     head = samples[zone.start : zone.loop[0]]
@@ -133,7 +133,7 @@ def _unrolled(samples: np.ndarray, zone: Zone, length: int) -> np.ndarray:
 
 
 def _filtered(sound: np.ndarray, zone: Zone, rate: int) -> np.ndarray:
-    """Two-pole low-pass; a moving cutoff is a cross-fade from the filter of the start to that of the held note."""
+    """Apply a two-pole low-pass filter. A moving cutoff is a cross-fade between the filters at its two ends."""
     nyquist = rate / 2
     settled = _low_pass(sound, zone.cutoff[1], zone.resonance, rate) if zone.cutoff[1] < 0.85 * nyquist else sound
     if zone.cutoff[0] == zone.cutoff[1] or not zone.filter_time:
@@ -152,7 +152,7 @@ def _low_pass(sound: np.ndarray, cutoff: float, resonance: float, rate: int) -> 
 
 
 def _envelope(zone: Zone, count: int, rate: int) -> np.ndarray:
-    """Amplitude of a held key: a linear attack, then a decay that is linear in dB (SoundFont 2.04, §8.1.2, §9.1.7)."""
+    """Return the envelope of a held key: linear attack, then a decay linear in dB (SoundFont 2.04, §8.1.2, §9.1.7)."""
     delay, attack, hold, decay, _ = zone.envelope
     time = np.arange(count) / rate - delay
     rise = np.clip(time / max(attack, 1 / rate), 0, 1)

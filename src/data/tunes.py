@@ -1,4 +1,4 @@
-"""Which pieces have a tune in common: what must not be divided between training and test."""
+"""Families of pieces with a common tune, which must not be divided between training and test splits."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from scipy import sparse
 
 from .scores import Piece, find_melody
 
-GRAM = 7
-"""Intervals in a row that are compared."""
-FEWEST = 12
-"""Distinct runs of intervals that a line must have to be compared at all; fewer are a figure, not a tune."""
-ALIKE = 0.25
-"""How many runs two lines of a tune share, over the geometric mean of how many they have."""
+RUN_LENGTH = 7
+"""Number of successive intervals in a run."""
+MIN_RUNS = 12
+"""Minimum number of distinct runs of a line that is compared; shorter lines are figures rather than tunes."""
+MIN_SIMILARITY = 0.25
+"""Minimum number of runs that lines of a common tune share, relative to the geometric mean of their numbers of runs."""
 _LARGEST_LEAP = 12
 _BLOCK = 512
 
 
 def tune_families(pieces: Sequence[Piece]) -> list[str]:
-    """The family of each piece, under the name of the first piece in it.
+    """Return the family of each piece, named after its first piece.
 
-    Pieces are kin if a line of the one and a line of the other share their intervals to a large part; a family is
-    everybody who is kin to somebody in it. Whole pieces count rather than openings, and every part, since a tune may
-    be below an obbligato. Transposition, repeated notes, fermatas and note values make no difference, nor do most
-    passing notes.
+    Two pieces are related if a line of one and a line of the other share enough runs of intervals; families are the
+    connected components of this relation. All parts are compared in full, because a tune may start late or lie below an
+    obbligato. Transposition, repeated notes, fermatas, note values and most passing notes make no difference.
 
     Args:
-        pieces: Of any collections; which piece gives its name depends on their order, the families do not.
+        pieces: Pieces of any collections. Their order affects the names of the families only.
     """
     owners: list[int] = []
     lines: list[np.ndarray] = []
     for number, piece in enumerate(pieces):
         for part in np.unique(piece.part).tolist():
             runs = interval_runs(piece, part)
-            if len(runs) >= FEWEST:
+            if len(runs) >= MIN_RUNS:
                 owners.append(number)
                 lines.append(runs)
     family = list(range(len(pieces)))
@@ -53,7 +52,7 @@ def tune_families(pieces: Sequence[Piece]) -> list[str]:
         for first in range(0, len(lines), _BLOCK):
             shared = (has[first : first + _BLOCK] @ has.T).tocoo()
             one, other = shared.row + first, shared.col
-            alike = (one < other) & (shared.data >= ALIKE * np.sqrt(size[one] * size[other]))
+            alike = (one < other) & (shared.data >= MIN_SIMILARITY * np.sqrt(size[one] * size[other]))
             for a, b in zip(owner[one[alike]].tolist(), owner[other[alike]].tolist(), strict=True):
                 low, high = sorted((head(a), head(b)))
                 family[high] = low
@@ -61,10 +60,10 @@ def tune_families(pieces: Sequence[Piece]) -> list[str]:
 
 
 def interval_runs(piece: Piece, part: int) -> np.ndarray:
-    """The distinct runs of :data:`GRAM` intervals in the top line of a part, each as one number: int64 ``[runs]``.
+    """Return the distinct runs of :data:`RUN_LENGTH` intervals in the top line of a part, encoded as int64 ``[runs]``.
 
-    They are taken from the line as it is and from what sounds on its beats, where passing notes are gone, both without
-    repeated notes.
+    They are taken from the line itself and from its notes on beats, which excludes passing notes; both without repeated
+    notes.
     """
     mine = piece.part == part
     line = find_melody(piece.onset[mine], piece.duration[mine], piece.pitch[mine])
@@ -75,7 +74,7 @@ def interval_runs(piece: Piece, part: int) -> np.ndarray:
     for tones in (pitch, on_beats):
         steps = np.diff(tones)
         steps = steps[steps != 0].clip(-_LARGEST_LEAP, _LARGEST_LEAP) + _LARGEST_LEAP
-        if len(steps) >= GRAM:
-            base = (2 * _LARGEST_LEAP + 1) ** np.arange(GRAM)
-            found.append(np.lib.stride_tricks.sliding_window_view(steps, GRAM) @ base)
+        if len(steps) >= RUN_LENGTH:
+            base = (2 * _LARGEST_LEAP + 1) ** np.arange(RUN_LENGTH)
+            found.append(np.lib.stride_tricks.sliding_window_view(steps, RUN_LENGTH) @ base)
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)

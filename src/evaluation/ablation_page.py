@@ -94,7 +94,7 @@ def _clips(root: Path, found: Sequence[RunResult]) -> list[dict[str, Any]]:
     system, options = leading.run.outline, leading.request
     spec = system.output.spec
     system.source.setup()
-    pieces = Examples.at(spec, system.source, "test", options["clips"], options["duration"], SEED)
+    pieces = Examples.for_spec(spec, system.source, "test", options["clips"], options["duration"], SEED)
     rows = []
     for i in range(min(CAPTIONS, *(len(of) for of in paths.values()))):
         media = [clip_media(pieces[i].audio, spec.sample_rate, "the piece itself")]

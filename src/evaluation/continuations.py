@@ -123,7 +123,7 @@ class Continuations:
         spec, own = self.system.output.spec, self.tokenizer.spec
         self.system.source.setup()
         order = derive_seed(self.system.plan.seed, PartKey.of("stages", self.name), "data")
-        examples = Examples.at(spec, self.system.source, "train", count, self.plan.window, order)
+        examples = Examples.for_spec(spec, self.system.source, "train", count, self.plan.window, order)
         prompt = max(1, nearest(self.prompt, spec.sample_rate))
         start = max(1, own.whole_frames(prompt, spec.sample_rate))
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]

@@ -17,9 +17,9 @@ from ..core.contracts import Example, RepresentationSpec
 from ..core.progress import listening, progress
 from ..core.seeds import derive_seed
 from ..core.version import __version__
-from ..data.base import NAMES, Source
+from ..data.base import SPLIT_NAMES, Source
 from ..data.examples import Examples
-from ..data.overview import untold
+from ..data.overview import generation_gaps
 from ..errors import PartitaError
 from ..recipe.compose import compose
 from ..recipe.plan import check_recipe
@@ -86,7 +86,7 @@ def evaluate(
     system = load(model, device=device)
     scores = measurable(scores, options, system)
     source = _source(system, model, data)
-    notes = [note for note in [source.shortage("test")] if note is not None]
+    notes = [note for note in [source.fallback_warning("test")] if note is not None]
     for note in notes:
         log.info("%s", note)
     folder = Path(output) if output else (Path(model) / "evaluation" if Path(model).is_dir() else None)
@@ -99,7 +99,7 @@ def evaluate(
         "model": _fingerprint(system),
         "data": source.registered_name,
         "data_changes": list(data),
-        "pieces": NAMES[source.stand_in("test")],
+        "pieces": SPLIT_NAMES[source.fallback_split("test")],
         # whatever a clip depends on: there can be more of them, and more scores, later
         "duration": seconds,
         "seed": options.seed,
@@ -108,7 +108,7 @@ def evaluate(
     _claim(folder, request)
     pieces = _examples(source, spec, options.clips, seconds, SEED)
     if system.stages:
-        notes += (unprompted := untold([piece.fields for piece in pieces], system.reads))
+        notes += (unprompted := generation_gaps([piece.fields for piece in pieces], system.reads))
         for note in unprompted:
             log.info("%s", note)
     audio = _generated(system, pieces, folder, options, seconds)
@@ -184,7 +184,7 @@ def _claim(folder: Path, request: dict[str, Any]) -> None:
 
 
 def _examples(source: Source, spec: RepresentationSpec, length: int, seconds: float, seed: int) -> list[Example]:
-    examples = Examples.at(spec, source, "test", length, seconds, seed)
+    examples = Examples.for_spec(spec, source, "test", length, seconds, seed)
     return [examples[i] for i in range(length)]
 
 

@@ -376,7 +376,7 @@ def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
         raise PartitaError("a listening test needs at least one prompt")
     spec = system.output.spec
     system.source.setup()
-    examples = Examples.at(spec, system.source, "test", count, 1.0, 0)
+    examples = Examples.for_spec(spec, system.source, "test", count, 1.0, 0)
     known = [examples[i].fields for i in range(count)]
     names = {"text", *system.inputs}
     return {name: [fields.get(name) for fields in known] for name in sorted(names)}

@@ -172,7 +172,7 @@ def _plan(task: Task, root: Path) -> Plan:
 def _speed(system: System) -> dict[str, Any]:
     """Seconds of audio that a second makes, one clip at a time, or brings through a codec alone; the better of two."""
     system.source.setup()
-    piece = Examples.at(system.output.spec, system.source, "test", 1, 10.0, seed=0)[0]
+    piece = Examples.for_spec(system.output.spec, system.source, "test", 1, 10.0, seed=0)[0]
     seconds, prompts = [], system.prompts_of([piece.fields])
     for _ in range(2):
         start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Metrics, as torchmetrics: ``update`` with batches, ``compute`` a mapping of tensors with 95 % intervals over pieces.
+"""Metrics as torchmetrics: ``update`` takes batches, ``compute`` returns tensors with 95 % intervals over pieces.
 
-Metrics that compare embeddings accept those of any model;
-:func:`partita.evaluation.embedders.read_embedder` makes one from the name of a tokenizer or joint
-conditioner. Clips ``[B, C, T]`` at any rate become frames ``[B, S, D]``:
+Metrics of embeddings accept those of any model. :func:`partita.evaluation.embedders.read_embedder` returns an embedder
+for the name of a tokenizer or joint conditioner, which embeds clips ``[B, C, T]`` at any sample rate as frames
+``[B, S, D]``:
 
     >>> import torch
     >>> from partita.evaluation.embedders import read_embedder

@@ -1,4 +1,4 @@
-"""How well a codec reconstructs audio, and how well it uses its codes."""
+"""Reconstruction error of codecs, and use of their codebooks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BANDS = 80
 
 
 def log_mel_spectrum(sample_rate: int) -> MelSpectrum:
-    """The spectrum whose logarithms :class:`MelDistance` compares.
+    """Return the spectrum whose logarithms :class:`MelDistance` compares.
 
-    80 mel bands up to half the sample rate; a Hann window of unit energy, the smallest power of two of at least 40 ms
-    (1024 samples at 16 and 24 kHz, 2048 at 32, 44.1 and 48), and a hop of a quarter of it.
+    It has 80 mel bands up to half the sample rate, a Hann window of unit energy, whose length is the smallest power of
+    two of at least 40 ms (1024 samples at 16 and 24 kHz, 2048 at 32, 44.1 and 48 kHz), and a hop of a quarter of it.
     """
     return MelSpectrum(sample_rate, 2 ** math.ceil(math.log2(0.04 * sample_rate)), bands=BANDS)
 
@@ -49,7 +49,7 @@ class MelDistance(Metric):
         self.count += difference.numel()
 
     def compute(self) -> Tensor:
-        """The mean difference, in nepers."""
+        """Return the mean difference, in nepers."""
         return self.sum / self.count
 
 
@@ -111,12 +111,12 @@ class CodebookUsage(Metric):
         self.add_state("counts", counts, dist_reduce_fx="sum")
 
     def update(self, codes: Tensor) -> None:
-        """Count codes ``[B, K, S]``, of all codebooks or the first few."""
+        """Count codes ``[B, K, S]`` of all codebooks, or of the first ones."""
         for k, book in enumerate(codes.unbind(1)):
             self.counts[k] += torch.bincount(book.flatten(), minlength=self.cardinality)
 
     def compute(self) -> dict[str, Tensor]:
-        """``usage`` ``[K]`` in [0, 1] and ``perplexity`` ``[K]`` in [1, cardinality]; zero without any codes."""
+        """Return ``usage`` ``[K]`` in [0, 1] and ``perplexity`` ``[K]`` in [1, cardinality], both 0 without codes."""
         total = self.counts.sum(1, keepdim=True)
         share = self.counts / total.clamp(min=1)
         perplexity = torch.exp(-torch.xlogy(share, share).sum(1)) * (total[:, 0] > 0)

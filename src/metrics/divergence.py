@@ -1,4 +1,4 @@
-"""Divergence between a classifier's labels of generated audio and of a reference."""
+"""Divergence between a classifier's predictions for generated audio and for a reference."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def divergence(predicted: Tensor, target: Tensor, epsilon: float = 1e-6) -> Tens
 
 
 class KLDivergence(ClipMeans):
-    """Mean Kullback–Leibler divergence of a classifier's labels per segment, as in AudioCraft and audioldm_eval.
+    """Mean Kullback–Leibler divergence of a classifier's predictions per segment (AudioCraft, audioldm_eval).
 
-    Only values of one classifier and one form can be compared.
+    Values are comparable only for the same classifier and form.
 
     Args:
-        form: ``softmax`` takes the labels as exclusive (AudioCraft's KLD, ``kl_softmax`` of audioldm_eval). ``sigmoid``
-            takes each on its own, and sums only ``t·log(t / p)`` (``kl_sigmoid`` of audioldm_eval): without the
-            terms of the labels' absence it is not a divergence and can be negative.
+        form: ``softmax`` treats labels as exclusive (AudioCraft's KLD, ``kl_softmax`` of audioldm_eval). ``sigmoid``
+            treats them as independent, and sums only ``t·log(t / p)`` (``kl_sigmoid`` of audioldm_eval). It omits the
+            terms for absent labels, so it is not a divergence and can be negative.
         epsilon: Constant added to the probabilities in the denominator of the logarithm.
         confidence: Confidence level of the intervals.
 
@@ -56,7 +56,7 @@ class KLDivergence(ClipMeans):
         self.form, self.epsilon = form, epsilon
 
     def update(self, predicted: Tensor, target: Tensor, sizes: Tensor | None = None, pieces: Pieces = None) -> None:
-        """Compare the labels of generated audio with those of its reference.
+        """Compare the predictions for generated audio with those for its reference.
 
         Args:
             predicted: Logits ``[N, C]`` of the segments of generated clips.
@@ -65,7 +65,7 @@ class KLDivergence(ClipMeans):
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: The shapes differ, something is not finite, or the sizes do not fit.
+            PartitaError: The shapes differ, a logit is not finite, or the sizes do not match.
         """
         if predicted.shape != target.shape or predicted.ndim != 2:
             shapes = f"{list(predicted.shape)} and {list(target.shape)}"
@@ -83,8 +83,8 @@ class KLDivergence(ClipMeans):
         self.record(sums_per_clip(torch.stack([forward, reverse, forward + reverse], 1), sizes), sizes, pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``kld`` from target to predicted, ``kld_reverse``, and ``kld_both``, their sum; in nepers, over segments.
+        """Return ``kld`` from target to predicted, ``kld_reverse``, and their sum ``kld_both``, in nepers per segment.
 
-        Each with its bounds ``…_low`` and ``…_high``; and the numbers of ``clips`` and ``pieces``.
+        Each has bounds ``…_low`` and ``…_high``. ``clips`` and ``pieces`` are the numbers of both.
         """
         return super().compute()

@@ -1,6 +1,6 @@
 """Fréchet distance of embeddings (FAD, 1812.08466), its limit for infinite audio (2311.01616), and their intervals.
 
-Only values of one embedding, with the same activations, windows and reference, can be compared.
+Values are comparable only for the same embedding, activations, windows and reference.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ AT_ONCE = 2**23
 """Maximum number of values in the covariances of a batch of sets of clips."""
 
 LEFT_OUT = 64
-"""Number of sets of clips or pieces that are left out in turn; with more clips, several are left out at once."""
+"""Maximum number of sets of clips or pieces that are left out in turn. If there are more, a set has several."""
 
-FEWEST = 8
-"""Minimum number of clips for a limit, so that subsets of half of them still have a covariance."""
+MIN_CLIPS = 8
+"""Minimum number of clips for a limit, so that half of them still have a covariance."""
 
 
 class FrechetDistance(Metric):
-    """Fréchet distance between the embeddings of generated and of reference audio, frames of all clips pooled.
+    """Fréchet distance between the embeddings of generated and of reference audio, over the frames of all clips.
 
     Args:
         dim: Width of the embeddings.
@@ -35,7 +35,7 @@ class FrechetDistance(Metric):
         >>> metric = FrechetDistance(1)
         >>> metric.update(torch.tensor([[0.0], [2.0]]), reference=True)
         >>> metric.update(torch.tensor([[3.0], [5.0]]))
-        >>> metric.compute()["frechet"].item()  # means three apart, deviations equal
+        >>> metric.compute()["frechet"].item()  # the means differ by 3, the deviations are equal
         9.0
     """
 
@@ -56,7 +56,7 @@ class FrechetDistance(Metric):
         self.add_state("referred", torch.zeros((dim + 2, dim), dtype=torch.float64), dist_reduce_fx=pooled)
 
     def update(self, embeddings: Tensor, reference: bool = False) -> None:
-        """Add embeddings ``[N, D]`` to those of the reference, or to the evaluated ones.
+        """Add embeddings ``[N, D]`` of the evaluated audio or of the reference.
 
         Raises:
             PartitaError: Their width differs, they are not finite, or the reference is precomputed.
@@ -66,13 +66,13 @@ class FrechetDistance(Metric):
         if not embeddings.isfinite().all():
             raise PartitaError("embeddings must be finite: look for silence or overflow in the embedded audio")
         if reference and self.known is not None:
-            raise PartitaError("this metric was given the statistics of its reference: add no embeddings to it")
+            raise PartitaError("the reference has precomputed statistics: do not add embeddings to it")
         side = "referred" if reference else "evaluated"
         if len(embeddings):
             setattr(self, side, pooled(torch.stack([getattr(self, side), packed(embeddings.detach())])))
 
     def compute(self) -> dict[str, Tensor]:
-        """``frechet``, float64, and the numbers of embeddings ``evaluated`` and ``referred``, int64.
+        """Return ``frechet``, float64, and the numbers of embeddings ``evaluated`` and ``referred``, int64.
 
         Raises:
             PartitaError: One side has fewer than two embeddings.
@@ -96,16 +96,15 @@ class FrechetDistance(Metric):
 
 
 class FrechetInfinity(FrechetDistance, Gathered):
-    """The Fréchet distance, its limit for more and more clips (FAD∞), and their intervals. It stores all embeddings.
+    """The Fréchet distance, its limit for infinitely many clips (FAD∞), and their intervals. It stores all embeddings.
 
-    The distance of ``n`` clips is too large by about ``slope / n``. How much that is shows where whole clips are left
-    out. Single frames do not show it: those of one clip resemble each other, so that many frames of few clips are few.
-    (FAD∞ as arXiv 2311.01616 and fadtk have it draws frames, and hardly differs from the distance itself.) Where
-    pieces have several clips each, as in an evaluation that takes one piece after the other, clips scatter around their
-    pieces only: each stands for what the others of its piece could have been (the stratified jackknife; Jones 1974).
+    The distance of ``n`` clips has a bias of about ``slope / n``, which is estimated by leaving out whole clips.
+    Leaving out frames does not work, because the frames of a clip are similar: FAD∞ as in arXiv 2311.01616 and fadtk
+    draws frames, and hardly differs from the distance itself. If pieces have several clips each, clips are left out
+    within their piece (stratified jackknife; Jones 1974), because they vary around their piece only.
 
-    The reference stays as it is. That its clips are finitely many adds to limits, too, and equally for all that is
-    compared with it: real clips, measured in the same way, tell how much.
+    The reference is fixed. Its finite number of clips also adds a bias to limits, which is equal for all systems that
+    are compared with it. The limit of real clips shows its size.
 
     Args:
         dim: Width of the embeddings.
@@ -124,22 +123,22 @@ class FrechetInfinity(FrechetDistance, Gathered):
     def update(
         self, embeddings: Tensor, reference: bool = False, sizes: Tensor | None = None, pieces: Pieces = None
     ) -> None:
-        """Add embeddings ``[N, D]`` to those of the reference, or to the evaluated ones.
+        """Add embeddings ``[N, D]`` of the evaluated audio or of the reference.
 
         Args:
-            embeddings: One embedding per frame, with the frames of each clip in succession. They are kept in float32.
+            embeddings: One embedding per frame, clip by clip. They are stored in float32.
             reference: Whether they belong to the reference.
-            sizes: Number of frames of each clip, in order, ``[clips]`` int64; needed for what is evaluated.
+            sizes: Number of frames of each clip, in order, ``[clips]`` int64; required for evaluated audio.
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: As for :class:`FrechetDistance`, or the sizes are missing or do not fit.
+            PartitaError: See :meth:`FrechetDistance.update`; or the sizes are missing or do not match.
         """
         if reference:
             super().update(embeddings, reference)
             return
         if sizes is None:
-            raise PartitaError("sizes are missing: how many frames each clip has")
+            raise PartitaError("sizes is missing: pass the number of frames of each clip")
         if (sizes < 1).any() or int(sizes.sum()) != len(embeddings):
             raise PartitaError(f"sizes must be at least 1 and add up to {len(embeddings)}, not {sizes.tolist()}")
         numbers = piece_numbers(pieces, len(sizes))
@@ -149,15 +148,19 @@ class FrechetInfinity(FrechetDistance, Gathered):
         self.pieces.append(numbers.to(embeddings.device))  # type: ignore[operator, union-attr]
 
     def compute(self) -> dict[str, Tensor]:
-        """What :class:`FrechetDistance` returns, and more.
+        """Return the distance and its limit, with intervals.
 
         Returns:
-            Also ``frechet_low`` and ``frechet_high``, which hold the mean distance of as many clips as there are;
-            ``limit``, ``limit_low`` and ``limit_high``, which hold the distance of all clips that these pieces could
-            have, and are below zero by chance where both sides are alike; and
-            ``drift``, the limit less the one that half as many clips show, over half the width of that interval:
-            beyond ±1 the clips are too few to tell a limit. The numbers of ``clips`` and ``pieces``. Intervals are not
-            numbers for clips of one piece, nor limits for fewer than 8 clips.
+            The results of :meth:`FrechetDistance.compute`, and
+
+            - ``frechet_low`` and ``frechet_high``, the interval of the mean distance of this number of clips;
+            - ``limit``, ``limit_low`` and ``limit_high``, the distance for infinitely many clips of these pieces, which
+              can be negative by chance if both sides are alike;
+            - ``drift``, the difference between the limit and that of half as many clips, relative to half the width of
+              its interval: beyond ±1, there are too few clips to estimate the limit;
+            - ``clips`` and ``pieces``, the numbers of both.
+
+            Intervals are NaN for clips of a single piece, and limits for fewer than 8 clips.
 
         Raises:
             PartitaError: One side has fewer than two embeddings.
@@ -172,7 +175,7 @@ class FrechetInfinity(FrechetDistance, Gathered):
             return results
         sets = ClipSets(self.rows("frames"), self.rows("sizes"), self.reference_statistics)
         half, dealt = nan, member[:, sets.order]
-        dealt = dealt[dealt.argmax(1).argsort()]  # the pieces in random order, too
+        dealt = dealt[dealt.argmax(1).argsort()]  # the pieces also in random order
         if pieces > 1:
             parts = split(dealt[:, sets.order.argsort()], LEFT_OUT)
             value, without = results["frechet"].cpu().numpy(), sets.distances(1 - parts).cpu().numpy()
@@ -180,7 +183,7 @@ class FrechetInfinity(FrechetDistance, Gathered):
             low, high = (nan.new_tensor(bound) for bound in mean_interval(value, error, len(parts), self.confidence))
             results |= {"frechet_low": low, "frechet_high": high}
             half = (high - low) / 2
-        if clips >= FEWEST:
+        if clips >= MIN_CLIPS:
             strata = [sets.order[row > 0] for row in dealt]
             limit, every = sets.limit(strata), torch.cat(strata)
             halves = [[some[torch.isin(some, every[side::2])] for some in strata] for side in range(2)]
@@ -191,10 +194,10 @@ class FrechetInfinity(FrechetDistance, Gathered):
 
 
 class ClipSets:
-    """The distances of subsets of clips to a reference.
+    """Computes the distances of subsets of clips to a reference.
 
     Args:
-        embeddings: Embeddings ``[N, D]`` of all clips, with the frames of each clip in succession.
+        embeddings: Embeddings ``[N, D]`` of all clips, clip by clip.
         sizes: Number of frames of each clip, in order, ``[C]`` int64.
         reference: Statistics of the reference.
     """
@@ -211,7 +214,7 @@ class ClipSets:
         self.order = ordered.cpu()[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))]
 
     def distances(self, chosen: Tensor) -> Tensor:
-        """The distances ``[R]`` of sets of clips, given the weight of each clip, ``[R, C]``."""
+        """Return the distances ``[R]`` of weighted sets of clips, given the weights ``[R, C]``."""
         frames, width = int(self.sizes.sum()), self.side.factor.shape[1]
         roots, found = _roots_by_frames if frames < width else _roots_by_moments, []
         at_once = max(1, AT_ONCE // min(frames, width) ** 2)
@@ -226,7 +229,7 @@ class ClipSets:
         return torch.cat(found)
 
     def limit(self, dealt: list[Tensor]) -> Tensor:
-        """The distance of a set of clips without its first-order bias.
+        """Return the distance of a set of clips without its first-order bias.
 
         Args:
             dealt: The numbers of the clips of each piece, int64, in random order. Pieces with a single clip are
@@ -250,12 +253,12 @@ class ClipSets:
 
 
 def split(rows: Tensor, most: int) -> Tensor:
-    """Zeros and ones ``[R, C]``, with rows summed so that at most ``most`` are left."""
+    """Sum groups of rows ``[R, C]`` of zeros and ones, so that at most ``most`` rows remain."""
     return torch.stack([some.sum(0) for some in rows.tensor_split(min(most, len(rows)))])
 
 
 def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-    """Sums ``[R]`` of the roots of the eigenvalues of the moments of resampled clips.
+    """Return the sums ``[R]`` of the square roots of the eigenvalues of the moments of resampled clips.
 
     Args:
         seen: Frames ``[S, D]`` of each clip.
@@ -273,7 +276,7 @@ def _roots_by_moments(seen: list[Tensor], weights: Tensor, count: Tensor, mean: 
 
 
 def _roots_by_frames(seen: list[Tensor], weights: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-    """The same sums from the inner products of frames, which have the same eigenvalues: for fewer than ``D`` frames."""
+    """Return the sums of :func:`_roots_by_moments` from inner products, which is faster for fewer than ``D`` frames."""
     frames = torch.cat(seen)
     often = torch.repeat_interleave(weights, torch.tensor([len(clip) for clip in seen], device=weights.device), dim=1)
     along = mean @ frames.mT

@@ -48,7 +48,7 @@ class Gaussian:
         return self.moment / (self.count - 1)
 
     def save(self, path: str | Path, *, embedding: str, source: str) -> None:
-        """Write a safetensors file whose metadata describe what it was made from.
+        """Write a safetensors file whose metadata identify the embedding and the audio.
 
         Args:
             path: Path of the file.
@@ -69,7 +69,7 @@ class Gaussian:
             samples: Required number of embeddings. ``None`` accepts any.
 
         Raises:
-            PartitaError: The file does not exist, or was made from something else.
+            PartitaError: The file does not exist, or has other metadata.
         """
         made_from = {"embedding": embedding, "source": source} | ({} if samples is None else {"samples": samples})
         tensors, number = load_made_from(path, ("mean", "moment"), **made_from)
@@ -82,24 +82,24 @@ class Gaussian:
 
 
 def save_made_from(path: str | Path, tensors: Mapping[str, Tensor], **made_from: str | int) -> None:
-    """Write tensors to a safetensors file whose metadata describe what they were made from."""
+    """Write tensors to a safetensors file, with ``made_from`` as its metadata."""
     with replacing_file(Path(path)) as new:
         cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(cpu, new, metadata={"fingerprint": json.dumps(made_from, ensure_ascii=False)})
 
 
 def load_made_from(path: str | Path, names: Iterable[str], **made_from: str | int) -> tuple[dict[str, Tensor], int]:
-    """The tensors with these names from a saved file, and the number of samples they were made from.
+    """Return the named tensors of a saved file, and the number of samples in its metadata.
 
     Raises:
-        PartitaError: The file does not exist, or was made from something else.
+        PartitaError: The file does not exist, or its metadata differ from ``made_from``.
     """
     try:
         with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {})["fingerprint"])
             tensors, samples = {name: file.get_tensor(name) for name in names}, int(found["samples"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise PartitaError(f"{path} does not hold the statistics of a reference: {error}") from None
+        raise PartitaError(f"{path} does not contain the statistics of a reference: {error}") from None
     wrong = [
         f"{name} {found.get(name)!r} instead of {value!r}"
         for name, value in made_from.items()
@@ -121,9 +121,12 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> Tensor:
 
 
 class Side:
-    """One side of the distance, prepared for many distances to others.
+    """One side of the distance, factored once for many distances to other statistics.
 
-    With ``Σ₁ = FFᵀ``, the eigenvalues of ``Σ₁Σ₂`` other than zero are those of the symmetric ``FᵀΣ₂F``.
+    With ``Σ₁ = FFᵀ``, the nonzero eigenvalues of ``Σ₁Σ₂`` are those of the symmetric ``FᵀΣ₂F``.
+
+    Args:
+        statistics: Statistics of this side.
     """
 
     def __init__(self, statistics: Gaussian) -> None:

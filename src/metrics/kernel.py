@@ -1,6 +1,6 @@
 """Kernel audio distance of embeddings (KAD, arXiv 2502.15602), unbiased even with few clips, and its interval.
 
-Only values of one embedding, with the same kernel and reference, can be compared.
+Values are comparable only for the same embedding, kernel and reference.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sample:
     """Embeddings of clips.
 
     Args:
-        frames: Embeddings ``[N, D]`` float32, with the frames of each clip in succession.
+        frames: Embeddings ``[N, D]`` float32, clip by clip.
         sizes: Number of frames of each clip, in order, ``[C]`` int64.
         pieces: Numbers of the clips' pieces, ``[C]`` int64, −1 for a piece of its own.
     """
@@ -46,7 +46,7 @@ class Sample:
 
     @classmethod
     def of(cls, frames: Tensor, sizes: Tensor, pieces: Pieces = None) -> Sample:
-        """Select the frames that count from frames ``[N, D]`` of clips.
+        """Return a sample with at most :data:`FRAMES` frames per clip, from frames ``[N, D]``.
 
         Raises:
             PartitaError: The sizes do not match the frames, or the pieces do not match the clips.
@@ -59,11 +59,11 @@ class Sample:
 
     @classmethod
     def joined(cls, samples: Sequence[Sample]) -> Sample:
-        """The clips of several samples, one after the other."""
+        """Return the concatenation of several samples."""
         return cls(*(torch.cat([getattr(one, name) for one in samples]) for name in ("frames", "sizes", "pieces")))
 
     def from_pieces(self, pieces: Pieces) -> Sample:
-        """The same clips, with the names of their pieces."""
+        """Return the same clips with the names of their pieces."""
         return Sample(self.frames, self.sizes, piece_numbers(pieces, len(self.sizes)).to(self.frames.device))
 
     @property
@@ -77,7 +77,7 @@ class Sample:
         distances = torch.pdist(torch.cat(some).double())
         found = float(distances.median()) if len(distances) else 0.0
         if found <= 0:
-            raise PartitaError("most clips of the reference are the same, so the bandwidth is zero: use other clips")
+            raise PartitaError("most clips of the reference are equal, so the bandwidth is zero: use other clips")
         return found
 
     def save(self, path: str | Path, *, embedding: str, source: str) -> None:
@@ -87,10 +87,10 @@ class Sample:
 
     @classmethod
     def load(cls, path: str | Path, *, embedding: str, source: str) -> Sample:
-        """Read what :meth:`save` wrote; as :meth:`~partita.metrics.gaussian.Gaussian.load`.
+        """Read what :meth:`save` wrote, like :meth:`~partita.metrics.gaussian.Gaussian.load`.
 
         Raises:
-            PartitaError: The file does not exist, or was made from something else.
+            PartitaError: The file does not exist, or has other metadata.
         """
         tensors = load_made_from(path, ("frames", "sizes"), embedding=embedding, source=source)[0]
         return cls(tensors["frames"], tensors["sizes"], torch.full_like(tensors["sizes"], -1))
@@ -100,8 +100,8 @@ class KernelDistance(Gathered):
     """Squared maximum mean discrepancy between frames of generated and of reference audio, with a Gaussian kernel.
 
     ``100 · (E k(x, x') + E k(y, y') − 2 E k(x, y))`` with ``k(x, y) = exp(−‖x − y‖² / 2σ²)``, ``σ`` being the median
-    distance within the reference. Pairs of frames of one piece never count, neither within a side nor across: the mean
-    over all other pairs is unbiased even for few clips, and may be negative by chance if both sides are alike.
+    distance within the reference. Pairs of frames of the same piece are excluded, within a side and across sides. The
+    mean over all other pairs is unbiased even for few clips, and can be negative by chance if both sides are alike.
 
     Args:
         dim: Width of the embeddings.
@@ -137,47 +137,47 @@ class KernelDistance(Gathered):
             self.add_rows(f"{side}_pieces", dtype=torch.int64)
 
     def update(self, embeddings: Tensor, sizes: Tensor, reference: bool = False, pieces: Pieces = None) -> None:
-        """Add embeddings ``[N, D]`` to those of the reference, or to the evaluated ones.
+        """Add embeddings ``[N, D]`` of the evaluated audio or of the reference.
 
         Args:
-            embeddings: One embedding per frame, with the frames of each clip in succession.
+            embeddings: One embedding per frame, clip by clip.
             sizes: Number of frames of each clip, in order, ``[clips]`` int64.
             reference: Whether they belong to the reference.
             pieces: Names of the clips' pieces. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: The shapes do not fit, something is not finite, or the reference is precomputed.
+            PartitaError: The shapes do not match, an embedding is not finite, or the reference is precomputed.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
             raise PartitaError(f"embeddings must be [N, {self.dim}], not {list(embeddings.shape)}")
         if not embeddings.isfinite().all():
             raise PartitaError("embeddings must be finite: look for silence or overflow in the embedded audio")
         if reference and self.known is not None:
-            raise PartitaError("this metric was given the clips of its reference: add no embeddings to it")
+            raise PartitaError("the reference is precomputed: do not add embeddings to it")
         added, side = Sample.of(embeddings, sizes, pieces), "referred" if reference else "evaluated"
         for name in ("frames", "sizes", "pieces"):
             getattr(self, f"{side}_{name}").append(getattr(added, name))
 
     def compute(self) -> dict[str, Tensor]:
-        """The distance, its interval, and what it was measured on.
+        """Return the distance and its interval.
 
         Returns:
-            ``kad``, and ``kad_low`` and ``kad_high``, which hold the distance of all pieces there could be on both
-            sides, float64; the numbers of ``clips``, ``pieces`` and ``reference_clips``, int64; and ``bandwidth``. The
-            bounds are NaN if a side has fewer than three pieces.
+            ``kad``, with the interval ``kad_low`` to ``kad_high`` for the population of pieces on both sides, float64;
+            the numbers of ``clips``, ``pieces`` and ``reference_clips``, int64; and ``bandwidth``. The bounds are NaN
+            if a side has fewer than three pieces.
 
         Raises:
-            PartitaError: The clips of a side are not from two pieces, or of both sides from the same.
+            PartitaError: A side has clips of fewer than two pieces.
         """
-        made, real = self._side("evaluated"), self._side("referred") if self.known is None else self.known
+        generated, real = self._side("evaluated"), self._side("referred") if self.known is None else self.known
         real = Sample(*(getattr(real, name).to(self.device) for name in ("frames", "sizes", "pieces")))
         bandwidth = real.bandwidth if self.bandwidth is None else self.bandwidth
-        member = membership(torch.cat([made.pieces, real.pieces]))
-        sides = member.split([len(made.sizes), len(real.sizes)], dim=1)
+        member = membership(torch.cat([generated.pieces, real.pieces]))
+        sides = member.split([len(generated.sizes), len(real.sizes)], dim=1)
         fewest = min(int((side.sum(1) > 0).sum()) for side in sides)
         value = without = torch.zeros(())
         for one, other, weight in ((0, 0, 1), (1, 1, 1), (0, 1, -2)):
-            first, second = (made, real)[one], (made, real)[other]
+            first, second = (generated, real)[one], (generated, real)[other]
             kernel = sides[one] @ _kernel_sums(first, second, bandwidth) @ sides[other].T
             pairs = torch.outer(sides[one] @ first.sizes.double(), sides[other] @ second.sizes.double())
             if not float(pairs.fill_diagonal_(0).sum()) or fewest < 2:
@@ -190,7 +190,7 @@ class KernelDistance(Gathered):
             bounds = mean_interval(value.cpu().numpy(), error, fewest, self.confidence)
             low, high = (value.new_tensor(float(bound)) for bound in bounds)
         counts = {
-            "clips": len(made.sizes),
+            "clips": len(generated.sizes),
             "pieces": int((sides[0].sum(1) > 0).sum()),
             "reference_clips": len(real.sizes),
         }
@@ -202,13 +202,13 @@ class KernelDistance(Gathered):
 
 
 def _mean_of_pairs(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of all pairs from sums and counts ``[P, P]`` by piece, and the means ``[P]`` without each piece."""
+    """Return the mean over all pairs, from sums and counts ``[P, P]`` by piece, and the means ``[P]`` without each."""
     left = [total.sum() - total.sum(0) - total.sum(1) for total in (sums, counts)]
     return sums.sum() / counts.sum(), left[0] / left[1]
 
 
 def _kernel_sums(first: Sample, second: Sample, bandwidth: float) -> Tensor:
-    """Sums ``[C, C']`` float64 of the kernel over the frames of every two clips."""
+    """Return the sums ``[C, C']`` float64 of the kernel over the frames of each pair of clips."""
     middle = second.frames.double().mean(0)  # centering avoids cancellation of squares
     one, other, sums = first.frames.double() - middle, second.frames.double() - middle, []
     squares = other.square().sum(1)
@@ -219,7 +219,7 @@ def _kernel_sums(first: Sample, second: Sample, bandwidth: float) -> Tensor:
 
 
 def _spaced(number: int, most: int) -> Tensor:
-    """At most ``most`` equally spaced numbers below ``number``.
+    """Return at most ``most`` equally spaced numbers below ``number``.
 
     >>> _spaced(10, 4).tolist()
     [1, 3, 6, 8]

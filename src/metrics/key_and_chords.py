@@ -14,7 +14,7 @@ from ..layers.chroma import CLASSES, Chroma, chroma_window
 from .piece_means import LabelMeans, Pieces
 
 _UNKNOWN_KEY = "X"
-_TRIADS = (0, 1)  # of the qualities, major and minor
+_TRIADS = (0, 1)  # indices of major and minor in QUALITIES
 _THIRD_HARMONIC = 0.3
 """Strength of a tone's third harmonic, a fifth above it, relative to the tone and its octaves."""
 _NO_CHORD_SIMILARITY = 0.4
@@ -26,7 +26,7 @@ _SILENCE = 1e-2
 
 
 def harmonic_chroma(sample_rate: int) -> Chroma:
-    """The chroma for keys and chords: magnitudes from 60 to 2000 Hz, in 10 frames of about 0.26 s a second."""
+    """Return the chroma for keys and chords: magnitudes from 60 to 2000 Hz, in 10 frames per second of about 0.26 s."""
     return Chroma(
         sample_rate,
         window=chroma_window(sample_rate) // 2,
@@ -39,7 +39,7 @@ def harmonic_chroma(sample_rate: int) -> Chroma:
 
 
 def estimate_key(chroma: np.ndarray) -> str:
-    """The key of chroma ``[frames, 12]``, as ``"F# minor"``; ``"X"`` for silence.
+    """Return the key of chroma ``[frames, 12]``, such as ``"F# minor"``; ``"X"`` for silence.
 
     It is the key whose profile correlates most with the mean (C. Krumhansl, Cognitive Foundations of Musical Pitch,
     1990, ch. 4), with the third harmonic of each tone included (E. Gómez, INFORMS Journal on Computing 18, 2006).
@@ -55,7 +55,7 @@ def estimate_key(chroma: np.ndarray) -> str:
 
 
 def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> list[tuple[float, float, str]]:
-    """Major and minor triads, and ``N`` for no chord, as start, end and name, without gaps and repetitions.
+    """Return start, end and name of chords: major and minor triads, or ``N`` for no chord, without gaps.
 
     Each frame is correlated with each chord, including the third harmonics of its tones. The result is the sequence
     with the highest total correlation, minus the cost of its changes (as A. Sheh and D. Ellis, ISMIR 2003, with
@@ -93,8 +93,8 @@ def estimate_chords(chroma: np.ndarray, frame_rate: float, seconds: float) -> li
 class KeyAgreement(LabelMeans):
     """Agreement of the key of audio with its label.
 
-    Keys survive noise down to 0 dB, low-passes down to 500 Hz and any change of tempo: an unchanged score says nothing
-    about sound quality.
+    The estimate is robust to noise down to 0 dB, low-pass filters down to 500 Hz and changes of tempo, so this metric
+    does not measure sound quality.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.
@@ -119,7 +119,7 @@ class KeyAgreement(LabelMeans):
 
         Args:
             audio: Audio in [-1, 1].
-            reference: The fields of each example; those without a key do not count.
+            reference: The fields of each example. Examples without a key are ignored.
             lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
@@ -140,11 +140,11 @@ class KeyAgreement(LabelMeans):
             self.record_clip((score, score == 1), (1, 1), piece)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over the clips with a key, both in [0, 1], and NaN without such clips.
+        """Return means over the clips with a key, in [0, 1]; NaN without such clips.
 
-        ``key``: the mean score of MIREX, 1 for the key, 0.5 for the one a fifth above, 0.3 for the relative and 0.2 for
-        the parallel one; ``key_exact``: the fraction in exactly this key. Each with its bounds ``…_low`` and
-        ``…_high``, ``…_clips`` and ``…_pieces``, the numbers with a key.
+        ``key`` is the mean MIREX score: 1 for the same key, 0.5 for the key a fifth above, 0.3 for the relative key and
+        0.2 for the parallel key. ``key_exact`` is the fraction in exactly this key. Each has bounds ``…_low`` and
+        ``…_high``; ``…_clips`` and ``…_pieces`` are the numbers with a key.
         """
         return super().compute()
 
@@ -175,7 +175,7 @@ class ChordAgreement(LabelMeans):
 
         Args:
             audio: Audio in [-1, 1].
-            reference: The fields of each example; those without chords do not count.
+            reference: The fields of each example. Examples without chords are ignored.
             lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
@@ -196,12 +196,12 @@ class ChordAgreement(LabelMeans):
                 raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
 
     def compute(self) -> dict[str, Tensor]:
-        """Fractions of the time that can be compared, all in [0, 1], and NaN without such time.
+        """Return fractions of the time with comparable labels, in [0, 1]; NaN without such time.
 
-        ``chord_root``: the fraction with the right root; ``chord_majmin``: with the right root and third, where the
-        label is major, minor or no chord, sevenths left aside; ``chord_segmentation``: how well changes coincide,
-        the worse of over- and undersegmentation (MIREX), 1 if all do. Each with its bounds ``…_low`` and
-        ``…_high``, ``…_clips`` and ``…_pieces``, the numbers with something to compare.
+        ``chord_root`` is the fraction with the correct root. ``chord_majmin`` is the fraction with the correct root and
+        third, where the label is major, minor or no chord (sevenths are ignored). ``chord_segmentation`` is the worse
+        of over- and undersegmentation (MIREX), 1 if all changes coincide. Each has bounds ``…_low`` and ``…_high``;
+        ``…_clips`` and ``…_pieces`` are the numbers with comparable labels.
         """
         return super().compute()
 
@@ -209,7 +209,7 @@ class ChordAgreement(LabelMeans):
 def chord_agreement(
     reference: Sequence[tuple[float, float, str]], estimated: Sequence[tuple[float, float, str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds that agree in root, in major or minor, and in segmentation, and those that can be compared: ``[3]`` each.
+    """Return agreeing and comparable seconds, ``[3]`` each: for root, for major or minor, and for segmentation.
 
     Time without an estimate counts as no chord.
     """
@@ -219,11 +219,11 @@ def chord_agreement(
     estimated_spans, estimated_names = util.adjust_intervals(
         *_labeled(estimated), spans.min(), spans.max(), NO_CHORD, NO_CHORD
     )
-    common, expected, heard = util.merge_labeled_intervals(spans, names, estimated_spans, estimated_names)
+    common, expected, found = util.merge_labeled_intervals(spans, names, estimated_spans, estimated_names)
     seconds = util.intervals_to_durations(common)
     agreeing, comparable = np.zeros(3), np.zeros(3)
     for i, compare in enumerate((chord.root, chord.majmin)):
-        score = compare(expected, heard)
+        score = compare(expected, found)
         counted = score >= 0
         agreeing[i], comparable[i] = (score * seconds)[counted].sum(), seconds[counted].sum()
     segmentation = chord.seg(
@@ -235,30 +235,30 @@ def chord_agreement(
 
 
 def _in_all_keys(tones: np.ndarray) -> np.ndarray:
-    """Tones by strength from C on ``[N, 12]``, with their third harmonics, moved to each class: ``[N · 12, 12]``."""
+    """Transpose tone strengths ``[N, 12]``, with their third harmonics, to all pitch classes: ``[N · 12, 12]``."""
     sounding = tones + _THIRD_HARMONIC * np.roll(tones, 7, axis=1)
     return np.stack([np.roll(row, root) for row in sounding for root in range(CLASSES)])
 
 
 def _labeled(chords: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, list[str]]:
-    """Spans ``[chords, 2]`` and names, in the format of mir_eval."""
+    """Return spans ``[chords, 2]`` and names, in the format of mir_eval."""
     spans = np.array([(start, end) for start, end, _ in chords], np.float64).reshape(-1, 2)
     return spans, [name for _, _, name in chords]
 
 
 def _numpy(chroma: Chroma, clip: Tensor) -> np.ndarray:
-    """Chroma ``[frames, 12]`` of one clip ``[C, T]``."""
+    """Return the chroma ``[frames, 12]`` of one clip ``[C, T]``."""
     return chroma(clip[None])[0].detach().double().cpu().numpy()
 
 
 def _standard(x: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """``[..., 12]`` without mean and of unit norm, or less where the norm is below ``least``; zero where it is zero."""
+    """Center ``[..., 12]`` and divide by the norm, or by ``least`` if the norm is smaller."""
     x = x - x.mean(-1, keepdims=True)
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), max(least, 1e-9))
 
 
 def _smoothest(score: np.ndarray, change: float) -> list[int]:
-    """The states whose scores ``[frames, states]`` sum to most, less ``change`` for each change (Viterbi)."""
+    """Return the states with the highest sum of scores ``[frames, states]``, minus ``change`` per change (Viterbi)."""
     best = score[0]
     before = []
     for now in score[1:]:

@@ -1,4 +1,4 @@
-"""How well generated audio preserves the melody of a reference."""
+"""Similarity of the melodies of generated audio and a reference."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class MelodySimilarity(ClipMeans):
     """Mean cosine similarity of the chroma of two recordings, over frames of all clips (arXiv 2306.05284, §4.1).
 
     With one-hot chroma, as in the publication, it is the fraction of frames whose strongest pitch class agrees.
-    Published values hold at 32 kHz; at other rates frames are a little longer or shorter.
+    Published values are for 32 kHz. At other sample rates, the frame length differs slightly.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.
-        one_hot: Whether only the strongest pitch class of a frame counts.
+        one_hot: Whether to compare only the strongest pitch class of each frame.
         confidence: Confidence level of the intervals.
     """
 
@@ -66,7 +66,7 @@ class MelodySimilarity(ClipMeans):
         self.record(torch.stack([s for s, _ in kept])[:, None], torch.tensor([n for _, n in kept]), pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``chroma_cosine`` in [0, 1], its bounds ``chroma_cosine_low`` and ``…_high``, and ``clips`` and ``pieces``.
+        """Return ``chroma_cosine`` in [0, 1], with bounds ``…_low`` and ``…_high``, and ``clips`` and ``pieces``.
 
         Raises:
             PartitaError: No clips were compared.

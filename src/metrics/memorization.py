@@ -1,4 +1,4 @@
-"""Whether a model continues prefixes from its training data as the original does (MusicLM, 2301.11325 §4.4)."""
+"""Memorization: how often a model continues a training prefix as the training data does (MusicLM, 2301.11325 §4.4)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..errors import PartitaError
 from .piece_means import ClipMeans, Pieces
 
 PAIRS_AT_ONCE = 64
-"""Number of pairs of sequences whose transport is computed at once."""
+"""Number of pairs of sequences in a batch."""
 TINY = 1e-300
-"""Keeps quotients with a zero denominator finite."""
+"""Minimum denominator, so that quotients are finite."""
 
 
 def entropy(tokens: Tensor, cardinality: int) -> Tensor:
-    """Entropy of the distribution of the tokens of each sequence ``[N, S]``, in bits, ``[N]`` float64."""
+    """Return the entropy of the token distribution of each sequence ``[N, S]``, in bits, ``[N]`` float64."""
     share = histogram(tokens, cardinality)
     return -torch.xlogy(share, share).sum(1) / math.log(2)
 
 
 def histogram(tokens: Tensor, cardinality: int) -> Tensor:
-    """Share of each token in each sequence ``[N, S]``, ``[N, cardinality]`` float64."""
+    """Return the relative frequency of each token in sequences ``[N, S]``, ``[N, cardinality]`` float64."""
     counts = torch.zeros((len(tokens), cardinality), dtype=torch.float64, device=tokens.device)
     return counts.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=torch.float64)) / tokens.shape[1]
 
@@ -32,18 +32,18 @@ def histogram(tokens: Tensor, cardinality: int) -> Tensor:
 def transport_cost(
     generated: Tensor, target: Tensor, centers: Tensor, *, regularization: float = 0.01, iterations: int = 200
 ) -> Tensor:
-    """The cost of transporting the histogram of one sequence to that of another, between the centers of their tokens.
+    """Return the optimal-transport cost between the token histograms of pairs of sequences.
 
-    Sinkhorn's algorithm (Cuturi 2013) in log space, over the tokens that occur. The regularization starts large and
-    falls, which takes fewer iterations (Schmitzer 2019), and the plan is rounded to the exact marginals
-    (Altschuler et al. 2017, algorithm 2): the costs are never below those of the optimal plan.
+    It uses Sinkhorn's algorithm (Cuturi 2013) in log space, over the tokens that occur. The regularization starts large
+    and decreases, which takes fewer iterations (Schmitzer 2019). The plan is rounded to the exact marginals
+    (Altschuler et al. 2017, algorithm 2), so the costs are never below those of the optimal plan.
 
     Args:
         generated: Tokens ``[N, S]`` int64.
         target: Tokens ``[N, S]`` int64.
-        centers: Centers ``[K, D]`` of the tokens; the cost is the Euclidean distance.
+        centers: Centers ``[K, D]`` of the tokens. The cost per unit of mass is their Euclidean distance.
         regularization: Entropic regularization, as a fraction of the mean distance between centers.
-        iterations: Iterations of the algorithm; the regularization falls during the first half.
+        iterations: Number of iterations. The regularization decreases during the first half.
 
     Returns:
         Costs ``[N]`` float64, in the unit of the centers.
@@ -59,11 +59,11 @@ def transport_cost(
 
 
 def _transport(first: Tensor, second: Tensor, between: Tensor, least: Tensor, iterations: int) -> Tensor:
-    """Costs ``[N]`` between histograms ``[N, K]``, regularized down to ``least``."""
+    """Return the costs ``[N]`` between histograms ``[N, K]``, with the final regularization ``least``."""
     (mass, rows), (other, columns) = _occurring(first), _occurring(second)
     cost = between[rows[:, :, None], columns[:, None, :]]
     mass, other = mass[:, :, None], other[:, None, :]
-    log_mass, log_other = mass.log(), other.log()  # −∞ where a sequence has fewer tokens than others
+    log_mass, log_other = mass.log(), other.log()  # −∞ for tokens that only pad shorter sequences
     g = torch.zeros_like(other)
     fall = torch.linspace(1, 0, max(1, iterations // 2)).tolist() + [0.0] * (iterations - iterations // 2)
     most = between.max()
@@ -82,7 +82,7 @@ def _transport(first: Tensor, second: Tensor, between: Tensor, least: Tensor, it
 
 
 def _occurring(share: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares and numbers, each ``[N, L]``, of the tokens of histograms ``[N, K]``; zero shares fill shorter ones."""
+    """Return frequencies and ids, each ``[N, L]``, of the tokens in histograms ``[N, K]``, padded with zeros."""
     longest = int((share > 0).sum(1).max())
     found = share.topk(longest, dim=1)
     return found.values, found.indices
@@ -99,15 +99,15 @@ def unrelated_costs(
     seed: int = 0,
     iterations: int = 200,
 ) -> Tensor:
-    """The :func:`transport_cost` of continuations and targets of different examples, drawn at random.
+    """Return the :func:`transport_cost` of random pairs of continuations and targets of different examples.
 
     Args:
-        generated: Tokens ``[N, S]`` int64 of the continuations; other training examples can be used too.
+        generated: Tokens ``[N, S]`` int64 of the continuations, or of other training examples.
         target: Tokens ``[N, S]`` int64 of the training continuations of the same examples, in the same order.
         centers: Centers ``[K, D]`` of the tokens.
         pairs: Number of pairs to draw.
-        pieces: Pieces of the examples, which are related within a piece. ``None`` takes each as its own piece.
-        min_entropy: Examples with fewer bits in either sequence are left out, as in :class:`Memorization`.
+        pieces: Names of the pieces. Examples of one piece are related. ``None`` takes each example as its own piece.
+        min_entropy: Minimum entropy of both sequences in bits. Others are excluded, as in :class:`Memorization`.
         seed: Seed of the draws.
         iterations: Iterations of Sinkhorn's algorithm.
 
@@ -115,7 +115,7 @@ def unrelated_costs(
         Costs ``[pairs]`` float64.
 
     Raises:
-        PartitaError: Examples of fewer than two pieces are left.
+        PartitaError: Fewer than two pieces remain.
     """
     kept = torch.minimum(entropy(generated, len(centers)), entropy(target, len(centers))) >= min_entropy
     generated, target = generated[kept], target[kept]
@@ -139,34 +139,34 @@ def unrelated_costs(
 
 
 def threshold_for(costs: Tensor, false_positives: float = 0.01) -> float:
-    """The highest threshold that fewer than this fraction of the costs ``[N]`` of unrelated pairs fall below.
+    """Return the highest threshold with less than this fraction of the costs ``[N]`` of unrelated pairs below it.
 
-    For other pairs, the fraction varies around this value, more so if few costs fell below: for at most 1 %, request
-    0.2 %.
+    For other pairs, the fraction varies around this value, and more so if only few costs are below the threshold. For
+    at most 1 %, request 0.2 %.
 
     Raises:
-        PartitaError: There are too few costs to estimate such a fraction.
+        PartitaError: There are too few costs to estimate the fraction.
     """
     if not 0 < false_positives < 1:
         raise ValueError(f"false_positives must be between 0 and 1, not {false_positives}")
     if len(costs) * false_positives < 1:
         needed = math.ceil(1 / false_positives)
-        raise PartitaError(f"{len(costs)} pairs cannot show {false_positives:g} false positives: give {needed} or more")
+        raise PartitaError(f"{len(costs)} pairs are too few for a rate of {false_positives:g}: use at least {needed}")
     below = math.ceil(len(costs) * false_positives) - 1
     return costs.sort().values[below].item()
 
 
 class Memorization(ClipMeans):
-    """How often a continuation matches the continuation in the training data, exactly or approximately.
+    """Rates of continuations that match the training data, exactly or approximately.
 
-    In an approximate match, transporting one histogram of tokens to the other costs less than ``threshold``.
-    Sequences with little content, such as silence, match by chance and are left out.
+    In an approximate match, the :func:`transport_cost` is below ``threshold``. Sequences with little content, such as
+    silence, match by chance and are excluded.
 
     Args:
         centers: Centers ``[K, D]`` of the tokens, from the k-means that produced them.
         threshold: Threshold in the unit of the centers: :func:`threshold_for` of the :func:`unrelated_costs`. MusicLM's
             0.85 holds only for its own centers.
-        min_entropy: Pairs where either sequence has fewer bits than this are left out.
+        min_entropy: Minimum entropy of both sequences in bits. Other pairs are excluded.
         regularization: Regularization of :func:`transport_cost`, the same as for the threshold.
         iterations: Iterations of :func:`transport_cost`, the same as for the threshold.
         confidence: Confidence level of the intervals.
@@ -206,11 +206,11 @@ class Memorization(ClipMeans):
         self.register_buffer("centers", centers.detach().double(), persistent=False)
 
     def update(self, generated: Tensor, target: Tensor, pieces: Pieces = None) -> None:
-        """Compare continuations ``[N, S]`` int64 with those of the same prefixes in training, of the same length.
+        """Compare generated continuations with those of the same prefixes in the training data.
 
         Args:
-            generated: Tokens ``[N, S]``.
-            target: Tokens ``[N, S]``.
+            generated: Tokens ``[N, S]`` int64 of the generated continuations.
+            target: Tokens ``[N, S]`` int64 of the continuations in the training data.
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
@@ -218,7 +218,7 @@ class Memorization(ClipMeans):
         """
         if generated.shape != target.shape or generated.ndim != 2 or not generated.shape[1]:
             shapes = f"{list(generated.shape)} and {list(target.shape)}"
-            raise PartitaError(f"generated and target must be tokens [N, S], as many of each, not {shapes}")
+            raise PartitaError(f"generated and target must be tokens [N, S] of the same shape, not {shapes}")
         cardinality = len(self.centers)
         tokens = torch.stack([generated, target])
         if ((tokens < 0) | (tokens >= cardinality)).any():
@@ -232,16 +232,16 @@ class Memorization(ClipMeans):
         self.record(torch.stack([exact.double(), matches.double(), cost, *entropies], 1), pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """How much was memorized, of the pairs that are not left out.
+        """Return the rates of memorization among the pairs that are not excluded.
 
         Returns:
-            Rates ``exact`` and ``approximate`` (which includes the exact ones), the mean ``cost``, the mean entropies
-            ``generated_entropy`` and ``target_entropy`` in bits, each with bounds ``…_low`` and ``…_high``;
-            ``match_entropy``, that of the generated sequences that match (nan without any); ``clips`` and
-            ``pieces``, the numbers of both, and ``left_out``, the fraction of pairs that were.
+            The rates ``exact`` and ``approximate`` (which includes exact matches), the mean ``cost``, and the mean
+            entropies ``generated_entropy`` and ``target_entropy`` in bits, each with bounds ``…_low`` and ``…_high``;
+            ``match_entropy``, the mean entropy of the generated sequences that match (NaN without matches); ``clips``
+            and ``pieces``, the numbers of both; and ``left_out``, the fraction of excluded pairs.
 
         Raises:
-            PartitaError: No pair is left.
+            PartitaError: All pairs are excluded.
         """
         rows = self.rows("sums").cpu()
         kept = rows[:, 3:].amin(1) >= self.min_entropy

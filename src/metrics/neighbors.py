@@ -1,4 +1,4 @@
-"""Whether generated music follows the style of an excerpt, or copies it (MusicGen-Style, 2407.12563 §4)."""
+"""Nearest-neighbor metrics of style following and copying (MusicGen-Style, 2407.12563 §4)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .piece_means import ClipMeans, Pieces
 
 
 class StyleNeighbors(ClipMeans):
-    """How far an excerpt and what was generated from it have the same neighbors, and how often they are too near.
+    """Fraction of common neighbors of excerpts and the music generated from them, and fraction of copies.
 
-    ``common`` is ``|N_K(x_C) ∩ N_K(x_G)| / K``, with the ``K`` songs of a database that are nearest to the excerpt
-    ``x_C`` and to the generated ``x_G``: high where the style is followed. ``overfit`` is the fraction of copies: high
-    is bad. ``K``, the distance and the inequality are choices; figures compare only where all of them agree.
+    ``common`` is ``|N_K(x_C) ∩ N_K(x_G)| / K``, with the ``K`` songs of a database nearest to the excerpt ``x_C`` and
+    to the generated clip ``x_G``; it is high if the style is followed. ``overfit`` is the fraction of copies, which
+    should be low. Values are comparable only for the same database and arguments.
 
-    A clip's embedding is the average over its chunks (:func:`~partita.metrics.similarity.clip_means`).
+    The embedding of a clip is the mean over its segments (:func:`~partita.metrics.similarity.clip_means`).
 
     Args:
-        database: Embeddings ``[M, D]`` of the songs to look for neighbors among.
-        neighbors: ``K``.
-        distance: ``cosine`` or ``euclidean``.
-        overfit: ``closer`` counts a copy where ``x_G`` is closer to ``x_C`` than any song of the database is,
-            ``source`` where the song nearest to ``x_G`` is the one that ``x_C`` was cut from.
-        strict: Whether ``closer`` requires a smaller distance, rather than at most an equal one.
-        exclude_source: Whether the song that ``x_C`` was cut from is excluded from the neighbors in ``common`` and
-            ``closer``: otherwise it is always among the nearest.
+        database: Embeddings ``[M, D]`` of the songs in which neighbors are searched.
+        neighbors: Number of neighbors ``K``.
+        distance: Distance between embeddings: ``cosine`` or ``euclidean``.
+        overfit: Definition of a copy. With ``closer``, ``x_G`` is closer to ``x_C`` than any song of the database. With
+            ``source``, the song nearest to ``x_G`` is the source of ``x_C``.
+        strict: Whether ``closer`` requires a strictly smaller distance.
+        exclude_source: Whether the source of ``x_C`` is excluded from the neighbors in ``common`` and ``closer``.
+            Otherwise it is always among the nearest.
         confidence: Confidence level of the intervals.
     """
 
@@ -52,7 +52,7 @@ class StyleNeighbors(ClipMeans):
             raise ValueError(f"database must be embeddings [M, D], not {list(database.shape)}")
         if not 1 <= neighbors <= len(database) - exclude_source:
             songs = f"{len(database)} songs" + (", one of them excluded" if exclude_source else "")
-            raise ValueError(f"neighbors must be between 1 and what the database has ({songs}), not {neighbors}")
+            raise ValueError(f"neighbors must be between 1 and the size of the database ({songs}), not {neighbors}")
         if distance not in ("cosine", "euclidean"):
             raise ValueError(f"distance must be cosine or euclidean, not {distance!r}")
         if overfit not in ("closer", "source"):
@@ -62,17 +62,17 @@ class StyleNeighbors(ClipMeans):
         self.register_buffer("database", self._prepared(database), persistent=False)
 
     def update(self, excerpt: Tensor, generated: Tensor, source: Tensor | None = None, pieces: Pieces = None) -> None:
-        """Compare generated clips with the excerpts they were conditioned on.
+        """Compare generated clips with the excerpts on which they were conditioned.
 
         Args:
-            excerpt: Embeddings ``[B, D]``.
-            generated: Embeddings ``[B, D]``.
-            source: Which song of the database each excerpt was cut from, ``[B]`` int64, −1 for none of them. ``None``
-                if unknown.
+            excerpt: Embeddings ``[B, D]`` of the excerpts.
+            generated: Embeddings ``[B, D]`` of the generated clips.
+            source: Number of the database song from which each excerpt was cut, ``[B]`` int64, −1 for other songs.
+                ``None`` if unknown.
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
 
         Raises:
-            PartitaError: The shapes do not fit, or ``overfit: source`` lacks a source.
+            PartitaError: The shapes do not match, or a source is missing for ``overfit: source``.
         """
         width = self.database.shape[1]
         if excerpt.shape != generated.shape or excerpt.ndim != 2 or excerpt.shape[1] != width:
@@ -81,11 +81,9 @@ class StyleNeighbors(ClipMeans):
         source = torch.full((len(excerpt),), -1) if source is None else source
         source = source.to(self.database.device)
         if len(source) != len(excerpt) or ((source < -1) | (source >= len(self.database))).any():
-            raise PartitaError(
-                f"source must be {len(excerpt)} numbers of songs of the database, or −1 for none of them"
-            )
+            raise PartitaError(f"source must be {len(excerpt)} numbers of database songs, or −1 for other songs")
         if self.overfit == "source" and (source < 0).any():
-            raise PartitaError("overfit: source needs to know the source of every excerpt, a song of the database")
+            raise PartitaError("overfit: source needs the source of every excerpt: pass the numbers of database songs")
         excerpt, generated = self._prepared(excerpt), self._prepared(generated)
         to_excerpt, to_generated = self._distances(excerpt), self._distances(generated)
         nearest = to_generated.argmin(1)
@@ -102,14 +100,17 @@ class StyleNeighbors(ClipMeans):
         self.record(torch.stack([common, copied.double()], 1), pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``common`` and ``overfit`` in [0, 1], their bounds ``…_low`` and ``…_high``, and ``clips`` and ``pieces``."""
+        """Return ``common`` and ``overfit`` in [0, 1], with bounds ``…_low`` and ``…_high``.
+
+        ``clips`` and ``pieces`` are the numbers of both.
+        """
         return super().compute()
 
     def _prepared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings whose Euclidean distances have the same order as ``distance``."""
+        """Return embeddings whose Euclidean distances have the same order as ``distance``."""
         embeddings = embeddings.double()
         return F.normalize(embeddings, dim=1) if self.distance == "cosine" else embeddings
 
     def _distances(self, embeddings: Tensor) -> Tensor:
-        """Distances ``[B, M]`` to all songs, without the cancellation of a product form."""
+        """Return the distances ``[B, M]`` to all songs, computed without cancellation."""
         return torch.cdist(embeddings, self.database, compute_mode="donot_use_mm_for_euclid_dist")

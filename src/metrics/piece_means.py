@@ -1,7 +1,7 @@
 """Metrics that store a row per clip, and means of these rows with confidence intervals over pieces.
 
-Frames of one clip resemble each other, and so do clips of one piece: only pieces are independent. The standard error of
-a mean comes from leaving out one piece at a time (:func:`~partita.metrics.significance.jackknife`).
+Frames of one clip are similar, and so are clips of one piece; only pieces are independent. The standard error of a mean
+is estimated by leaving out one piece at a time (:func:`~partita.metrics.significance.jackknife`).
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..errors import PartitaError
 from .significance import jackknife, mean_interval, rate_interval
 
 Pieces = Sequence[str | None] | None
-"""Names of the clips' pieces, one per clip; a clip without a name is a piece of its own."""
+"""Names of the pieces of clips, one per clip. A clip without a name is its own piece."""
 
 
 def piece_numbers(pieces: Pieces, clips: int) -> Tensor:
-    """Numbers ``[clips]`` int64 of pieces, the same in every process, at least 0; −1 for a piece of its own.
+    """Return numbers ``[clips]`` int64 of pieces, the same in every process and at least 0; −1 for unnamed pieces.
 
     Raises:
-        PartitaError: The number of names is not that of the clips.
+        PartitaError: The numbers of names and clips differ.
     """
     if pieces is None:
         return torch.full((clips,), -1, dtype=torch.int64)
     if len(pieces) != clips:
-        raise PartitaError(f"pieces must name the pieces of {clips} clips, not of {len(pieces)}")
+        raise PartitaError(f"pieces must contain a name for each of {clips} clips, not {len(pieces)} names")
     hashes = [None if name is None else hashlib.blake2b(name.encode(), digest_size=8).digest() for name in pieces]
     numbers = [-1 if digest is None else int.from_bytes(digest) >> 1 for digest in hashes]
     return torch.tensor(numbers, dtype=torch.int64)
 
 
 def membership(numbers: Tensor) -> Tensor:
-    """Membership of clips in pieces, ``[pieces, clips]`` float64 zeros and ones, from numbers ``[clips]``."""
+    """Return the membership matrix ``[pieces, clips]`` float64 of zeros and ones, from numbers ``[clips]``."""
     own = numbers < 0
     # hashes of names are at least 0, so negative numbers are free
     distinct = torch.where(own, -1 - torch.arange(len(numbers), device=numbers.device), numbers)
@@ -49,12 +49,12 @@ def membership(numbers: Tensor) -> Tensor:
 def mean_over_pieces(
     sums: Tensor, weights: Tensor, numbers: Tensor, *, confidence: float = 0.95, rate: bool = False
 ) -> dict[str, Tensor]:
-    """A mean over clips, and its confidence interval over their pieces.
+    """Return a mean over clips, and its confidence interval over their pieces.
 
     Args:
         sums: Sum of the values of each clip's segments, ``[N]``.
         weights: Number of segments of each clip, ``[N]``.
-        numbers: Numbers of the clips' pieces, from :func:`piece_numbers`, ``[N]``.
+        numbers: Numbers of the pieces, from :func:`piece_numbers`, ``[N]``.
         confidence: Confidence level of the interval.
         rate: Whether the values, and therefore the bounds, are between 0 and 1.
 
@@ -66,14 +66,14 @@ def mean_over_pieces(
         PartitaError: There are no clips.
     """
     if not len(sums):
-        raise PartitaError("there are no clips to take a mean of: call update first")
+        raise PartitaError("there are no clips to average: call update first")
     rows = torch.stack([sums, weights], 1).double().cpu()
     pieces = (membership(numbers.cpu()) @ rows).numpy()
     total = pieces.sum(0)
     value, left = total[0] / total[1], total - pieces
     _, error = jackknife(value, left[:, 0] / left[:, 1] if len(pieces) > 1 else left[:, 0])
     if rate:
-        if ((sums == 0) | (sums == weights)).all():  # right-or-wrong clips vary at least as if independent
+        if ((sums == 0) | (sums == weights)).all():  # binary clips vary at least as if independent
             error = np.fmax(error, np.sqrt(value * (1 - value) / len(sums))) if len(pieces) > 1 else error
         low, high = rate_interval(value, error, len(pieces), confidence)
     else:
@@ -105,7 +105,7 @@ class Gathered(Metric):
         self._without_rows[name] = torch.zeros((0, *shape), dtype=dtype)
 
     def rows(self, name: str) -> Tensor:
-        """All rows ``[N, *shape]`` of a state."""
+        """Return all rows ``[N, *shape]`` of a state."""
         value = getattr(self, name)  # a list until it is gathered, then a tensor
         value = value if isinstance(value, list) else [value]
         return torch.cat([self._without_rows[name].to(self.device), *value])
@@ -151,7 +151,7 @@ class ClipMeans(Gathered):
     def compute(self) -> dict[str, Tensor]:
         """The mean of each name, float64, and its bounds ``…_low`` and ``…_high``, NaN for a single piece.
 
-        Also ``clips`` and ``pieces``, the numbers of both, int64.
+        ``clips`` and ``pieces`` are the numbers of both, int64.
 
         Raises:
             PartitaError: No clip was measured.
@@ -159,10 +159,10 @@ class ClipMeans(Gathered):
         return self.means(torch.ones(len(self.rows("sums")), dtype=torch.bool))
 
     def means(self, kept: Tensor) -> dict[str, Tensor]:
-        """The results of :meth:`compute` for the clips ``[N]`` bool that are kept."""
+        """Return the results of :meth:`compute` for the clips selected by ``kept`` ``[N]`` bool."""
         sums, weights, numbers = (self.rows(name).cpu()[kept.cpu()] for name in ("sums", "weights", "pieces"))
         if not len(sums):
-            raise PartitaError(f"{type(self).__name__} has measured nothing yet: call update first")
+            raise PartitaError(f"{type(self).__name__} has no clips: call update first")
         results: dict[str, Tensor] = {"clips": torch.tensor(len(sums))}
         for i, name in enumerate(self.names):
             found = self.mean(name, sums[:, i], weights, numbers)
@@ -171,7 +171,7 @@ class ClipMeans(Gathered):
         return results
 
     def mean(self, name: str, sums: Tensor, weights: Tensor, numbers: Tensor) -> dict[str, Tensor]:
-        """One mean of :func:`mean_over_pieces`, from sums, weights and numbers of pieces ``[C]``."""
+        """Return the :func:`mean_over_pieces` of one name, given sums, weights and numbers of pieces ``[C]``."""
         return mean_over_pieces(sums, weights, numbers, confidence=self.confidence, rate=name in self.rates)
 
 
@@ -197,10 +197,10 @@ class LabelMeans(ClipMeans):
         self.record(first, second, [piece])
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of each name, float64, and its bounds ``…_low`` and ``…_high``.
+        """Return the mean of each name, float64, with bounds ``…_low`` and ``…_high``.
 
-        Also ``…_clips`` and ``…_pieces``, the numbers of clips and pieces with the label. The mean is NaN if no clip
-        has it, the bounds if clips of fewer than two pieces have it.
+        ``…_clips`` and ``…_pieces`` are the numbers of clips and pieces with the label. The mean is NaN without clips
+        with the label, and the bounds are NaN for fewer than two pieces.
         """
         sums, weights, numbers = (self.rows(name).cpu() for name in ("sums", "weights", "pieces"))
         results: dict[str, Tensor] = {}
@@ -218,7 +218,7 @@ class LabelMeans(ClipMeans):
 
 
 def sums_per_clip(values: Tensor, sizes: Tensor) -> Tensor:
-    """Sums ``[C, ...]`` of values ``[N, ...]`` of segments over the ``sizes`` ``[C]`` int64 of the clips, in order.
+    """Sum values ``[N, ...]`` of segments to ``[C, ...]`` per clip, given the ``sizes`` ``[C]`` int64 of the clips.
 
     Raises:
         PartitaError: The sizes are not positive or do not add up to ``N``.

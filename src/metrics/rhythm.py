@@ -14,11 +14,11 @@ from .piece_means import LabelMeans, Pieces
 _RATE = 22050
 _HOP = 256
 _LAG = 4
-"""Number of frames over which loudness must rise: 46 ms, because many instruments have a slow attack."""
+"""Lag of the onset strength in frames: 46 ms, because many instruments have a slow attack."""
 
 
 def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0) -> tuple[float, np.ndarray]:
-    """Tempo and beats of a clip, by D. Ellis' dynamic programming (JNMR 36, 2007), as in librosa.
+    """Estimate tempo and beats with the dynamic programming of D. Ellis (JNMR 36, 2007), as in librosa.
 
     Args:
         audio: Audio ``[C, T]``.
@@ -35,7 +35,7 @@ def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0
     if not strength.any():
         return 0.0, np.zeros(0)
     tempo = librosa.feature.tempo(onset_envelope=strength, sr=_RATE, hop_length=_HOP, start_bpm=expected_tempo)
-    # Beats are tracked beyond the end: otherwise the last frame would become one.
+    # Padding prevents the tracker from placing a beat on the last frame.
     _, beats = librosa.beat.beat_track(
         onset_envelope=np.pad(strength, (0, _RATE // _HOP)),
         sr=_RATE,
@@ -44,7 +44,7 @@ def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0
         units="time",
         trim=False,
     )
-    # A rise is between a frame and the one a lag before it.
+    # An onset lies between a frame and the frame one lag earlier.
     beats = np.asarray(beats, np.float64) - _LAG / 2 * _HOP / _RATE
     return float(tempo.item()), beats[(beats >= 0) & (beats < len(mono) / _RATE)]
 
@@ -52,14 +52,14 @@ def estimate_beats(audio: Tensor, sample_rate: int, expected_tempo: float = 90.0
 class RhythmAgreement(LabelMeans):
     """Agreement of the tempo and beats of audio with their labels.
 
-    It does not measure fidelity: tempo is found a little more often through a mild low-pass or a trained codec than in
-    the recording itself.
+    It does not measure sound quality: a mild low-pass filter or a trained codec even improves the tempo estimate
+    slightly.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.
         expected_tempo: Most likely tempo of the estimator in beats per minute. The mean of the corpus is about 90,
             that of popular music about 120.
-        trim: Seconds at the start in which beats do not count. MIREX leaves out 5, too many for short clips.
+        trim: Seconds at the start in which beats are ignored. MIREX uses 5, which is too long for short clips.
         confidence: Confidence level of the intervals.
     """
 
@@ -92,7 +92,7 @@ class RhythmAgreement(LabelMeans):
 
         Args:
             audio: Audio in [-1, 1].
-            reference: The fields of each example; those without tempo, or without beats after ``trim``, do not count.
+            reference: The fields of each example. Examples without tempo and beats after ``trim`` are ignored.
             lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
             pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
         """
@@ -109,24 +109,24 @@ class RhythmAgreement(LabelMeans):
             if target:
                 first = same_tempo(tempo, target)
                 second = any(same_tempo(tempo, octave * target) for octave in (0.5, 1, 2))
-            heard = trim_beats(beats, self.trim)
-            if len(expected) and len(heard):
-                f = f_measure(expected, heard, f_measure_threshold=0.07)
+            estimated = trim_beats(beats, self.trim)
+            if len(expected) and len(estimated):
+                f = f_measure(expected, estimated, f_measure_threshold=0.07)
             self.record_clip((first, second, f), (bool(target), bool(target), len(expected) > 0), piece)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over clips with the label, in [0, 1]; NaN without such clips.
+        """Return means over clips with the label, in [0, 1]; NaN without such clips.
 
-        ``tempo_accuracy_1``: the fraction within 4 % of the tempo; ``tempo_accuracy_2``: of it, half or double
-        (F. Gouyon et al., IEEE TASLP 14, 2006, where three times or a third count too); ``beat_f_measure``: of beats
-        within 70 ms, by when every instrument of the corpus has at least half of its level. Each with its bounds
-        ``…_low`` and ``…_high``, and ``…_clips`` and ``…_pieces``, the numbers with the label.
+        ``tempo_accuracy_1`` is the fraction within 4 % of the tempo. ``tempo_accuracy_2`` also accepts half and double
+        the tempo (F. Gouyon et al., IEEE TASLP 14, 2006, also accept three times and a third). ``beat_f_measure`` is
+        the F-measure of beats within 70 ms, after which all instruments of the corpus reach half of their level. Each
+        has bounds ``…_low`` and ``…_high``; ``…_clips`` and ``…_pieces`` are the numbers with the label.
         """
         return super().compute()
 
 
 def same_tempo(tempo: float, target: float) -> bool:
-    """Whether a tempo is within 4 % of another.
+    """Return whether a tempo is within 4 % of a target.
 
     >>> same_tempo(124.0, 120.0), same_tempo(115.0, 120.0)
     (True, False)

@@ -1,6 +1,6 @@
 """Significance tests of differences, and confidence intervals of statistics.
 
-Everything here counts independent units: pieces rather than their clips, listeners rather than their answers.
+All of them take independent units: pieces rather than their clips, listeners rather than their answers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from scipy import stats
 
 
 def sign_flip_test(differences: Sequence[int]) -> float:
-    """The two-sided exact p-value that independent units favor neither side, as one of Fisher's randomization tests.
+    """Return the exact two-sided p-value that independent units favor neither side (Fisher's randomization test).
 
-    If both sides were alike, each unit's difference would be equally likely with the opposite sign. The p-value is the
-    fraction of all choices of signs whose sum is at least as far from zero as the sum that was observed; so it is never
-    below ``2 / 2**units``. If every difference is 1 or −1, this is the sign test.
+    Under the null hypothesis, each difference is equally likely with the opposite sign. The p-value is the fraction of
+    all choices of signs whose sum is at least as far from zero as the observed sum, so it is at least ``2 / 2**units``.
+    If every difference is 1 or −1, this is the sign test.
 
     Args:
-        differences: Difference of each unit, such as wins minus losses of a listener.
+        differences: Difference of each unit, such as the wins minus the losses of a listener.
 
     Example:
         >>> sign_flip_test([3, 5, 2, 4])
@@ -37,7 +37,7 @@ def sign_flip_test(differences: Sequence[int]) -> float:
 
 
 def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """A statistic without its first-order bias, and its standard error (Quenouille 1956, Tukey 1958).
+    """Return a statistic without its first-order bias, and its standard error (Quenouille 1956, Tukey 1958).
 
     Args:
         whole: The statistic of all independent units, ``[...]``.
@@ -63,7 +63,7 @@ def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndar
 def mean_interval(
     mean: ArrayLike, error: ArrayLike, units: int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval of a statistic with this standard error, from this many independent units."""
+    """Return Student's interval of a statistic with this standard error, for ``units`` independent units."""
     half = _student(units, confidence) * np.asarray(error, float)
     middle = np.asarray(mean, float)
     return middle - half, middle + half
@@ -72,10 +72,10 @@ def mean_interval(
 def rate_interval(
     rate: ArrayLike, error: ArrayLike, units: int, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval (1927) of a rate in [0, 1] with this standard error, from this many independent units.
+    """Return Wilson's interval (1927) of a rate in [0, 1] with this standard error, for ``units`` independent units.
 
-    The effective number of answers follows from the error, as in Korn and Graubard (1998), and Student's quantile
-    replaces the normal one. A rate of 0 or 1 counts one answer per unit, so that its interval is not empty.
+    The effective sample size follows from the error, as in Korn and Graubard (1998), and Student's quantile replaces
+    the normal one. For a rate of 0 or 1, the sample size is ``units``, so that the interval is not empty.
 
     >>> [round(float(bound), 3) for bound in rate_interval(0.0, 0.0, 6)]
     [0.0, 0.524]
@@ -94,9 +94,9 @@ def _student(units: int, confidence: float) -> float:
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> float:
-    """The two-sided p-value of Student's t-test that pairs have the same mean.
+    """Return the two-sided p-value of Student's paired t-test for equal means.
 
-    NaN for fewer than three pairs, and if all differences are equal, because there is no variance to compare with.
+    It is NaN for fewer than three pairs, and if all differences are equal, because they have no variance.
 
     >>> round(paired_test([1.0, 2.0, 3.0], [2.0, 2.5, 4.5]), 3)
     0.074
@@ -108,7 +108,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P-values corrected for multiple testing (Holm, 1979).
+    """Correct p-values for multiple testing (Holm, 1979).
 
     >>> holm([0.25, 0.125, 0.5])
     [0.5, 0.375, 0.5]
@@ -121,7 +121,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def p_text(value: float) -> str:
-    """A p-value as formatted text."""
+    """Format a p-value."""
     if math.isnan(value):
         return "–"
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -11,16 +11,16 @@ from .piece_means import ClipMeans, Pieces, sums_per_clip
 
 
 def clip_means(embeddings: Tensor, sizes: Tensor) -> Tensor:
-    """Mean embeddings ``[C, D]`` float64 of clips with ``sizes`` ``[C]`` int64 segments ``[N, D]`` each, in order."""
+    """Average embeddings ``[N, D]`` of segments to ``[C, D]`` float64 per clip, given the ``sizes`` ``[C]`` int64."""
     return sums_per_clip(embeddings.double(), sizes) / sizes.to(embeddings.device)[:, None]
 
 
 class PairedCosine(ClipMeans):
-    """Mean cosine of paired embeddings, in [−1, 1].
+    """Mean cosine similarity of paired embeddings, in [−1, 1].
 
-    For text and audio under LAION-CLAP, this is the CLAP score; under MuLan, the cycle consistency of MusicLM
-    (2301.11325 §4.2), where a clip longer than MuLan's ten seconds is the average of its segments. Only values of the
-    same model are comparable.
+    For text and audio embeddings of LAION-CLAP, this is the CLAP score. For MuLan, it is the cycle consistency of
+    MusicLM (2301.11325 §4.2), where clips longer than the ten seconds of MuLan are averaged over segments. Values are
+    comparable only for the same model.
 
     Args:
         confidence: Confidence level of the intervals.
@@ -66,5 +66,5 @@ class PairedCosine(ClipMeans):
         self.record(F.cosine_similarity(first, second)[:, None], pieces=pieces)
 
     def compute(self) -> dict[str, Tensor]:
-        """``cosine``, its bounds ``cosine_low`` and ``cosine_high``, and the numbers of ``clips`` and ``pieces``."""
+        """Return ``cosine``, its bounds ``cosine_low`` and ``cosine_high``, ``clips`` and ``pieces``."""
         return super().compute()

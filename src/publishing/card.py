@@ -13,9 +13,9 @@ from typing import Any
 import jinja2
 import yaml
 
-from ..data.base import NAMES
+from ..data.base import SPLIT_NAMES
 from ..data.examples import Examples
-from ..data.overview import gaps, overview
+from ..data.overview import overview, training_gaps
 from ..errors import PartitaError
 from ..evaluation.rows import clips_text
 from ..limits import LARGEST_RESULTS
@@ -113,7 +113,7 @@ def model_card(
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
     texts = "text" in system.inputs
-    untold = "no prompt" if texts else "no words"
+    generation_gaps = "no prompt" if texts else "no words"
     values = {
         "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
         "title": repo_id.split("/")[-1],
@@ -138,10 +138,10 @@ def model_card(
         "origins": [_line(f"{origin.what}: {origin.license}") for origin in system.source.origins],
         "metrics": rows,
         "reading": [_line(str(text)) for text in reading],
-        "pieces": NAMES[system.source.stand_in("test")] if captions else "",
+        "pieces": SPLIT_NAMES[system.source.fallback_split("test")] if captions else "",
         "notes": [_line(str(note)) for note in notes],
         "examples": [
-            {"caption": _line(text) or untold, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
+            {"caption": _line(text) or generation_gaps, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
             for i, text in (captions or {}).items()
         ],
         "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
@@ -255,7 +255,7 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
     try:
         spec = system.output.spec
         system.source.setup()
-        pieces = Examples.at(spec, system.source, "test", count, 1.0, SEED)
+        pieces = Examples.for_spec(spec, system.source, "test", count, 1.0, SEED)
         known = [pieces[i].fields for i in range(count)]
         audio = system.generate(system.prompts_of(known), seed=list(range(count))).cpu()
     except (PartitaError, OSError):
@@ -272,7 +272,7 @@ def _overview(system: System) -> list[str]:
         system.source.setup()
     except (PartitaError, OSError):
         return []
-    return [*overview(system.source), *gaps(system.source, system.reads, advise=False)]
+    return [*overview(system.source), *training_gaps(system.source, system.reads, advise=False)]
 
 
 def _id(kind: str, name: str) -> str:

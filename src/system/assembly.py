@@ -19,7 +19,7 @@ from ..core.reference import Reference
 from ..core.schema import build
 from ..core.seeds import derive_seed
 from ..data.base import Source
-from ..data.clips import ALWAYS
+from ..data.clips import ALWAYS_SUPPLIED
 from ..data.mixture import Mixture
 from ..data.overview import not_supplied
 from ..errors import PartitaError, Problem, RecipeError
@@ -214,14 +214,14 @@ class Assembly:
         problems = []
         for name, tokenizer in self.plan.tokenizers.items():
             read = (tokenizer.reads or "audio").partition(".")[0]
-            if read not in self.source.fields | ALWAYS:
+            if read not in self.source.fields | ALWAYS_SUPPLIED:
                 message, suggestion = not_supplied(self.source, read, f"tokenizers.{name}")
                 problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
         for name, conditioner in self.conditioners.items():
             # A conditioner of the audio trains on the clips, without the fields that replace them in generation.
             if conditioner is None or "audio" in conditioner.inputs:
                 continue
-            lacking = [field for field in conditioner.inputs if field not in self.source.fields | ALWAYS]
+            lacking = [field for field in conditioner.inputs if field not in self.source.fields | ALWAYS_SUPPLIED]
             if not lacking:
                 continue
             without = [f"conditioners.{name}=null"]

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..core.contracts import Clip
 from ..core.excerpt import excerpt_of
 from ..core.registry import did_you_mean
-from ..data.clips import clip_for, prepared
-from ..data.fields.base import cropped, parsed
+from ..data.clips import clip_for, prepare_clips
+from ..data.fields.base import crop_fields, parse_value
 from ..errors import PartitaError
 from ..generators.base import Term, classifier_free
 from ..layers.guidance import checked_terms
@@ -110,10 +110,10 @@ def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: floa
         clips = []
         for name in conditioner.inputs:
             for part in (part for value in inputs.get(name, ()) for part in segments_of(value)):
-                known = cropped({name: part}, 0.0, seconds)
+                known = crop_fields({name: part}, 0.0, seconds)
                 clips.append(clip_for(conditioner, Clip(known, seconds, known.pop("audio", None), rate)))
         if clips:
-            prepared(conditioner, clips)
+            prepare_clips(conditioner, clips)
 
 
 def _negative(prompts: dict[str, list[Any]], batch: int) -> dict[str, list[Any]]:
@@ -159,7 +159,7 @@ def _parsed(where: str, name: str, value: Any) -> Any:
     if isinstance(value, Story):
         return Story([(time, _parsed(where, name, part)) for time, part in value.segments])
     try:
-        return parsed(name, value)
+        return parse_value(name, value)
     except ValueError as error:
         raise PartitaError(f"{where}: {error}") from None
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..conditioners.base import Conditioner
 from ..core.contracts import Clip
-from ..data.clips import clip_for, completed
-from ..data.fields.base import Segment, cropped, field
+from ..data.clips import clip_for, fill_defaults
+from ..data.fields.base import Segment, crop_fields, field
 from .request import Story
 
 
@@ -45,7 +45,7 @@ class ClipInputs:
         clips = []
         for i in range(batch):
             fields = {name: self._value(name, values[i], segment) for name, values in self.inputs.items()}
-            fields = cropped(completed(fields, conditioner.inputs, self.seconds), *time_range)
+            fields = crop_fields(fill_defaults(fields, conditioner.inputs, self.seconds), *time_range)
             audio = fields.pop("audio", None)
             clips.append(clip_for(conditioner, Clip(fields, time_range[1], audio, self.sample_rate)))
         return clips

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from ..data.overview import damage, gaps, overview
+from ..data.overview import damage, overview, training_gaps
 from .assembly import Assembly
 
 
@@ -20,4 +20,4 @@ def check_data(system: Assembly) -> tuple[list[str], list[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # skipped pieces are reported as damaged
         system.source.setup()
-    return [*overview(system.source), *gaps(system.source, system.reads)], damage(system.source)
+    return [*overview(system.source), *training_gaps(system.source, system.reads)], damage(system.source)

@@ -16,7 +16,7 @@ from ..core.rates import at_least, exact, nearest
 from ..core.reference import OutputReference, Reference, unstacked
 from ..core.resample import convert
 from ..core.seeds import derive_seed
-from ..data.clips import prepared
+from ..data.clips import prepare_clips
 from ..errors import PartitaError
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.chain import StagePlan
@@ -210,7 +210,7 @@ class ChainRun:
         negative = []
         if self.negative.keys() & set(conditioner.inputs):
             negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, time_range)
-        ready = prepared(conditioner, [*positive, *negative])  # together, so that both have the same length
+        ready = prepare_clips(conditioner, [*positive, *negative])  # together, so that both have the same length
         condition = conditioner({key: tensor.to(self.system.device) for key, tensor in ready.items()})
         if conditioner.spec.frame_rate is not None:
             condition = condition.lasting(conditioner.positions(self.seconds))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.registry import names
-from ..data.fields.base import kinds
+from ..data.fields.base import field_kinds
 from ..errors import PartitaError
 from ..limits import LARGEST_PROMPTS
 from ..storage.files import kind, replacing_file
@@ -111,7 +111,7 @@ def input_warnings(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> lis
                 "--prompts, and continue audio with --continue"
             )
     for name, conditioner in system.conditioners.items():
-        texts = [name for name in conditioner.inputs if kinds([name]) == {"text"}]
+        texts = [name for name in conditioner.inputs if field_kinds([name]) == {"text"}]
         prompts = dict.fromkeys(text for name in texts for text in _texts(inputs.get(name, ())))
         unknown = [value for value in prompts if not conditioner.knows(value)]
         if unknown:
@@ -154,7 +154,7 @@ def _resolved_paths(prompts: Path, name: str, value: Any) -> Any:
     """Return a value in which paths of audio files beside the prompt file are absolute."""
     if isinstance(value, dict):
         return {key: _resolved_paths(prompts, name, inner) for key, inner in value.items()}
-    if name not in names("field") or kinds([name]) != {"audio"} or not isinstance(value, str):
+    if name not in names("field") or field_kinds([name]) != {"audio"} or not isinstance(value, str):
         return value
     beside = prompts.parent / value
     return str(beside.absolute()) if kind(beside) == "file" else value

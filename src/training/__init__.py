@@ -1,4 +1,4 @@
 """Training: the data of a part, its trainer and callbacks, runs of whole systems and their reports.
 
-How a single part computes its loss is in its own file, in the room of its family.
+The loss of a part is computed in its own file, in the room of its family.
 """

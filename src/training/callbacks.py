@@ -1,4 +1,4 @@
-"""What happens around a training step: seeds, checkpoints, guards, and things to look at and listen to."""
+"""Lightning callbacks around training steps: seeding, NaN checks, throughput, progress and logged clips."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from ..errors import PartitaError
-from .loggers import log_clip, shows_clips
+from .loggers import log_clip, supports_clips
 
 
-class OnSteps(Callback):
-    """Is called around steps, which are one batch or, where gradients are accumulated, several."""
+class StepCallback(Callback):
+    """Base class of callbacks that run around steps. A step has several batches if gradients are accumulated."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The first batch of a step begins it."""
+        """Call :meth:`on_step_start` at the first batch of a step."""
         step, before = divmod(batch_idx, pl_module.fit_options.accumulate)
         if not before:
             self.on_step_start(trainer, pl_module, step)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The last one ends it."""
+        """Call :meth:`on_step_end` at the last batch of a step."""
         done, after = divmod(batch_idx + 1, pl_module.fit_options.accumulate)
         if not after:
             self.on_step_end(trainer, pl_module, done)
 
     def on_step_start(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Before a step; the first is 0."""
+        """Run before step number ``step``, from 0."""
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, done: int) -> None:
-        """After a step; ``done`` counts it."""
+        """Run after a step. ``done`` is the number of completed steps."""
 
 
 class CountSteps(Callback):
-    """Numbers what is logged by steps.
+    """Makes loggers count training steps.
 
-    Lightning counts batches where a part optimizes itself, and one too many after each checkpoint it goes on from.
+    Lightning counts batches under manual optimization, and is off by one after each resumed checkpoint.
     """
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Before anything is logged."""
+        """Set the counter before anything is logged."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = batch_idx // pl_module.fit_options.accumulate
 
 
 class Reseed(Callback):
-    """Makes the randomness of a batch a function of seed and number, so that a run can be taken up anywhere.
+    """Makes the random numbers of a batch depend only on the seed and the batch, so that a run can be resumed exactly.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the training.
     """
 
     def __init__(self, seed: int) -> None:
@@ -63,17 +63,17 @@ class Reseed(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Before each batch; processes differ."""
+        """Seed torch before each batch, differently in each process."""
         torch.manual_seed((self.seed + batch_idx * trainer.world_size + trainer.global_rank) % 2**63)
 
 
 class NaNGuard(Callback):
-    """Stops at the first loss that is not a number, and names it.
+    """Stops at the first training metric that is not finite, with an error that names it.
 
-    Looks at each batch on a CPU; on other devices, where looking waits for the device, now and then.
+    It checks every batch on a CPU. On other devices, a check waits for the device and is therefore less frequent.
 
     Args:
-        every: Batches between two looks on other devices.
+        every: Number of batches between two checks on other devices.
     """
 
     def __init__(self, every: int) -> None:
@@ -82,7 +82,7 @@ class NaNGuard(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Check everything the batch logged."""
+        """Check all training metrics of the batch."""
         if pl_module.device.type != "cpu" and (batch_idx + 1) % self.every:
             return
         for name, value in trainer.callback_metrics.items():
@@ -96,12 +96,12 @@ class NaNGuard(Callback):
                 )
 
 
-class Throughput(OnSteps):
-    """Logs steps and seconds of audio per second.
+class Throughput(StepCallback):
+    """Logs the throughput, in steps and in seconds of audio per second.
 
     Args:
-        seconds: Of audio per step and process.
-        every: Steps between two logs.
+        seconds: Seconds of audio per step and process.
+        every: Number of steps between two logs.
     """
 
     def __init__(self, seconds: float, every: int) -> None:
@@ -110,7 +110,7 @@ class Throughput(OnSteps):
         self._since: tuple[int, float] | None = None
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, done: int) -> None:
-        """At each logged step, over the time since the last one."""
+        """Log the throughput since the last log."""
         if done % self.every:
             return
         now = time.perf_counter()
@@ -121,30 +121,30 @@ class Throughput(OnSteps):
         self._since = (done, now)
 
 
-class Stopwatch(OnSteps):
-    """Times steps, until the device is done with each.
+class StepTimer(StepCallback):
+    """Records the end of each step, after the device has finished it.
 
     Attributes:
-        times: When each step ended, in seconds.
+        times: End of each step, in seconds of a monotonic clock.
     """
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, done: int) -> None:
-        """Note the time."""
+        """Record the time."""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         self.times.append(time.perf_counter())
 
 
-class Lines(OnSteps):
-    """Reports progress as a line now and then, with the time that is left: for logs, and where there is no terminal.
+class ProgressLines(StepCallback):
+    """Logs progress and the remaining time as a line at intervals, for log files and without a terminal.
 
     Args:
-        steps: Steps of the whole training.
-        logger: Gets the lines.
-        seconds: Least time between two lines; in a long training it grows to a hundredth of the time so far.
+        steps: Number of steps of the whole training.
+        logger: Logger of the lines.
+        seconds: Minimum time between two lines. In a long training, it grows to 1 % of the elapsed time.
     """
 
     def __init__(self, steps: int, logger: logging.Logger, seconds: float = 15.0) -> None:
@@ -153,7 +153,7 @@ class Lines(OnSteps):
         self._last: tuple[int, float] | None = None
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, done: int) -> None:
-        """Report when it is time for the next line."""
+        """Log a line if the interval has passed."""
         now = time.monotonic()
         if self._last is None:
             self._begun, self._last = now, (done, now)
@@ -168,7 +168,7 @@ class Lines(OnSteps):
 
 
 def duration(seconds: float) -> str:
-    """A time span in words, to about two digits.
+    """Format a duration with one or two units.
 
     >>> [duration(s) for s in (8, 95, 3 * 3600 + 600, 50 * 3600)]
     ['8 s', '1 min 35 s', '3 h 10 min', '2 d 2 h']
@@ -181,52 +181,52 @@ def duration(seconds: float) -> str:
     return f"{round(seconds)} s"
 
 
-class Bar(RichProgressBar):
-    """Lightning's progress bar, in steps rather than batches, and without the version number of a logger."""
+class StepProgressBar(RichProgressBar):
+    """Lightning's progress bar, counting steps instead of batches, and without the logger's version number."""
 
     @property
     def total_train_batches(self) -> int | float:
-        """Steps, which are what its end is."""
+        """Total number of steps."""
         part: Any = self.trainer.lightning_module
         return super().total_train_batches // part.fit_options.accumulate
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Show the steps that are done."""
+        """Update the bar to the number of completed steps."""
         done = (batch_idx + 1) // pl_module.fit_options.accumulate
         super().on_train_batch_end(trainer, pl_module, outputs, batch, done - 1)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The metrics to show."""
+        """Return the metrics to show."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
-class Media(Callback):
+class ClipLogger(Callback):
     """Logs audio and spectrograms of fixed validation clips at each validation, on the first process.
 
     Args:
-        originals: Makes the clips ``[B, C, T]`` once, before training.
-        render: Makes what the part in training turns them into, on the part's device.
-        sample_rate: In Hz.
+        originals: Returns the original clips ``[B, C, T]``; called once, before training.
+        render: Returns the output of the part for these clips; called at each validation.
+        sample_rate: Sample rate of the clips, in Hz.
     """
 
     def __init__(self, originals: Callable[[], Tensor], render: Callable[[], Tensor], sample_rate: int) -> None:
         self.originals, self.render, self.sample_rate = originals, render, sample_rate
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The clips as they are."""
-        if trainer.is_global_zero and any(map(shows_clips, trainer.loggers)):
+        """Log the original clips."""
+        if trainer.is_global_zero and any(map(supports_clips, trainer.loggers)):
             self._log(trainer, "original", self.originals())
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The clips as the part renders them, with the weights that are validated.
+        """Log the clips as the part renders them, with the validated weights.
 
-        Averaged weights give way to the others at this hook, but after this callback: those of a part come last.
+        The callback that restores the training weights after averaging runs later in this hook.
         """
-        if trainer.is_global_zero and any(map(shows_clips, trainer.loggers)):
+        if trainer.is_global_zero and any(map(supports_clips, trainer.loggers)):
             self._log(trainer, "rendered", self.render())
 
     def _log(self, trainer: L.Trainer, tag: str, clips: Tensor) -> None:
-        for logger in filter(shows_clips, trainer.loggers):
+        for logger in filter(supports_clips, trainer.loggers):
             for i, clip in enumerate(clips):
                 log_clip(logger, f"{tag}/{i}", clip, self.sample_rate, trainer.global_step)

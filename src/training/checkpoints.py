@@ -1,4 +1,4 @@
-"""Checkpoints that an interrupted training continues from: when they are written, and how."""
+"""Checkpoints from which an interrupted training resumes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from lightning.pytorch.callbacks import Checkpoint
 from ..core.part_key import PartKey
 from ..errors import PartitaError, Stopped
 from ..storage.files import replacing_file
-from .callbacks import OnSteps
+from .callbacks import StepCallback
 
 
-class KeepCheckpoint(OnSteps, Checkpoint):
-    """Keeps one checkpoint to go on from, written before a step begins, when all counters agree and no gradients are
-    waiting for more.
+class KeepCheckpoint(StepCallback, Checkpoint):
+    """Keeps the latest checkpoint, written before a step, when all counters agree and no gradients are accumulated.
 
-    Ctrl-C and SIGTERM write one, too, and then end the training with :class:`~partita.errors.Stopped`. With several
-    processes, which may be at different steps by then, only the steps count.
+    Ctrl-C and SIGTERM write a checkpoint, too, and then end the training with :class:`~partita.errors.Stopped`. With
+    several processes, only ``every`` triggers checkpoints, because processes may receive signals at different steps.
 
     Args:
-        path: Of the checkpoint.
-        every: Steps between two.
-        seconds: Most seconds between two.
+        path: Path of the checkpoint.
+        every: Number of steps between two checkpoints.
+        seconds: Maximum number of seconds between two checkpoints.
     """
 
     def __init__(self, path: Path, every: int, seconds: float) -> None:
@@ -40,14 +39,14 @@ class KeepCheckpoint(OnSteps, Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen to the signals."""
+        """Install the signal handlers."""
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._request)
 
     def on_step_start(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        """Every so many steps or seconds, and when asked to stop."""
+        """Write a checkpoint if one is due or a signal was received, and stop after a signal."""
         alone = trainer.world_size == 1
         late = alone and (self._stop is not None or time.monotonic() - self._saved > self.seconds)
         if step > 0 and (late or step % self.every == 0):
@@ -57,33 +56,33 @@ class KeepCheckpoint(OnSteps, Checkpoint):
             raise Stopped(self._stop)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the signals back after an error as well."""
+        """Restore the previous signal handlers after an error."""
         self.on_train_end(trainer, pl_module)
 
     def _request(self, number: int, frame: Any) -> None:
-        if self._stop is not None:  # asked twice: at once
+        if self._stop is not None:  # a second signal stops at once
             raise Stopped(number)
         self._stop = number
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are either whole or not there, and that are read without unpickling anything but tensors."""
+    """Writes checkpoints atomically, and reads them without unpickling anything but tensors and plain values."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write beside the old one, then take its place."""
-        with replacing_file(Path(path)) as new, new.open("wb") as file:  # of a path, torch would not say what is wrong
+        """Write a new file, then replace the old one."""
+        with replacing_file(Path(path)) as new, new.open("wb") as file:  # given a path, torch hides causes of errors
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read tensors and plain values only, once all of them have the checksums that torch wrote with them.
+        """Read tensors and plain values after verifying their checksums.
 
         Raises:
-            PartitaError: It is damaged.
+            PartitaError: The checkpoint is damaged.
         """
         try:
             with ZipFile(path) as archive:
@@ -92,14 +91,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 return torch.load(path, map_location=map_location, weights_only=True)
         except MemoryError:
             raise
-        except Exception as error:  # a damaged file can be anything
+        except Exception as error:  # a damaged file can cause any error
             wrong = type(error).__name__
         raise PartitaError(
-            f"{path} is damaged ({wrong}): delete it and run the same command again, which trains this part anew; the "
-            "parts that are finished are kept"
+            f"{path} is damaged ({wrong}): delete it and run the same command again, which retrains this part "
+            "and keeps the finished ones"
         )
 
 
 def checkpoint_path(run: Path, key: PartKey) -> Path:
-    """Where a part's unfinished training is kept."""
+    """Return the path of the checkpoint of a part in training."""
     return run / "checkpoints" / f"{key.group}-{key.name}.ckpt"

@@ -1,4 +1,4 @@
-"""What a part is trained on, as the part itself declares it: audio, prepared clips, or what a stage generates."""
+"""The training data of a part, as its ``training_input`` declares: audio, prepared clips, or batches of a stage."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from ..core.part_key import PartKey
 from ..core.reference import OutputReference, Reference, unstacked
 from ..core.seeds import derive_seed
 from ..data.base import Source, Split
-from ..data.examples import Collate, Examples, Loader, Span
+from ..data.examples import Collate, ExampleLoader, Examples, StepSampler
 from ..recipe.chain import StagePlan
 from ..system.generation import decoded
 from ..system.mix import mixed
 from ..system.system import System
-from .represented import Represented, audible, heard_in
+from .batch_encoder import BatchEncoder, batch_audio, with_audio
 
 VALIDATION_SEED = 1
-"""Validation clips are the same whatever the recipe's seed, so that runs can be compared."""
+"""Seed of the validation clips, which do not depend on the recipe's seed, so that runs can be compared."""
 
-
-SILENT = (16000, 1)
-"""Rate and channels at which clips are read for a part that reads no audio."""
+DEFAULT_FORMAT = (16000, 1)
+"""Sample rate and channels of clips for a part that reads no audio."""
 
 
 class FitData(L.LightningDataModule):
-    """Data for one part: what its ``training_input`` says.
+    """The training data of one part, selected by its ``training_input``.
 
-    ``audio`` is a batch of clips at its rate; ``clips`` is what its ``prepare`` makes of them; ``stage`` is a
-    :class:`~partita.core.contracts.StageBatch`, whose target and conditions are made on the device.
+    ``audio`` means batches of audio, ``clips`` the tensors that the part's ``prepare`` returns, and ``stage`` a
+    :class:`~partita.core.contracts.StageBatch`, whose target and conditions are computed on the device.
 
     Args:
         system: The system with the part and the source.
@@ -59,9 +58,9 @@ class FitData(L.LightningDataModule):
         for reference in self.references:
             spec = system.tokenizer_of(reference).spec
             formats.append((spec.sample_rate, spec.channels))
-        # read once, at the best of the rates that are needed
-        heard = [one for one in formats if one is not None] or [SILENT]
-        self.sample_rate, self.channels = (max(numbers) for numbers in zip(*heard, strict=True))
+        # clips are read once, at the highest sample rate that is needed
+        needed = [one for one in formats if one is not None] or [DEFAULT_FORMAT]
+        self.sample_rate, self.channels = (max(numbers) for numbers in zip(*needed, strict=True))
         own = system.part_plan(key).reads
         fields = [own, *(system.plan.reads(reference) for reference in self.references)]
         self.collate = Collate(
@@ -71,13 +70,13 @@ class FitData(L.LightningDataModule):
             reads=list(dict.fromkeys(name for name in fields if name is not None)),
         )
         self.reads = own
-        self.represented = Represented(system, self.references, self.sample_rate, self.seconds)
+        self.batch_encoder = BatchEncoder(system, self.references, self.sample_rate, self.seconds)
 
     def train_dataloader(self) -> DataLoader:
-        """From the first batch that is not done yet."""
+        """Return the loader of training batches, from the first one that is not completed."""
         assert self.trainer is not None
         fit, trainer = self.fit, self.trainer
-        span = Span(
+        span = StepSampler(
             fit.batches,
             fit.batch_size,
             start=trainer.fit_loop.epoch_loop.batch_progress.current.completed,
@@ -88,7 +87,7 @@ class FitData(L.LightningDataModule):
         return self._loader(self.examples("train", len(span) * trainer.world_size, seed), span, fit.batch_size)
 
     def val_dataloader(self) -> DataLoader:
-        """Fixed clips of held-out pieces, dealt to the processes batch by batch, at least one for each."""
+        """Return the loader of fixed validation clips. Batches are dealt to the processes, at least one to each."""
         assert self.trainer is not None
         rank, processes = self.trainer.global_rank, self.trainer.world_size
         examples = self.validation_examples(at_least=processes)
@@ -97,19 +96,19 @@ class FitData(L.LightningDataModule):
         return self._loader(examples, [i for batch in batches[rank::processes] for i in batch], size)
 
     def validation_examples(self, at_least: int = 1) -> Examples:
-        """The fixed clips."""
+        """Return the fixed validation clips."""
         return self.examples("validation", max(at_least, self.fit.validation_examples), VALIDATION_SEED)
 
     def originals(self, count: int = 2) -> Tensor:
-        """The first fixed clips ``[B, C, T]``; none of them if any has no audio."""
-        audio, heard = heard_in(self._shown(count), self.reads)
-        return audio if all(heard) else audio[:0]
+        """Return the first validation clips ``[B, C, T]``; an empty batch if any of them has no audio."""
+        audio, has_audio = batch_audio(self._shown(count), self.reads)
+        return audio if all(has_audio) else audio[:0]
 
     @torch.no_grad()
     def render(self, count: int = 2) -> Tensor:
-        """What the part in training makes of them: reconstructions, or clips generated from their conditions.
+        """Return the output of the part for the first validation clips: reconstructions, or generated clips.
 
-        No clips at all where what it makes cannot be heard.
+        The result is empty if the output of the part cannot be decoded to audio.
         """
         part = self.part
         if part.training_input == "clips":
@@ -119,16 +118,16 @@ class FitData(L.LightningDataModule):
         batch = self.transfer_batch_to_device(self._shown(count), device, 0)
         try:
             if self.stage is None:
-                return part.decode(part.encode(audible(batch, self.reads)["audio"]))
+                return part.decode(part.encode(with_audio(batch, self.reads)["audio"]))
             staged = self.on_after_batch_transfer(batch, 0)
             pairs, seeds = part.resolve(staged), list(range(count))
-            made = part.generate(pairs, staged.target.shape[-1], seeds=seeds)
-            encoded, targets = self.represented(batch), self.stage.targets
-            rows = unstacked(made.values, [self.system.spec(target) for target in targets])
+            generated = part.generate(pairs, staged.target.shape[-1], seeds=seeds)
+            encoded, targets = self.batch_encoder(batch), self.stage.targets
+            rows = unstacked(generated.values, [self.system.spec(target) for target in targets])
             clips = []
             for target, own in zip(targets, rows, strict=True):
                 values = torch.cat([encoded[target.source][0][:, : target.start], own], dim=1)
-                clips.append(decoded(self.system.tokenizer_of(target), Generated(values, made.lengths)))
+                clips.append(decoded(self.system.tokenizer_of(target), Generated(values, generated.lengths)))
             return mixed(clips, [self.system.tokenizer_of(target).spec for target in targets])
         except NotImplementedError:
             return torch.empty(0)
@@ -141,19 +140,19 @@ class FitData(L.LightningDataModule):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
-        """What the part is trained on, on the device.
+        """Return the input of the part's training step, computed on the device.
 
-        For a stage, audio is encoded unless its representation is stored, and the conditioners run that are not
-        trained with it.
+        For a stage, this encodes audio unless its representation is stored, and runs the conditioners that are not
+        trained with the stage.
         """
         if self.part.training_input == "clips":
             return batch["prepared"][self.key.name]
         if self.stage is None:
-            return audible(batch, self.reads)
-        return self._staged(self.key.name, batch, self.represented(batch))
+            return with_audio(batch, self.reads)
+        return self._stage_batch(self.key.name, batch, self.batch_encoder(batch))
 
-    def _staged(self, name: str, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]) -> StageBatch:
-        """What a stage is trained on: the one in training, or an earlier one whose outputs it is given."""
+    def _stage_batch(self, name: str, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]) -> StageBatch:
+        """Return the batch of the stage in training, or of an earlier stage whose outputs it is given."""
         plan, stage = self.plans[name], self.system.stages[name]
 
         def part(reference: Reference) -> tuple[Tensor, Tensor]:
@@ -174,7 +173,7 @@ class FitData(L.LightningDataModule):
                 conditioner = self.conditioners[source].to(batch["audio"].device).eval()
                 condition = conditioner(batch["prepared"][source])
                 given[source] = (condition, conditioner.null(condition))
-        if len(plan.targets) == 1:  # as it lies in memory, by which noise is drawn
+        if len(plan.targets) == 1:  # concatenation would change the memory layout, on which the drawn noise depends
             return StageBatch(*part(plan.target), given)
         targets = [part(target) for target in plan.targets]
         frames = min(target.shape[-1] for target, _ in targets)
@@ -184,14 +183,14 @@ class FitData(L.LightningDataModule):
     def _output(
         self, wanted: OutputReference, batch: dict[str, Any], encoded: dict[str, tuple[Tensor, Tensor]]
     ) -> Condition:
-        """A side output of an earlier stage, which runs as it is on what the clip holds of its target."""
+        """Return a side output of an earlier stage, which runs frozen on its target from the clip."""
         earlier = self.system.stages[wanted.stage].to(batch["audio"].device).eval()
-        staged = self._staged(wanted.stage, batch, encoded)
+        staged = self._stage_batch(wanted.stage, batch, encoded)
         conditions = {name: condition for name, (condition, _) in earlier.resolve(staged).items()}
         return earlier.compute_outputs(staged.target, staged.mask, conditions)[wanted.output]
 
     def examples(self, split: Split, length: int, seed: int, source: Source | None = None) -> Examples:
-        """Clips as this part sees them, from the system's source unless another one is given, set up."""
+        """Return clips in the format of this part, from ``source`` (after its setup) or the system's source."""
         return Examples(
             source or self.system.source,
             split,
@@ -205,7 +204,7 @@ class FitData(L.LightningDataModule):
 
     def _loader(self, examples: Examples, sampler: Any, batch_size: int) -> DataLoader:
         workers = self.fit.num_workers
-        return Loader(
+        return ExampleLoader(
             examples,
             batch_size=batch_size,
             sampler=sampler,
@@ -217,7 +216,7 @@ class FitData(L.LightningDataModule):
 
 
 def _upstream(system: System, name: str) -> dict[str, StagePlan]:
-    """The plans of a stage and of those that run in its training, because it is given their outputs."""
+    """Return the plans of a stage and of the stages whose side outputs it needs in training."""
     plan = system.plan.stages[name]
     found = {name: plan}
     for output in plan.outputs.values():

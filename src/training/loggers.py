@@ -1,4 +1,4 @@
-"""Experiment trackers by name: where the curves, clips and spectrograms of a training are logged."""
+"""Experiment trackers by name, which log the curves, clips and spectrograms of a training."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PROJECT = "partita"
 
 
 def make_loggers(value: Any, run: Path, key: PartKey, hyperparameters: Mapping[str, Any]) -> list[Logger]:
-    """The loggers of one part's training, each ready to log; they go on where an interrupted training stopped.
+    """Return the loggers of a part's training. They continue the logs of an interrupted training.
 
-    The CSV logger is always among them, because reports draw their curves from it, unless ``value`` is ``False``.
+    The CSV logger is always included, because reports read their curves from it, unless ``value`` is ``False``.
 
     Args:
         value: ``trainer.logger`` of the recipe: a name, a list of names, a mapping from names to options, ``False`` for
-            no logger at all, or ``None`` for CSV and TensorBoard.
+            no logger, or ``None`` for CSV and TensorBoard.
         run: The run folder.
-        key: Of the part in training.
-        hyperparameters: What trackers show beside the curves, by dotted key.
+        key: Key of the part in training.
+        hyperparameters: Hyperparameters that trackers show, by dotted key.
 
     Raises:
-        PartitaError: A tracker cannot start, for example because nobody is logged in.
+        PartitaError: A tracker cannot start, for example because the user is not logged in.
     """
     chosen, logs, loggers = chosen_loggers(value), run / "logs" / key, list[Logger]()
     title = f"{run.resolve().name}/{key}"
@@ -52,8 +52,8 @@ def make_loggers(value: Any, run: Path, key: PartKey, hyperparameters: Mapping[s
                 continue
             logs.mkdir(parents=True, exist_ok=True)
             logger = _TRACKERS[name](options, logs, title, run.resolve().name, identity)
-            logger.log_hyperparams(dict(hyperparameters))  # also starts it, so that what is missing shows now
-        except Exception as error:  # every tracker has errors of its own
+            logger.log_hyperparams(dict(hyperparameters))  # also starts the tracker, so that problems show now
+        except Exception as error:  # each tracker raises its own errors
             raise PartitaError(
                 f"trainer.logger: {name} cannot start: {str(error).strip() or type(error).__name__}"
             ) from None
@@ -62,13 +62,13 @@ def make_loggers(value: Any, run: Path, key: PartKey, hyperparameters: Mapping[s
 
 
 def log_clip(logger: Logger, tag: str, clip: Tensor, sample_rate: int, step: int) -> None:
-    """Log a clip ``[C, T]`` and its spectrogram, where the tracker can show them.
+    """Log a clip ``[C, T]`` and its spectrogram, if the tracker can show them.
 
     Args:
         logger: Any logger of Lightning.
-        tag: What the clip is called.
+        tag: Name of the clip.
         clip: Audio in [-1, 1].
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         step: Training step.
     """
     clip = clip.float().cpu()
@@ -89,28 +89,28 @@ def log_clip(logger: Logger, tag: str, clip: Tensor, sample_rate: int, step: int
                 logger.experiment.log_artifact(logger.run_id, str(path), "clips")
 
 
-def shows_clips(logger: Logger) -> bool:
-    """Whether :func:`log_clip` does anything with a logger."""
+def supports_clips(logger: Logger) -> bool:
+    """Return whether :func:`log_clip` can log to a logger."""
     shows = hasattr(logger, "log_audio") and hasattr(logger, "log_image")
     return shows or isinstance(logger, TensorBoardLogger | MLFlowLogger)
 
 
-def close(loggers: Sequence[Logger]) -> None:
-    """End what the trackers keep open in this process, so that the next part begins a run of its own."""
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """End the open runs of trackers in this process, so that the next part starts its own."""
     for logger in loggers:
         if isinstance(logger, WandbLogger | TrackioLogger) and hasattr(logger.experiment, "finish"):
             logger.experiment.finish()
 
 
 class TrackioLogger(Logger):
-    """Logs to trackio, on this machine or, with ``space_id``, to a Space on the Hugging Face Hub.
+    """Logs to trackio: locally, to a server, or with ``space_id`` to a Space on the Hugging Face Hub.
 
     Args:
         project: Name of the project.
-        name: Name of the run; a run of the same name is continued.
-        group: Runs that belong together.
-        space_id: The Space to log to.
-        server_url: Address of a trackio server to log to.
+        name: Name of the run. A run with the same name is continued.
+        group: Name of a group of runs.
+        space_id: Id of the Space.
+        server_url: Address of a trackio server.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class TrackioLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The trackio run, started when first asked for."""
+        """The trackio run, started on first access."""
         if self._run is None:
             import trackio
 
@@ -153,7 +153,7 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Note what the run was made with."""
+        """Log hyperparameters."""
         self.experiment.config.update(dict(params))
 
     @rank_zero_only
@@ -181,7 +181,7 @@ def _wandb(options: dict[str, Any], logs: Path, title: str, run: str, identity: 
 
 
 def _mlflow(options: dict[str, Any], logs: Path, title: str, run: str, identity: str) -> Logger:
-    """MLflow hands out its own ids: the one of this training is kept beside its logs."""
+    """Return an MLflow logger. MLflow assigns the run id, which is stored beside the logs."""
     address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{logs.parents[1] / 'mlflow.db'}"
     own: dict[str, Any] = {"experiment_name": PROJECT, "run_name": title, "tracking_uri": address}
     if address.startswith("sqlite:"):

@@ -16,10 +16,10 @@ from ..core.contracts import Generated, RepresentationSpec
 from ..core.part_key import PartKey
 from ..core.reference import Reference
 from ..core.resample import convert
-from ..data.base import NAMES, Split
-from ..data.clips import recording_of
+from ..data.base import SPLIT_NAMES, Split
+from ..data.clips import tokenizer_audio
 from ..data.examples import Examples
-from ..data.overview import gaps, overview, provenance
+from ..data.overview import overview, provenance, training_gaps
 from ..metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from ..pages.page import clip_media, data_uri, write_page
 from ..pages.plots import curves_figure, png
@@ -30,21 +30,21 @@ from ..tokenizers.base import LatentView, Tokenizer
 from .condition_use import condition_use
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
-"""What is held out of training."""
+"""The splits that are held out of training."""
 
 SEED = 2
-"""Of the test clips every report shows and measures."""
+"""Seed of the test clips in every report."""
 
 
 def write_report(system: System, run: Path, *, title: str, clips: int = 3, measured: int = 48) -> Path:
     """Write ``report.html`` into the run folder.
 
     Args:
-        system: Trained, its source set up.
+        system: A trained system, with its source set up.
         run: The run folder, with its logs.
-        title: Of the page.
-        clips: Reconstructions and generated clips to show.
-        measured: Test clips over which a codec is measured, and validation clips over which conditions are.
+        title: Title of the page.
+        clips: Number of reconstructions and of generated clips to show.
+        measured: Number of test clips for codecs, and of validation clips for the use of conditions.
     """
     codecs = [_codec(system, reference, clips, measured) for reference in _references(system)]
     generated, followed = _generated(system, clips)
@@ -60,11 +60,11 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         followed=followed,
         codecs=codecs,
         conditions=[use.as_row() for use in condition_use(system, clips=measured)],
-        watched=NAMES[system.source.stand_in("validation")],
-        pieces=NAMES[system.source.stand_in("test")],
+        watched=SPLIT_NAMES[system.source.fallback_split("validation")],
+        pieces=SPLIT_NAMES[system.source.fallback_split("test")],
         warnings=[
-            *(s for split in SPLITS if (s := system.source.shortage(split)) is not None),
-            *gaps(system.source, system.reads),
+            *(s for split in SPLITS if (s := system.source.fallback_warning(split)) is not None),
+            *training_gaps(system.source, system.reads),
         ],
         curves=[group for key in system.parts if (group := _curves(run, key))["images"]],
         notes=system.source.report,
@@ -76,17 +76,17 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
 def measure_codec(
     system: System, tokenizer: Tokenizer | LatentView, examples: int, reads: str | None = None
 ) -> dict[str, Any]:
-    """Figures of a tokenizer on test pieces, beside those of the best spectrum that does not change in time.
+    """Measure a tokenizer on test pieces, in comparison with the best constant spectrum.
 
     Args:
-        system: With the data.
-        tokenizer: That is measured.
+        system: The system with the data.
+        tokenizer: The tokenizer.
         examples: Number of clips.
-        reads: The field that the tokenizer encodes; ``None`` for the mix.
+        reads: The field that the tokenizer encodes. ``None`` encodes the mix.
 
     Returns:
-        ``mel_distance``, ``constant_distance``, their ``ratio`` (all three only where it can decode), and of codes, per
-        codebook, ``usage`` and ``perplexity``. Nothing where no test piece has audio.
+        ``mel_distance``, ``constant_distance`` and their ``ratio``, if the tokenizer can decode; ``usage`` and
+        ``perplexity`` of each codebook, if it is discrete. Empty if no test piece has audio.
     """
     spec = tokenizer.spec
     distance, constant = MelDistance(spec.sample_rate), ConstantSpectrum(spec.sample_rate)
@@ -110,20 +110,20 @@ def measure_codec(
 
 
 def _references(system: System) -> list[Reference]:
-    """Every tokenizer, and the latents that stages generate or are given."""
+    """Return references to all tokenizers, and to the latents that stages generate or are given."""
     named = [r for stage in system.plan.stages.values() for r in (*stage.targets, *stage.references.values())]
     latents = dict.fromkeys(Reference(r.tokenizer, latents=True) for r in named if r.latents)
     return [*(Reference(name) for name in system.tokenizers), *latents]
 
 
 def _clips(system: System, spec: RepresentationSpec, split: Split, length: int, seconds: float) -> Examples:
-    return Examples.at(spec, system.source, split, length, seconds, SEED)
+    return Examples.for_spec(spec, system.source, split, length, seconds, SEED)
 
 
 def _batches(examples: Examples, reads: str | None, size: int = 16) -> Any:
     for start in range(0, len(examples), size):
         stop = min(start + size, len(examples))
-        found = [recording_of(examples[i], reads, examples.sample_rate) for i in range(start, stop)]
+        found = [tokenizer_audio(examples[i], reads, examples.sample_rate) for i in range(start, stop)]
         recordings = [one for one in found if one is not None]
         if recordings:
             yield torch.stack(recordings)
@@ -136,9 +136,9 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
     reads = system.plan.reads(reference)
     spec, figures = tokenizer.spec, measure_codec(system, tokenizer, measured, reads)
     rows, media = [], []
-    # how near the sound comes to the original is asked of what is heard, not of tokens that say what happens
-    heard = not system.stages or reference.tokenizer in {end.tokenizer for end in system.plan.ends}
-    if "ratio" in figures and heard:
+    # reconstruction quality matters only for the tokenizers whose audio is the output, not for semantic tokens
+    is_output = not system.stages or reference.tokenizer in {end.tokenizer for end in system.plan.ends}
+    if "ratio" in figures and is_output:
         rows += [
             ("log-mel distance", f"{figures['mel_distance']:.3f}"),
             ("log-mel distance of the best constant spectrum", f"{figures['constant_distance']:.3f}"),
@@ -151,20 +151,22 @@ def _codec(system: System, reference: Reference, clips: int, measured: int) -> d
         ]
     shown = _clips(system, spec, "test", clips, 5.0)
     for example in (shown[i] for i in range(clips) if "ratio" in figures):
-        audio = recording_of(example, reads, spec.sample_rate)
+        audio = tokenizer_audio(example, reads, spec.sample_rate)
         if audio is None:
             continue
         reconstructed = tokenizer.decode(tokenizer.encode(audio[None].to(system.device)))[0, :, : audio.shape[-1]].cpu()
         caption = example.fields.get("text") or example.fields.get("id", "")
         media += [
             clip_media(audio, spec.sample_rate, f"original: {caption}"),
-            clip_media(reconstructed, spec.sample_rate, "reconstruction" if heard else "what these codes alone keep"),
+            clip_media(
+                reconstructed, spec.sample_rate, "reconstruction" if is_output else "decoded from these codes alone"
+            ),
         ]
     return {"title": f"tokenizers/{reference}", "figures": rows, "clips": media}
 
 
 def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
-    """Clips from the captions of test pieces, the last one a story of two; and how later stages follow earlier ones."""
+    """Return clips generated from captions of test pieces, the last from a story, and the agreement of stages."""
     if not system.stages:
         return [], []
     spec = system.output.spec
@@ -172,20 +174,20 @@ def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[t
     known = [examples[i].fields for i in range(clips)]
     inputs = system.prompts_of(known)
     captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in known]
-    made = system.generate_representations(inputs, seed=list(range(clips)))
-    audio = system.decode(made)
+    generated = system.generate_representations(inputs, seed=list(range(clips)))
+    audio = system.decode(generated)
     media = [clip_media(clip, spec.sample_rate, text) for clip, text in zip(audio.cpu(), captions, strict=True)]
     if inputs and "text" in inputs and len(set(captions[:2])) == 2:
         change = max(stage.window for stage in system.plan.stages.values())
-        told = {name: [Story([(0, values[0]), (change, values[1])])] for name, values in inputs.items()}
-        clip = system.generate(told, duration=2 * change)[0].cpu()
+        stories = {name: [Story([(0, values[0]), (change, values[1])])] for name, values in inputs.items()}
+        clip = system.generate(stories, duration=2 * change)[0].cpu()
         media.append(clip_media(clip, spec.sample_rate, f"{captions[0]} … from {change:g} s: {captions[1]}"))
-    return media, _followed(system, made, audio)
+    return media, _code_agreement(system, generated, audio)
 
 
 @torch.inference_mode()
-def _followed(system: System, made: Mapping[str, Generated], audio: Tensor) -> list[tuple[str, str]]:
-    """Of the codes that later stages were given: how many the result has, beside those of other clips."""
+def _code_agreement(system: System, generated: Mapping[str, Generated], audio: Tensor) -> list[tuple[str, str]]:
+    """Return how many codes given to later stages equal those of the re-encoded result, and those of other clips."""
     rows, spec = [], system.output.spec
     named = {str(r): r for stage in system.plan.stages.values() for r in stage.references.values()}
     for name, reference in named.items():
@@ -193,19 +195,21 @@ def _followed(system: System, made: Mapping[str, Generated], audio: Tensor) -> l
         own, reads = tokenizer.spec, system.plan.reads(reference)
         if not own.discrete or reads or reference.tokenizer in {end.tokenizer for end in system.plan.ends}:
             continue
-        given = reference.take(made[reference.source].values)
+        given = reference.take(generated[reference.source].values)
         reconstructed = reference.take(
             tokenizer.encode(convert(audio, spec.sample_rate, own.sample_rate, own.channels))
         )
         frames = min(given.shape[-1], reconstructed.shape[-1])
         same = (given[..., :frames] == reconstructed[..., :frames]).float().mean()
         other = (given[..., :frames] == reconstructed.roll(1, 0)[..., :frames]).float().mean()
-        rows.append((f"codes of {name} that the result has, too", f"{same:.0%} (those of another clip: {other:.0%})"))
+        rows.append(
+            (f"codes of {name} that the generated audio has, too", f"{same:.0%} (those of another clip: {other:.0%})")
+        )
     return rows
 
 
 def read_curves(run: Path, key: PartKey) -> dict[str, tuple[list[float], list[float]]]:
-    """Every logged scalar of a part as (steps, values); where a run was resumed, the later word counts."""
+    """Return every logged scalar of a part as (steps, values). A resumed run overrides earlier values."""
     points: dict[str, dict[float, float]] = defaultdict(dict)
     versions = sorted((run / "logs" / key / "csv").glob("version_*"), key=lambda p: int(p.name.split("_")[1]))
     for version in versions:
@@ -220,7 +224,7 @@ def read_curves(run: Path, key: PartKey) -> dict[str, tuple[list[float], list[fl
 
 
 def _last_validation(run: Path, key: PartKey) -> str:
-    """What the last validation of a part found."""
+    """Return the loss of the last validation of a part, as text."""
     curves = read_curves(run, key)
     found = [name for name in ("val/loss", "val/mel_distance") if name in curves]
     return f"{found[0].partition('/')[2].replace('_', ' ')} {curves[found[0]][1][-1]:.3f}" if found else ""
@@ -230,7 +234,7 @@ def _curves(run: Path, key: PartKey) -> dict[str, Any]:
     groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = defaultdict(dict)
     for name, series in read_curves(run, key).items():
         split, _, term = name.rpartition("/")
-        stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a picture
+        stem, _, number = term.rpartition("_")  # ce_0, ce_1 … share a plot
         groups[stem if number.isdigit() else term][f"{split} {term}".strip()] = series
     ordered = sorted(groups.items(), key=lambda item: (item[0] not in ("loss", "mel_distance"), item[0]))
     images = [(title, data_uri(png(curves_figure(group, title)), "image/png")) for title, group in ordered]

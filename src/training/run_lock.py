@@ -1,4 +1,4 @@
-"""One training at a time in a run folder."""
+"""A lock that allows one training at a time in a run folder."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ..storage.files import replacing_file, runs_here
 from ..storage.untrusted import read_json
 
 LOCK, OWNER = ".training.lock", ".training.json"
-"""The file that is locked, and the one that says by whom."""
+"""Names of the locked file, and of the file that describes the owner of the lock."""
 
-PATIENCE = 60.0
-"""Seconds that what a killed training left running, such as its data workers, may still hold its lock."""
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for remaining processes of a killed training, such as data workers, to release the lock."""
 
 
-def is_first() -> bool:
-    """Whether this is the first of the processes that train together, or there is only one."""
+def is_first_process() -> bool:
+    """Return whether this is the first, or only, process of a training."""
     node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
     return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
 
 
 @contextmanager
-def training_alone(run: Path) -> Iterator[None]:
-    """Hold a run folder, so that no other training writes into it. Of processes that train together, the first does.
+def exclusive_training(run: Path) -> Iterator[None]:
+    """Lock a run folder against other trainings. In a distributed training, only the first process locks it.
 
     Raises:
-        PartitaError: Another training holds it; the message says which.
+        PartitaError: Another training has locked it. The message says which.
     """
-    if not is_first():
+    if not is_first_process():
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -49,23 +49,23 @@ def training_alone(run: Path) -> Iterator[None]:
             break
         except Timeout:
             owner = _owner(run)
-            if owner is not None and (_runs(owner) or time.monotonic() - begun > PATIENCE):
+            if owner is not None and (_runs(owner) or time.monotonic() - begun > LOCK_TIMEOUT):
                 raise PartitaError(
                     f"{run}: process {owner['process']} on {owner['machine']} has been training here since "
                     f"{owner['since']}: wait for it, end it, or choose another folder with -o"
                 ) from None
-            if time.monotonic() - begun > PATIENCE:
+            if time.monotonic() - begun > LOCK_TIMEOUT:
                 raise PartitaError(f"{run}: another process is training here: choose another folder with -o") from None
             time.sleep(0.1)
         except OSError as error:
-            raise PartitaError(f"{run} cannot be locked for training: {error.strerror or error}") from None
+            raise PartitaError(f"cannot lock {run} for training: {error.strerror or error}") from None
     try:
         owner = {
             "process": os.getpid(),
             "machine": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        with replacing_file(run / OWNER) as new:  # whatever is there: to a pipe, nothing could be written
+        with replacing_file(run / OWNER) as new:  # replaces any existing file, even a pipe
             new.write_text(json.dumps(owner), encoding="utf-8")
         yield
     finally:
@@ -74,7 +74,7 @@ def training_alone(run: Path) -> Iterator[None]:
 
 
 def _owner(run: Path) -> dict[str, Any] | None:
-    """Who holds the lock; none while they have not said so yet."""
+    """Return the owner of the lock; ``None`` if it is not recorded yet."""
     try:
         owner = read_json(run / OWNER)
         return owner if {"machine", "since"} <= owner.keys() and type(owner["process"]) is int else None
@@ -83,5 +83,5 @@ def _owner(run: Path) -> dict[str, Any] | None:
 
 
 def _runs(owner: dict[str, Any]) -> bool:
-    """Whether the process that holds the lock is still there, as far as can be seen from here."""
+    """Return whether the owner of the lock is still running; assumed for other machines."""
     return owner["machine"] != socket.gethostname() or runs_here(owner["process"])

@@ -1,4 +1,4 @@
-"""The log of a run: what was logged while it trained, with the time of each line."""
+"""The log file of a run, with the time of each line."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from ..core.logs import shared_logger
 
-EVERYTHING = logging.getLogger(__package__.partition(".")[0])
-"""What all of Partita logs to."""
+PACKAGE_LOGGER = logging.getLogger(__package__.partition(".")[0])
+"""The parent of all loggers of Partita."""
 
-FILE_ALONE = shared_logger(f"{__name__}.file")
-"""For lines that the file of a run keeps, but nobody else needs, such as steps that a bar shows."""
-FILE_ALONE.propagate = False
-FILE_ALONE.setLevel(logging.INFO)
+FILE_ONLY = shared_logger(f"{__name__}.file")
+"""Logger of lines for the log file only, such as steps that a progress bar shows."""
+FILE_ONLY.propagate = False
+FILE_ONLY.setLevel(logging.INFO)
 
 
 class RunLog(logging.Handler):
-    """Keeps lines in a file, each with its time.
+    """Appends log lines to a file, each with its time.
 
     Args:
-        path: The file, appended to; its folder is made when the first line comes.
+        path: The file. Its folder is created at the first line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class RunLog(logging.Handler):
         self.path = path
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line. A disk that is full does not end a training here."""
+        """Append a line. Errors, such as a full disk, are ignored."""
         time = datetime.fromtimestamp(record.created).astimezone()
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,32 +40,32 @@ class RunLog(logging.Handler):
 
 
 @contextmanager
-def kept(path: Path) -> Iterator[None]:
-    """While this lasts, what Partita logs (INFO and above) is kept in a file, too.
+def log_to_file(path: Path) -> Iterator[None]:
+    """Also write the log messages of Partita (INFO and above) to a file within this context.
 
-    Where nobody wanted to hear these lines before, nobody but the file hears them.
+    If INFO was disabled before, the messages go to the file only.
     """
-    handler, level, propagate = RunLog(path), EVERYTHING.level, EVERYTHING.propagate
-    if not EVERYTHING.isEnabledFor(logging.INFO):
-        EVERYTHING.setLevel(logging.INFO)
-        EVERYTHING.propagate = False
-    for logger in (EVERYTHING, FILE_ALONE):
+    handler, level, propagate = RunLog(path), PACKAGE_LOGGER.level, PACKAGE_LOGGER.propagate
+    if not PACKAGE_LOGGER.isEnabledFor(logging.INFO):
+        PACKAGE_LOGGER.setLevel(logging.INFO)
+        PACKAGE_LOGGER.propagate = False
+    for logger in (PACKAGE_LOGGER, FILE_ONLY):
         logger.addHandler(handler)
     try:
         yield
     finally:
-        for logger in (EVERYTHING, FILE_ALONE):
+        for logger in (PACKAGE_LOGGER, FILE_ONLY):
             logger.removeHandler(handler)
-        EVERYTHING.setLevel(level)
-        EVERYTHING.propagate = propagate
+        PACKAGE_LOGGER.setLevel(level)
+        PACKAGE_LOGGER.propagate = propagate
 
 
 @contextmanager
-def unlogged() -> Iterator[None]:
-    """While this lasts, Partita logs nothing below a warning."""
-    level = EVERYTHING.level
-    EVERYTHING.setLevel(logging.WARNING)
+def quiet() -> Iterator[None]:
+    """Log only warnings and errors of Partita within this context."""
+    level = PACKAGE_LOGGER.level
+    PACKAGE_LOGGER.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        EVERYTHING.setLevel(level)
+        PACKAGE_LOGGER.setLevel(level)

@@ -1,4 +1,4 @@
-"""The Lightning trainer of a part, and the checkpoints it goes on from."""
+"""The Lightning trainer of a part."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from ..errors import PartitaError
 from ..recipe.plan import Plan
 from ..recipe.slots import flatten
 from ..recipe.trainer_options import trainer_options
-from .callbacks import Bar, CountSteps, Lines, Media, NaNGuard, Reseed, Throughput
+from .callbacks import ClipLogger, CountSteps, NaNGuard, ProgressLines, Reseed, StepProgressBar, Throughput
 from .checkpoints import AtomicCheckpoints, KeepCheckpoint, checkpoint_path
 from .fit_data import FitData
 from .loggers import make_loggers
-from .run_log import FILE_ALONE
+from .run_log import FILE_ONLY
 
 log = shared_logger(__name__)
 
 
 def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData, **changes: Any) -> L.Trainer:
-    """The Lightning trainer of one part: the recipe's ``trainer:`` and the part's ``fit:`` over these defaults.
+    """Return the Lightning trainer of a part, with the options of the recipe's ``trainer:`` and the part's ``fit:``.
 
     Args:
         plan: The recipe.
-        part: What is trained.
-        key: Its key.
+        part: The part to train.
+        key: Key of the part.
         run: The run folder.
-        data: What it is trained on.
-        changes: Arguments of ``L.Trainer`` that count over all; its callbacks come first.
+        data: Training data of the part.
+        changes: Arguments of ``L.Trainer`` that override all options. Its callbacks run first.
 
     Raises:
-        PartitaError: Lightning refuses the options, on this machine at least.
+        PartitaError: Lightning does not accept the options on this machine.
     """
     fit, given = part.fit_options, plan.trainer | part.fit_options.trainer
     seed = derive_seed(plan.seed, key, "steps")
@@ -59,28 +59,28 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
         options["precision"] = feasible(fit.precision, options.get("accelerator", "auto"))
         if options["precision"] != fit.precision:
             log.info(
-                f"  in {options['precision']}: {fit.precision} is slow on this CPU "
-                f"(trainer.precision={fit.precision} insists on it)"
+                f"  using {options['precision']}: {fit.precision} is slow on this CPU "
+                f"(trainer.precision={fit.precision} forces it)"
             )
     options["logger"] = make_loggers(options.get("logger"), run, key, dict(flatten(plan.values)))
     every = options["log_every_n_steps"]
-    ours: list[L.Callback] = [
+    callbacks: list[L.Callback] = [
         CountSteps(),
         Reseed(seed),
         NaNGuard(every),
         Throughput(fit.examples * data.seconds, every),
-        Media(data.originals, data.render, data.sample_rate),
+        ClipLogger(data.originals, data.render, data.sample_rate),
         KeepCheckpoint(checkpoint_path(run, key), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
-    ours.append(Lines(fit.steps, FILE_ALONE if options["enable_progress_bar"] else log))
+    callbacks.append(ProgressLines(fit.steps, FILE_ONLY if options["enable_progress_bar"] else log))
     if options["enable_progress_bar"]:
-        ours.append(Bar())
+        callbacks.append(StepProgressBar())
     if options["logger"]:
-        ours.append(LearningRateMonitor("step"))
-    if part.automatic_optimization:  # others do this themselves
+        callbacks.append(LearningRateMonitor("step"))
+    if part.automatic_optimization:  # parts with manual optimization do this themselves
         options |= {"gradient_clip_val": fit.gradient_clip, "accumulate_grad_batches": fit.accumulate}
     options |= {
-        "callbacks": [*options.get("callbacks", []), *ours],
+        "callbacks": [*options.get("callbacks", []), *callbacks],
         "max_epochs": 1,
         "default_root_dir": run,
         "plugins": [AtomicCheckpoints()],
@@ -91,7 +91,7 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
     try:
         trainer = L.Trainer(**options)
         if trainer.world_size > 1 and not part.automatic_optimization and options.get("strategy") in (None, *_PLAIN):
-            # each of a codec's two updates leaves out the parameters of the other
+            # each of the two updates of a codec leaves the parameters of the other unused
             trainer = L.Trainer(**options | {"strategy": "ddp_find_unused_parameters_true"})
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise PartitaError(f"{key}: L.Trainer refuses these options: {error}") from None
@@ -101,11 +101,11 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
 _PLAIN = ("auto", "ddp")
 
 
-def await_machines(trainer: L.Trainer) -> None:
-    """Log what a training on several machines waits for.
+def check_nodes(trainer: L.Trainer) -> None:
+    """Check that a training on several machines can connect them, and log the address.
 
     Raises:
-        PartitaError: Nothing tells the machines where to meet.
+        PartitaError: The environment does not define the address.
     """
     if trainer.num_nodes == 1:
         return
@@ -113,12 +113,12 @@ def await_machines(trainer: L.Trainer) -> None:
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if type(environment) is LightningEnvironment and lacking:
         raise PartitaError(
-            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the machines meet. Start the same command on "
-            f"each of them with torchrun or, under Slurm, with srun, or set {', '.join(lacking)} on each (address and "
-            "a free port of the first machine, and the number of this one, from 0)"
+            f"trainer.num_nodes={trainer.num_nodes}: the machines do not know how to connect. Start the same command "
+            f"on each of them with torchrun or, under Slurm, with srun, or set {', '.join(lacking)} on each (address "
+            "and a free port of the first machine, and the number of this one, from 0)"
         )
     if environment is not None:
         log.info(
-            f"  waiting until all {trainer.num_nodes} machines have met at {environment.main_address}:"
+            f"  waiting for all {trainer.num_nodes} machines to connect at {environment.main_address}:"
             f"{environment.main_port}; this is number {environment.node_rank()}"
         )

@@ -1,4 +1,4 @@
-"""Training a system: its parts in order under one run folder, each its own Lightning fit, resumed exactly."""
+"""Training the parts of a system in order in one run folder, each with its own Lightning fit, resumable exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from ..core.logs import shared_logger
 from ..core.part import Part
 from ..core.part_key import PartKey
-from ..data.overview import gaps, overview
+from ..data.overview import overview, training_gaps
 from ..errors import PartitaError, Stopped
 from ..recipe.chain import PartPlan
 from ..recipe.plan import Plan
@@ -33,63 +33,63 @@ from ..storage.saved_format import check_format
 from ..system.assembly import INDEX, index_yaml
 from ..system.starting_points import load_init
 from ..system.system import System
-from .callbacks import Stopwatch
+from .callbacks import StepTimer
 from .checkpoints import checkpoint_path
 from .fit_data import FitData
-from .loggers import close
-from .run_lock import is_first, training_alone
-from .run_log import kept, unlogged
-from .trainer import await_machines, make_trainer
+from .loggers import close_loggers
+from .run_lock import exclusive_training, is_first_process
+from .run_log import log_to_file, quiet
+from .trainer import check_nodes, make_trainer
 
 log = shared_logger(__name__)
 
 
 def train(plan: Plan, run: str | Path) -> System:
-    """Train every part of a system that has no weights, or go on where a killed run stopped.
+    """Train every part of a system that has no weights, or resume an interrupted run.
 
-    Each thing done is logged (``partita.training``, INFO), and kept in ``logs/train.log`` of the run.
+    Each action is logged (``partita.training``, INFO), also to ``logs/train.log`` of the run.
 
     Args:
         plan: A checked recipe.
-        run: Folder of the run; made if it is not there.
+        run: Folder of the run, created if missing.
 
     Raises:
         PartitaError: The folder holds a run of another recipe, another process is training there, the data is unusable,
-            or training broke down.
+            or the training failed.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and tips
     run, system = Path(run), System(plan)
     found = [path.name for path in run.iterdir() if not path.name.startswith(".")] if run.exists() else []
-    if is_first() and found and INDEX not in found:
-        raise PartitaError(f"{run} is not empty and holds no run: choose another folder with -o")
-    with training_alone(run):
-        if is_first():
+    if is_first_process() and found and INDEX not in found:
+        raise PartitaError(f"{run} is not empty and is not a run: choose another folder with -o")
+    with exclusive_training(run):
+        if is_first_process():
             _claim(plan, run)
-        with kept(run / "logs" / "train.log"):
+        with log_to_file(run / "logs" / "train.log"):
             _train_parts(system, run)
     return system
 
 
 def _train_parts(system: System, run: Path) -> None:
-    """Train what is not trained yet, in a run folder that is claimed."""
+    """Train the untrained parts, in a run folder that belongs to this recipe."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what was skipped is in the report
+        warnings.simplefilter("ignore", UserWarning)  # skipped files are in the report
         system.source.setup()
     for line in (*(f"data: {line}" for line in overview(system.source)), *system.source.report):
         log.info(line)
-    if (shortage := system.source.shortage("validation")) is not None:
+    if (shortage := system.source.fallback_warning("validation")) is not None:
         log.info(shortage)
     system.check_fields()
-    for line in gaps(system.source, system.reads):
+    for line in training_gaps(system.source, system.reads):
         log.info(line)
-    # What learns with a stage is saved before it, and is done when the stage is.
+    # Conditioners that are trained with a stage are saved before it, and finished when the stage is.
     joint = {
         PartKey.of("conditioners", name): PartKey.of("stages", stage)
         for stage, part in system.stages.items()
         for name in part.joint
     }
     done = set()
-    for key, part in system.parts.items():  # before any training, which missing weights would waste
+    for key, part in system.parts.items():  # first, so that missing weights do not waste any training
         weights = system.part_plan(key).weights
         if (run / joint.get(key, key) / "model.safetensors").is_file():
             _load_finished(part, run / key)
@@ -99,7 +99,7 @@ def _train_parts(system: System, run: Path) -> None:
             if weights is not None:
                 part.load_weights(weights)
                 log.info(f"{key}: weights from {weights}")
-            if is_first():
+            if is_first_process():
                 part.save(run / key)
             done.add(key)
         else:
@@ -109,7 +109,7 @@ def _train_parts(system: System, run: Path) -> None:
                 log.info(f"{key}: starts from {start}")
     for key, part in system.parts.items():
         if key not in done and key not in joint:
-            since = ", going on from the last checkpoint" if checkpoint_path(run, key).is_file() else ""
+            since = ", resuming from the last checkpoint" if checkpoint_path(run, key).is_file() else ""
             log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
                 log.info(f"{key}: {doubt}")
@@ -118,15 +118,15 @@ def _train_parts(system: System, run: Path) -> None:
 
 
 def _load_finished(part: Part, folder: Path) -> None:
-    """The weights of a part that the run has finished."""
+    """Load the weights of a finished part of the run."""
     try:
         part.load_weights(folder)
     except PartitaError as error:
-        raise PartitaError(f"{error}. Delete {folder} and run the same command again to train it anew") from None
+        raise PartitaError(f"{error}. Delete {folder} and run the same command again to retrain it") from None
 
 
 def _load_inner(part: Part, plan: PartPlan) -> None:
-    """The pretrained weights of parts inside a part that is going to be trained."""
+    """Load the pretrained weights of the inner parts of a part to train."""
     for name, inner in plan.parts.items():
         if inner.weights is not None:
             getattr(part, name).load_weights(inner.weights)
@@ -138,11 +138,11 @@ _WITHOUT_EFFECT = re.compile(
     r"^description$|(^|\.)fit\.(checkpoint_every|checkpoint_seconds|num_workers)$"
     r"|(^|\.)trainer\.(logger\b.*|log_every_n_steps|enable_progress_bar|enable_model_summary|profiler)$"
 )
-"""Keys that change nothing about the weights: a run goes on when they differ."""
+"""Keys without an effect on the weights, which may change when a run is resumed."""
 
 
 def _claim(plan: Plan, run: Path) -> None:
-    """Make the folder this recipe's, or see that it is."""
+    """Write the recipe into the run folder, or check that the run has the same recipe."""
     recover(run)
     index, text = run / INDEX, index_yaml(plan)
     old = index.read_text(encoding="utf-8") if index.is_file() else None
@@ -157,8 +157,8 @@ def _claim(plan: Plan, run: Path) -> None:
         changed = [f"  {key}: {theirs.get(key, 'unset')} → {ours.get(key, 'unset')}" for key in keys]
     if old is not None and begun and changed:
         raise PartitaError(
-            f"{run} holds a run of another recipe; choose another folder with -o, or go on with the same recipe. "
-            "What differs:\n" + "\n".join(changed[:12])
+            f"{run} holds a run of another recipe: choose another folder with -o, or use the same recipe. "
+            "Differences:\n" + "\n".join(changed[:12])
         )
     if old != text:
         with replacing_file(index) as new:
@@ -166,12 +166,12 @@ def _claim(plan: Plan, run: Path) -> None:
 
 
 def _fit(system: System, key: PartKey, run: Path) -> None:
-    """Train one part from its last checkpoint on, and save it with the conditioners that learned with it."""
+    """Train one part from its last checkpoint, and save it with the conditioners that were trained with it."""
     part = system.parts[key]
     part.train().train_only(part.fit_options.trainable)
     data, checkpoint = FitData(system, key), checkpoint_path(run, key)
     trainer = make_trainer(system.plan, part, key, run, data)
-    await_machines(trainer)
+    check_nodes(trainer)
     with saying_when_full(run), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
@@ -188,19 +188,18 @@ def _fit(system: System, key: PartKey, run: Path) -> None:
             raise PartitaError(f"{key}: L.Trainer refuses these options: {error}") from None
         except torch.distributed.DistError as error:
             raise PartitaError(
-                f"{key}: the processes that train together did not meet, or lost each other: see whether one of "
-                f"them ended, and run the same command again ({str(error).splitlines()[0]})"
+                f"{key}: the processes of the training did not connect, or lost their connection: check whether one "
+                f"of them ended, and run the same command again ({str(error).splitlines()[0]})"
             ) from None
         finally:
-            close(trainer.loggers)
+            close_loggers(trainer.loggers)
     if not trainer.state.finished:
         raise Stopped(signal.SIGINT)
     done = trainer.fit_loop.epoch_loop.batch_progress.total.completed // part.fit_options.accumulate
     if done < part.fit_options.steps:
         raise PartitaError(
-            f"{key}: the training ended after {done:,} of {part.fit_options.steps:,} steps, so there are no "
-            "finished weights; see what ended it (perhaps an environment variable PL_TRAINER_…), and run the same "
-            "command again"
+            f"{key}: the training ended after {done:,} of {part.fit_options.steps:,} steps, so the weights are not "
+            "final: find the cause (perhaps an environment variable PL_TRAINER_…), and run the same command again"
         )
     part.cpu()
     if trainer.is_global_zero:
@@ -208,19 +207,19 @@ def _fit(system: System, key: PartKey, run: Path) -> None:
             conditioner.save(run / PartKey.of("conditioners", name))
         part.save(run / key)
         checkpoint.unlink(missing_ok=True)
-        with suppress(OSError):  # other parts may have one there
+        with suppress(OSError):  # other parts may have checkpoints there
             checkpoint.parent.rmdir()
     trainer.strategy.barrier()
 
 
 def seconds_per_step(plan: Plan, key: PartKey, *, steps: int = 24) -> float:
-    """How long a step of a part's training takes here: the median of its first ones, after a third to warm up.
+    """Measure the time of a training step of a part on this machine.
 
-    A part that changes on the way, such as a codec that an adversary joins, may become slower than that. What the part
-    is trained on is untrained: that changes nothing about the time.
+    It is the median over the first ``steps`` steps without their first third. Later steps may be slower, for example
+    when the discriminators of a codec start. The other parts are untrained, which does not affect the time.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    system, watch = System(plan), Stopwatch()
+    system, watch = System(plan), StepTimer()
     system.source.setup()
     for name, part in system.parts.items():
         if (weights := system.part_plan(name).weights) is not None:
@@ -230,7 +229,7 @@ def seconds_per_step(plan: Plan, key: PartKey, *, steps: int = 24) -> float:
     part = system.parts[key]
     part.train_only(part.fit_options.trainable)
     part.fit_options = replace(part.fit_options, steps=steps)
-    with TemporaryDirectory() as run, warnings.catch_warnings(), unlogged():
+    with TemporaryDirectory() as run, warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore", UserWarning)
         data = FitData(system, key)
         options: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "callbacks": [watch]}

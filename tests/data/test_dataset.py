@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import Dataset
 
 import partita
-from partita.data.dataset import DatasetSource, supplying
+from partita.data.dataset import DatasetSource, supply_dataset
 
 
 class Sines(Dataset):
@@ -32,7 +32,7 @@ def as_tuple(audio, rate, text):
 
 @pytest.mark.parametrize("form", [as_mapping, as_tuple])
 def test_clips_are_resampled_cut_and_divided(form):
-    with supplying(Sines(form)):
+    with supply_dataset(Sines(form)):
         source = DatasetSource(fields=("text",))
     source.setup()
     assert sum(source.size(split) for split in ("train", "validation", "test")) == 40
@@ -69,12 +69,12 @@ def test_five_lines_train_on_a_data_set(toy_recipe, tmp_path, capfd):
     ("data", "word"),
     [
         (iter([1]), "torch Dataset with a length"),
-        ([], "no item to train on"),
-        ([3], "item 0 of the data is neither"),
-        ([{"audio": torch.zeros(9)}], "neither a mapping with audio and sample_rate"),
+        ([], "no training items"),
+        ([3], "item 0 of the data must be a mapping"),
+        ([{"audio": torch.zeros(9)}], "must be a mapping with audio and sample_rate"),
         ([(torch.zeros(9, 2).T.repeat(50, 1), 8000)], "item 0 of the data: .*channels"),
         ([(torch.full((9,), torch.nan), 8000)], "item 0 of the data: .*not finite"),
-        ({"training": Sines(as_tuple)}, "has no 'training'"),
+        ({"training": Sines(as_tuple)}, "unknown split 'training'"),
     ],
 )
 def test_what_is_no_data_is_one_message(toy_recipe, tmp_path, data, word):
@@ -83,5 +83,5 @@ def test_what_is_no_data_is_one_message(toy_recipe, tmp_path, data, word):
 
 
 def test_a_run_says_that_its_data_must_come_with_it():
-    with pytest.raises(partita.PartitaError, match="only the program that has it can supply"):
+    with pytest.raises(partita.PartitaError, match="the run does not store"):
         DatasetSource().setup()

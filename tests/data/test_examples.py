@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from partita.data.base import Damaged
-from partita.data.examples import Collate, Examples, Loader
+from partita.data.base import UnreadableClip
+from partita.data.examples import Collate, ExampleLoader, Examples
 from partita.data.folder import Folder
 from partita.errors import PartitaError
 from toys import ToySines
@@ -31,7 +31,7 @@ class Worn(ToySines):
 
     def read(self, split, index, *, seed, **options):
         if index in self.broken or (self.odd and seed % 2):
-            raise Damaged(f"piece {index}", "it is worn")
+            raise UnreadableClip(f"piece {index}", "it is worn")
         return super().read(split, index, seed=seed, **options)
 
 
@@ -81,16 +81,16 @@ def test_where_nearly_everything_is_damaged_it_ends_with_one_message():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_is_left_out_is_logged_once(workers, lines):
     source = Worn(broken=(2, 5))
-    loader = Loader(examples(source), batch_size=8, num_workers=workers, collate_fn=Collate())
+    loader = ExampleLoader(examples(source), batch_size=8, num_workers=workers, collate_fn=Collate())
     batches = [*loader, *loader]
     assert len(batches) == 16
-    assert sorted(lines) == ["  left out: piece 2: it is worn", "  left out: piece 5: it is worn"]
+    assert sorted(lines) == ["  skipped: piece 2: it is worn", "  skipped: piece 5: it is worn"]
     assert source.report == ["piece 2: it is worn", "piece 5: it is worn"]
 
 
 def test_a_worker_says_what_is_wrong_without_a_traceback():
     source = Worn(broken=range(8))
-    loader = Loader(examples(source), batch_size=8, num_workers=1, collate_fn=Collate())
+    loader = ExampleLoader(examples(source), batch_size=8, num_workers=1, collate_fn=Collate())
     with pytest.raises(PartitaError) as caught:
         next(iter(loader))
     assert str(caught.value).startswith("50 clips in a row cannot be read")

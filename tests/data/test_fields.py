@@ -10,11 +10,11 @@ import torch
 import partita
 from partita.core.contracts import Clip
 from partita.core.registry import names
-from partita.data.annotations import known_fields, meant_by
+from partita.data.annotations import closest_field, parse_row
 from partita.data.clips import told
 from partita.data.corpus import Corpus
 from partita.data.examples import Collate, Examples
-from partita.data.fields.base import Segment, cropped, field, parsed
+from partita.data.fields.base import Segment, crop_fields, field, parse_value
 from partita.data.folder import Folder
 
 AS_WRITTEN = {
@@ -39,10 +39,10 @@ def test_every_field_reads_what_people_write_and_what_it_read_itself():
     known = {name for name in names("field") if name not in ("color", "energy")}  # of other tests
     assert known == set(AS_WRITTEN)
     for name, (text, value) in AS_WRITTEN.items():
-        read = parsed(name, text)
+        read = parse_value(name, text)
         assert value is None or read == value, name
-        assert parsed(name, read) == read, name
-        assert parsed(name, None) is None
+        assert parse_value(name, read) == read, name
+        assert parse_value(name, None) is None
         assert isinstance(field(name).expected, str)
 
 
@@ -69,7 +69,7 @@ def test_every_field_reads_what_people_write_and_what_it_read_itself():
 )
 def test_what_is_no_such_value_is_refused_with_what_is_expected(name, value):
     with pytest.raises(ValueError, match=f"cannot be .*; expected {field(name).expected[:10]}"):
-        parsed(name, value)
+        parse_value(name, value)
 
 
 def test_fields_in_time_are_cut_and_joined_by_seconds_alone():
@@ -82,7 +82,7 @@ def test_fields_in_time_are_cut_and_joined_by_seconds_alone():
         "id": "of no field",
         "tempo": None,
     }
-    clip = cropped(piece, 1.0, 0.6)
+    clip = crop_fields(piece, 1.0, 0.6)
     assert clip.pop("beats").tolist() == [0.0, 0.5]
     assert [(round(a, 9), round(b, 9), c) for a, b, c in clip.pop("chords")] == [(0, 0.2, "C:maj"), (0.2, 0.6, "G:maj")]
     assert clip == {"seconds_start": 11.0, "seconds_total": 60.0, "text": "waltz", "id": "of no field", "tempo": None}
@@ -129,7 +129,7 @@ def test_a_manifest_carries_any_field(songs):
 
 def test_misspelt_fields_are_errors_that_say_what_was_meant(songs):
     assert {
-        name: meant_by(name) for name in ("txet", "chord", "kye", "Text", "artist", "text_en", "title", "split")
+        name: closest_field(name) for name in ("txet", "chord", "kye", "Text", "artist", "text_en", "title", "split")
     } == {
         **{"txet": "text", "chord": "chords", "kye": "key", "Text": "text"},
         **dict.fromkeys(["artist", "text_en", "title", "split"]),
@@ -151,7 +151,7 @@ def test_misspelt_fields_are_errors_that_say_what_was_meant(songs):
         ({"excerpt": "gone.wav"}, "excerpt: .*gone.wav: there is no such file"),
         ({"stems": {"drums": "list.jsonl"}}, "stems.drums: .*list.jsonl: cannot be read as audio"),
         ({"tempo": [1]}, r"tempo cannot be \[1\]; expected beats per minute"),
-        ({"caption": "a", "text": "b"}, "it has two values for text"),
+        ({"caption": "a", "text": "b"}, "the row has two values for text"),
     ],
 )
 def test_every_mistake_names_file_row_and_field(songs, row, words):
@@ -163,14 +163,14 @@ def test_every_mistake_names_file_row_and_field(songs, row, words):
 
 
 def test_keys_of_a_row_keep_their_types():
-    assert known_fields({"tempo": "90", "split": "dev", "mood": 3}) == ({"tempo": 90.0}, "validation")
+    assert parse_row({"tempo": "90", "split": "dev", "mood": 3}) == ({"tempo": 90.0}, "validation")
 
 
 def test_unknown_values_have_a_stand_in_where_one_is_true():
-    class Times:
+    class TimesField:
         inputs, sample_rate, channels = ("seconds_start", "seconds_total", "text"), None, 1
 
-    assert told(Times, Clip({}, 7.5)).fields == {"seconds_start": 0.0, "seconds_total": 7.5}
+    assert told(TimesField, Clip({}, 7.5)).fields == {"seconds_start": 0.0, "seconds_total": 7.5}
 
 
 def test_a_second_excerpt_of_the_same_piece_is_there_for_who_reads_it():

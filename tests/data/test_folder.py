@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from partita.data.base import Damaged
+from partita.data.base import UnreadableClip
 from partita.data.folder import Folder
 from partita.errors import PartitaError
 from partita.storage.audio_file import inspect_audio, read_clip
@@ -210,14 +210,14 @@ def test_a_file_is_in_one_split_whatever_its_rows_say(songs):
         for split in ("train", "validation", "test")
     }
     assert texts == {"train": ["two"], "validation": ["four"], "test": ["one", "three"]}
-    assert "list.jsonl line 5 (sub/mono0.wav): the file is for validation already" in "\n".join(source.report)
+    assert "list.jsonl line 5 (sub/mono0.wav): an earlier row puts it into validation" in "\n".join(source.report)
 
 
 def test_fewer_than_three_files_are_all_for_training(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(440, 1, 16000), 16000)
     source = Folder(str(tmp_path))
     assert [source.size(split) for split in ("train", "validation", "test")] == [1, 0, 0]
-    assert [source.stand_in(split) for split in ("train", "validation", "test")] == ["train"] * 3
+    assert [source.fallback_split(split) for split in ("train", "validation", "test")] == ["train"] * 3
 
 
 def test_nothing_there(tmp_path):
@@ -245,7 +245,7 @@ def test_a_file_that_goes_bad_later_is_named(songs):
     source = quiet(Folder(str(songs), validation=0.0, test=0.0))
     for path in songs.rglob("*.ogg"):
         path.unlink()
-    with pytest.raises(Damaged, match=r"stereo0\.ogg: there is no such file"):
+    with pytest.raises(UnreadableClip, match=r"stereo0\.ogg: there is no such file"):
         read(source, 0)
 
 
@@ -286,7 +286,7 @@ def test_what_there_is(songs):
     rows = [{"file": "stereo0.ogg", "text": "one"}, {"file": "stereo0.ogg", "text": "two"}, {"file": "stereo1.ogg"}]
     (songs / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = quiet(Folder(str(songs), manifest="list.jsonl"))
-    left_out = "6 more in the folder left out (not in list.jsonl)"
+    left_out = "6 more in the folder are not used (not in list.jsonl)"
     assert str(source.summary) == f"2 files, 6 s, 1 with captions; 2 train, 0 validation, 0 test; {left_out}"
     assert source.summary.known == {"text": 1}
 
@@ -310,16 +310,16 @@ def test_what_a_manifest_leaves_out_is_counted(songs):
     (songs / "list.csv").write_text("file,text\nstereo0.ogg,one\nstereo0.ogg,one again\nsub/mono0.wav,two\n")
     source = quiet(Folder(str(songs), manifest="list.csv"))
     unreadable = len(quiet(Folder(str(songs))).report)
-    assert str(source.summary).endswith(f"; {whole - 2 + unreadable} more in the folder left out (not in list.csv)")
+    assert str(source.summary).endswith(f"; {whole - 2 + unreadable} more in the folder are not used (not in list.csv)")
     rows = "".join(f"{path.relative_to(songs).as_posix()},a\n" for path in songs.rglob("*.*") if path.suffix != ".csv")
     (songs / "list.csv").write_text("file,text\n" + rows)
-    assert "left out" not in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
+    assert "not used" not in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
 
 
 def test_a_link_in_a_circle_beside_a_manifest(songs):
     (songs / "round.wav").symlink_to("round.wav")
     (songs / "list.csv").write_text("file,text\nstereo0.ogg,one\n")
-    assert "left out" in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
+    assert "not used" in str(quiet(Folder(str(songs), manifest="list.csv")).summary)
 
 
 def test_the_manifest_itself_is_looked_for_in_two_places(songs):
@@ -357,7 +357,7 @@ def test_tables_as_programs_write_them(songs, kind):
 @pytest.mark.parametrize("head", ["file,text,Text", "file,caption,text", "file,file"])
 def test_columns_that_say_the_same(songs, head):
     (songs / "list.csv").write_text(f"{head}\nstereo0.ogg,a,b\n")
-    with pytest.raises(PartitaError, match=r"several of its columns are called (text|file)"):
+    with pytest.raises(PartitaError, match=r"several columns are called (text|file)"):
         Folder(str(songs), manifest="list.csv").setup()
 
 

@@ -67,7 +67,7 @@ def test_restricted_scores_are_left_out_unless_asked_for(scores):
     assert [*source._pieces] == ["monteverdi/madrigal.3.1"]
     (line,) = overview(source)
     assert line.startswith("1 piece")
-    assert line.endswith("2 restricted scores left out (restricted: true takes them in)")
+    assert line.endswith("2 restricted scores left out (restricted: true includes them)")
     assert "palestrina" not in " ".join(provenance(source))
     everything.setup()
     assert len(everything._pieces) == 3
@@ -95,4 +95,4 @@ def test_sources_say_what_they_are_made_of(tmp_path):
     assert "Margaret Greentree" in lines[0]
     assert "TimGM6mb.sf2" in lines[1]
     assert lines[2] == f"made of audio files in {tmp_path.name}: CC BY 4.0"
-    assert "license not stated; it is yours to state (`license` of a folder)" in provenance(Folder(str(tmp_path)))[0]
+    assert "license not stated; state it with `license` of the folder" in provenance(Folder(str(tmp_path)))[0]

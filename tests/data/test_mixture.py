@@ -8,11 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from partita.data.base import Damaged
-from partita.data.examples import Collate, Examples, Span
+from partita.data.base import UnreadableClip
+from partita.data.examples import Collate, Examples, StepSampler
 from partita.data.folder import Folder
 from partita.data.mixture import Mixture
-from partita.data.overview import gaps, overview, supplies, untold
+from partita.data.overview import generation_gaps, overview, supplies, training_gaps
 from toys import ToySilent, ToySines
 
 
@@ -62,10 +62,10 @@ def test_steps_read_the_same_wherever_a_run_is_taken_up_and_however_many_share_i
     copy = pickle.loads(pickle.dumps(mixed()))
     for rank in range(2):
         for start in (0, 3):
-            numbers = list(Span(6, 4, start=start, rank=rank, world_size=2))
+            numbers = list(StepSampler(6, 4, start=start, rank=rank, world_size=2))
             other = examples(copy)
             assert all(torch.equal(other[i].audio, whole[i]) for i in reversed(numbers))
-    numbers = sorted(i for rank in range(2) for i in Span(6, 4, rank=rank, world_size=2))
+    numbers = sorted(i for rank in range(2) for i in StepSampler(6, 4, rank=rank, world_size=2))
     assert numbers == list(range(48))
 
 
@@ -74,7 +74,7 @@ def test_what_one_source_does_not_know_is_unknown():
     assert source.fields == {"text", "id"}
     batch = Collate()([examples(source)[i] for i in range(8)])
     assert sum(text is None for text in batch["text"]) == 4
-    assert gaps(source, {"conditioners.text": ("text",)}) == [
+    assert training_gaps(source, {"conditioners.text": ("text",)}) == [
         "24 of 24 pieces in toy-silent have no caption, and conditioners.text learns nothing from them"
     ]
 
@@ -82,11 +82,11 @@ def test_what_one_source_does_not_know_is_unknown():
 def test_clips_whose_pieces_have_no_caption_are_counted():
     told = [{"text": "one", "tempo": 90}, {"id": "2"}, {"id": "3", "tempo": 60}]
     reads = {"conditioners.text": ("text",), "conditioners.speed": ("tempo",)}
-    assert [line.split(":")[0] for line in untold(told, reads)] == [
+    assert [line.split(":")[0] for line in generation_gaps(told, reads)] == [
         "2 of 3 clips are of pieces without caption",
         "1 of 3 clips are of pieces without tempo",
     ]
-    assert not untold(told[:1], reads)
+    assert not generation_gaps(told[:1], reads)
 
 
 def test_a_damaged_piece_is_replaced_from_its_own_source():
@@ -95,7 +95,7 @@ def test_a_damaged_piece_is_replaced_from_its_own_source():
 
         def read(self, split, index, **options):
             if index == 0:
-                raise Damaged("0", "it is worn")
+                raise UnreadableClip("0", "it is worn")
             return super().read(split, index, **options)
 
     source = Mixture([Worn(pieces=3), ToySines()], [1, 1])

@@ -63,8 +63,8 @@ def test_what_stages_listen_to_is_in_the_results(other, lines):
     system.save(deaf)
     (use,) = evaluate(deaf, options=FEW)["conditions"]
     assert (use["stage"], use["what"], use["rise"], use["unit"]) == ("main", "text", 0, "nats")
-    assert any("no use of it found" in line for line in lines)
-    assert "no use of it found" in (deaf / "evaluation" / "evaluation.html").read_text()
+    assert any("no effect found" in line for line in lines)
+    assert "no effect found" in (deaf / "evaluation" / "evaluation.html").read_text()
 
 
 def test_a_line_is_said_for_every_score(run, joint, lines):
@@ -128,7 +128,7 @@ def test_training_pieces_never_pass_for_test_pieces(run, other, lines):
     trained = other("data=toy-trained")
     results = evaluate(trained, options=FEW)
     (note,) = results["notes"]
-    assert note.startswith("the data has no test pieces, so training pieces stand in")
+    assert note.startswith("the data has no test pieces, so training pieces replace them")
     assert note in lines
     assert results["request"]["pieces"] == "training"
     assert note in (trained / "evaluation" / "evaluation.html").read_text()
@@ -148,7 +148,7 @@ def test_clips_that_nothing_was_asked_for_are_told(run, tmp_path, monkeypatch, l
 
     monkeypatch.setattr("partita.evaluation.evaluate._examples", without_captions)
     (note,) = evaluate(run, tmp_path / "evaluation", options=FEW)["notes"]
-    assert note.startswith("2 of 5 clips are of pieces without caption: conditioners.text is told nothing")
+    assert note.startswith("2 of 5 clips are of pieces without caption: they are generated without conditioners.text")
     assert note in lines
     assert note in (tmp_path / "evaluation" / "evaluation.html").read_text()
 

@@ -58,7 +58,7 @@ def test_the_distance_in_a_joint_space_is_that_of_its_embeddings(singer, joint):
     audio = [soundfile.read(path, dtype="float32")[0] for path in paths]
     assert len(audio) == 5
     made = torch.stack([torch.from_numpy(clip)[None] for clip in audio])
-    examples = Examples.at(RepresentationSpec(4000, 1, 40.0), toys.ToySines(), "test", 6, 1.0, SEED + 1)
+    examples = Examples.for_spec(RepresentationSpec(4000, 1, 40.0), toys.ToySines(), "test", 6, 1.0, SEED + 1)
     real = torch.stack([examples[i].audio for i in range(6)])
     sides = [Gaussian.of(embedder(clips, 4000).flatten(0, 1)) for clips in (made, real)]
     assert rows[f"FAD ({JOINT})"]["value"] == pytest.approx(frechet_distance(*sides).item(), rel=1e-6)

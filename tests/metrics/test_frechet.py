@@ -248,7 +248,7 @@ def test_reference_statistics_are_saved_and_refuse_another_source(tmp_path):
     path.write_bytes(b"broken")
     with pytest.raises(PartitaError, match="statistics of a reference"):
         Gaussian.load(path, embedding="vggish", source=source)
-    with pytest.raises(PartitaError, match="add no embeddings"):
+    with pytest.raises(PartitaError, match="do not add embeddings"):
         loaded.update(embeddings, reference=True)
 
 
@@ -261,7 +261,7 @@ def test_mistakes_are_named():
     metric.update(torch.zeros(1, 3))
     with pytest.raises(PartitaError, match="at least two"):
         metric.compute()
-    with pytest.raises(PartitaError, match="sizes are missing"):
+    with pytest.raises(PartitaError, match="sizes is missing"):
         FrechetInfinity(3).update(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="4-d embeddings"):
         FrechetDistance(3, reference=Gaussian.of(torch.randn(5, 4)))

@@ -129,7 +129,7 @@ def test_a_known_reference_is_as_good_as_its_clips(tmp_path):
     metric.update(made, sizes, pieces=names)
     expected = measured(made, real, 4, names, names)
     assert {name: value.item() for name, value in metric.compute().items()} == pytest.approx(expected)
-    with pytest.raises(PartitaError, match="add no embeddings"):
+    with pytest.raises(PartitaError, match="do not add embeddings"):
         metric.update(real, sizes, reference=True)
     with pytest.raises(PartitaError, match="'clap' instead of 'vggish'"):
         Sample.load(tmp_path / "frames.safetensors", embedding="vggish", source="x")

@@ -99,7 +99,7 @@ def test_mistakes_are_named():
     metric = StyleNeighbors(songs)
     with pytest.raises(PartitaError, match=r"\[B, 4\]"):
         metric.update(torch.randn(2, 3), torch.randn(2, 3))
-    with pytest.raises(PartitaError, match="numbers of songs"):
+    with pytest.raises(PartitaError, match="numbers of database songs"):
         metric.update(torch.randn(2, 4), torch.randn(2, 4), torch.tensor([1, 12]))
     with pytest.raises(PartitaError, match="source of every excerpt"):
         StyleNeighbors(songs, overfit="source").update(torch.randn(2, 4), torch.randn(2, 4))

@@ -109,7 +109,7 @@ def test_names_of_pieces_are_numbers_that_every_process_agrees_on():
     assert numbers.tolist() == [2340832890917691671, -1, 4771952420932724666, 2340832890917691671, -1]
     member = membership(numbers)
     assert sorted(map(tuple, member.tolist())) == [(0, 0, 0, 0, 1), (0, 0, 1, 0, 0), (0, 1, 0, 0, 0), (1, 0, 0, 1, 0)]
-    with pytest.raises(PartitaError, match="pieces of 5 clips, not of 4"):
+    with pytest.raises(PartitaError, match="each of 5 clips, not 4"):
         piece_numbers(["a"] * 4, 5)
 
 

@@ -215,7 +215,7 @@ def test_several_sources_are_a_list_of_slots(toy_recipe, tmp_path):
         ("data.1=toy-sine", "data.1", "did you mean 'toy-sines'"),
         ("data.0.weight=0", "data.0.weight", "a number above 0"),
         ("data.0.weight=much", "data.0.weight", "a number above 0"),
-        ("data.1={name: folder, path: /no/music}", "data.1.path", "/no/music is not there"),
+        ("data.1={name: folder, path: /no/music}", "data.1.path", "/no/music does not exist"),
         ("data.1.wieght=2", "data.1.wieght", "did you mean 'weight'"),
         ("tokenizers.acoustic.steps=9", "tokenizers.acoustic.steps", "did you mean 'fit.steps'"),
         ("tokenizers.acoustic.weigths=w", "tokenizers.acoustic.weigths", "did you mean 'weights'"),

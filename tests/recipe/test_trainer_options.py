@@ -101,7 +101,7 @@ def test_several_machines_need_to_know_where_they_meet(lines, toy_recipe, tmp_pa
     monkeypatch.setattr("lightning.Trainer.fit", lambda *args, **options: (_ for _ in ()).throw(PartitaError("on")))
     with pytest.raises(PartitaError, match="on"):
         train(plan, tmp_path / "run")
-    assert any("2 machines have met at 10.0.0.1:1234; this is number 0" in line for line in lines)
+    assert any("2 machines to connect at 10.0.0.1:1234; this is number 0" in line for line in lines)
 
 
 def test_a_training_that_ends_early_saves_no_weights(toy_recipe, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import yaml
 import partita
 from partita.core.contracts import Example, Generated, RepresentationSpec
 from partita.core.reference import stacked, unstacked
-from partita.data.clips import recording_of
+from partita.data.clips import tokenizer_audio
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
 
@@ -79,10 +79,10 @@ def test_what_is_read_of_an_example():
     """A stem as it is, cut or padded to the clip, silent where others are known, and nothing where none is."""
     mix, stem = torch.randn(1, 100), torch.randn(1, 80)
     example = Example(mix, 100, {"stems": {"low": stem}})
-    assert recording_of(example, None, 4000) is mix
-    low = recording_of(example, "stems.low", 4000)
+    assert tokenizer_audio(example, None, 4000) is mix
+    low = tokenizer_audio(example, "stems.low", 4000)
     assert torch.equal(low[:, :80], stem)
     assert low.shape == (1, 100)
     assert not low[:, 80:].any()
-    assert torch.equal(recording_of(example, "stems.high", 4000), torch.zeros(1, 100))
-    assert recording_of(Example(mix, 100, {}), "stems.low", 4000) is None
+    assert torch.equal(tokenizer_audio(example, "stems.high", 4000), torch.zeros(1, 100))
+    assert tokenizer_audio(Example(mix, 100, {}), "stems.low", 4000) is None

@@ -22,6 +22,6 @@ def test_systems_show_the_table_of_check_and_plans_their_parts(saved_toy, toy_re
         *("tokenizers/acoustic", "conditioners/text", "stages/main"),
         *("data:", "data:"),
     ]
-    assert rows[-1] == "data: made of toy-sines: license not stated; it is yours to state (`license` of a folder)"
+    assert rows[-1] == "data: made of toy-sines: license not stated; state it with `license` of the folder"
     assert "\x1b" not in text
     assert "toy-bigram" in repr(partita.load(saved_toy))

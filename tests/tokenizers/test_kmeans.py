@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from partita.core.contracts import RepresentationSpec
 from partita.core.part import Part
 from partita.core.registry import register
-from partita.data.examples import Span
+from partita.data.examples import StepSampler
 from partita.tokenizers.base import Tokenizer
 from partita.tokenizers.kmeans import KMeans
 from partita.tokenizers.log_mel import LogMel
@@ -73,7 +73,7 @@ def train(part, clips, *callbacks, start=0, checkpoint=None, batch=8, **options)
         **options,
     )
     data = [{"audio": clip} for clip in clips]
-    loader = DataLoader(data, batch_size=batch, sampler=Span(len(data) // batch, batch, start=start))
+    loader = DataLoader(data, batch_size=batch, sampler=StepSampler(len(data) // batch, batch, start=start))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*many workers")
         trainer.fit(part, loader, DataLoader(data[:batch], batch_size=batch), ckpt_path=checkpoint)

@@ -8,7 +8,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from partita.core.fit import Fit
-from partita.data.examples import Span
+from partita.data.examples import StepSampler
 from partita.layers.codec_losses import SpectralDistance
 from partita.tokenizers.adversarial import Losses
 from partita.tokenizers.autoencoders.seanet import SEANet, SEANetShape
@@ -90,7 +90,7 @@ def train(codec, data, *callbacks, fit=FIT, start=0, checkpoint=None, **options)
         **{"limit_val_batches": 0} | options,
     )
     size = fit.batch_size
-    loader = DataLoader(data, batch_size=size, sampler=Span(len(data) // size, size, start=start))
+    loader = DataLoader(data, batch_size=size, sampler=StepSampler(len(data) // size, size, start=start))
     trainer.fit(codec, loader, DataLoader(data, batch_size=size), ckpt_path=checkpoint)
     return trainer
 

@@ -10,8 +10,8 @@ import partita
 from partita.core.fit import Fit
 from partita.core.logs import shared_logger
 from partita.recipe.plan import load_recipe
-from partita.training.callbacks import Lines
-from partita.training.run_log import FILE_ALONE, kept
+from partita.training.callbacks import ProgressLines
+from partita.training.run_log import FILE_ONLY, log_to_file
 from partita.training.training import train
 
 
@@ -20,7 +20,7 @@ def test_lines_say_speed_and_the_time_that_is_left(lines, monkeypatch):
     monkeypatch.setattr("partita.training.callbacks.time.monotonic", lambda: now[0])
     trainer = SimpleNamespace(is_global_zero=True, callback_metrics={"train/loss": torch.tensor(0.5)})
     part = SimpleNamespace(fit_options=Fit())
-    shown = Lines(10_000, shared_logger("partita.training.trainer"))
+    shown = ProgressLines(10_000, shared_logger("partita.training.trainer"))
     for step in range(1601):  # eight steps a second, in sums that floating point holds exactly
         shown.on_train_batch_end(trainer, part, None, None, step)
         now[0] += 0.125
@@ -36,10 +36,10 @@ def test_a_run_keeps_what_was_said_with_its_time(lines, toy_recipe, tmp_path):
 
 
 def test_steps_that_a_bar_shows_are_kept_alone(lines, tmp_path):
-    with kept(tmp_path / "logs" / "train.log"):
-        FILE_ALONE.info("  step 1 of 2")
+    with log_to_file(tmp_path / "logs" / "train.log"):
+        FILE_ONLY.info("  step 1 of 2")
         logging.getLogger("partita.training.training").info("stages/%s", "main")
-    FILE_ALONE.info("  step 2 of 2")
+    FILE_ONLY.info("  step 2 of 2")
     assert lines == ["stages/main"]
     found = (tmp_path / "logs" / "train.log").read_text().splitlines()
     assert [line[20:] for line in found] == ["  step 1 of 2", "stages/main"]
@@ -49,18 +49,18 @@ def test_steps_that_a_bar_shows_are_kept_alone(lines, tmp_path):
 def test_whoever_did_not_ask_for_lines_gets_none(caplog, tmp_path):
     """The file of a run gets them, but not the log of the program around it."""
     caplog.set_level(logging.WARNING)
-    with kept(tmp_path / "train.log"):
+    with log_to_file(tmp_path / "train.log"):
         logging.getLogger("partita.training.training").info("data: toys")
     assert not caplog.records
     assert "data: toys" in (tmp_path / "train.log").read_text()
     caplog.set_level(logging.INFO)
-    with kept(tmp_path / "train.log"):
+    with log_to_file(tmp_path / "train.log"):
         logging.getLogger("partita.training.training").info("trained")
     assert caplog.messages == ["trained"]
 
 
 def test_only_the_first_process_speaks(lines, monkeypatch, tmp_path):
-    with kept(tmp_path / "train.log"):
+    with log_to_file(tmp_path / "train.log"):
         for rank in (1, 0):
             monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
             shared_logger("partita.training.training").info("rank %d", rank)

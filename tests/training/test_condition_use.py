@@ -11,7 +11,7 @@ from partita.core.contracts import Condition, Generated
 from partita.core.registry import register
 from partita.data.captions import tempo_class
 from partita.data.corpus import Corpus
-from partita.data.fields.values import Words
+from partita.data.fields.values import TextField
 from partita.generators.base import Generator
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
@@ -35,16 +35,16 @@ class ToyTones(toys.ToySines):
 
     Args:
         pieces: How many.
-        untold: So many of them have no caption.
+        generation_gaps: So many of them have no caption.
         held: Pieces for validation.
     """
 
     fields = frozenset({"text", "id", "color", "pitch"})
     attributes = ("pitch", "color")
 
-    def __init__(self, *, pieces: int = 6, untold: int = 0, held: int = 6):
+    def __init__(self, *, pieces: int = 6, generation_gaps: int = 0, held: int = 6):
         super().__init__(pieces=pieces)
-        self.untold, self.held = untold, held
+        self.generation_gaps, self.held = generation_gaps, held
 
     def size(self, split):
         return self.pieces if split == "train" else self.held
@@ -52,7 +52,7 @@ class ToyTones(toys.ToySines):
     def read(self, split, index, **how):
         example = super().read(split, index, **how)
         known = {"pitch": f"p{index}", "color": "ab"[index % 2], "id": f"{split}{index}"}
-        text = None if index < self.untold else f"{known['pitch']} {known['color']}"
+        text = None if index < self.generation_gaps else f"{known['pitch']} {known['color']}"
         example.fields = {"text": text, **known}
         return example
 
@@ -63,7 +63,7 @@ class ToyTones(toys.ToySines):
 
 
 @register("field", "color")
-class Color(Words):
+class Color(TextField):
     """The color of a tone."""
 
 
@@ -143,23 +143,23 @@ def test_what_is_used_is_told_from_what_is_ignored(tmp_path):
     for name in ("text", "text: pitch"):
         use = found[name]
         assert (use.rise, use.low, use.high) == (pytest.approx(2, abs=1e-6),) * 3
-        assert use.verdict == "listens to it"
+        assert use.verdict == "uses it"
     for name in ("text: color", "color"):
         use = found[name]
         assert (use.rise, use.low, use.high) == (0, 0, 0)
-        assert use.verdict == "no use of it found"
+        assert use.verdict == "no effect found"
     assert all((use.clips, use.pieces, use.unit) == (12, 6, "nats") for use in found.values())
 
 
 def test_only_clips_that_have_a_condition_count(lines, tmp_path):
-    found = rises(condition_use(system(tmp_path, untold=2), clips=12))
+    found = rises(condition_use(system(tmp_path, generation_gaps=2), clips=12))
     assert [(found[name].clips, found[name].pieces) for name in ("text", "text: pitch", "color")] == [
         (8, 4),
         (8, 4),
         (12, 6),
     ]
-    assert rises(condition_use(system(tmp_path, untold=6), clips=12)).keys() == {"color"}
-    assert lines == ["what main makes of text is not measured: there are no two pieces that have it"]
+    assert rises(condition_use(system(tmp_path, generation_gaps=6), clips=12)).keys() == {"color"}
+    assert lines == ["main: its use of text is not measured, because fewer than two pieces have it"]
 
 
 def test_a_single_piece_is_told_what_belongs_to_training_clips(tmp_path):

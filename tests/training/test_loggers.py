@@ -9,7 +9,7 @@ import partita.training.loggers
 from partita.errors import PartitaError, RecipeError
 from partita.recipe.logger_options import check_loggers
 from partita.recipe.plan import load_recipe
-from partita.training.loggers import log_clip, make_loggers, shows_clips
+from partita.training.loggers import log_clip, make_loggers, supports_clips
 from partita.training.report import read_curves
 from partita.training.training import train
 
@@ -88,7 +88,7 @@ class Recorder(Logger):
 
 def test_trackers_with_media_get_each_clip_with_its_channels_and_rate():
     clip, recorder = torch.linspace(-1, 1, 2000).reshape(2, 1000), Recorder()
-    assert shows_clips(recorder)
+    assert supports_clips(recorder)
     log_clip(recorder, "rendered/0", clip, 16000, 7)
     audio, rate = recorder.audio["rendered/0/audio", 7]
     assert rate == 16000

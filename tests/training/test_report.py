@@ -22,15 +22,15 @@ def test_a_chain_is_shown_with_what_its_stages_make_of_each_other(system, tmp_pa
     # two clips and a story, and a pair for each clip and tokenizer
     assert page.count("<audio") == 3 + 2 * 2 * 2
     assert "… from 2 s:" in page
-    assert "codes of coarse that the result has, too" in page
-    assert "made of toy-sines: license not stated; it is yours to state (`license` of a folder)" in page
+    assert "codes of coarse that the generated audio has, too" in page
+    assert "made of toy-sines: license not stated; state it with `license` of the folder" in page
 
 
 @pytest.mark.parametrize(("data", "told"), [("toy-trained", 2), ("toy-sines", 0)])
 def test_nothing_is_called_unseen_that_was_trained_on(system, tmp_path, data, told):
     recipe = load_recipe(tmp_path / "recipe.yaml", [f"data={data}"])
     page = write_report(System(recipe), tmp_path, title="chain", clips=2, measured=2).read_text()
-    assert page.count("training pieces stand in") == told
+    assert page.count("training pieces replace them") == told
     assert ("never saw" in page) == (told == 0)
 
 

@@ -8,14 +8,14 @@ from filelock import FileLock
 
 from partita.errors import PartitaError
 from partita.recipe.plan import load_recipe
-from partita.training.run_lock import LOCK, OWNER, training_alone
+from partita.training.run_lock import LOCK, OWNER, exclusive_training
 from partita.training.training import train
 
 HOLD = """
 import sys
 from pathlib import Path
-from partita.training.run_lock import training_alone
-with training_alone(Path(sys.argv[1])):
+from partita.training.run_lock import exclusive_training
+with exclusive_training(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -53,20 +53,20 @@ def test_a_pipe_in_the_place_of_the_owner_is_not_waited_for(tmp_path, other, mon
     run = tmp_path / "run"
     (run / OWNER).unlink()
     os.mkfifo(run / OWNER)
-    monkeypatch.setattr("partita.training.run_lock.PATIENCE", 0)
-    with pytest.raises(PartitaError, match="another process is training here"), training_alone(run):
+    monkeypatch.setattr("partita.training.run_lock.LOCK_TIMEOUT", 0)
+    with pytest.raises(PartitaError, match="another process is training here"), exclusive_training(run):
         pass
     other.kill()
     other.wait()
     monkeypatch.undo()
-    with training_alone(run):
+    with exclusive_training(run):
         assert (run / OWNER).is_file()
     assert not (run / OWNER).exists()
 
 
 def test_processes_that_train_together_do_not_lock_each_other_out(tmp_path, other, monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")
-    with training_alone(tmp_path / "run"):
+    with exclusive_training(tmp_path / "run"):
         pass
 
 
@@ -86,14 +86,14 @@ def test_what_a_killed_training_left_running_is_waited_for(tmp_path, monkeypatch
             worker.release()
 
     monkeypatch.setattr("partita.training.run_lock.time.sleep", nap)
-    with training_alone(run):
+    with exclusive_training(run):
         assert json.loads((run / OWNER).read_text())["process"] == os.getpid()
     assert len(naps) == 3
 
 
 def test_on_another_machine_a_process_is_believed_to_run(tmp_path, other):
     (tmp_path / "run" / OWNER).write_text(json.dumps({"process": 1 << 21, "machine": "elsewhere", "since": "noon"}))
-    with pytest.raises(PartitaError, match="process 2097152 on elsewhere"), training_alone(tmp_path / "run"):
+    with pytest.raises(PartitaError, match="process 2097152 on elsewhere"), exclusive_training(tmp_path / "run"):
         pass
 
 

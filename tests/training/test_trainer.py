@@ -10,7 +10,7 @@ import partita.training.training
 from partita.core.fit import Fit
 from partita.core.part_key import PartKey
 from partita.recipe.plan import load_recipe
-from partita.training.callbacks import Bar, Reseed
+from partita.training.callbacks import Reseed, StepProgressBar
 from partita.training.fit_data import FitData
 from partita.training.report import read_curves
 from partita.training.training import seconds_per_step, train
@@ -46,7 +46,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(toy_recipe, tmp_pa
 
 def test_whatever_counts_steps_agrees_under_accumulation(lines, toy_recipe, tmp_path, monkeypatch):
     """The schedule ends at its end, and progress, curves, validations and checkpoints count updates, not batches."""
-    monkeypatch.setattr("partita.training.callbacks.Lines.__init__.__defaults__", (1e-9,))
+    monkeypatch.setattr("partita.training.callbacks.ProgressLines.__init__.__defaults__", (1e-9,))
     batches, saved, loss = [], [], ToyBigram.loss
 
     def counted(self, *args):
@@ -95,7 +95,7 @@ def test_curves_go_on_at_the_right_step_after_an_interruption(toy_recipe, tmp_pa
 
 
 def test_the_bar_shows_steps():
-    bar = Bar()
+    bar = StepProgressBar()
     bar._trainer = SimpleNamespace(
         max_epochs=1,
         max_steps=-1,
@@ -137,7 +137,7 @@ def test_averaged_weights_are_where_the_training_is():
 
 def test_a_step_of_several_batches_is_timed_whole(toy_recipe, monkeypatch):
     ended = []
-    monkeypatch.setattr("partita.training.training.Stopwatch.on_step_end", lambda self, t, m, done: ended.append(done))
+    monkeypatch.setattr("partita.training.training.StepTimer.on_step_end", lambda self, t, m, done: ended.append(done))
     monkeypatch.setattr(partita.training.training.statistics, "median", lambda times: 0.0)
     assert seconds_per_step(load_recipe(toy_recipe, [FIT + "accumulate=3"]), PartKey("stages/main"), steps=6) == 0.0
     assert ended == [1, 2, 3, 4, 5, 6]

@@ -140,7 +140,7 @@ def test_asked_to_stop_it_keeps_what_is_done(lines, toy_recipe, tmp_path, monkey
     assert checkpoint["global_step"] in (3, 4)
     monkeypatch.undo()
     train(plan, tmp_path / "run")
-    assert "tokenizers/acoustic: 6 steps of 2, going on from the last checkpoint" in lines
+    assert "tokenizers/acoustic: 6 steps of 2, resuming from the last checkpoint" in lines
     train(plan, tmp_path / "whole")
     assert "tokenizers/acoustic: 6 steps of 2" in lines
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
@@ -337,11 +337,11 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import toys, torch
 from partita.recipe.plan import load_recipe
-from partita.training.run_lock import is_first
+from partita.training.run_lock import is_first_process
 from partita.training.training import train
 system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(tmp_path / "two")!r})
 state = {{f"{{name}} {{key}}": v for name, part in system.parts.items() for key, v in part.state_dict().items()}}
-torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first() else 1}}.pt")
+torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first_process() else 1}}.pt")
 """
     (tmp_path / "ddp.py").write_text(script)
     done = subprocess.run([sys.executable, str(tmp_path / "ddp.py")], capture_output=True, text=True, check=False)
@@ -381,7 +381,7 @@ def test_two_files_train_and_it_is_said_that_none_is_held_out(lines, toy_recipe,
         (folder / f"{i}.txt").write_text(f"noise {i}")
     train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run")
     assert "val/loss" in read_curves(tmp_path / "run", "stages/main")
-    assert any("no validation pieces, so training pieces stand in" in line for line in lines)
+    assert any("no validation pieces, so training pieces replace them" in line for line in lines)
 
 
 def interrupted(plan, run, monkeypatch, step):

@@ -1,1 +1,1 @@
-"""What can be known of a clip, one registered field in a file each; sources and conditioners are not here."""
+"""The fields of a clip, one file for each registered field. Sources and conditioners do not belong here."""

@@ -1,11 +1,11 @@
-"""The clip itself, as something that is read."""
+"""The audio of the clip itself, as an input of conditioners."""
 
 from __future__ import annotations
 
 from ...core.registry import register
-from .recordings import Recording
+from .recordings import AudioField
 
 
 @register("field", "audio")
-class Audio(Recording):
-    """The clip itself. In training every clip has it; in generation somebody may supply a recording."""
+class Audio(AudioField):
+    """Audio of the clip itself: always known in training, an optional recording in generation."""

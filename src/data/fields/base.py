@@ -1,4 +1,4 @@
-"""The contract of fields: how what is known of a clip is read, cut to a clip, and joined over a story."""
+"""The contract of fields: how their values are parsed, cropped to a clip, and joined over the segments of a story."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.registry import lookup, names
 
 
 class Segment(NamedTuple):
-    """One segment of a story: when it begins and ends, in seconds, and what is said of it."""
+    """A segment of a story: start and end in seconds, and the value of a field."""
 
     start: float
     stop: float
@@ -20,17 +20,17 @@ class Segment(NamedTuple):
 
 
 class Field(ABC):
-    """Something that can be known of a clip.
+    """A field: an attribute of a clip that data or a user can supply.
 
-    A subclass is registered under the name of the field. It implements :meth:`parse`, and where time matters
+    A subclass is registered under the name of the field. It implements :meth:`parse` and, if its value depends on time,
     :meth:`crop` and :meth:`join`.
 
     Attributes:
-        kind: What its values are: ``text``, ``names``, ``number``, ``times``, ``spans`` or ``audio``. A conditioner
-            may read only some kinds.
-        expected: What a value is, as messages say it.
-        aliases: Other names of it in manifests and sidecar files.
-        timed: Whether a shorter clip of the same music may have another value: :meth:`crop` and :meth:`join` count.
+        kind: Type of the values: ``text``, ``names``, ``number``, ``times``, ``spans`` or ``audio``. A conditioner may
+            accept only some kinds.
+        expected: Description of a valid value, for error messages.
+        aliases: Alternative names in manifests and sidecar files.
+        timed: Whether the value depends on time, so that :meth:`crop` and :meth:`join` are implemented.
     """
 
     kind: ClassVar[str]
@@ -42,14 +42,14 @@ class Field(ABC):
 
     @abstractmethod
     def parse(self, value: Any) -> Any:
-        """A value as people write it, in a cell, a JSON file, a prompt or a call; parsed values stay as they are.
+        """Parse a value from a table cell, a JSON file, a prompt or a call. Parsed values are returned unchanged.
 
         Raises:
-            ValueError: The value is no such thing; so do TypeError and other errors of conversion.
+            ValueError: The value is invalid. ``TypeError`` and other conversion errors mean the same.
         """
 
     def crop(self, value: Any, start: float, seconds: float) -> Any:
-        """The value of a clip out of that of a longer one.
+        """Return the value for a clip, given the value for a longer clip that contains it.
 
         Args:
             value: A parsed value. Times are in seconds from the start of the longer clip.
@@ -59,27 +59,27 @@ class Field(ABC):
         return value
 
     def join(self, segments: Sequence[Segment]) -> Any:
-        """The value over a whole story of which the segments have values of their own; ``None`` if none is known."""
+        """Return the value for a whole story, given the values of its segments; ``None`` if none has a value."""
         return next((segment.value for segment in segments if segment.value is not None), None)
 
-    def unknown(self, seconds: float) -> Any:
-        """The value that stands for an unknown one, in a clip of so many seconds; ``None`` if nothing does."""
+    def default(self, seconds: float) -> Any:
+        """Return the value to use if none is supplied, for a clip of this length; ``None`` if there is no default."""
         return None
 
-    def heard(self, value: Any, sample_rate: int, channels: int, own_rate: int) -> Any:
-        """A value that is audio, at another rate and with other channels; other values stay as they are.
+    def to_audio(self, value: Any, sample_rate: int, channels: int, own_rate: int) -> Any:
+        """Load an audio value at a sample rate. Values of other kinds are returned unchanged.
 
         Args:
             value: A parsed value.
-            sample_rate: Rate of the result, in Hz.
-            channels: Channels of the result.
-            own_rate: Rate of samples that do not tell theirs, in Hz.
+            sample_rate: Sample rate of the result, in Hz.
+            channels: Number of channels of the result.
+            own_rate: Sample rate of samples without one of their own, in Hz.
         """
         return value
 
 
 def field(name: str) -> Field:
-    """The field of that name.
+    """Return the field with this name.
 
     Raises:
         UnknownName: No field has that name.
@@ -87,11 +87,11 @@ def field(name: str) -> Field:
     return lookup("field", name)()
 
 
-def parsed(name: str, value: Any) -> Any:
-    """A value of a field as its parser has it; ``None`` stays unknown.
+def parse_value(name: str, value: Any) -> Any:
+    """Parse a value of a field; ``None`` is returned unchanged.
 
     Raises:
-        ValueError: It is no such value; the message says what is expected, without the name of the field.
+        ValueError: The value is invalid. The message says what is expected, without the name of the field.
     """
     if value is None:
         return None
@@ -101,14 +101,14 @@ def parsed(name: str, value: Any) -> Any:
     except UnicodeEncodeError:
         raise ValueError("is not UTF-8 text") from None
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
-        raise ValueError(f"cannot be {_said(value)}; expected {one.expected}") from None
+        raise ValueError(f"cannot be {_described(value)}; expected {one.expected}") from None
 
 
-def cropped(fields: Mapping[str, Any], start: float, seconds: float) -> dict[str, Any]:
-    """What is known of a piece as what is known of a clip of it; what is no registered field stays.
+def crop_fields(fields: Mapping[str, Any], start: float, seconds: float) -> dict[str, Any]:
+    """Return the fields of a clip, given those of its piece. Unregistered fields are returned unchanged.
 
     Args:
-        fields: Parsed values of the piece. Times are in seconds from its start.
+        fields: Parsed values of the fields of the piece. Times are in seconds from its start.
         start: Start of the clip, in seconds.
         seconds: Length of the clip.
     """
@@ -119,12 +119,12 @@ def cropped(fields: Mapping[str, Any], start: float, seconds: float) -> dict[str
     }
 
 
-def kinds(inputs: Iterable[str]) -> set[str]:
-    """The kinds of some fields."""
+def field_kinds(inputs: Iterable[str]) -> set[str]:
+    """Return the set of the kinds of fields."""
     return {lookup("field", name).kind for name in inputs}
 
 
-def _said(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
     text = repr(value[:60] if isinstance(value, str) else value)

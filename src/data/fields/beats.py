@@ -1,11 +1,11 @@
-"""The pulse."""
+"""The times of the beats."""
 
 from __future__ import annotations
 
 from ...core.registry import register
-from .values import Times
+from .values import TimesField
 
 
 @register("field", "beats")
-class Beats(Times):
-    """When beats fall, in seconds."""
+class Beats(TimesField):
+    """Times of the beats, in seconds."""

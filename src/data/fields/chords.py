@@ -6,25 +6,25 @@ import re
 from typing import Any, ClassVar
 
 from ...core.registry import register
-from .values import Spans, rows_of, span_of, text_of
+from .values import SpansField, parse_line, parse_rows, parse_span
 
 _CHORD = re.compile(r"N|X|[A-G][b#]*(:[A-Za-z0-9#*,()+-]+)?(/[b#]*\d+)?")
-"""The syntax of C. Harte et al. (ISMIR 2005): root, quality, bass; ``N`` for no chord, ``X`` for one without a name."""
+"""The syntax of C. Harte et al. (ISMIR 2005): root, quality, bass; ``N`` for no chord, ``X`` for an unnamed chord."""
 
 
 @register("field", "chords")
-class Chords(Spans):
+class Chords(SpansField):
     """Chords as rows (start, end, chord), such as ``[0, 1.5, "G:min"]``, in seconds; ``N`` is no chord."""
 
     expected: ClassVar[str] = 'rows of start, end and chord, such as [[0, 1.5, "C:maj"], [1.5, 2, "G:7"]]'
 
     def parse(self, value: Any) -> list[tuple[float, float, str]]:
-        """The rows; of a text, as JSON."""
-        return [span_of(row, _chord) for row in rows_of(value)]
+        """Return the rows; a string is parsed as JSON."""
+        return [parse_span(row, _chord) for row in parse_rows(value)]
 
 
 def _chord(label: Any) -> str:
-    name = text_of(label)
+    name = parse_line(label)
     if not _CHORD.fullmatch(name):
         raise ValueError
     return name

@@ -1,11 +1,11 @@
-"""The first beats of bars."""
+"""The times of the first beats of bars."""
 
 from __future__ import annotations
 
 from ...core.registry import register
-from .values import Times
+from .values import TimesField
 
 
 @register("field", "downbeats")
-class Downbeats(Times):
-    """When bars begin, in seconds."""
+class Downbeats(TimesField):
+    """Times at which bars begin, in seconds."""

@@ -1,4 +1,4 @@
-"""Who plays."""
+"""The names of the instruments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ...core.registry import register
 from .base import Field
-from .values import text_of
+from .values import parse_line
 
 
 @register("field", "instruments")
@@ -14,10 +14,10 @@ class Instruments(Field):
     """Names of instruments."""
 
     kind: ClassVar[str] = "names"
-    expected: ClassVar[str] = "names with commas between them, or a list of names"
+    expected: ClassVar[str] = "names separated by commas, or a list of names"
 
     def parse(self, value: Any) -> list[str]:
-        """The names; of a text, what commas or semicolons separate."""
+        """Return the names; a string is split at commas and semicolons."""
         if isinstance(value, str):
             value = value.replace(";", ",").split(",")
-        return [name for name in map(text_of, value) if name]
+        return [name for name in map(parse_line, value) if name]

@@ -1,4 +1,4 @@
-"""What is sung."""
+"""The lyrics."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any, ClassVar
 
 from ...core.registry import register
 from .base import Field
-from .values import text_of
+from .values import parse_line
 
 
 @register("field", "lyrics")
 class Lyrics(Field):
-    """The words that are sung, with their line breaks."""
+    """Lyrics, with line breaks."""
 
     kind: ClassVar[str] = "text"
     expected: ClassVar[str] = "text"
 
     def parse(self, value: Any) -> str:
-        """The lines, each with single spaces."""
+        """Return the lines, with single spaces."""
         if not isinstance(value, str):
             raise TypeError
-        return "\n".join(text_of(line) for line in value.splitlines()).strip()
+        return "\n".join(parse_line(line) for line in value.splitlines()).strip()

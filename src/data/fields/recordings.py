@@ -1,4 +1,4 @@
-"""What fields share whose values are audio: a path, samples or an excerpt."""
+"""The base class of fields whose values are audio: a path, samples or an excerpt."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from ...errors import PartitaError
 from .base import Field
 
 
-class Recording(Field):
-    """A field of audio. A path, :class:`partita.Excerpt`, array or tensor is read when somebody hears it."""
+class AudioField(Field):
+    """A field of audio: a path, :class:`partita.Excerpt`, array or tensor, which is loaded when it is used."""
 
     kind: ClassVar[str] = "audio"
     expected: ClassVar[str] = "the path of an audio file, samples [C, T], or a partita.Excerpt"
 
     def parse(self, value: Any) -> Any:
-        """The same; a path of text as a ``Path``.
+        """Return the value unchanged, or a string as a ``Path``.
 
         Raises:
-            ValueError: The value is neither.
+            ValueError: The value is an empty string.
+            TypeError: The value is neither a path nor audio.
         """
         if isinstance(value, str | os.PathLike):
             if not str(value).strip():
@@ -35,11 +36,11 @@ class Recording(Field):
             raise TypeError
         return value
 
-    def heard(self, value: Any, sample_rate: int, channels: int, own_rate: int) -> Tensor:
-        """The audio ``[channels, T]`` float32.
+    def to_audio(self, value: Any, sample_rate: int, channels: int, own_rate: int) -> Tensor:
+        """Return the audio ``[channels, T]`` float32.
 
         Raises:
-            PartitaError: There is no such file, or it is not one recording.
+            PartitaError: The file cannot be read, or the value is not a single recording.
         """
         if isinstance(value, Tensor) and value.dim() == 2 and value.is_floating_point():
             return convert(samples_of(value), own_rate, sample_rate, channels)[0]
@@ -48,5 +49,5 @@ class Recording(Field):
             excerpt = replace(excerpt, sample_rate=own_rate)
         audio = excerpt.read(sample_rate, channels)
         if len(audio) != 1:
-            raise PartitaError(f"each clip takes one recording, not {len(audio)}")
+            raise PartitaError(f"each clip needs one recording, not {len(audio)}")
         return audio[0]

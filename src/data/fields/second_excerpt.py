@@ -1,11 +1,11 @@
-"""Another clip of the same piece."""
+"""Another excerpt of the same piece."""
 
 from __future__ import annotations
 
 from ...core.registry import register
-from .recordings import Recording
+from .recordings import AudioField
 
 
 @register("field", "excerpt")
-class SecondExcerpt(Recording):
-    """A second excerpt of the same piece: its style. Sources draw one at random unless a manifest names a file."""
+class SecondExcerpt(AudioField):
+    """A second excerpt of the same piece, as a style reference. Drawn at random unless a manifest names a file."""

@@ -1,4 +1,4 @@
-"""Where the clip begins in its piece."""
+"""The start of the clip within its piece."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any, ClassVar
 
 from ...core.registry import register
 from .base import Field, Segment
-from .values import number_of
+from .values import parse_number
 
 
 @register("field", "seconds_start")
 class SecondsStart(Field):
-    """Seconds of the piece before the clip."""
+    """Start of the clip within its piece, in seconds."""
 
     kind: ClassVar[str] = "number"
     expected: ClassVar[str] = "seconds"
     timed: ClassVar[bool] = True
 
     def parse(self, value: Any) -> float:
-        """The number."""
-        return number_of(value)
+        """Return the number."""
+        return parse_number(value)
 
     def crop(self, value: float, start: float, seconds: float) -> float:
-        """Later by as much as the clip begins later."""
+        """Return the start of the clip within the piece."""
         return value + start
 
     def join(self, segments: Sequence[Segment]) -> float | None:
-        """That of the beginning."""
+        """Return the start of the first segment."""
         return segments[0].value
 
-    def unknown(self, seconds: float) -> float:
-        """A clip whose place is not known is the beginning of a piece."""
+    def default(self, seconds: float) -> float:
+        """Return 0: an unknown clip is taken as the beginning of a piece."""
         return 0.0

@@ -1,4 +1,4 @@
-"""How long the piece is."""
+"""The length of the piece."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any, ClassVar
 
 from ...core.registry import register
 from .base import Field
-from .values import positive_number_of
+from .values import parse_positive
 
 
 @register("field", "seconds_total")
 class SecondsTotal(Field):
-    """Seconds of the whole piece."""
+    """Length of the whole piece, in seconds."""
 
     kind: ClassVar[str] = "number"
     expected: ClassVar[str] = "seconds, a number above 0"
 
     def parse(self, value: Any) -> float:
-        """The number."""
-        return positive_number_of(value)
+        """Return the number."""
+        return parse_positive(value)
 
-    def unknown(self, seconds: float) -> float:
-        """A clip of a piece whose length is not known is the whole piece."""
+    def default(self, seconds: float) -> float:
+        """Return the length of the clip: an unknown clip is taken as a whole piece."""
         return seconds

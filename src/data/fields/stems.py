@@ -1,4 +1,4 @@
-"""The parts of a mix."""
+"""The stems of a mix."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from ...core.excerpt import Excerpt
 from ...core.registry import register
 from .base import Segment
-from .recordings import Recording
+from .recordings import AudioField
 
 
 @register("field", "stems")
-class Stems(Recording):
-    """The audio of each part of the mix, by name; in a manifest, paths of files that begin with the mix."""
+class Stems(AudioField):
+    """Audio of each stem of the mix, by name; in a manifest, paths of files that begin at the same time as the mix."""
 
     expected: ClassVar[str] = 'audio by name, such as {"drums": "drums.wav"}'
     timed: ClassVar[bool] = True
 
     def parse(self, value: Any) -> dict[str, Any]:
-        """The recordings by name; of a text, as JSON."""
+        """Return the recordings by name; a string is parsed as JSON."""
         stems = json.loads(value) if isinstance(value, str) else value
         if not isinstance(stems, Mapping):
             raise TypeError
         return {str(name): super(Stems, self).parse(audio) for name, audio in stems.items()}
 
     def crop(self, value: dict[str, Any], start: float, seconds: float) -> dict[str, Any]:
-        """The same stretch of each stem."""
+        """Return the same excerpt of each stem."""
 
         def part(audio: Any) -> Excerpt:
             whole = audio if isinstance(audio, Excerpt) else Excerpt(audio)
@@ -40,9 +40,11 @@ class Stems(Recording):
         return {name: part(audio) for name, audio in value.items()}
 
     def join(self, segments: Sequence[Segment]) -> dict[str, Any] | None:
-        """Those of the first segment that has some."""
+        """Return the stems of the first segment that has any."""
         return next((segment.value for segment in segments if segment.value is not None), None)
 
-    def heard(self, value: dict[str, Any], sample_rate: int, channels: int, own_rate: int) -> dict[str, Tensor]:  # type: ignore[override]
-        """Each stem ``[channels, T]`` float32."""
-        return {name: super(Stems, self).heard(audio, sample_rate, channels, own_rate) for name, audio in value.items()}
+    def to_audio(self, value: dict[str, Any], sample_rate: int, channels: int, own_rate: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return each stem ``[channels, T]`` float32 by name."""
+        return {
+            name: super(Stems, self).to_audio(audio, sample_rate, channels, own_rate) for name, audio in value.items()
+        }

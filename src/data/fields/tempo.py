@@ -1,4 +1,4 @@
-"""How fast it is."""
+"""The tempo."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any, ClassVar
 
 from ...core.registry import register
 from .base import Field
-from .values import positive_number_of
+from .values import parse_positive
 
 
 @register("field", "tempo")
 class Tempo(Field):
-    """Beats per minute."""
+    """Tempo in beats per minute."""
 
     kind: ClassVar[str] = "number"
     expected: ClassVar[str] = "beats per minute, a number above 0"
 
     def parse(self, value: Any) -> float:
-        """The number."""
-        return positive_number_of(value)
+        """Return the number."""
+        return parse_positive(value)

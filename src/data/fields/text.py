@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...core.registry import register
-from .values import Words
+from .values import TextField
 
 
 @register("field", "text")
-class Text(Words):
-    """A caption, or a prompt."""
+class Text(TextField):
+    """Caption or prompt."""
 
     aliases: ClassVar[tuple[str, ...]] = ("caption",)

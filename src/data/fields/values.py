@@ -1,4 +1,4 @@
-"""What fields of one kind share: how texts, names, numbers and rows in time are read and cut."""
+"""Parsers and base classes of fields by kind: text, numbers, times and spans."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import ArrayLike
 from .base import Field, Segment
 
 
-def text_of(value: Any) -> str:
-    """One line of text."""
+def parse_line(value: Any) -> str:
+    """Return a string as one line with single spaces."""
     if not isinstance(value, str):
         raise TypeError
-    value.encode()  # half a character that JSON can spell fits into no file
+    value.encode()  # raises an error for lone surrogates, which JSON allows but no file can hold
     return " ".join(value.split())
 
 
-def number_of(value: Any) -> float:
-    """A finite number."""
+def parse_number(value: Any) -> float:
+    """Return a finite number."""
     if isinstance(value, bool):
         raise TypeError
     number = float(value)
@@ -31,69 +31,69 @@ def number_of(value: Any) -> float:
     return number
 
 
-def positive_number_of(value: Any) -> float:
-    """A finite number above 0."""
-    number = number_of(value)
+def parse_positive(value: Any) -> float:
+    """Return a finite number above 0."""
+    number = parse_number(value)
     if not number > 0:
         raise ValueError
     return number
 
 
-def rows_of(value: Any) -> Any:
-    """A list, or the list that a text spells as JSON."""
+def parse_rows(value: Any) -> Any:
+    """Return a list; a string is parsed as JSON."""
     return json.loads(value) if isinstance(value, str) else value
 
 
-def span_of(row: Any, label: Callable[[Any], Any]) -> tuple[float, float, Any]:
-    """A row (start, end, label)."""
-    start, end, said = row
-    start, end = number_of(start), number_of(end)
+def parse_span(row: Any, label: Callable[[Any], Any]) -> tuple[float, float, Any]:
+    """Return a row (start, end, label), with the label parsed by ``label``."""
+    start, end, value = row
+    start, end = parse_number(start), parse_number(end)
     if not start < end:
         raise ValueError
-    return start, end, label(said)
+    return start, end, label(value)
 
 
-class Words(Field):
-    """A field of text on one line."""
+class TextField(Field):
+    """A field of text in one line."""
 
     kind: ClassVar[str] = "text"
     expected: ClassVar[str] = "text"
 
     def parse(self, value: Any) -> str:
-        """The text, with single spaces."""
-        return text_of(value)
+        """Return the text, with single spaces."""
+        return parse_line(value)
 
 
-class Times(Field):
-    """A field of moments."""
+class TimesField(Field):
+    """A field of times."""
 
     kind: ClassVar[str] = "times"
     expected: ClassVar[str] = "a list of times in seconds, such as [0.5, 1.0]"
     timed: ClassVar[bool] = True
 
     def parse(self, value: Any) -> list[float]:
-        """The moments in seconds; of a text, as JSON."""
-        return [number_of(time) for time in rows_of(value)]
+        """Return the times in seconds; a string is parsed as JSON."""
+        return [parse_number(time) for time in parse_rows(value)]
 
     def crop(self, value: ArrayLike, start: float, seconds: float) -> np.ndarray:
-        """The moments in the clip.
+        """Return the times within the clip.
 
-        >>> Times.crop(None, np.array([0.5, 1.0, 1.5, 2.0]), 1.0, 1.0)
+        >>> TimesField.crop(None, np.array([0.5, 1.0, 1.5, 2.0]), 1.0, 1.0)
         array([0. , 0.5])
         """
-        moments = np.asarray(value, np.float64) - start
-        return moments[(moments >= -1e-9) & (moments < seconds)].clip(0)
+        times = np.asarray(value, np.float64) - start
+        return times[(times >= -1e-9) & (times < seconds)].clip(0)
 
     def join(self, segments: Sequence[Segment]) -> np.ndarray | None:
-        """The moments of every segment, each within its own time."""
+        """Return the times of all segments; times outside their own segment are dropped."""
         known = [s for s in segments if s.value is not None]
         if not known:
             return None
         return np.concatenate([self.crop(s.value, 0.0, s.stop - s.start) + s.start for s in known])
 
 
-class Spans(Field):
-    """A field of things that last, as rows (start, end, label)."""
+class SpansField(Field):
+    """A field of spans, as rows (start, end, label)."""
 
     kind: ClassVar[str] = "spans"
     timed: ClassVar[bool] = True
@@ -101,9 +101,9 @@ class Spans(Field):
     def crop(
         self, value: Iterable[tuple[float, float, Any]], start: float, seconds: float
     ) -> list[tuple[float, float, Any]]:
-        """What sounds in the clip, cut where the clip begins and ends.
+        """Return the spans within the clip, cropped to it.
 
-        >>> Spans.crop(None, [(0.0, 1.5, "C:maj"), (1.5, 3.0, "G:7")], 1.0, 1.0)
+        >>> SpansField.crop(None, [(0.0, 1.5, "C:maj"), (1.5, 3.0, "G:7")], 1.0, 1.0)
         [(0.0, 0.5, 'C:maj'), (0.5, 1.0, 'G:7')]
         """
         found = []
@@ -114,7 +114,7 @@ class Spans(Field):
         return found
 
     def join(self, segments: Sequence[Segment]) -> list[tuple[float, float, Any]] | None:
-        """What sounds in every segment, cut where the segment ends."""
+        """Return the spans of all segments, cropped to their segments."""
         known = [s for s in segments if s.value is not None]
         if not known:
             return None

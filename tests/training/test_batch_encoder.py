@@ -9,8 +9,8 @@ from partita.core.part_key import PartKey
 from partita.data.examples import Collate
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
+from partita.training.batch_encoder import with_audio
 from partita.training.fit_data import FitData
-from partita.training.represented import audible
 from toys import ToyCodec
 
 
@@ -84,13 +84,13 @@ def test_what_no_tokenizer_made_is_refused(data, stored, words):
 def test_another_fingerprint_without_audio_is_refused_with_both(data):
     own = data.system.tokenizers["acoustic"].fingerprint()
     example = Example(None, 4000, {"id": "song 7"}, representations={"abc": torch.zeros(1, 40).long()})
-    with pytest.raises(partita.PartitaError, match=f"song 7 brings no audio.*abc.*acoustic is {own}"):
+    with pytest.raises(partita.PartitaError, match=f"song 7 has no audio.*abc.*acoustic has the fingerprint {own}"):
         data.on_after_batch_transfer(collated(data, example), 0)
 
 
 def test_what_hears_needs_audio():
     example = Example(None, 4000, {"id": "song 7"}, representations={"abc": torch.zeros(1, 40).long()})
-    with pytest.raises(partita.PartitaError, match="song 7 brings no audio"):
-        audible(Collate()([example]))
+    with pytest.raises(partita.PartitaError, match="song 7 has no audio"):
+        with_audio(Collate()([example]))
     with pytest.raises(partita.PartitaError, match="song 7 brings no audio"):
         _ = example.audio

@@ -1,1 +1,1 @@
-"""Recipes and presets: YAML files only, shipped inside the package."""
+"""Recipes and presets as YAML files, which are shipped inside the package."""

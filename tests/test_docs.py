@@ -33,7 +33,7 @@ from partita.core.fit import Fit
 from partita.core.registry import UnknownName
 from partita.data.annotations import FILE_KEYS, parse_row, read_manifest
 from partita.errors import PartitaError
-from partita.evaluation.ablation_runs import runs
+from partita.evaluation.ablation_runs import make_runs
 from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
@@ -128,7 +128,7 @@ def check_ablation(recipe, changes=(), budget=()):
     ablation = partita.read_ablation(recipe, list(changes), list(budget))
     if "seed" in ablation.vary:
         ablation.vary["seed"] = [0]  # the others would be checked in the same way
-    assert runs(ablation)
+    assert make_runs(ablation)
 
 
 @pytest.mark.parametrize("words", chain(*map(commands, GUIDES)))

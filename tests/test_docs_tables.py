@@ -109,9 +109,7 @@ def test_parts_and_presets_exist():
 
 def test_fusions_are_those_of_the_stages():
     """The table says which kind of stage has which, and which is the default."""
-    table = {
-        row[0].strip("`"): row[2:] for row in rows(section(ROOT / "docs/recipes.md", "How a stage is given something"))
-    }
+    table = {row[0].strip("`"): row[2:] for row in rows(section(ROOT / "docs/recipes.md", "Fusion of conditions"))}
     conditions = [ConditionSpec(dim=8), ConditionSpec(dim=8, frame_rate=50.0), ConditionSpec(None, 50.0, 2, 16)]
     for column, kind in enumerate(("autoregressive", "diffusion")):
         stage = lookup("generator", kind)
@@ -124,7 +122,7 @@ def test_arguments_of_generate():
     """The table of what can be asked for uses the arguments of ``System.generate``."""
     accepted = set(inspect.signature(partita.System.generate).parameters)
     keywords = []
-    for row in rows(section(ROOT / "docs/generation.md", "What you can ask for")):
+    for row in rows(section(ROOT / "docs/generation.md", "Inputs and options")):
         for code in re.findall(r"`([^`]+)`", row[1]):
             if re.match(r"[a-z]+=", code):
                 keywords += [keyword.arg for keyword in ast.parse(f"f({code})").body[0].value.keywords]

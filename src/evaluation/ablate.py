@@ -1,4 +1,4 @@
-"""Running an ablation: every part trained once, every variant evaluated, and one page of results."""
+"""Running an ablation: train each distinct part once, evaluate every variant, and write one page of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from ..storage.saved_format import numbered
 from ..system.assembly import INDEX
 from .ablation import Ablation
 from .ablation_page import write_results
-from .ablation_runs import Run, dependencies, fingerprint, recipe_of, runs, separate, trained, with_steps
+from .ablation_runs import (
+    Run,
+    dependencies,
+    fingerprint,
+    make_runs,
+    recipe_of,
+    standalone_parts,
+    trained_parts,
+    with_steps,
+)
 from .embedders import Embedders
 from .launch import Launcher, Processes, run_tasks
 from .scoring import chosen_scores, measurable
@@ -28,8 +37,8 @@ from .tasks import SPEED, Task
 
 REQUEST = "ablation.yaml"
 
-LASTING = ("duration", "seed")
-"""The options that clips depend on. Their number and the scores can change later."""
+FIXED_OPTIONS = ("duration", "seed")
+"""Evaluation options that cannot change between calls, because the generated clips depend on them."""
 
 log = logging.getLogger(__name__)
 
@@ -44,99 +53,103 @@ def ablate(
 ) -> dict[str, str]:
     """Train and evaluate every variant with every seed, and write ``ablation.html``, ``.csv`` and ``.md``.
 
-    Parts that several variants have in common are trained once for each seed. Run it again to continue after an
-    interruption, to retry what failed, or with more variants or seeds. What is done is logged (``partita.evaluation``,
-    INFO), and its progress goes to :func:`partita.core.progress.reporting`.
+    A part that several variants share is trained once for each seed. Call it again to continue after an interruption,
+    to retry failed tasks, or to add variants or seeds. Messages are logged to ``partita.evaluation`` (INFO), and
+    progress is reported to :func:`partita.core.progress.reporting`.
 
     Args:
-        ablation: What is compared.
-        folder: Folder for all results; ``variants`` in it holds every variant's runs, each an ordinary run.
-        launcher: Does the tasks; ``None`` for processes of this machine.
-        jobs: Number of these processes; ``None`` for as many as the GPUs allow, or one without GPUs.
-        skip_unfit: Whether variants that make no valid system are left out instead of refused.
+        ablation: The variants, budgets and evaluation options.
+        folder: Folder for all results. Its subfolder ``variants`` holds an ordinary run for each variant and seed.
+        launcher: Launcher that runs the tasks. ``None`` runs them as processes on this machine.
+        jobs: Number of these processes. ``None`` runs as many as the GPUs allow, or one without GPUs.
+        skip_unfit: Whether to leave out variants that are not valid systems instead of raising an error.
 
     Returns:
-        By title of a variant (with its seed), why it has no result.
+        The reason for each variant without a result, by the title of the variant with its seed.
 
     Raises:
-        PartitaError: A variant makes no valid system, or the folder holds another ablation.
+        PartitaError: A variant is not a valid system, or the folder holds another ablation.
     """
     if not isinstance(ablation, Ablation):
-        raise PartitaError(f"ablate takes what read_ablation returns, not {ablation!r}")
+        raise PartitaError(f"ablate takes an Ablation, such as read_ablation returns, not {ablation!r}")
     root = Path(folder)
-    wanted, problems = _checked(ablation, skip_unfit)
-    ablation = _alike(ablation, wanted)
-    _claim(ablation, root)
+    requested, problems = _checked_runs(ablation, skip_unfit)
+    ablation = _with_common_duration(ablation, requested)
+    _claim_folder(ablation, root)
     if launcher is None:
-        devices = [run.plan.trainer.get("devices") for run in wanted]
+        devices = [run.plan.trainer.get("devices") for run in requested]
         launcher = Processes(root, jobs, max((n for n in devices if type(n) is int and n > 0), default=1))
-    measurements = _measurements(wanted, ablation)
+    measurements = _measurements(requested, ablation)
     tasks: list[Task] = []
-    everything = list(wanted)
+    everything = list(requested)
     try:
         if measurements:
             slow = run_tasks(list({t.key: t for t in measurements.values()}.values()), root, launcher)
-            broken = {run.folder: slow[task.key] for (run, _), task in _each(measurements, wanted) if task.key in slow}
-            problems |= {_title(run): broken[run.folder] for run in wanted if run.folder in broken}
-            wanted = [_timed(run, ablation, measurements, root) for run in wanted if run.folder not in broken]
-            timed = {run.folder: run for run in wanted}
+            broken = {
+                run.folder: slow[task.key] for (run, _), task in _with_runs(measurements, requested) if task.key in slow
+            }
+            problems |= {_title(run): broken[run.folder] for run in requested if run.folder in broken}
+            requested = [
+                _with_measured_steps(run, ablation, measurements, root) for run in requested if run.folder not in broken
+            ]
+            timed = {run.folder: run for run in requested}
             everything = [timed.get(run.folder, run) for run in everything]
-        for run in wanted:
-            _same(run, root)
-        tasks = work(wanted, ablation)
-        log.info("%s", summary(wanted, tasks))
+        for run in requested:
+            _check_same_recipe(run, root)
+        tasks = plan_tasks(requested, ablation)
+        log.info("%s", summary(requested, tasks))
         failed = run_tasks(tasks, root, launcher)
-        runs_of = {_evaluation_key(run): _title(run) for run in wanted}
-        problems |= {runs_of[key]: reason for key, reason in failed.items() if key in runs_of}
+        titles = {_evaluation_key(run): _title(run) for run in requested}
+        problems |= {titles[key]: reason for key, reason in failed.items() if key in titles}
     finally:
-        places = {task.folder: task.parts for task in tasks if task.kind == "evaluate"}
-        if places:
-            write_results(root, ablation, everything, places, problems)
+        part_folders = {task.folder: task.parts for task in tasks if task.kind == "evaluate"}
+        if part_folders:
+            write_results(root, ablation, everything, part_folders, problems)
     return problems
 
 
 def preview_ablation(ablation: Ablation, folder: str | Path, *, skip_unfit: bool = False) -> list[str]:
-    """Lines on what :func:`ablate` would do.
+    """Return lines of text that describe what :func:`ablate` would do.
 
     Raises:
-        PartitaError: A variant makes no valid system.
+        PartitaError: A variant is not a valid system, or the folder holds another ablation.
     """
     root = Path(folder)
-    wanted, unfit = _checked(ablation, skip_unfit)
-    ablation = _alike(ablation, wanted)
-    _claim(ablation, root, write=False)
+    requested, unfit = _checked_runs(ablation, skip_unfit)
+    ablation = _with_common_duration(ablation, requested)
+    _claim_folder(ablation, root, write=False)
     lines = [f"left out: {name}: {reason}" for name, reason in unfit.items()]
-    measurements = _measurements(wanted, ablation)
+    measurements = _measurements(requested, ablation)
     tasks = list({task.key: task for task in measurements.values()}.values())
     if all(task.done(root) for task in tasks):
-        wanted = [_timed(run, ablation, measurements, root) for run in wanted]
+        requested = [_with_measured_steps(run, ablation, measurements, root) for run in requested]
     else:
-        lines.append("how many steps fit into the minutes is measured first; there are more or fewer of them then")
+        lines.append("step speeds are measured first; budgets in minutes then change the numbers of steps below")
     if all(task.done(root) for task in tasks):
-        for run in wanted:
-            _same(run, root)
-    parts = work(wanted, ablation)
+        for run in requested:
+            _check_same_recipe(run, root)
+    parts = plan_tasks(requested, ablation)
     evaluations = {task.folder: task for task in parts if task.kind == "evaluate"}
     steps = {
         evaluations[run.folder].parts[key]: f": {part.fit_options.steps:,} steps of {part.fit_options.examples}"
-        for run in wanted
-        for key, part in trained(run).items()
+        for run in requested
+        for key, part in trained_parts(run).items()
     }
     done = {True: "done", False: "to do"}
     lines += [f"{done[task.done(root)]}: {task.label}{steps.get(task.folder, '')}" for task in [*tasks, *parts]]
-    return [f"{summary(wanted, parts)}; baseline: {wanted[0].variant.title}; in {root}", *lines]
+    return [f"{summary(requested, parts)}; baseline: {requested[0].variant.title}; in {root}", *lines]
 
 
-def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
-    """The tasks of an ablation, each part's training once."""
+def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
+    """Return the tasks of an ablation, with one training task for each distinct part."""
     tasks: dict[str, Task] = {}
-    for run in wanted:
-        made: dict[PartKey, Task] = {}
-        for key in separate(run):
+    for run in requested:
+        part_tasks: dict[PartKey, Task] = {}
+        for key in standalone_parts(run):
             recipe = recipe_of(run, key)
             task_key = fingerprint(recipe, key)
             if task_key not in tasks:
-                before = {name: made[name] for name in dependencies(run, key) if name in made}
+                before = {name: part_tasks[name] for name in dependencies(run, key) if name in part_tasks}
                 tasks[task_key] = Task(
                     task_key,
                     "train",
@@ -147,10 +160,10 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
                     {name: other.folder for name, other in before.items()},
                     tuple(dict.fromkeys(other.key for other in before.values())),
                 )
-            made[key] = tasks[task_key]
+            part_tasks[key] = tasks[task_key]
             if key.group == "stages":
                 joint = run.outline.stages[key.name].joint
-                made |= {PartKey.of("conditioners", name): made[key] for name in joint}
+                part_tasks |= {PartKey.of("conditioners", name): part_tasks[key] for name in joint}
         task_key = _evaluation_key(run)
         tasks[task_key] = Task(
             task_key,
@@ -158,59 +171,59 @@ def work(wanted: Sequence[Run], ablation: Ablation) -> list[Task]:
             f"evaluation of {_title(run)}",
             run.folder,
             _yaml(run.plan.values),
-            parts={name: other.folder for name, other in made.items()},
-            needs=tuple(dict.fromkeys(other.key for other in made.values())),
+            parts={name: other.folder for name, other in part_tasks.items()},
+            needs=tuple(dict.fromkeys(other.key for other in part_tasks.values())),
             options=json.loads(json.dumps(plain(ablation.evaluation))),
         )
     return list(tasks.values())
 
 
-def summary(wanted: Sequence[Run], tasks: Sequence[Task]) -> str:
-    """A line on the number of variants, trainings and evaluations."""
-    apart = sum(len(trained(run)) for run in wanted)
+def summary(requested: Sequence[Run], tasks: Sequence[Task]) -> str:
+    """Return a line with the numbers of variants, runs, parts to train and evaluations."""
+    unshared = sum(len(trained_parts(run)) for run in requested)
     evaluations = {task.folder: task for task in tasks if task.kind == "evaluate"}
-    shared = {evaluations[run.folder].parts[folder] for run in wanted for folder in trained(run)}
+    shared = {evaluations[run.folder].parts[folder] for run in requested for folder in trained_parts(run)}
     return (
-        f"{len({run.variant.name for run in wanted})} variants, {len(wanted)} runs: {len(shared)} parts to train "
-        f"(in runs that share nothing, {apart}), {len(wanted)} evaluations"
+        f"{len({run.variant.name for run in requested})} variants, {len(requested)} runs: {len(shared)} parts to train "
+        f"({unshared} without sharing), {len(requested)} evaluations"
     )
 
 
-def _checked(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
-    """Check everything that can be checked before anything is trained."""
-    wanted, unfit = runs(ablation, skip_unfit=skip_unfit)
+def _checked_runs(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict[str, str]]:
+    """Return the runs and the variants left out, after checking everything that can be checked before training."""
+    requested, unfit = make_runs(ablation, skip_unfit=skip_unfit)
     scores, embedders = chosen_scores(ablation.evaluation), Embedders()
     sources: dict[str, Run] = {}
-    for run in wanted:
+    for run in requested:
         measurable(scores, ablation.evaluation, run.outline)
         sources.setdefault(_yaml(run.plan.values.get("data")), run)
     for score in scores.values():
         score.load(embedders)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what was skipped, every training says
+        warnings.simplefilter("ignore", UserWarning)  # every training warns about skipped files again
         for run in sources.values():
             run.outline.source.setup()
             run.outline.check_fields()
-    return wanted, unfit
+    return requested, unfit
 
 
-def _alike(ablation: Ablation, wanted: Sequence[Run]) -> Ablation:
-    """The ablation with clips of one length, if the windows of its variants differ."""
-    windows = {run.plan.last_stage.window for run in wanted if run.plan.stages}
+def _with_common_duration(ablation: Ablation, requested: Sequence[Run]) -> Ablation:
+    """Return the ablation with the shortest window as the clip duration, if the windows of its variants differ."""
+    windows = {run.plan.last_stage.window for run in requested if run.plan.stages}
     if ablation.evaluation.duration is not None or len(windows) < 2:
         return ablation
     return replace(ablation, evaluation=replace(ablation.evaluation, duration=min(windows)))
 
 
-def _claim(ablation: Ablation, root: Path, write: bool = True) -> None:
-    """Make the folder this ablation's, or check that it is. It may grow, but its clips must stay comparable."""
+def _claim_folder(ablation: Ablation, root: Path, write: bool = True) -> None:
+    """Claim the folder for this ablation, or check that its earlier clips are comparable with new ones."""
     path, values = root / REQUEST, plain(ablation)
     if path.is_file():
         then, now = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {}), values["evaluation"]
-        if lines := [f"  {key}: {then.get(key)} → {now[key]}" for key in LASTING if then.get(key) != now[key]]:
+        if lines := [f"  {key}: {then.get(key)} → {now[key]}" for key in FIXED_OPTIONS if then.get(key) != now[key]]:
             raise PartitaError(
-                f"the clips in {root} were generated in another way, and could not be compared with new ones; choose "
-                "another folder with -o. What differs:\n" + "\n".join(lines)
+                f"the clips in {root} were generated in another way, so new clips cannot be compared with them: choose "
+                "another folder with -o. Differences:\n" + "\n".join(lines)
             )
     elif root.exists() and any(p.name != "tasks" and not p.name.startswith(".") for p in root.iterdir()):
         raise PartitaError(f"{root} is not empty and holds no ablation: choose another folder with -o")
@@ -220,24 +233,24 @@ def _claim(ablation: Ablation, root: Path, write: bool = True) -> None:
         new.write_text(_yaml(values), encoding="utf-8")
 
 
-def _same(run: Run, root: Path) -> None:
-    """Check that a run that is there already has the same recipe."""
+def _check_same_recipe(run: Run, root: Path) -> None:
+    """Check that an existing run folder has the same recipe as the run."""
     index = root / run.folder / INDEX
     if index.is_file() and fingerprint(yaml.safe_load(index.read_text(encoding="utf-8"))) != fingerprint(
         numbered(run.plan.values)
     ):
         raise PartitaError(
-            f"{root / run.folder} is a run of another recipe than {_title(run)} is now (or has another budget): choose "
-            "another folder with -o, or delete that one"
+            f"{root / run.folder} holds a run of another recipe or budget than {_title(run)}: choose another folder "
+            "with -o, or delete that one"
         )
 
 
-def _measurements(wanted: Sequence[Run], ablation: Ablation) -> dict[tuple[str, str], Task]:
-    """For each run and part with a budget in minutes, the task that measures its speed, once for all seeds."""
+def _measurements(requested: Sequence[Run], ablation: Ablation) -> dict[tuple[str, str], Task]:
+    """Return the speed-measuring task of each run and part with a budget in minutes; all seeds share one task."""
     tasks: dict[tuple[str, str], Task] = {}
-    for run in wanted:
+    for run in requested:
         first = replace(run, seed=0)
-        for key in trained(run):
+        for key in trained_parts(run):
             if "minutes" in ablation.budget.get(key.group, {}):
                 recipe = recipe_of(first, key)
                 task_key = f"measure-{fingerprint(recipe, key)}"
@@ -246,13 +259,15 @@ def _measurements(wanted: Sequence[Run], ablation: Ablation) -> dict[tuple[str, 
     return tasks
 
 
-def _each(measurements: Mapping[tuple[str, str], Task], wanted: Sequence[Run]) -> list[tuple[tuple[Run, str], Task]]:
-    by_folder = {run.folder: run for run in wanted}
+def _with_runs(
+    measurements: Mapping[tuple[str, str], Task], requested: Sequence[Run]
+) -> list[tuple[tuple[Run, str], Task]]:
+    by_folder = {run.folder: run for run in requested}
     return [((by_folder[place], part), task) for (place, part), task in measurements.items()]
 
 
-def _timed(run: Run, ablation: Ablation, measurements: Mapping[tuple[str, str], Task], root: Path) -> Run:
-    """The run with as many steps as fit into its minutes."""
+def _with_measured_steps(run: Run, ablation: Ablation, measurements: Mapping[tuple[str, str], Task], root: Path) -> Run:
+    """Return the run with the number of steps that its budget in minutes allows at the measured speed."""
     seconds: dict[str, Any] = {
         part: json.loads((root / task.folder / SPEED).read_text(encoding="utf-8"))["seconds_per_step"]
         for (place, part), task in measurements.items()

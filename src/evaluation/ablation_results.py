@@ -1,4 +1,4 @@
-"""The results of an ablation in numbers: every variant's scores over seeds, and its costs."""
+"""Tables of an ablation's results: the scores of each variant over seeds, and its costs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ..metrics.significance import holm, p_text, paired_test
 from ..pages.tables import Table, fitted
 from ..training.report import read_curves
 from .ablation import Ablation
-from .ablation_runs import Run, tokens_per_step, trained
+from .ablation_runs import Run, tokens_per_step, trained_parts
 from .evaluate import RESULTS
 from .tasks import DONE
 
 LEVEL = 0.05
-"""Level of significance: p-values below it are marked."""
+"""Significance level: differences with smaller p-values are marked with a star."""
 
 COUNTS = ("parameters", "steps")
-"""Endings of the names of figures that are counts."""
+"""Suffixes of the names of costs that are whole numbers."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 TITLES = {"system": "Scores", "codec": "Scores of the codec", "memorization": "Memorized training clips"}
 """Titles of the tables, by the subject of their scores."""
 
-Places = Mapping[str, Mapping[str, str]]
-"""By folder of a run, the folder in which each of its parts was trained."""
+PartFolders = Mapping[str, Mapping[str, str]]
+"""The folder in which each part was trained, by folder of the run and key of the part."""
 
 
 @dataclass
@@ -45,11 +45,11 @@ class RunResult:
 
     Args:
         run: The run.
-        metrics: Rows of its evaluation by name; empty if it was not evaluated.
-        request: The request of its evaluation; empty if it was not evaluated.
-        figures: Its costs and speed, by name.
-        device: The device it was evaluated on.
-        notes: Notes that every reader of the rows must know.
+        metrics: Rows of the evaluation by name; empty before the evaluation.
+        request: The ``request`` of ``evaluation.json``; empty before the evaluation.
+        figures: Costs and speeds, by name.
+        device: Name of the device of the evaluation.
+        notes: Warnings about the evaluation that readers of the rows must know.
     """
 
     run: Run
@@ -62,14 +62,14 @@ class RunResult:
 
 @dataclass
 class Cell:
-    """A figure of one variant over its seeds.
+    """A score or cost of one variant over its seeds.
 
     Args:
-        mean: Mean over the seeds; NaN without any.
-        deviation: Standard deviation between the seeds (unbiased); NaN for one.
+        mean: Mean over the seeds; NaN without seeds.
+        deviation: Unbiased standard deviation over the seeds; NaN for one seed.
         seeds: Number of seeds.
-        best: Whether it is significantly better than every variant with as many seeds.
-        p: P-value of the difference from the baseline, corrected for the number of variants; NaN where not known.
+        best: Whether the variant is significantly better than every other variant with as many seeds.
+        p: P-value of the difference from the baseline, corrected for the number of variants; NaN if there is none.
     """
 
     mean: float
@@ -80,7 +80,7 @@ class Cell:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Cell:
-        """From one value for each seed."""
+        """Return the cell of one value for each seed."""
         values = list(values)
         mean = statistics.fmean(values) if values else math.nan
         return cls(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
@@ -90,13 +90,13 @@ class Cell:
         return f"**{text}**" if self.best else text
 
     @property
-    def marked(self) -> str:
-        """The same with a star where it differs from the baseline by more than chance."""
+    def starred(self) -> str:
+        """The text of the cell, with a star if it differs significantly from the baseline."""
         return f"{self} \\*" if self.p < LEVEL else str(self)
 
 
 def number(mean: float, deviation: float = math.nan) -> str:
-    """A mean and its deviation, to two digits of the deviation, or four of the mean alone.
+    """Format a mean and its deviation to two digits of the deviation, or a mean alone to four digits.
 
     >>> number(2.0, 0.4), number(1234.5, 0.25), number(0.00042), number(7.0), number(math.nan)
     ('2.00 ± 0.40', '1,234.50 ± 0.25', '0.00042', '7', '–')
@@ -104,21 +104,21 @@ def number(mean: float, deviation: float = math.nan) -> str:
     if math.isnan(mean):
         return "–"
     if deviation > 0:
-        places = min(6, max(0, 1 - math.floor(math.log10(deviation))))
-        return f"{mean:,.{places}f} ± {deviation:,.{places}f}"
+        digits = min(6, max(0, 1 - math.floor(math.log10(deviation))))
+        return f"{mean:,.{digits}f} ± {deviation:,.{digits}f}"
     if mean == round(mean):
         return f"{mean:,.0f}"
-    places = min(6, max(0, 3 - math.floor(math.log10(abs(mean)))))
-    return f"{mean:,.{places}f}".rstrip("0")
+    digits = min(6, max(0, 3 - math.floor(math.log10(abs(mean)))))
+    return f"{mean:,.{digits}f}".rstrip("0")
 
 
-def read_results(root: Path, wanted: Sequence[Run], places: Places) -> list[RunResult]:
-    """The results of the runs, as far as they are done."""
-    return [_result(root, run, places.get(run.folder, {})) for run in wanted]
+def read_results(root: Path, requested: Sequence[Run], part_folders: PartFolders) -> list[RunResult]:
+    """Return the result of each run; runs without an evaluation have costs only."""
+    return [_result(root, run, part_folders.get(run.folder, {})) for run in requested]
 
 
 def tables(ablation: Ablation, found: Sequence[RunResult]) -> list[Table]:
-    """Tables that fit a screen: scores, the average effect of every choice, and costs."""
+    """Return tables that fit on a screen: scores, the mean score of each choice, p-values and costs."""
     result: list[Table] = []
     better = {name: row["better"] for one in found for name, row in one.metrics.items()}
     subjects = {name: row["subject"] for one in found for name, row in one.metrics.items()}
@@ -128,18 +128,18 @@ def tables(ablation: Ablation, found: Sequence[RunResult]) -> list[Table]:
         names = [name for name, own in subjects.items() if own == subject]
         arrows = [name + ARROWS[better[name]] for name in names]
         scores = [
-            compare(_by_variant(found, titles, name), better[name], _chances(found, titles, name)) for name in names
+            compare(_by_variant(found, titles, name), better[name], _at_chance(found, titles, name)) for name in names
         ]
-        rows = [[title, done[i], *(cells[i].marked for cells in scores)] for i, title in enumerate(titles)]
-        rows += [[label, "", *cells] for label, cells in _beside(found, names)]
+        rows = [[title, done[i], *(cells[i].starred for cells in scores)] for i, title in enumerate(titles)]
+        rows += [[label, "", *cells] for label, cells in _reference_rows(found, names)]
         result += fitted(TITLES[subject], ["variant", "runs", *arrows], rows)
         for axis in ablation.axes if len(ablation.axes) > 1 else ():
-            title = f"{TITLES[subject]}: what {axis} does on average"
+            title = f"{TITLES[subject]}: mean for each choice of {axis}"
             result += fitted(title, [axis, *arrows], _effects(found, axis, names))
         if any(not math.isnan(cell.p) for cells in scores for cell in cells):
             ps = [[title, *(p_text(cells[i].p) for cells in scores)] for i, title in enumerate(titles)]
             result += fitted(
-                f"{TITLES[subject]}: p of the difference from the baseline, corrected", ["", *names], ps[1:]
+                f"{TITLES[subject]}: corrected p-values of the differences from the baseline", ["", *names], ps[1:]
             )
     figures = list(dict.fromkeys(name for one in found for name in one.figures))
     costs = {name: [Cell.of(one.values()) for one in _by_variant(found, titles, name)] for name in figures}
@@ -147,16 +147,16 @@ def tables(ablation: Ablation, found: Sequence[RunResult]) -> list[Table]:
     return [*result, *fitted("Cost", ["variant", *figures], rows)]
 
 
-def compare(values: Sequence[Mapping[int, float]], better: str, explained: Sequence[bool] | None = None) -> list[Cell]:
-    """Variants' scores over seeds, compared with the first one's.
+def compare(values: Sequence[Mapping[int, float]], better: str, at_chance: Sequence[bool] | None = None) -> list[Cell]:
+    """Compare the scores of variants over seeds with those of the first variant, the baseline.
 
-    The best variant is marked only if it is significant: no variant has more seeds, it differs from every other one
-    with as many seeds (p-values corrected after Holm), and it beats its chance level.
+    A variant is marked as best only if no variant has more seeds, it differs significantly from every other variant
+    with as many seeds (Holm's correction), and it beats its chance level.
 
     Args:
-        values: The scores of each variant, by seed; the baseline first.
+        values: Scores of each variant by seed, with the baseline first.
         better: ``higher`` or ``lower``.
-        explained: For each variant, whether it scores no better than chance.
+        at_chance: Whether each variant scores no better than chance.
 
     Example:
         >>> cells = compare([{0: 1.0, 1: 2.0, 2: 1.5}, {0: 4.0, 1: 5.1, 2: 4.4}], "higher")
@@ -170,7 +170,7 @@ def compare(values: Sequence[Mapping[int, float]], better: str, explained: Seque
         sign = 1 if better == "higher" else -1
         first = max(rivals, key=lambda i: sign * cells[i].mean)
         ps = [_paired(values[first], values[i]) for i in rivals if i != first]
-        chance = explained is not None and explained[first]
+        chance = at_chance is not None and at_chance[first]
         cells[first].best = not chance and not any(map(math.isnan, ps)) and max(holm(ps)) < LEVEL
     ps = [_paired(values[0], one) for one in values[1:]]
     known = [i for i, p in enumerate(ps) if not math.isnan(p)]
@@ -180,19 +180,19 @@ def compare(values: Sequence[Mapping[int, float]], better: str, explained: Seque
 
 
 def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> float:
-    """The p-value of their difference over the seeds that both have."""
+    """Return the p-value of the difference over the seeds that both variants have."""
     common = sorted(first.keys() & second.keys())
     return paired_test([first[seed] for seed in common], [second[seed] for seed in common])
 
 
-def _chances(found: Sequence[RunResult], titles: Sequence[str], name: str) -> list[bool]:
-    """For each variant, whether one of its runs scores no better than chance."""
+def _at_chance(found: Sequence[RunResult], titles: Sequence[str], name: str) -> list[bool]:
+    """Return for each variant whether one of its runs scores no better than chance."""
     losers = {one.run.variant.title for one in found if one.metrics.get(name, {}).get("beats_chance") is False}
     return [title in losers for title in titles]
 
 
-def _beside(found: Sequence[RunResult], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Rows to read scores against: that of real clips, if all runs share it, and the mean chance level of all runs."""
+def _reference_rows(found: Sequence[RunResult], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield reference rows: the score of real clips, if all runs share it, and the mean chance level of all runs."""
     rows = {name: [one.metrics.get(name, {}) for one in found if one.metrics] for name in names}
     real = {name: _shared(row.get("real") for row in of) for name, of in rows.items()}
     chance = {name: [row["chance"] for row in of if "chance" in row] for name, of in rows.items()}
@@ -203,7 +203,7 @@ def _beside(found: Sequence[RunResult], names: Sequence[str]) -> Iterator[tuple[
 
 
 def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
-    """What one has to know to read the tables."""
+    """Return notes on how to read the tables."""
     runs = [one.run for one in found]
     seeds = sorted({run.seed for run in runs})
     lines = [
@@ -214,23 +214,24 @@ def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
         + ("" if ablation.evaluation.duration is None else f" of {ablation.evaluation.duration:g} s"),
     ]
     if len({json.dumps(run.plan.values.get("data"), default=str) for run in runs}) > 1:
-        lines.append("the variants have different data, and are evaluated on different pieces")
+        lines.append("the variants have different data and are evaluated on different pieces")
     lines += dict.fromkeys(note for one in found for note in one.notes)
     if len(seeds) > 2:
         lines.append(
             "mean ± standard deviation over seeds; *: differs from the baseline with p < "
-            f"{LEVEL:g} (paired t-test over seeds, corrected for the number of variants after Holm); bold: differs so "
-            "from every other variant, and beats chance; where nothing is bold, chance explains which one is best"
+            f"{LEVEL:g} (paired t-test over seeds with Holm's correction for the number of variants); bold: differs "
+            "significantly from every other variant and beats chance; if nothing is bold, no variant is "
+            "significantly best"
         )
     elif len(seeds) > 1:
-        lines.append("mean ± standard deviation over seeds; with fewer than three, nothing is marked as best")
+        lines.append("mean ± standard deviation over seeds; with fewer than three seeds, nothing is marked as best")
     else:
-        lines.append("one seed: how much chance there is in a difference is not known, so none is marked as best")
-    for folder in dict.fromkeys(folder for run in runs for folder in trained(run)):
+        lines.append("one seed: the significance of differences is unknown, so nothing is marked as best")
+    for folder in dict.fromkeys(folder for run in runs for folder in trained_parts(run)):
         fits = {(p.fit_options.steps, p.fit_options.examples, p.fit_options.warmup_steps) for p in _parts(runs, folder)}
         if len({fit[:2] for fit in fits}) > 1:
             listed = " or ".join(f"{s:,} steps of {b}" for s, b in sorted({fit[:2] for fit in fits}))
-            lines.append(f"{folder} is not trained alike in all variants: {listed}")
+            lines.append(f"{folder} is not trained equally in all variants: {listed}")
         if any(warmup > steps / 2 for steps, _, warmup in fits):
             lines.append(
                 f"{folder} warms up for more than half of its training: its budget is too small for its preset"
@@ -241,18 +242,18 @@ def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
     devices = sorted({one.device for one in found if one.device})
     lines.append(", ".join([f"Partita {__version__}", f"torch {torch.__version__}", *devices, str(date.today())]))
     lines.append(
-        "training time is that of the steps alone; what variants share counts in full for each; parameters are those "
-        "that generating takes; tokens are codes of all codebooks, or frames of latents"
+        "training time counts training steps only; a shared part counts in full for each variant; parameters are those "
+        "used in generation; tokens are codes of all codebooks, or frames of latents"
     )
     return lines
 
 
 def _parts(runs: Sequence[Run], key: PartKey) -> list[Any]:
-    return [part for run in runs if (part := trained(run).get(key)) is not None]
+    return [part for run in runs if (part := trained_parts(run).get(key)) is not None]
 
 
-def _result(root: Path, run: Run, places: Mapping[str, str]) -> RunResult:
-    """The results of a run from its files; without an evaluation, only its costs."""
+def _result(root: Path, run: Run, part_folders: Mapping[str, str]) -> RunResult:
+    """Read the result of a run from its files; without an evaluation, it holds the costs only."""
     evaluation, speed = root / run.folder / "evaluation" / RESULTS, root / run.folder / "evaluation" / DONE
     done, system = evaluation.is_file() and speed.is_file(), run.outline
     figures = {"parameters": float(sum(part.num_parameters for part in system.parts.values()))}
@@ -262,15 +263,15 @@ def _result(root: Path, run: Run, places: Mapping[str, str]) -> RunResult:
             bits = spec.frame_rate * sum(math.log2(cardinality) for cardinality in spec.cardinalities)
             figures[f"tokenizers/{name}: kbit/s"] = bits / 1000
     minutes, hours = 0.0, 0.0
-    for key, part in trained(run).items():
+    for key, part in trained_parts(run).items():
         fit = part.fit_options
-        if not (root / places.get(key, run.folder) / key / "model.safetensors").is_file():
+        if not (root / part_folders.get(key, run.folder) / key / "model.safetensors").is_file():
             minutes = math.nan
             continue
         figures[f"{key}: steps"] = float(fit.steps)
         if key.group != "conditioners":
             figures[f"{key}: million tokens"] = fit.steps * tokens_per_step(system, key) / 1e6
-        curves = read_curves(root / places.get(key, run.folder), key)
+        curves = read_curves(root / part_folders.get(key, run.folder), key)
         _, steps_per_second = curves.get("speed/steps_per_second", ([], []))
         _, audio = curves.get("speed/audio_seconds_per_second", ([], []))
         if not steps_per_second:
@@ -304,7 +305,10 @@ def _by_variant(found: Sequence[RunResult], titles: Sequence[str], figure: str) 
 
 
 def _effects(found: Sequence[RunResult], axis: str, metrics: Sequence[str]) -> list[list[str]]:
-    """For every choice, the mean over everything else that is varied (where every choice has a result) and seeds."""
+    """Return a row for every choice of an axis: means over seeds and all other axes.
+
+    Only those combinations count in which every choice of the axis has a result.
+    """
     choices = list(dict.fromkeys(one.run.variant.choices[axis] for one in found))
     cells: dict[tuple[Any, ...], RunResult] = {}
     for one in found:
@@ -317,10 +321,10 @@ def _effects(found: Sequence[RunResult], axis: str, metrics: Sequence[str]) -> l
         for name in metrics:
             by_seed: dict[int, list[float]] = {}
             for rest, seed in product(rests, seeds):
-                beside = [
+                counterparts = [
                     cells[other, rest, seed].metrics.get(name) for other in choices if (other, rest, seed) in cells
                 ]
-                if len(beside) == len(choices) and all(beside):
+                if len(counterparts) == len(choices) and all(counterparts):
                     by_seed.setdefault(seed, []).append(cells[choice, rest, seed].metrics[name]["value"])
             cell = Cell.of(statistics.fmean(values) for values in by_seed.values())
             row.append(number(cell.mean, cell.deviation))
@@ -334,7 +338,7 @@ def _cost(name: str, cell: Cell) -> str:
 
 
 def _shared(values: Iterable[float | None]) -> float | None:
-    """The value that all have in common, up to rounding; ``None`` if they differ or one is missing."""
+    """Return the value that all have in common, up to rounding; ``None`` if they differ or one is missing."""
     known = list(values)
     if not known or any(value is None or math.isnan(value) for value in known):
         return None

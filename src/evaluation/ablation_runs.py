@@ -1,4 +1,4 @@
-"""The runs of an ablation, the recipe of each, and which parts they share."""
+"""The runs of an ablation, their recipes, and the parts that they share."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .ablation import GROUPS, Ablation, Variant, variants
 
 @dataclass
 class Run:
-    """One variant with one seed, checked.
+    """One variant with one seed, whose recipe has been checked.
 
     Args:
         variant: The variant.
-        seed: The seed of its training.
+        seed: Seed of the training.
         plan: The checked recipe.
         outline: The system without weights.
     """
@@ -40,22 +40,22 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Its folder, in that of the ablation."""
+        """Path of the run's folder, relative to the folder of the ablation."""
         return f"variants/{self.variant.name}/seed-{self.seed}"
 
 
-def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], dict[str, str]]:
-    """The runs of an ablation, the first seed of every variant first, with budgets that need no measuring applied.
+def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], dict[str, str]]:
+    """Return the runs of an ablation, ordered by seed and variant, with budgets in steps and tokens applied.
 
     Args:
-        ablation: What is compared.
-        skip_unfit: Whether variants that no system can be made of are left out instead of refused.
+        ablation: The description of the ablation.
+        skip_unfit: Whether to leave out variants that are not valid systems instead of raising an error.
 
     Returns:
-        The runs, and by title of a variant that is left out, the reason.
+        The runs, and the reason for each variant that is left out, by its title.
 
     Raises:
-        PartitaError: A variant makes no valid system, or the baseline does not; or a budget fits no trained part.
+        PartitaError: A variant or the baseline is not a valid system, or a budget applies to no trained part.
     """
     found: list[Run] = []
     unfit: dict[str, str] = {}
@@ -63,51 +63,57 @@ def runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run], di
         if variant.title in unfit:
             continue
         changes = {**ablation.set, **variant.changes, "seed": seed}
-        # a slot that is named anew would take along what was set inside it
+        # shorter keys first: replacing a whole slot discards changes inside it that were made before
         ordered = sorted(changes.items(), key=lambda change: change[0].count("."))
         try:
-            outline = System.checked(ablation.recipe, [f"{key}={_text(value)}" for key, value in ordered])
+            outline = System.checked(ablation.recipe, [f"{key}={_as_override(value)}" for key, value in ordered])
             found.append(with_steps(Run(variant, seed, outline.plan, outline), ablation.budget))
         except RecipeError as error:
-            ours = [p._replace(file="what this ablation sets") if p.file == COMMAND_LINE else p for p in error.problems]
+            ours = [p._replace(file="changes of the ablation") if p.file == COMMAND_LINE else p for p in error.problems]
             unfit[variant.title] = str(RecipeError(ours))
         except PartitaError as error:
             unfit[variant.title] = str(error)
     first = variants(ablation)[0].title
     if first in unfit:
-        raise PartitaError(f"the first variant, which the others are compared with, is none: {first}: {unfit[first]}")
+        raise PartitaError(f"the first variant, which is the baseline, is not a valid system: {first}: {unfit[first]}")
     if unfit and not skip_unfit:
         lines = "\n".join(f"{name}: {reason}" for name, reason in unfit.items())
-        raise PartitaError(f"these variants cannot be made; mend them, or leave them out with --skip-unfit:\n{lines}")
-    idle = set(ablation.budget) - {key.group for run in found for key in trained(run)}
+        raise PartitaError(
+            f"these variants are not valid systems: correct them, or leave them out with --skip-unfit:\n{lines}"
+        )
+    idle = set(ablation.budget) - {key.group for run in found for key in trained_parts(run)}
     if idle:
-        raise PartitaError(f"there is a budget for {', '.join(sorted(idle))}, of which nothing is trained here")
+        raise PartitaError(
+            f"there is a budget for {', '.join(sorted(idle))}, but none of these parts is trained: leave it out"
+        )
     return found, unfit
 
 
-def separate(run: Run) -> dict[PartKey, Part]:
-    """The parts of a run, by key, that are trained or loaded on their own: not those that learn with a stage, nor
-    those that hold nothing."""
+def standalone_parts(run: Run) -> dict[PartKey, Part]:
+    """Return the parts of a run that are trained or loaded on their own, by key.
+
+    Conditioners that are trained with a stage and parts without weights are left out.
+    """
     joint = {PartKey.of("conditioners", name) for stage in run.outline.stages.values() for name in stage.joint}
     parts = run.outline.parts.items()
     return {key: part for key, part in parts if key not in joint and not part.weightless}
 
 
-def trained(run: Run) -> dict[PartKey, Part]:
-    """Those of the separate parts that are trained, as they have no weights yet."""
-    return {key: part for key, part in separate(run).items() if run.outline.part_plan(key).weights is None}
+def trained_parts(run: Run) -> dict[PartKey, Part]:
+    """Return the standalone parts that are trained, which are those without pretrained weights."""
+    return {key: part for key, part in standalone_parts(run).items() if run.outline.part_plan(key).weights is None}
 
 
 def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float] | None = None) -> Run:
-    """The run with as many steps as its parts' budgets allow.
+    """Return the run with the numbers of steps that its budgets allow.
 
     Args:
         run: The run.
-        budget: By group, an amount.
-        seconds: Seconds per step of each part, by key; ``None`` leaves budgets in minutes for later.
+        budget: Amount by unit, for each group of parts.
+        seconds: Measured seconds per step of each part, by key. ``None`` leaves budgets in minutes unapplied.
     """
     values = deepcopy(run.plan.values)
-    for key in trained(run):
+    for key in trained_parts(run):
         group, name = key.group, key.name
         unit, amount = next(iter(budget.get(group, {"": 0}).items()))
         if unit == "tokens":
@@ -125,11 +131,11 @@ def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Map
 
 
 def tokens_per_step(system: System, key: PartKey) -> int:
-    """Codes (of latents, frames) that a step of a part's training goes over, in one process."""
+    """Return the number of codes, or frames of latents, in one training step of a part in one process."""
     group, name = key.group, key.name
     fit = system.parts[key].fit_options
     if group == "conditioners":
-        raise PartitaError(f"{key} yields no tokens to count: give it a budget in steps or minutes")
+        raise PartitaError(f"{key} produces no tokens to count: give it a budget in steps or minutes")
     spec = (
         system.tokenizers[name].spec if group == "tokenizers" else system.catalog.target_spec(system.plan.stages[name])
     )
@@ -138,11 +144,11 @@ def tokens_per_step(system: System, key: PartKey) -> int:
 
 
 def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
-    """The recipe of one part: the part with this key, everything it depends on, and nothing else.
+    """Return the recipe of one part: the part with this key and everything that it depends on.
 
-    Runs with the same recipe of a part share it, so settings that matter only in generation are left out.
+    Runs with equal recipes of a part share the part, so settings that affect only generation are left out.
     """
-    needed = set(_needed(run.outline, key))
+    needed = set(_with_dependencies(run.outline, key))
     values: dict[str, Any] = {}
     for group in GROUPS:
         slots = run.plan.values.get(group) or {}
@@ -152,20 +158,23 @@ def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
         stage = {key: value for key, value in stage.items() if key != "overlap"}
         values["stages"][name] = stage | {"generator": generator}
     values |= {key: run.plan.values[key] for key in ("data", "trainer") if key in run.plan.values}
-    # what is loaded is the same with every seed
-    return values | {"seed": run.seed if key in trained(run) else 0}
+    # pretrained weights are the same for every seed
+    return values | {"seed": run.seed if key in trained_parts(run) else 0}
 
 
 def dependencies(run: Run, key: PartKey) -> list[PartKey]:
-    """The keys of the parts that must be there before ``key`` is trained, without those that learn with it."""
+    """Return the keys of the parts that must be trained before ``key``, without those that are trained with it."""
     stages = {PartKey.of("stages", name): stage for name, stage in run.outline.stages.items()}
     own = {PartKey.of("conditioners", name) for name in stages[key].joint} if key in stages else set()
-    needed = set(_needed(run.outline, key)) - own - {key}
+    needed = set(_with_dependencies(run.outline, key)) - own - {key}
     return [f for f in run.outline.parts if f in needed]
 
 
 def fingerprint(values: Mapping[str, Any], key: PartKey | None = None) -> str:
-    """A name for what is made from a recipe, in whatever order its keys are where that makes no difference."""
+    """Return a digest of a recipe that ignores the order of keys where the order has no effect.
+
+    With a part's key, the digest is prefixed by it.
+    """
     digest = hashlib.blake2b(
         json.dumps(_canonical(values, ordered=False), default=str).encode(), digest_size=6
     ).hexdigest()
@@ -173,21 +182,21 @@ def fingerprint(values: Mapping[str, Any], key: PartKey | None = None) -> str:
 
 
 def _canonical(value: Any, ordered: bool) -> Any:
-    """Mappings as sorted pairs, but for those of names that the recipe gives, whose order counts."""
+    """Turn mappings into sorted pairs, except mappings whose order of names matters."""
     if isinstance(value, Mapping):
         items = list(value.items()) if ordered else sorted(value.items())
         return [[k, _canonical(v, ordered=k in (*GROUPS, "given"))] for k, v in items]
     return [_canonical(v, ordered=False) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _text(value: Any) -> str:
-    """A value as one says it in an override."""
+def _as_override(value: Any) -> str:
+    """Return a value in the syntax of a recipe override."""
     text = yaml.safe_dump(value, default_flow_style=True, width=2**30, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _needed(system: System, key: PartKey) -> Iterator[PartKey]:
-    """A part and all it depends on."""
+def _with_dependencies(system: System, key: PartKey) -> Iterator[PartKey]:
+    """Yield the key of a part and the keys of all parts that it depends on."""
     yield key
     group, name = key.group, key.name
     if group != "stages":
@@ -196,8 +205,8 @@ def _needed(system: System, key: PartKey) -> Iterator[PartKey]:
     yield from (PartKey.of("tokenizers", r.tokenizer) for r in (*stage.targets, *stage.references.values()))
     for given in stage.conditioners:
         yield PartKey.of("conditioners", given)
-        for other, generator in system.stages.items():  # it learns with that one, which must come first
+        for other, generator in system.stages.items():  # the stage that a conditioner is trained with comes first
             if given in generator.joint and other != name:
-                yield from _needed(system, PartKey.of("stages", other))
+                yield from _with_dependencies(system, PartKey.of("stages", other))
     for other in stage.dependencies:
-        yield from _needed(system, PartKey.of("stages", other))
+        yield from _with_dependencies(system, PartKey.of("stages", other))

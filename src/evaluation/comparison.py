@@ -1,4 +1,4 @@
-"""What scores are given: generated clips, the real pieces of their captions, and other real clips."""
+"""The input of scores: generated clips, the real clips with their captions, and other real clips."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Comparison:
     """Generated clips and what they are compared with.
 
     Args:
-        system: The system that generated them.
+        system: The system that generated the clips.
         generated: Generated clips ``[N, C, T]``, at the sample rate of the system's output.
-        pieces: The real clips whose captions they were generated from, of the same length and in the same order.
-        reference: Other real clips.
-        options: The options of the evaluation.
-        folder: The folder of the evaluation, in which a score can keep files.
-        embedders: The embedders that scores share.
+        pieces: Real clips whose captions the generated clips were conditioned on, with the same length and order.
+        reference: Other real clips, which distributions are compared with.
+        options: Options of the evaluation.
+        folder: Folder of the evaluation, in which a score can store files.
+        embedders: Embedders that the scores share.
     """
 
     system: System
@@ -54,63 +54,63 @@ class Comparison:
 
     @property
     def fields(self) -> list[dict[str, Any]]:
-        """The fields of each piece: its text, key, melody and whatever else the data knows."""
+        """The fields of each real clip, such as its text, key and melody."""
         return [piece.fields for piece in self.pieces]
 
     @property
     def piece_ids(self) -> list[str | None]:
-        """The piece that each clip belongs to; ``None`` for a piece without an id."""
+        """The id of the piece that each clip belongs to; ``None`` for a piece without an id."""
         return piece_ids(self.pieces)
 
     @property
     def inputs(self) -> set[str]:
-        """The inputs that the system reads."""
+        """Names of the inputs that the system is conditioned on."""
         return set(self.system.inputs)
 
     def from_other_pieces(self, clips: Sequence[int], shift: int = 1) -> list[int] | None:
-        """For each of these clips, another of them from a different piece; ``None`` where all are from one piece.
+        """Return for each of these clips another of them from a different piece; ``None`` if all are from one piece.
 
         Args:
-            clips: Numbers of clips.
-            shift: Which of the other pieces; as many choices as there are pieces, less one.
+            clips: Indices of clips.
+            shift: Distance to the other piece, in pieces, from 1 to the number of pieces minus one.
         """
         others = other_pieces([self.pieces[i].fields.get("id", i) for i in clips], shift)
         return None if others is None else [clips[i] for i in others]
 
     @cached_property
     def real(self) -> Tensor:
-        """The audio of the pieces, ``[N, C, T]``."""
+        """The audio of the real clips ``[N, C, T]``."""
         return torch.stack([piece.audio for piece in self.pieces])
 
     @cached_property
     @torch.inference_mode()
     def reconstructed(self) -> Tensor:
-        """The pieces after the codec that makes the system's audio, ``[N, C, T]``."""
+        """Reconstructions of the real clips by the codec of the system's output, ``[N, C, T]``."""
         coded = [reconstruct(self.system.output, batch, self.system.device) for batch in batches(self.real)]
         return torch.cat(coded)
 
     def embedded(self, embedder: Embedder, clips: Clips) -> Tensor:
-        """Embeddings ``[N, S, D]`` of one set of clips; computed once."""
+        """Return embeddings ``[N, S, D]`` of one set of clips, which are computed only once."""
         key = (embedder, clips)
         if key not in self._embedded:
-            self._embedded[key] = embedder.of_all(getattr(self, clips), self.spec.sample_rate)
+            self._embedded[key] = embedder.embed_clips(getattr(self, clips), self.spec.sample_rate)
         return self._embedded[key]
 
 
 def piece_ids(clips: Sequence[Example]) -> list[str | None]:
-    """The piece that each clip belongs to; ``None`` for a piece without an id."""
+    """Return the id of the piece that each clip belongs to; ``None`` for a piece without an id."""
     return [None if clip.fields.get("id") is None else str(clip.fields["id"]) for clip in clips]
 
 
 @torch.inference_mode()
 def reconstruct(codec: Tokenizer | LatentView | Mix, audio: Tensor, device: torch.device) -> Tensor:
-    """Clips ``[B, C, T]`` after a codec, as long as they were.
+    """Encode and decode clips ``[B, C, T]`` with a codec, and return audio of the same length.
 
     Raises:
-        PartitaError: The codec cannot decode, or the audio is a mix of several ends, each with its own codec.
+        PartitaError: The codec cannot decode, or the audio is a mix of several outputs, each with its own codec.
     """
     try:
         decoded = codec.decode(codec.encode(audio.to(device)))
     except NotImplementedError as error:
-        raise PartitaError(f"nothing of this system can be heard: {error}") from None
+        raise PartitaError(f"this system cannot reconstruct audio: {error}") from None
     return decoded.float().cpu()[..., : audio.shape[-1]].clamp(-1, 1)

@@ -1,8 +1,8 @@
-"""Continuations of training clips, and whether they are the clips' own (MusicLM, arXiv 2301.11325 §4.4).
+"""Memorization: continuations of training clips compared with the clips themselves (MusicLM, arXiv 2301.11325 §4.4).
 
-A system is given the first half of a training clip and the clip's conditions, and continues it as in that study:
-greedily where it can, and without guidance, which would lead it away from what it has learned. The codes of the
-continuation are compared with those of the clip.
+A system is prompted with the first half of a training clip and the clip's conditions. As in that study, it continues
+the clip with greedy decoding where the stage supports it, and without guidance, which would lead it away from what it
+has learned. The codes of the continuation are compared with those of the clip.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from ..system.system import System
 from ..tokenizers.base import Tokenizer
 from .pairing import other_pieces
 
-LEAST_ENTROPY = 1.0
-"""Entropy of codes, in bits, below which a clip (such as silence) cannot be told from any other."""
+MIN_ENTROPY = 1.0
+"""Smallest entropy of codes, in bits, at which a clip is distinguishable from others, unlike silence."""
 
 FALSE_POSITIVES = 0.01
 """Fraction of unrelated training clips that may count as approximate matches."""
 
-SHOWN = 4
-"""Number of continuations that are shown: those nearest to their training clips."""
+NUM_SHOWN = 4
+"""Number of continuations on the page: those nearest to their training clips."""
 
 
 @dataclass(frozen=True)
-class Continued:
-    """Training clips and a system's continuations of them.
+class ContinuationCodes:
+    """Codes of training clips and of their continuations by a system.
 
     Args:
-        generated: Codes ``[N, S]`` of the continuations, without the prefix.
-        target: Codes ``[N, S]`` of the clips in the same place.
-        pieces: The piece that each clip is from.
+        generated: Codes ``[N, S]`` of the continuations, without the prompt.
+        target: Codes ``[N, S]`` of the training clips at the same positions.
+        pieces: Id of the piece that each clip is from.
     """
 
     generated: Tensor
@@ -55,20 +55,20 @@ class Continued:
     pieces: list[str]
 
 
-def training_clip(path: Path) -> Path:
-    """Where the training clip is whose continuation is at a path."""
+def training_clip_path(path: Path) -> Path:
+    """Return the path of the training clip whose continuation is at a path."""
     return path.with_name(f"{path.stem}-training.flac")
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """How a system's continuations are compared with its training clips.
+    """The comparison of a system's continuations with its training clips.
 
     Args:
         system: The system, with its data.
-        name: The stage whose training clips are continued.
-        tokenizer: The tokenizer whose codes are compared; only those of its first codebook are.
-        source: The representation that holds them; ``None`` if they are read from the generated audio.
+        name: Name of the stage whose training clips are continued.
+        tokenizer: Tokenizer of the compared codes. Only codes of its first codebook are compared.
+        source: Name of the generated representation that holds these codes. ``None`` encodes the generated audio.
     """
 
     system: System
@@ -78,10 +78,12 @@ class Continuations:
 
     @classmethod
     def of(cls, system: System) -> Self:
-        """Compare the codes of the first stage that generates any: semantic codes if there are any, else acoustic ones.
+        """Return the comparison in the codes of the first stage that generates codes, such as semantic codes.
+
+        If no stage generates codes, the last stage's audio is encoded by its tokenizer.
 
         Raises:
-            PartitaError: Nothing in the system has codes, or its training clips are not known.
+            PartitaError: The system has no codes, or its training clips are unknown.
         """
         stages = system.plan.stages
         for name, stage in stages.items():
@@ -92,10 +94,10 @@ class Continuations:
             name, stage = list(stages.items())[-1]
             chosen = cls(system, name, system.tokenizers[stage.target.tokenizer], None)
             if not chosen.tokenizer.spec.discrete:
-                raise PartitaError(f"it compares codes, and {stage.target.tokenizer} has none")
+                raise PartitaError(f"it compares codes, and the tokenizer {stage.target.tokenizer} has none")
         if chosen.plan.part.weights is not None:
             raise PartitaError(
-                f"{name} came with weights ({chosen.plan.part.weights}), so the clips it was trained on are not known"
+                f"stage {name} has pretrained weights ({chosen.plan.part.weights}), so its training clips are unknown"
             )
         return chosen
 
@@ -105,26 +107,26 @@ class Continuations:
         return self.system.plan.stages[self.name]
 
     @property
-    def prompt(self) -> float:
-        """Seconds of a training clip that are given; as many follow."""
+    def prompt_seconds(self) -> float:
+        """Length of the prompt in seconds: half a window. The continuation has the same length."""
         return self.plan.window / 2
 
     @torch.inference_mode()
-    def tokens(self, folder: Path, count: int, batch_size: int = 8, seed: int = 0) -> Continued:
-        """Continue the first clips that the stage saw in training; what the folder holds already is not made again.
+    def generate(self, folder: Path, count: int, batch_size: int = 8, seed: int = 0) -> ContinuationCodes:
+        """Continue the first clips of the stage's training; continuations in the folder are not generated again.
 
         Args:
-            folder: Gets each training clip (``00000-training.flac``), its continuation (``00000.flac``) and the codes
-                of that (``00000.safetensors``).
+            folder: Folder that receives each training clip (``00000-training.flac``), its continuation
+                (``00000.flac``) and the codes of the continuation (``00000.safetensors``).
             count: Number of training clips to continue.
             batch_size: Number of clips that are generated together.
-            seed: Seed of the first continuation.
+            seed: Seed that the seeds of all continuations are derived from.
         """
         spec, own = self.system.output.spec, self.tokenizer.spec
         self.system.source.setup()
         order = derive_seed(self.system.plan.seed, PartKey.of("stages", self.name), "data")
         examples = Examples.for_spec(spec, self.system.source, "train", count, self.plan.window, order)
-        prompt = max(1, nearest(self.prompt, spec.sample_rate))
+        prompt = max(1, nearest(self.prompt_seconds, spec.sample_rate))
         start = max(1, own.whole_frames(prompt, spec.sample_rate))
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
         targets, pieces = [], []
@@ -144,13 +146,13 @@ class Continuations:
                 seed=[derive_seed(seed, "continued", i) for i in missing],
                 continuation=audio[chosen, :, :prompt],
                 guidance=1.0,
-                sampling={self.name: {"temperature": 0.0}} if self._draws() else None,
+                sampling={self.name: {"temperature": 0.0}} if self._can_decode_greedily() else None,
                 progress=not listening(),
             )
             decoded = self.system.decode(made).cpu()
             codes = self._codes(decoded) if self.source is None else made[self.source].values[:, 0].cpu()
             for i, before, clip, row in zip(missing, audio[chosen], decoded, codes[:, start:], strict=True):
-                for path, sound in ((training_clip(paths[i]), before), (paths[i].with_suffix(".flac"), clip)):
+                for path, sound in ((training_clip_path(paths[i]), before), (paths[i].with_suffix(".flac"), clip)):
                     with replacing_file(path) as new:
                         new.write_bytes(flac(sound.numpy(), spec.sample_rate))
                 with replacing_file(paths[i]) as new:
@@ -158,16 +160,17 @@ class Continuations:
             progress("training clips", first + len(batch), count)
         generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)
         frames = min(generated.shape[1], target.shape[1])
-        return Continued(generated[:, :frames], target[:, :frames], pieces)
+        return ContinuationCodes(generated[:, :frames], target[:, :frames], pieces)
 
-    def measure(self, continued: Continued) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """What :class:`~partita.metrics.memorization.Memorization` computes, its chance level, and how it was measured.
+    def measure(self, continued: ContinuationCodes) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Return the results of :class:`~partita.metrics.memorization.Memorization`, their chance level, and details.
 
-        The distance between two codes is that of their centers if the tokenizer has centers, and one otherwise. The
-        threshold leaves fewer than 1 % of pairs of clips from different training pieces below it. The chance level
-        compares the continuations with clips of other training pieces.
+        The distance between two codes is that of their centers if the tokenizer has centers, and one otherwise. Fewer
+        than 1 % of pairs of clips from different training pieces lie below the threshold. The chance level compares
+        the continuations with clips of other training pieces.
 
-        Clips in which little follows are left out. Continuations with little in them are not: they memorize nothing.
+        Training clips whose continuation has a low entropy, such as silence, are left out. Generated continuations of
+        low entropy count, because they memorize nothing.
 
         Raises:
             PartitaError: Clips of fewer than two pieces are left.
@@ -175,16 +178,16 @@ class Continuations:
         generated, target = continued.generated, continued.target
         cardinality = max(self.tokenizer.spec.cardinalities, default=1)
         centers = getattr(self.tokenizer, "centers", None)
-        # the corners of a regular simplex with edges of one
+        # corners of a regular simplex: the distance between any two codes is one
         centers = torch.eye(cardinality) / 2**0.5 if centers is None else centers.detach().cpu()
-        kept = entropy(target, cardinality) >= LEAST_ENTROPY
+        kept = entropy(target, cardinality) >= MIN_ENTROPY
         numbers = kept.nonzero()[:, 0].tolist()
         generated, target, pieces = generated[kept], target[kept], [continued.pieces[i] for i in numbers]
         others = other_pieces(pieces)
         if others is None:
             raise PartitaError(
-                f"in {len(target)} of {len(kept)} training clips something follows ({LEAST_ENTROPY:g} bits of codes or "
-                "more), and it takes clips of two pieces"
+                f"{len(target)} of {len(kept)} training clips continue with an entropy of at least "
+                f"{MIN_ENTROPY:g} bits, and they must come from at least two pieces"
             )
         costs = unrelated_costs(target, target, centers, pieces=pieces)
         threshold = max(threshold_for(costs, FALSE_POSITIVES), 1e-9)
@@ -200,20 +203,20 @@ class Continuations:
             "embedding": f"codes of {self.tokenizer.registered_name}",
             "threshold": threshold,
             "left_out": float(1 - kept.double().mean()),
-            "prompt_seconds": self.prompt,
+            "prompt_seconds": self.prompt_seconds,
             "nearest": [
                 {"clip": numbers[i], "piece": pieces[i], "exact": bool(rows[i, 0]), "cost": float(rows[i, 2])}
-                for i in order[:SHOWN]
+                for i in order[:NUM_SHOWN]
             ],
         }
         return found[0], found[1], how
 
     def _codes(self, audio: Tensor) -> Tensor:
-        """The first codebook's codes ``[B, S]`` of audio ``[B, C, T]`` at the rate of the system's output."""
+        """Return codes ``[B, S]`` of the first codebook for audio ``[B, C, T]`` at the system's sample rate."""
         own, rate = self.tokenizer.spec, self.system.output.spec.sample_rate
         converted = convert(audio, rate, own.sample_rate, own.channels).to(self.system.device)
         return self.tokenizer.encode(converted)[:, 0].cpu()
 
-    def _draws(self) -> bool:
-        """Whether the stage can take the likeliest code."""
+    def _can_decode_greedily(self) -> bool:
+        """Whether the stage samples with a temperature, and can therefore decode greedily."""
         return "temperature" in {f.name for f in fields(self.system.stages[self.name].sampling)}

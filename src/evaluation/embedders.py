@@ -1,4 +1,4 @@
-"""Embeddings of clips, by the tokenizers, classifiers and joint conditioners that scores measure with."""
+"""Embeddings of clips for scores, computed by tokenizers, classifiers and joint conditioners."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from ..recipe.slots import slot_name
 from ..system.ready_parts import build_part
 from ..tokenizers.base import LatentView, Tokenizer
 
-AT_ONCE = 16
-"""Clips that are embedded together."""
+BATCH_SIZE = 16
+"""Number of clips that are embedded together."""
 
 log = logging.getLogger(__name__)
 
 
 class Embedder:
-    """Turns clips into embeddings: the latents of a tokenizer (of a codec, those before quantization) or a joint
-    conditioner's embeddings.
+    """A function from clips to embeddings: latents of a tokenizer, or embeddings of a joint conditioner.
+
+    The latents of a codec are those before quantization.
 
     Args:
-        name: Its name in rows.
-        part: The tokenizer or conditioner, with its weights.
-        weights: Where the weights came from; ``None`` for a part without weights.
+        name: Name of the embedding in the rows of scores.
+        part: Tokenizer or conditioner with its weights.
+        weights: Source of the weights; ``None`` for a part without weights.
 
     Raises:
-        PartitaError: The part embeds no audio.
+        PartitaError: The part does not embed audio.
     """
 
     def __init__(self, name: str, part: Part, weights: str | None = None) -> None:
@@ -51,47 +52,49 @@ class Embedder:
             try:
                 self.tokenizer = LatentView(part) if part.spec.discrete else part
             except ValueError as error:
-                raise PartitaError(f"{name} cannot be compared in: {error}") from None
+                raise PartitaError(f"{name} cannot be used as an embedding: {error}") from None
             spec = self.tokenizer.spec
             self.sample_rate, self.channels, self.dim = spec.sample_rate, spec.channels, spec.dim or 1
         elif isinstance(part, JointConditioner):
             self.sample_rate, self.channels, self.dim = part.sample_rate, 1, part.dim
         else:
-            raise PartitaError(f"{name} is a conditioner that embeds no audio: name a tokenizer or one such as CLAP")
+            raise PartitaError(
+                f"{name} is a conditioner that embeds no audio: name a tokenizer, or a joint conditioner such as CLAP"
+            )
 
     @property
     def label(self) -> str:
-        """Its name with its weights."""
+        """The name of the embedding and the source of its weights."""
         weights = "" if self.weights is None else slot_name(self.weights)
         return self.name if weights in self.name else f"{self.name}, {weights}"
 
     def joint(self) -> JointConditioner:
-        """The part, which embeds texts and audio in one space.
+        """Return the part as a joint conditioner, which embeds texts and audio in one space.
 
         Raises:
-            PartitaError: It does not.
+            PartitaError: The part is not a joint conditioner.
         """
         if not isinstance(self.part, JointConditioner):
             raise PartitaError(
-                f"{self.name} does not have texts and audio in one space: name one such as CLAP or MuLan"
+                f"{self.name} does not embed texts and audio in one space: name a joint conditioner such as CLAP"
             )
         return self.part
 
     def check_classifier(self) -> None:
-        """Check that it yields logits.
+        """Check that the embeddings are the logits of a classifier.
 
         Raises:
-            PartitaError: It does not.
+            PartitaError: The part is not a classifier.
         """
         if not getattr(self.part, "logits", False):
-            raise PartitaError(f"{self.name} is no classifier: what it yields are not the logits of labels")
+            raise PartitaError(f"{self.name} is not a classifier, because it does not return the logits of labels")
 
     @torch.inference_mode()
     def __call__(self, audio: Tensor, rate: int) -> Tensor:
-        """Clips ``[B, C, T]`` at ``rate`` Hz to embeddings ``[B, S, D]`` on the CPU.
+        """Embed clips ``[B, C, T]`` at ``rate`` Hz, and return embeddings ``[B, S, D]`` on the CPU.
 
-        Only frames that end within the clip count, if there are any, as in other implementations of Fréchet distances.
-        All windows of a classifier count, as in other implementations of divergences.
+        Frames that extend beyond the clip are dropped, except the first, as in other implementations of Fréchet
+        distances. All windows of a classifier are kept, as in other implementations of divergences.
         """
         device = next((p.device for p in self.part.parameters()), torch.device("cpu"))
         own = convert(audio, rate, self.sample_rate, self.channels).to(device)
@@ -103,32 +106,32 @@ class Embedder:
         whole = self.tokenizer.spec.whole_frames(own.shape[-1], self.sample_rate)
         return found[:, : max(1, whole)]
 
-    def of_all(self, clips: Sequence[Tensor] | Tensor, rate: int) -> Tensor:
-        """Any number of clips ``[C, T]`` to embeddings ``[N, S, D]``."""
+    def embed_clips(self, clips: Sequence[Tensor] | Tensor, rate: int) -> Tensor:
+        """Embed any number of clips ``[C, T]`` in batches, and return embeddings ``[N, S, D]``."""
         return torch.cat([self(batch, rate) for batch in batches(clips)])
 
     @torch.inference_mode()
-    def of_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to embeddings ``[N, D]`` on the CPU."""
-        starts = range(0, len(texts), AT_ONCE)
-        return torch.cat([self.joint().embed_text(texts[i : i + AT_ONCE]).float().cpu() for i in starts])
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts, and return embeddings ``[N, D]`` on the CPU."""
+        starts = range(0, len(texts), BATCH_SIZE)
+        return torch.cat([self.joint().embed_text(texts[i : i + BATCH_SIZE]).float().cpu() for i in starts])
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all that changes embeddings: arguments, weights, and the embedding of two seconds of noise."""
+        """A digest of all that affects embeddings: arguments, weights, and the embedding of two seconds of noise."""
         digest = self.part.digest()
         noise = 0.1 * torch.randn(1, self.channels, 2 * self.sample_rate, generator=torch.Generator().manual_seed(0))
         embedded = self(noise, self.sample_rate)[0]
-        # to three digits, as machines round differently
+        # three digits only, because rounding differs between machines
         digest.update(" ".join(f"{float(x):.2e}" for x in (embedded.mean(), embedded.std(), embedded[0, 0])).encode())
         return digest.hexdigest()
 
 
 class Embedders(dict[str, Embedder]):
-    """Embedders by slot, each loaded once, so that scores share them."""
+    """Embedders by recipe slot; each is loaded once and shared by all scores."""
 
     def slot(self, slot: Any) -> Embedder:
-        """The embedder of a slot, as :func:`read_embedder` reads it."""
+        """Return the embedder of a slot, which :func:`read_embedder` loads on the first call."""
         key = slot if isinstance(slot, str) else json.dumps(slot, sort_keys=True, default=str)
         if key not in self:
             self[key] = read_embedder(slot)
@@ -136,11 +139,11 @@ class Embedders(dict[str, Embedder]):
 
 
 def read_embedder(slot: Any) -> Embedder:
-    """An embedder with its weights.
+    """Load an embedder with its weights.
 
     Args:
-        slot: The name of a tokenizer or else of a conditioner; or a recipe slot (``{preset: …, weights: …}``), as a
-            mapping or as YAML.
+        slot: Name of a tokenizer or conditioner, or a recipe slot (``{preset: …, weights: …}``) as a mapping or as
+            YAML. A tokenizer takes precedence over a conditioner with the same name.
 
     Raises:
         PartitaError: There is no such part, it has no weights, or it embeds no audio.
@@ -156,15 +159,15 @@ def read_embedder(slot: Any) -> Embedder:
 
 
 def read_reference(embedder: Embedder, clips: Sequence[Tensor], rate: int) -> tuple[Gaussian, Sample]:
-    """Statistics of reference clips ``[C, T]`` for distances; kept in the user's cache for the next evaluation.
+    """Compute the statistics of reference clips ``[C, T]``, or read them from the user's cache.
 
-    The files are found by the clips' samples and the embedder's fingerprint. Clips of another length, number or piece,
-    and other weights, therefore have files of their own; and each file names what it was computed from once more.
+    The names of the cached files are digests of the samples and of the embedder's fingerprint, so other clips or other
+    weights have their own files. The content of each file is checked against the same digests.
 
     Args:
-        embedder: Embeds the clips.
+        embedder: Embedder of the clips.
         clips: Clips of one shape.
-        rate: Their sample rate, in Hz.
+        rate: Sample rate of the clips in Hz.
 
     Returns:
         The statistics for the Fréchet distance, and those for the kernel distance.
@@ -180,10 +183,10 @@ def read_reference(embedder: Embedder, clips: Sequence[Tensor], rate: int) -> tu
         try:
             gaussian = Gaussian.load(paths[Gaussian], embedding=embedding, source=source)
             sample = Sample.load(paths[Sample], embedding=embedding, source=source)
-            log.info("the statistics of the real clips in %s are known from before", embedder.name)
+            log.info("the statistics of the real clips in %s are read from the cache", embedder.name)
             return gaussian, sample
         except PartitaError as error:
-            log.info("%s; it is computed again", error)
+            log.info("%s; the statistics are computed again", error)
     metric, samples = FrechetDistance(embedder.dim), []
     for batch in batches(clips):
         frames = embedder(batch, rate)
@@ -194,11 +197,11 @@ def read_reference(embedder: Embedder, clips: Sequence[Tensor], rate: int) -> tu
         gaussian.save(paths[Gaussian], embedding=embedding, source=source)
         sample.save(paths[Sample], embedding=embedding, source=source)
     except OSError as error:
-        log.info("cannot keep statistics of the real clips in %s (%s); set PARTITA_CACHE", folder, error)
+        log.info("cannot store the statistics of the real clips in %s (%s): set PARTITA_CACHE", folder, error)
     return gaussian, sample
 
 
-def batches(clips: Sequence[Tensor] | Tensor, size: int = AT_ONCE) -> Iterator[Tensor]:
-    """Clips ``[C, T]`` in batches ``[B, C, T]``."""
+def batches(clips: Sequence[Tensor] | Tensor, size: int = BATCH_SIZE) -> Iterator[Tensor]:
+    """Yield clips ``[C, T]`` in batches ``[B, C, T]``."""
     for start in range(0, len(clips), size):
         yield torch.stack(list(clips[start : start + size]))

@@ -1,4 +1,4 @@
-"""Evaluating a system: clips generated once from the captions of test pieces, and their scores."""
+"""Evaluation of a system: clips are generated from the captions of test pieces and scored."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from .evaluation_page import write_evaluation_page
 from .scoring import chosen_scores, measurable, measure
 
 SEED = 3
-"""Seed of the test pieces that every evaluation compares with, so that systems can be compared with each other."""
+"""Seed of the choice of test clips, which is the same in every evaluation so that systems are comparable."""
 
 RESULTS = "evaluation.json"
 
 FEW = 50
-"""Number of clips, generated or real, below which a Fréchet distance is mostly chance."""
+"""Number of generated or real clips below which a Fréchet distance is mostly noise."""
 
 CODEC_SECONDS = 10.0
-"""Length of each clip for a codec alone, which has no stage with a window."""
+"""Length of each clip for a system that is only a codec and has no window."""
 
 log = logging.getLogger(__name__)
 
@@ -57,32 +57,33 @@ def evaluate(
     options: Evaluation | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Generate, score, and write ``evaluation.json``, ``evaluation.html`` and the clips. Run it again to continue.
+    """Generate clips, score them, and write ``evaluation.json``, ``evaluation.html`` and the clips.
 
-    A codec alone is scored on its reconstructions of the test pieces. What is done is logged (``partita.evaluation``,
-    INFO), and its progress goes to :func:`partita.core.progress.reporting`.
+    Call it again to continue after an interruption. A codec alone is scored on its reconstructions of the test pieces.
+    Messages are logged to ``partita.evaluation`` (INFO), and progress is reported to
+    :func:`partita.core.progress.reporting`.
 
     Args:
-        model: A run, an export, or a hub id.
-        output: Folder for the results; ``evaluation`` in the run or export if ``None``.
-        data: Changes to the recipe's data, ``data=…`` or ``data.limit=…``.
-        options: How many clips are generated, and which scores are measured.
+        model: A run, an export, or a Hub id.
+        output: Folder for the results. ``None`` takes ``evaluation`` in the folder of the run or export.
+        data: Overrides of the recipe's data, such as ``data=…`` or ``data.limit=…``.
+        options: Number of clips, choice of scores, and other options. ``None`` takes the defaults.
         device: Device to generate on.
 
     Returns:
-        The content of ``evaluation.json``: ``request``, whose ``pieces`` are ``test`` ones unless others had to stand
-        in; ``notes`` that every reader of the scores must know; ``metrics``, the rows of all scores by name (see
-        :mod:`partita.evaluation.rows`); ``reading``, how to read them; and ``conditions``, for each stage and
-        condition a :class:`~partita.training.condition_use.ConditionUse`.
+        The content of ``evaluation.json``. ``request`` describes the clips; its ``pieces`` name the split, which is not
+        ``test`` if the data has no test pieces. ``notes`` are warnings that readers of the scores must know.
+        ``metrics`` holds the rows of all scores by name (see :mod:`partita.evaluation.rows`), and ``reading`` explains
+        them. ``conditions`` holds a :class:`~partita.training.condition_use.ConditionUse` for each stage and condition.
 
     Raises:
-        PartitaError: The folder holds an evaluation of something else, the data cannot be used, or a score that was
-            asked for cannot be measured.
+        PartitaError: The folder holds a different evaluation, the data cannot be used, or a requested score cannot be
+            measured.
     """
     options = options or Evaluation()
     scores, embedders = chosen_scores(options), Embedders()
     for score in scores.values():
-        score.load(embedders)  # before anything slow
+        score.load(embedders)  # errors appear before slow steps
     system = load(model, device=device)
     scores = measurable(scores, options, system)
     source = _source(system, model, data)
@@ -91,7 +92,7 @@ def evaluate(
         log.info("%s", note)
     folder = Path(output) if output else (Path(model) / "evaluation" if Path(model).is_dir() else None)
     if folder is None:
-        raise PartitaError(f"{model} is not a folder: say with -o where its evaluation goes")
+        raise PartitaError(f"{model} is not a local folder: name a folder for the results with -o")
     spec = system.output.spec
     window = system.plan.last_stage.window if system.stages else CODEC_SECONDS
     seconds = window if options.duration is None else options.duration
@@ -100,12 +101,12 @@ def evaluate(
         "data": source.registered_name,
         "data_changes": list(data),
         "pieces": SPLIT_NAMES[source.fallback_split("test")],
-        # whatever a clip depends on: there can be more of them, and more scores, later
+        # options that clips depend on; numbers of clips and scores can still change later
         "duration": seconds,
         "seed": options.seed,
     }
     request |= {"data_revision": source.revision} if source.revision else {}
-    _claim(folder, request)
+    _claim_folder(folder, request)
     pieces = _examples(source, spec, options.clips, seconds, SEED)
     if system.stages:
         notes += (unprompted := generation_gaps([piece.fields for piece in pieces], system.reads))
@@ -116,11 +117,13 @@ def evaluate(
     for embedder in embedders.values():
         embedder.part.to(system.device)
     if options.clips < FEW or options.reference_clips < FEW:
-        log.info("fewer than %d clips: distances between distributions say little, real clips may be as far away", FEW)
+        log.info(
+            "fewer than %d clips: distances between distributions are unreliable; compare those of real clips", FEW
+        )
     comparison = Comparison(system, audio, pieces, reference, options, folder, embedders)
     metrics = measure(scores, comparison)
     if any(stage.given for stage in system.stages.values()):
-        log.info("what the stages listen to")
+        log.info("use of conditions")
     uses = condition_use(system, split="test", clips=options.clips, source=source, seed=SEED)
     for use in uses:
         log.info("  %s", use)
@@ -140,16 +143,16 @@ def evaluate(
 
 
 def _source(system: System, model: str | Path, data: Sequence[str]) -> Source:
-    """The recipe's data, or what the changes make of it."""
+    """Return the data source of the recipe, with overrides applied."""
     source = system.source
     if data:
         wrong = [change for change in data if not change.startswith("data")]
         if wrong:
-            raise PartitaError(f"an evaluation changes data only: {wrong[0]!r} is not data=… or data.key=…")
+            raise PartitaError(f"an evaluation changes data only, with data=… or data.key=…, not {wrong[0]!r}")
         path = Path(model) / INDEX
         if not path.is_file():
             raise PartitaError(
-                f"{model} is not a folder with a recipe, so its data cannot be changed here: pull it first"
+                f"{model} is not a folder with a recipe, so its data cannot be changed: pull the system first"
             )
         source = System.outline(check_recipe(compose(path, data))).source
     source.setup()
@@ -157,7 +160,7 @@ def _source(system: System, model: str | Path, data: Sequence[str]) -> Source:
 
 
 def _fingerprint(system: System) -> str:
-    """A digest of all weights and the recipe's stages, so that another system has another one."""
+    """Return a digest of all weights and of the recipe's stages, which identifies the system."""
     digest = hashlib.blake2b(digest_size=16)
     for folder, part in system.parts.items():
         digest.update(f"{folder} {part.fingerprint()}".encode())
@@ -165,15 +168,15 @@ def _fingerprint(system: System) -> str:
     return digest.hexdigest()
 
 
-def _claim(folder: Path, request: dict[str, Any]) -> None:
-    """Make the folder this evaluation's, or check that it is: clips of another request are never taken for its own."""
+def _claim_folder(folder: Path, request: dict[str, Any]) -> None:
+    """Claim the folder for this evaluation, or check that its clips were generated for the same request."""
     path, text = folder / "request.json", json.dumps(request, indent=2) + "\n"
     if path.is_file():
         old = read_json(path)
         if wrong := [f"  {key}: {old.get(key)} → {request[key]}" for key in request if old.get(key) != request[key]]:
             raise PartitaError(
-                f"{folder} holds an evaluation of something else: choose another folder with -o, or delete it. What "
-                "differs:\n" + "\n".join(wrong)
+                f"{folder} holds a different evaluation: choose another folder with -o, or delete it. "
+                "Differences:\n" + "\n".join(wrong)
             )
         return
     if folder.exists() and any(folder.iterdir()):
@@ -190,12 +193,12 @@ def _examples(source: Source, spec: RepresentationSpec, length: int, seconds: fl
 
 @torch.inference_mode()
 def _generated(system: System, pieces: Sequence[Example], folder: Path, options: Evaluation, seconds: float) -> Tensor:
-    """Clips ``[N, C, T]`` from the captions of the pieces; those that are there already are read, not made again."""
+    """Return clips ``[N, C, T]`` conditioned on the fields of the pieces; existing clips are read, not generated."""
     spec = system.output.spec
     paths = [folder / "clips" / f"{i:05d}.flac" for i in range(len(pieces))]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     if len(missing) < len(paths):
-        log.info("%d of %d clips are there already", len(paths) - len(missing), len(paths))
+        log.info("%d of %d clips exist already", len(paths) - len(missing), len(paths))
     (folder / "clips").mkdir(exist_ok=True)
     for start in range(0, len(missing), options.batch_size):
         batch = missing[start : start + options.batch_size]
@@ -212,9 +215,9 @@ def _generated(system: System, pieces: Sequence[Example], folder: Path, options:
     try:
         clips = [read_clip(path, 0.0, None, spec.sample_rate, spec.channels)[0] for path in paths]
     except PartitaError as error:
-        raise PartitaError(f"{error}: delete this clip, and run the same command again") from None
+        raise PartitaError(f"{error}: delete this clip and run the same command again") from None
     lengths = [clip.shape[1] for clip in clips]
     for path, length in zip(paths, lengths, strict=True):
         if length != max(lengths):
-            raise PartitaError(f"{path} is shorter than the other clips: delete it, and run the same command again")
+            raise PartitaError(f"{path} is shorter than the other clips: delete it and run the same command again")
     return torch.from_numpy(np.stack(clips))

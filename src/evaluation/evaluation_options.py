@@ -1,4 +1,4 @@
-"""The options of an evaluation: how many clips are generated, and which scores are measured."""
+"""Options of an evaluation: the number of clips and the choice of scores."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is generated and which scores are measured.
+    """Options of an evaluation.
 
     Args:
         clips: Number of clips to generate.
         reference_clips: Number of real clips with which distributions are compared.
-        duration: Length of each clip in seconds; ``None`` for the system's window.
-        seed: Seed of the first clip.
+        duration: Length of each clip in seconds. ``None`` takes the window of the system's last stage.
+        seed: Seed that the seeds of all clips are derived from.
         batch_size: Number of clips that are generated together.
-        scores: By name of a score, its options as a mapping; ``true`` to measure it with its defaults, ``false`` to
-            leave it out. A score that is not named is measured if it runs by default.
+        scores: Choice of scores by name: a mapping of options, ``true`` to measure a score with its default options,
+            or ``false`` to leave it out. Scores that are not named are measured if they run by default.
     """
 
     clips: int = 64
@@ -39,7 +39,7 @@ class Evaluation:
             if getattr(self, name) < 1:
                 raise PartitaError(f"{name} must be at least 1, not {getattr(self, name)}")
             if beyond(getattr(self, name), MOST_CLIPS):
-                raise TooMuch(f"{name} is {getattr(self, name):,}, and at most {MOST_CLIPS:,} are compared: refused")
+                raise TooMuch(f"{name} is {getattr(self, name):,}, and at most {MOST_CLIPS:,} are allowed: refused")
         if self.duration is not None and not 0 < self.duration < math.inf:
             raise PartitaError(f"duration must be a number of seconds above 0, not {self.duration}")
         if self.duration is not None and beyond(self.duration, LONGEST_CLIP):
@@ -52,7 +52,7 @@ def _check_choice(name: str, choice: Any) -> None:
     """Check the options of one score.
 
     Raises:
-        PartitaError: There is no such score, or its options do not fit.
+        PartitaError: There is no such score, or its options are invalid.
     """
     try:
         score = lookup("score", name)

@@ -1,4 +1,4 @@
-"""The page of an evaluation: the rows of its scores, how to read them, and clips to listen to."""
+"""The HTML page of an evaluation: scores, explanations, and players of clips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .comparison import Comparison
 from .rows import Rows
 from .score import SUBJECTS, Score
 
-SHOWN = 6
+NUM_SHOWN = 6
 """Number of generated clips on the page."""
 
 
@@ -24,11 +24,11 @@ def write_evaluation_page(
     """Write ``evaluation.html``.
 
     Args:
-        folder: The folder of the evaluation.
-        model: What was evaluated.
+        folder: Folder of the evaluation.
+        model: Path or Hub id of the system, as the user wrote it.
         comparison: The clips, and the system that generated them.
-        results: The content of ``evaluation.json``.
-        scores: The scores that were measured, by name.
+        results: Content of ``evaluation.json``.
+        scores: The measured scores, by name.
     """
     sections = [section for name in SUBJECTS if (section := _section(name, folder, results["metrics"], scores))]
     parts, clips = comparison.system.summary(), list(_clips(comparison))
@@ -44,7 +44,7 @@ def write_evaluation_page(
 
 
 def _section(name: str, folder: Path, metrics: Rows, scores: Mapping[str, Score]) -> dict[str, Any] | None:
-    """The table of all rows with one subject, with texts and clips; ``None`` if there are no such rows."""
+    """Return the table of all rows with one subject, with texts and clips; ``None`` if there are no such rows."""
     rows = {label: row for label, row in metrics.items() if row["subject"] == name}
     if not rows:
         return None
@@ -60,10 +60,10 @@ def _section(name: str, folder: Path, metrics: Rows, scores: Mapping[str, Score]
 
 
 def _clips(comparison: Comparison) -> Iterator[dict[str, str]]:
-    """The first clips, each followed by the piece of its caption."""
+    """Yield the first clips, each followed by the real clip with the same caption."""
     rate = comparison.spec.sample_rate
-    how = "generated" if comparison.system.stages else "after the codec"
-    for clip, piece in list(zip(comparison.generated, comparison.pieces, strict=True))[:SHOWN]:
+    how = "generated" if comparison.system.stages else "reconstructed"
+    for clip, piece in list(zip(comparison.generated, comparison.pieces, strict=True))[:NUM_SHOWN]:
         caption = str(piece.fields.get("text") or piece.fields.get("id", ""))
         yield clip_media(clip, rate, f"{how}: {caption}")
-        yield clip_media(piece.audio, rate, "the piece itself")
+        yield clip_media(piece.audio, rate, "real clip")

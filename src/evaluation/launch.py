@@ -1,4 +1,4 @@
-"""Launchers of an ablation's tasks: processes of this machine, or jobs of a cluster."""
+"""Launchers of an ablation's tasks: processes on this machine, or jobs on a cluster."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ log = logging.getLogger(__name__)
 
 CLUSTERS = ("slurm", "local")
 GRACE = 120.0
-"""Seconds that a process has to end when it is asked to, and that a cluster has to take up a job again."""
+"""Seconds that a process has to exit after a request, and that a cluster has to requeue a job."""
 
 
 class Job(Protocol):
     """A task that was started."""
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the job has ended, successfully or not."""
 
     def failure(self) -> str | None:
-        """Why it failed, as far as the task's own file does not say; ``None`` if it did not, or has not ended."""
+        """Reason of the failure as the launcher knows it; ``None`` if the job is running or has not failed."""
 
     def stop(self) -> None:
-        """Ask it to end soon, and keep what it has done. Asked a second time, it ends at once."""
+        """Ask the job to save its state and end. A second call ends it at once."""
 
 
 class Launcher(Protocol):
-    """Starts tasks.
+    """A way to start tasks.
 
     Attributes:
-        jobs: Number of tasks at once.
-        measuring: Number of tasks at once that measure speed.
-        pause: Seconds between two looks at what is running.
-        patience: Seconds until the files of a job can be seen here.
+        jobs: Largest number of tasks that run at once.
+        measuring_jobs: Largest number of tasks that measure speed at once.
+        poll_seconds: Seconds between two checks of the running jobs.
+        file_delay: Seconds until files written by a job are visible on this machine.
     """
 
     jobs: int
-    measuring: int
-    pause: float
-    patience: float
+    measuring_jobs: int
+    poll_seconds: float
+    file_delay: float
 
     def start(self, task: Task) -> Job:
-        """Start a task, whose file is there."""
+        """Start a task whose file has been written."""
 
 
 def run_tasks(tasks: Sequence[Task], root: Path, launcher: Launcher) -> dict[str, str]:
-    """Do tasks, each after those it needs. A task that fails stops only those that need it.
+    """Run tasks, each after the tasks that it needs. A failed task prevents only the tasks that need it.
 
     Args:
-        tasks: The tasks, in the order in which they are wanted.
+        tasks: The tasks, in the preferred order.
         root: Folder of the ablation.
-        launcher: Starts them.
+        launcher: Launcher that starts the tasks.
 
     Returns:
-        By key, why a task was not done.
+        The reason for each task that was not completed, by its key.
     """
     ended = {task.key for task in tasks if task.done(root)}
     if ended:
@@ -78,24 +78,24 @@ def run_tasks(tasks: Sequence[Task], root: Path, launcher: Launcher) -> dict[str
     failed: dict[str, str] = {}
     waiting = [task for task in tasks if task.key not in ended]
     running: dict[str, tuple[Task, Job, float]] = {}
-    most = launcher.measuring if any(task.kind == "measure" for task in tasks) else launcher.jobs
+    max_running = launcher.measuring_jobs if any(task.kind == "measure" for task in tasks) else launcher.jobs
 
     def begin(task: Task) -> None:
-        nonlocal most
+        nonlocal max_running
         task.write(root)
         task.error(root).unlink(missing_ok=True)
         try:
             job = launcher.start(task)
-        except Exception as error:  # whatever a cluster says to a job too many
+        except Exception as error:  # clusters raise different errors when a user has too many jobs
             if running:
-                most = len(running)
-                log.info("not more than %d at once: %s", most, error)
+                max_running = len(running)
+                log.info("at most %d jobs at once from now on: %s", max_running, error)
                 return
-            failed[task.key] = f"it cannot be started: {error}"
+            failed[task.key] = f"the task cannot be started: {error}"
             log.info("failed: %s: %s", task.label, failed[task.key])
         else:
             running[task.key] = (task, job, time.monotonic())
-            log.info("begins: %s", task.label)
+            log.info("started: %s", task.label)
         waiting.remove(task)
 
     try:
@@ -103,15 +103,15 @@ def run_tasks(tasks: Sequence[Task], root: Path, launcher: Launcher) -> dict[str
             for task in list(waiting):
                 broken = [need for need in task.needs if need in failed]
                 if broken:
-                    failed[task.key] = f"what it needs was not done: {failed[broken[0]]}"
+                    failed[task.key] = f"a task that it needs failed: {failed[broken[0]]}"
                     waiting.remove(task)
-                elif len(running) < most and ended.issuperset(task.needs):
+                elif len(running) < max_running and ended.issuperset(task.needs):
                     begin(task)
             for key, (task, job, start) in list(running.items()):
                 if not job.done():
                     continue
                 del running[key]
-                reason = _outcome(task, job, root, launcher.patience)
+                reason = _outcome(task, job, root, launcher.file_delay)
                 if reason is None:
                     ended.add(key)
                     log.info("done: %s, %s", task.label, _duration(time.monotonic() - start))
@@ -120,51 +120,55 @@ def run_tasks(tasks: Sequence[Task], root: Path, launcher: Launcher) -> dict[str
                     log.info("failed: %s: %s", task.label, reason)
             progress("tasks", len(ended) + len(failed), len(tasks))
             if running:
-                time.sleep(launcher.pause)
+                time.sleep(launcher.poll_seconds)
     finally:
-        _end([job for _, job, _ in running.values()], launcher.pause)
+        _end([job for _, job, _ in running.values()], launcher.poll_seconds)
     return failed
 
 
-def _outcome(task: Task, job: Job, root: Path, patience: float) -> str | None:
-    """Why a task that has ended was not done, or nothing where it was."""
-    until = time.monotonic() + patience
+def _outcome(task: Task, job: Job, root: Path, file_delay: float) -> str | None:
+    """Return why an ended job did not complete its task; ``None`` if it did."""
+    until = time.monotonic() + file_delay
     while not task.done(root):
         failure = job.failure()
         if failure is None and time.monotonic() < until:
-            time.sleep(1)  # a shared file system shows it later
+            time.sleep(1)  # a shared file system shows the files with a delay
             continue
-        said = task.error(root)
-        reason = said.read_text(encoding="utf-8") if said.is_file() else failure or "it ended without a result"
+        error_file = task.error(root)
+        reason = (
+            error_file.read_text(encoding="utf-8")
+            if error_file.is_file()
+            else failure or "the job ended without a result"
+        )
         return f"{reason.strip()} (more in {task.log(root)})"
     return None
 
 
-def _end(jobs: Sequence[Job], pause: float) -> None:
-    """Stop what is running, and see that it has ended."""
+def _end(jobs: Sequence[Job], poll_seconds: float) -> None:
+    """Stop the running jobs and wait until they have ended."""
     until = time.monotonic() + GRACE
     for _ in range(2):
         for job in jobs:
             with suppress(Exception):
                 job.stop()
         while not all(job.done() for job in jobs) and time.monotonic() < until:
-            time.sleep(pause)
+            time.sleep(poll_seconds)
         if all(job.done() for job in jobs):
             return
 
 
 class Processes:
-    """Tasks as processes of this machine, which end when this one does.
+    """A launcher of processes on this machine, which end together with the current process.
 
-    Several share the processor's cores; on a machine with several GPUs each has its own.
+    Several processes share the CPU cores. On a machine with several GPUs, each process has its own.
 
     Args:
         root: Folder of the ablation.
-        jobs: Number of tasks at once; ``None`` for as many as the GPUs allow, or one without GPUs.
+        jobs: Largest number of tasks at once. ``None`` runs as many as the GPUs allow, or one without GPUs.
         devices: Number of GPUs for each task.
     """
 
-    pause, patience, measuring = 0.2, 0.0, 1
+    poll_seconds, file_delay, measuring_jobs = 0.2, 0.0, 1
 
     def __init__(self, root: Path, jobs: int | None = None, devices: int = 1) -> None:
         if jobs is not None and jobs < 1:
@@ -193,11 +197,11 @@ class _Process:
         parts = [word for file in imported() for word in ("--import", file)]
         command = [sys.executable, "-m", "partita.cli", *parts, "task", str(root), task.key]
         with task.log(root).open("ab") as log:
-            # it reads nothing, but sees the end of its input when this process dies
+            # the open input tells the child that this process has died
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        self._asked = False
+        self._asked_to_stop = False
 
     def done(self) -> bool:
         return self._process.poll() is not None
@@ -205,29 +209,30 @@ class _Process:
     def failure(self) -> str | None:
         status = self._process.returncode
         if status < 0:
-            return f"signal {-status} ended it" + (": was the memory full?" if status == -signal.SIGKILL else "")
-        return f"it ended with status {status}" if status else None
+            hint = " (perhaps it ran out of memory)" if status == -signal.SIGKILL else ""
+            return f"the process was ended by signal {-status}{hint}"
+        return f"the process exited with status {status}" if status else None
 
     def stop(self) -> None:
         if self.done():
             return
-        if self._asked:
+        if self._asked_to_stop:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.terminate()
-        self._asked = True
+        self._asked_to_stop = True
 
 
 class Cluster:
-    """Tasks as jobs of a cluster, by submitit. A job that is preempted or out of time is put into the queue again.
+    """A launcher of jobs on a cluster with submitit. Jobs that are preempted or run out of time are requeued.
 
     Args:
         root: Folder of the ablation, on a file system that all machines share.
-        name: ``slurm``, or, to try it out, ``local``.
+        name: ``slurm``, or ``local`` to test on this machine.
         options: Arguments of ``submitit.AutoExecutor.update_parameters``, such as ``timeout_min``.
-        jobs: Number of tasks at once; ``None`` for no limit.
+        jobs: Largest number of tasks at once. ``None`` sets no limit.
     """
 
-    pause, patience, measuring = 5.0, 60.0, sys.maxsize
+    poll_seconds, file_delay, measuring_jobs = 5.0, 60.0, sys.maxsize
 
     def __init__(self, root: Path, name: str, options: Mapping[str, Any], jobs: int | None = None) -> None:
         try:
@@ -235,7 +240,7 @@ class Cluster:
         except ImportError:
             raise PartitaError("a cluster needs submitit: pip install 'partita[cluster]'") from None
         if name not in CLUSTERS:
-            raise PartitaError(f"no cluster is called {name!r}{did_you_mean(name, CLUSTERS)}")
+            raise PartitaError(f"there is no cluster {name!r}{did_you_mean(name, CLUSTERS)}")
         if jobs is not None and jobs < 1:
             raise PartitaError(f"jobs must be at least 1, not {jobs}")
         self.root, self.jobs = root.resolve(), jobs or sys.maxsize
@@ -251,23 +256,23 @@ class Cluster:
 
 
 class Restartable:
-    """What a job of a cluster calls: the task, and itself again after an interruption."""
+    """The function that a cluster job calls: it runs a task, and is submitted again after an interruption."""
 
     def __init__(self) -> None:
         self.imports = imported()
 
     def __call__(self, root: str, key: str) -> None:
-        """Do the task."""
+        """Run the task with this key."""
         import_files(self.imports)
         try:
             with logged(out):
                 perform_task(root, key)
         except Stopped as stop:
-            time.sleep(GRACE)  # submitit hears of it by a signal of its own, and ends this process in its handler
+            time.sleep(GRACE)  # submitit's own signal handler ends this process and requeues the job
             raise RuntimeError(str(stop)) from None
 
     def checkpoint(self, root: str, key: str) -> Any:
-        """What to submit in place of an interrupted job; the training has its own checkpoints."""
+        """Return the submission that replaces an interrupted job; training resumes from its own checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, root, key)

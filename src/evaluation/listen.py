@@ -1,6 +1,7 @@
-"""Blind listening tests: the clips, and the page that asks which of two clips is better.
+"""Blind listening tests: a page that presents pairs of clips and asks which clip is better.
 
-The human evaluation of MusicLM (arXiv 2301.11325, §5.2) is the model: pairs of clips for one prompt, wins per system.
+The design follows the human evaluation of MusicLM (arXiv 2301.11325 §5.2): listeners compare pairs of clips for the
+same prompt, and wins are counted for each system.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from ..system.mastering import Mastering, loudness
 from ..system.system import load
 
 PAGE, KEY = "listen.html", "key.json"
-"""The files of a test: what listeners get, and what they must not."""
+"""The files of a test: the page for listeners, and the secret key that says which system each clip is from."""
 
 ORDERS = 24
-"""Different orders of the trials. An even number: every second one has the sides of the one before swapped."""
+"""Number of orders of the trials. It is even because every second order swaps the sides of the previous one."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _PEAK = -1.0
 
 
 class Clip(NamedTuple):
-    """Audio ``[C, T]`` at a rate."""
+    """Audio ``[C, T]`` and its sample rate in Hz."""
 
     audio: np.ndarray
     sample_rate: int
@@ -51,15 +52,15 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """What is compared.
+    """The clips that a listening test compares.
 
     Args:
-        clips: For each system, one clip for each item, in the same order.
-        items: Names of the items.
-        prompts: For each item, the text that listeners see; ``None`` to show no text.
+        clips: One clip for each item, in the order of ``items``, by name of the system.
+        items: Names of the items. Clips of the same item are compared.
+        prompts: Text that listeners see for each item; ``None`` shows no text.
 
     Raises:
-        PartitaError: There is nothing to compare.
+        PartitaError: There are fewer than two systems, or no items.
     """
 
     clips: Mapping[str, Sequence[Clip]]
@@ -81,29 +82,31 @@ def gather_clips(
     seed: int = 0,
     device: str = "cpu",
 ) -> Material:
-    """Take or generate the clips of a test.
+    """Read or generate the clips of a listening test.
 
-    Where one of the sources is a folder of audio files, its file names are the items; a system is then given the
-    captions beside the files (``song.txt`` beside ``song.wav``).
+    If a source is a folder of audio files, the file names are the items, and systems are prompted with the captions
+    beside the files (``song.txt`` beside ``song.wav``).
 
     Args:
-        sources: Runs, exports, hub ids or recipes with weights; or folders of audio with the same file names.
-        prompts: A number of test pieces of the first system's data, or a file with a prompt on each line.
-        duration: Seconds of every clip; that of the first system's window, or of the files, unless given.
-        seed: Seed of the first clip of each system; the next ones count up.
+        sources: Runs, exports, Hub ids or recipes with weights; or folders of audio files with the same names.
+        prompts: Number of test pieces of the first system's data whose captions are the prompts, or path of a text
+            file with one prompt per line.
+        duration: Length of each clip in seconds. ``None`` takes the first system's window, or whole files.
+        seed: Seed of the first clip of each system. It increases by one for each further clip.
         device: Device to generate on.
 
     Raises:
-        PartitaError: A source is nothing of the kind, holds other files than the rest, or cannot be given the prompts.
+        PartitaError: A source is neither a system nor a folder of audio, folders hold files of different names, or a
+            system cannot be conditioned on the prompts.
     """
     if duration is not None and not 0 < duration < float("inf"):
         raise PartitaError(f"duration must be a positive number of seconds, not {duration:g}")
     labels = _labels(sources)
     if len(labels) < 2:
         raise PartitaError("a listening test compares two systems or more: name another run or folder")
-    for source in sources:  # before minutes of generating
+    for source in sources:  # before the slow generation
         if not kind(source) and source not in recipes() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-            raise PartitaError(f"{source} is neither a folder, nor a hub id (user/name), nor a recipe")
+            raise PartitaError(f"{source} is neither a folder, nor a Hub id (user/name), nor a recipe")
     folders = {source: _audio_files(Path(source)) for source in sources if _is_audio_folder(source)}
     items = _common_names(folders)
     texts = _prompt_lines(Path(prompts)) if not prompts.isdigit() else None
@@ -123,8 +126,8 @@ def gather_clips(
             if items:
                 bare = next(name for name, text in zip(items, shown, strict=True) if text is None)
                 raise PartitaError(
-                    f"{source} needs prompts for the files it is compared with: put {bare}.txt beside the audio file "
-                    f"{bare} (and so for each), or give --prompts a file with a line for each"
+                    f"{source} needs a prompt for each audio file that it is compared with: put {bare}.txt beside "
+                    f"{bare}, and likewise for the others, or name a file with one prompt per line with --prompts"
                 )
             inputs = _test_inputs(system, int(prompts))
             shown = inputs["text"]
@@ -141,15 +144,17 @@ def check_listening_test(folder: Path, systems: int, *, trials: int | None, catc
     """Check the arguments of :func:`write_listening_test` before anything is generated.
 
     Raises:
-        PartitaError: One of them is out of range, or there is a test in the folder already.
+        PartitaError: An argument is out of range, or the folder already holds a test.
     """
     if (folder / KEY).exists():
-        raise PartitaError(f"{folder} holds a listening test already, and answers belong to it: choose another folder")
+        raise PartitaError(
+            f"{folder} already holds a listening test, whose answers need its key: choose another folder"
+        )
     pairs = systems * (systems - 1) // 2
     if trials is not None and trials < pairs:
-        raise PartitaError(f"every listener must hear every pair of systems once: {pairs} trials or more")
+        raise PartitaError(f"trials must be at least {pairs}, so that every listener hears every pair of systems")
     if catch < 0:
-        raise PartitaError(f"the number of catch trials cannot be {catch}")
+        raise PartitaError(f"the number of catch trials must be at least 0, not {catch}")
     Mastering(level, _PEAK)
 
 
@@ -163,22 +168,24 @@ def write_listening_test(
     level: float = -23.0,
     seed: int = 0,
 ) -> tuple[Path, list[str]]:
-    """Write the page for listeners and the key to it.
+    """Write the page for listeners, and the key with which answers are evaluated.
 
     Args:
-        material: What is compared.
-        folder: Must not hold a test yet.
-        question: What listeners are asked.
-        trials: Most pairs for one listener, without catch trials; every pair of every item unless given.
-        catch: Trials for each listener in which a clip meets a degraded copy of itself; one for each item at most.
-        level: Loudness of all clips, in LUFS.
-        seed: Seed of names and orders.
+        material: The clips to compare.
+        folder: Folder for both files, which must not hold a test yet.
+        question: Question that listeners answer.
+        trials: Largest number of trials for one listener, without catch trials. ``None`` compares every pair of systems
+            for every item.
+        catch: Number of catch trials for each listener, in which a clip is compared with a degraded copy of itself. At
+            most one catch trial is made for each item.
+        level: Loudness of all clips in LUFS.
+        seed: Seed of the names of clips and of the orders.
 
     Returns:
-        The path of the page, and what should be known of it (silent clips, lowered peaks, fewer catch trials).
+        The path of the page, and warnings about silent clips, lowered peaks and missing catch trials.
 
     Raises:
-        PartitaError: There is a test already, or a number is out of range.
+        PartitaError: The folder already holds a test, or a number is out of range.
     """
     systems, count = list(material.clips), len(material.items)
     check_listening_test(folder, len(systems), trials=trials, catch=catch, level=level)
@@ -191,7 +198,7 @@ def write_listening_test(
                 notes.append(f"{system}, {material.items[item]}: {done}")
     caught = _catch_clips(finished, systems, count, catch, finish, seed)
     if len(caught) < catch:
-        notes.append(f"catch trials: {len(caught)} instead of {catch}, one for each item that can be heard")
+        notes.append(f"catch trials: {len(caught)} instead of {catch}, one for each item that is not silent")
     content = {(*at, ""): clip for at, clip in finished.items()}
     content |= {(*at, "degraded"): clip for at, clip in caught.items()}
     names = {at: f"{derive_seed(seed, 'clip', *at):014x}" for at in content}
@@ -228,7 +235,7 @@ def write_listening_test(
         },
     }
     template = template_text("listen.html")
-    # In a script element nothing but "</script" and "<!--" means anything to a browser.
+    # Inside a script element, browsers interpret only "</script" and "<!--".
     text = json.dumps(page_data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     with replacing_file(folder / PAGE) as new:
         new.write_text(template.replace("@DATA@", text), encoding="utf-8")
@@ -240,18 +247,19 @@ def write_listening_test(
 def make_orders(
     num_systems: int, num_items: int, trials: int | None, catches: Sequence[tuple[int, int]], seed: int
 ) -> list[list[tuple[tuple[int, int, str], tuple[int, int, str]]]]:
-    """What listeners hear: for each order, trials of a left and a right clip (system, item, ``degraded`` or nothing).
+    """Return the orders of trials; each trial is a left and a right clip: (system, item, ``degraded`` or ``""``).
 
-    In every order each pair of systems comes up equally often (once more or less where ``trials`` cannot be divided),
-    and either system of a pair is on the left as often as on the right (to two). Over the orders, items are used
-    equally, too; where every order has all trials, the second of two has the sides of the first swapped.
+    In every order, each pair of systems appears equally often (with a difference of at most one if ``trials`` is not
+    divisible), and each system of a pair is on the left as often as on the right (with a difference of at most two).
+    Over all orders, items are used equally often, too. If every order has all trials, every second order has the sides
+    of the previous one swapped.
 
     Args:
         num_systems: Number of systems.
         num_items: Number of items for each system.
-        trials: Most trials of an order, without catch trials.
-        catches: (system, item) of the clips that meet a degraded copy of themselves.
-        seed: Seed of everything random.
+        trials: Largest number of trials in an order, without catch trials. ``None`` sets no limit.
+        catches: (system, item) of each clip that is compared with a degraded copy of itself.
+        seed: Seed of all random choices.
     """
     draw = np.random.default_rng(derive_seed(seed, "orders"))
     pairs = list(combinations(range(num_systems), 2))
@@ -261,7 +269,7 @@ def make_orders(
     for order in range(ORDERS):
         chosen = []
         for number, (a, b) in enumerate(pairs):
-            # Which pairs come up once more goes round.
+            # The pairs with one more trial rotate from order to order.
             extra = (number - order * (total % len(pairs))) % len(pairs) < total % len(pairs)
             for _ in range(total // len(pairs) + extra):
                 position, times = used[number] % num_items, used[number] // num_items
@@ -277,7 +285,7 @@ def make_orders(
 
 
 def degraded(clip: Clip, seed: int) -> Clip:
-    """A clip that anybody hears is worse: without what is above 1 kHz, in noise as loud as itself."""
+    """Return an audibly worse copy of a clip: low-passed at 1 kHz, with white noise of the same power."""
     spectrum = np.fft.rfft(clip.audio, axis=1)
     spectrum[:, np.fft.rfftfreq(clip.audio.shape[1], 1 / clip.sample_rate) > 1000] = 0
     dull = np.fft.irfft(spectrum, clip.audio.shape[1], axis=1)
@@ -288,7 +296,7 @@ def degraded(clip: Clip, seed: int) -> Clip:
 def _catch_clips(
     clips: Mapping[tuple[str, int], Clip], systems: Sequence[str], items: int, catch: int, finish: Mastering, seed: int
 ) -> dict[tuple[str, int], Clip]:
-    """Degraded copies of audible clips, equally loud, taken from one system after the other."""
+    """Return degraded copies of audible clips at equal loudness, by system and item; systems take turns."""
     caught: dict[tuple[str, int], Clip] = {}
     draw = np.random.default_rng(derive_seed(seed, "catch"))
     for item in draw.permutation(items):
@@ -300,10 +308,10 @@ def _catch_clips(
 
 
 def _labels(sources: Sequence[str]) -> list[str]:
-    """The last part of each path, or all of it where that would name two of them."""
+    """Return the last component of each source, or whole sources if the last components are not unique."""
     twice = {source for source in sources if list(sources).count(source) > 1}
     if twice:
-        raise PartitaError(f"{', '.join(sorted(twice))} is named twice: a system cannot be compared with itself")
+        raise PartitaError(f"{', '.join(sorted(twice))} is named twice, but a system cannot be compared with itself")
     short = [Path(source).name or source for source in sources]
     return list(sources) if len(set(short)) < len(short) else short
 
@@ -313,12 +321,14 @@ def _is_audio_folder(source: str) -> bool:
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:
-    """The audio files of a folder by their names without endings."""
+    """Return the audio files of a folder by their names without suffixes."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             if path.stem in found:
-                raise PartitaError(f"{folder} holds two files of one name: {found[path.stem].name} and {path.name}")
+                raise PartitaError(
+                    f"{folder} holds two files of the same name: {found[path.stem].name} and {path.name}"
+                )
             found[path.stem] = path
     if not found:
         raise PartitaError(f"{folder} holds neither a system nor audio files")
@@ -333,21 +343,21 @@ def _common_names(folders: Mapping[str, Mapping[str, Path]]) -> list[str]:
         if (lacking := [name for name in every if name not in found])
     ]
     if missing:
-        raise PartitaError("the folders must hold files of the same names (endings aside): " + "; ".join(missing))
+        raise PartitaError("the folders must hold files of the same names without suffixes: " + "; ".join(missing))
     return every
 
 
 def _caption(name: str, folders: Mapping[str, Mapping[str, Path]]) -> str | None:
     for found in folders.values():
-        beside = found[name].with_suffix(".txt")
-        if beside.is_file():
-            return _text(beside).strip()
+        caption_file = found[name].with_suffix(".txt")
+        if caption_file.is_file():
+            return _text(caption_file).strip()
     return None
 
 
 def _prompt_lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise PartitaError(f"prompts are a number or a file with one on each line; there is no file {path}")
+        raise PartitaError(f"prompts must be a number or a file with one prompt per line; there is no file {path}")
     lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
     if not lines:
         raise PartitaError(f"{path} holds no prompts")
@@ -371,7 +381,7 @@ def _clip(path: Path, duration: float | None) -> Clip:
 
 
 def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
-    """What is known of test pieces, by the inputs of a system; ``text`` even where it takes none."""
+    """Return the fields of test pieces that are inputs of the system, and always ``text``."""
     if count < 1:
         raise PartitaError("a listening test needs at least one prompt")
     spec = system.output.spec
@@ -385,10 +395,10 @@ def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
 def _generate(
     system: Any, label: str, inputs: Mapping[str, list[Any]], count: int, duration: float | None, seed: int
 ) -> list[Clip]:
-    """A clip for each prompt, of whatever the system takes of it; the others' prompts must do for it."""
+    """Generate a clip for each prompt, conditioned on those inputs that the system reads."""
     for conditioner in system.conditioners.values():
         if not inputs.keys() & set(conditioner.inputs):
-            raise PartitaError(f"{label} takes {', '.join(conditioner.inputs)}, which the prompts do not hold")
+            raise PartitaError(f"{label} needs {', '.join(conditioner.inputs)}, which the prompts do not contain")
     taken = inputs.keys() & set(system.inputs)
     clips = []
     for start in range(0, count, _BATCH):

@@ -1,4 +1,4 @@
-"""The results of a listening test: wins, strengths, and which differences are significant."""
+"""Analysis of a listening test: wins, Bradley-Terry strengths, and significance of the differences."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..pages.tables import markdown, write_csv, write_text
 from .listen import KEY
 
 SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
-"""Scores of the clip on the left."""
+"""Score of the left clip for each answer."""
 
-LISTENERS_TO_DIFFER = 6
-"""The fewest who show a difference at the 5 % level where all agree: ``2 / 2**6 < 0.05``."""
+MIN_LISTENERS = 6
+"""Smallest number of listeners who can show a difference at the 5 % level if all agree: ``2 / 2**6 < 0.05``."""
 
 _FORMAT = 1
 
 
 class Answer(NamedTuple):
-    """One trial: the two systems (numbers), and the score of the first: 1, 0.5 or 0."""
+    """The answer to one trial: the indices of the two systems, and the score of the first: 1, 0.5 or 0."""
 
     first: int
     second: int
@@ -40,10 +40,10 @@ class Listener:
     """The answers of one listener.
 
     Args:
-        name: As the listener gave it.
-        answers: To pairs of systems.
-        caught: Catch trials that were answered, and how many of them were failed: the degraded clip was not heard to
-            be worse.
+        name: Name that the listener entered.
+        answers: Answers to pairs of systems.
+        caught: Number of answered catch trials, and number of failed ones, in which the degraded clip was not judged
+            to be worse.
     """
 
     name: str
@@ -52,7 +52,10 @@ class Listener:
 
 
 class PairResult(NamedTuple):
-    """Two systems compared: wins of the first, ties, wins of the second, who judged, and p-values (nan for one)."""
+    """The comparison of two systems: wins, ties and losses of the first, number of listeners, and p-values.
+
+    The p-values, before and after Holm's correction, are NaN for a single listener.
+    """
 
     first: str
     second: str
@@ -65,7 +68,10 @@ class PairResult(NamedTuple):
 
 
 class SystemResult(NamedTuple):
-    """A system among all: its share of all strength with a 95 % interval (none with one listener), and its trials."""
+    """The result of one system: strength as a share of one, bounds of its 95 % interval, mean score, number of trials.
+
+    The bounds are ``None`` for a single listener.
+    """
 
     system: str
     strength: float
@@ -77,13 +83,13 @@ class SystemResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a test, best system first.
+    """The results of a listening test.
 
     Args:
-        systems: The result of each system.
-        pairs: The result of each pair that was compared.
-        listeners: The listeners that count.
-        rejected: Names of listeners who failed the catch trials, each with the reason.
+        systems: Result of each system, with the strongest first.
+        pairs: Result of each pair of systems that was compared.
+        listeners: The listeners who count.
+        rejected: Names of listeners who failed catch trials, each with the reason.
     """
 
     systems: Sequence[SystemResult]
@@ -98,10 +104,11 @@ def listening_results(folder: Path, answers: Sequence[Path], *, allowed: int = 0
     Args:
         folder: Folder of the test, with its key.
         answers: Files that listeners saved.
-        allowed: Catch trials that a listener may fail.
+        allowed: Number of catch trials that a listener may fail.
 
     Raises:
-        PartitaError: A file does not belong to this test, or no listener is left; every bad file is named.
+        PartitaError: Files are invalid or belong to another test (the message names all of them), or no listener is
+            left.
     """
     key = _read_key(folder)
     listeners, rejected = [], []
@@ -112,8 +119,10 @@ def listening_results(folder: Path, answers: Sequence[Path], *, allowed: int = 0
         else:
             listeners.append(listener)
     if not any(listener.answers for listener in listeners):
-        said = "; ".join(f"{name}: {reason}" for name, reason in rejected)
-        raise PartitaError("no listener is left to count" + (f": {said}" if said else ": there are no answers yet"))
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected)
+        raise PartitaError(
+            "no listener is left to count" + (f": {reasons}" if reasons else ": there are no answers yet")
+        )
     results = analyze(listeners, key["systems"], rejected=rejected)
     _write(folder, key, results)
     return results
@@ -122,22 +131,22 @@ def listening_results(folder: Path, answers: Sequence[Path], *, allowed: int = 0
 def analyze(
     listeners: Sequence[Listener], systems: Sequence[str], *, rejected: Sequence[tuple[str, str]] = ()
 ) -> Results:
-    """Bradley-Terry strengths with 95 % intervals, and a test for each pair of systems.
+    """Compute Bradley-Terry strengths with 95 % intervals, and a significance test for each pair of systems.
 
-    The answers of one listener resemble each other, so listeners are what both count: the intervals leave out one
-    listener at a time, and the test flips the signs of whole listeners' differences, ties left out. Both say what other
-    listeners would answer about the same clips; a single listener says nothing of others. The p-values are corrected
-    after Holm.
+    Answers of one listener are correlated, so both treat listeners as the independent units: the intervals come from a
+    jackknife over listeners, and the test flips the signs of whole listeners' differences without ties. Both
+    generalize to other listeners and the same clips, so they need at least two listeners. P-values are corrected by
+    Holm's method.
     """
-    heard = [listener for listener in listeners if listener.answers]
-    tables = np.stack([win_table(listener.answers, len(systems)) for listener in heard])
+    active = [listener for listener in listeners if listener.answers]
+    tables = np.stack([win_table(listener.answers, len(systems)) for listener in active])
     total = tables.sum(0)
     strengths = bradley_terry(total)
     low, high = [None] * len(systems), [None] * len(systems)
-    if len(heard) > 1:
+    if len(active) > 1:
         _, error = jackknife(strengths, bradley_terry(total - tables, tolerance=1e-6))
         error = np.fmax(error, _least_error(total, strengths))
-        low, high = (bound.tolist() for bound in rate_interval(strengths, error, len(heard)))
+        low, high = (bound.tolist() for bound in rate_interval(strengths, error, len(active)))
     rows = []
     for i, system in enumerate(systems):
         trials = total[i].sum() + total[:, i].sum()
@@ -146,7 +155,7 @@ def analyze(
     rows.sort(key=lambda row: (row.strength, row.score), reverse=True)
     found = []
     for a, b in combinations([systems.index(row.system) for row in rows], 2):
-        judged = [scores for one in heard if (scores := _scores(one, a, b))]
+        judged = [scores for one in active if (scores := _scores(one, a, b))]
         if judged:
             wins, ties, losses = (sum(scores.count(value) for scores in judged) for value in (1.0, 0.5, 0.0))
             p = sign_flip_test([x.count(1.0) - x.count(0.0) for x in judged]) if len(judged) > 1 else math.nan
@@ -158,7 +167,7 @@ def analyze(
 
 
 def _least_error(wins: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-    """Standard errors of strengths, were the answers of a listener independent: what a few who agree by chance have."""
+    """Return standard errors of strengths for independent answers: a lower bound if few listeners agree by chance."""
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = strengths[:, None] / (strengths[:, None] + strengths)
         information = np.nansum((wins + wins.T) * odds * (1 - odds), axis=1)  # of the logarithms of the strengths
@@ -166,13 +175,13 @@ def _least_error(wins: np.ndarray, strengths: np.ndarray) -> np.ndarray:
 
 
 def _scores(listener: Listener, first: int, second: int) -> list[float]:
-    """Scores of the first of two systems in a listener's trials of the two."""
+    """Return the scores of the first system in a listener's trials of two systems."""
     trials = (answer for answer in listener.answers if {answer.first, answer.second} == {first, second})
     return [answer.score if answer.first == first else 1 - answer.score for answer in trials]
 
 
 def win_table(answers: Sequence[Answer], systems: int) -> np.ndarray:
-    """How often each system (row) won against each other (column), ``[systems, systems]``; a tie is half a win each."""
+    """Return wins ``[systems, systems]`` of each system (row) against each other (column); a tie is half a win each."""
     table = np.zeros((systems, systems))
     for answer in answers:
         table[answer.first, answer.second] += answer.score
@@ -181,18 +190,19 @@ def win_table(answers: Sequence[Answer], systems: int) -> np.ndarray:
 
 
 def bradley_terry(wins: np.ndarray, *, iterations: int = 2000, tolerance: float = 1e-10) -> np.ndarray:
-    """Maximum-likelihood strengths of the Bradley-Terry model by minorization-maximization (Hunter, 2004).
+    """Fit strengths of the Bradley-Terry model by minorization-maximization (Hunter, 2004).
 
-    The odds that one system wins against another are their strengths' ratio. A system that always loses to others tends
-    to nothing.
+    The odds that one system wins against another are the ratio of their strengths. The strength of a system that always
+    loses tends to zero.
 
     Args:
-        wins: ``[…, systems, systems]``, of rows over columns.
-        iterations: At most.
-        tolerance: Change of a strength at which to stop.
+        wins: Wins ``[…, systems, systems]`` of the rows over the columns.
+        iterations: Largest number of iterations.
+        tolerance: Largest change of a strength at which the iteration stops.
 
     Returns:
-        Strengths ``[…, systems]`` that sum to one; those of a system that met no other stay at their mean.
+        Maximum-likelihood strengths ``[…, systems]`` that sum to one. The strength of a system without trials stays at
+        the initial value, before normalization.
     """
     wins = np.asarray(wins, dtype=float)
     systems = wins.shape[-1]
@@ -227,14 +237,14 @@ def _read_key(folder: Path) -> dict[str, Any]:
         raise PartitaError(f"cannot read {folder / KEY}: {error}") from None
     wanted = {"format", "test", "question", "systems", "items", "catch", "clips"}
     if not isinstance(key, dict) or wanted - key.keys() or key["format"] != _FORMAT:
-        raise PartitaError(f"{folder / KEY} is no key of a listening test that this version knows")
+        raise PartitaError(f"{folder / KEY} is not the key of a listening test that this version of Partita can read")
     return key
 
 
 def _read_listeners(paths: Sequence[Path], key: Mapping[str, Any]) -> list[Listener]:
-    """One listener per name; of two saves of the same answers the longer."""
+    """Return one listener for each name; if a listener saved the same answers twice, the longer file counts."""
     if not paths:
-        raise PartitaError("name the files of answers that listeners saved")
+        raise PartitaError("there are no answers: name the files that listeners saved")
     problems: list[str] = []
     raw: dict[str, list[tuple[str, str, str]]] = {}
     for path in paths:
@@ -245,7 +255,7 @@ def _read_listeners(paths: Sequence[Path], key: Mapping[str, Any]) -> list[Liste
             continue
         shorter, longer = sorted((answers, raw.get(name, [])), key=len)
         if longer[: len(shorter)] != shorter:
-            problems.append(f"{path}: there are other answers by {name!r}, too; change the name in one of the files")
+            problems.append(f"{path}: another file has different answers by {name!r}; change the name in one of them")
         raw[name] = longer
     if problems:
         raise PartitaError("\n".join(problems))
@@ -282,14 +292,14 @@ def _read_answers(path: Path, key: Mapping[str, Any]) -> tuple[str, list[tuple[s
         known = left in clips and right in clips and left != right and answer in SCORES
         if not known or not _meet(clips[left], clips[right]) or frozenset((left, right)) in seen:
             raise PartitaError(
-                f"is damaged: {left}, {right}, {answer!r} is no answer to a pair of this test, or a second"
+                f"is damaged: {left}, {right}, {answer!r} is not an answer to a pair of this test, or repeats one"
             )
         seen.add(frozenset((left, right)))
     return name, answers
 
 
 def _meet(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Whether a test has a trial of these clips: two systems', or a clip and its degraded copy."""
+    """Return whether two clips can form a trial: clips of two systems, or a clip and its degraded copy."""
     caught = left["degraded"] or right["degraded"]
     return left["item"] == right["item"] and caught == (left["system"] == right["system"])
 
@@ -310,13 +320,14 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
             *_caution(count),
             *(f"not counted: {name}, who {reason}" for name, reason in results.rejected),
         ],
-        "system_columns": ["system", "strength", "95 % interval", "won (ties half)", "trials"],
+        "system_columns": ["system", "strength", "95 % interval", "won (ties count half)", "trials"],
         "systems": systems,
         "pair_columns": ["system", "against", "won", "ties", "lost", "listeners", "p", "p (Holm)"],
         "pairs": pairs,
-        "method": "Strength: share in a Bradley-Terry model, ties as half wins; its interval leaves out one listener "
-        "at a time. p: two-sided randomization test over listeners, each with all their answers, ties left out; "
-        "p (Holm): corrected for the number of pairs. Both are about other listeners and the same clips.",
+        "method": "Strength: normalized strength in a Bradley-Terry model in which a tie is half a win; the interval "
+        "comes from a jackknife over listeners. p: two-sided randomization test over listeners, without ties. p "
+        "(Holm): corrected for the number of pairs. Intervals and p-values generalize to other listeners, not to other "
+        "clips.",
     }
     lines = [
         f"# {spec['question']}",
@@ -333,13 +344,13 @@ def _write(folder: Path, key: Mapping[str, Any], results: Results) -> None:
 
 
 def _caution(listeners: int) -> list[str]:
-    """Notes on what so few listeners cannot show."""
+    """Return warnings about conclusions that a small number of listeners does not allow."""
     if listeners == 1:
-        return ["one listener: nothing can be said about what other listeners prefer"]
-    if listeners < LISTENERS_TO_DIFFER:
+        return ["one listener: the results say nothing about the preferences of other listeners"]
+    if listeners < MIN_LISTENERS:
         return [
-            f"{listeners} listeners cannot show a difference at the 5 % level, even where all agree (p is at least "
-            f"{p_text(2 / 2**listeners)}): it takes {LISTENERS_TO_DIFFER}"
+            f"{listeners} listeners cannot show a difference at the 5 % level, even if all agree (p is at least "
+            f"{p_text(2 / 2**listeners)}): at least {MIN_LISTENERS} are needed"
         ]
     return []
 

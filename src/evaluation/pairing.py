@@ -1,4 +1,4 @@
-"""Pairs of clips from different pieces, with which chance levels are measured."""
+"""Pairs of clips from different pieces, which chance levels are computed from."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Hashable, Sequence
 
 
 def other_pieces(pieces: Sequence[Hashable], shift: int = 1) -> list[int] | None:
-    """For each clip, the number of a clip from another piece; ``None`` if all clips are from one piece.
+    """Return for each clip the index of a clip from another piece; ``None`` if all clips are from one piece.
 
     Args:
-        pieces: The piece that each clip is from.
-        shift: Distance to the other piece, in pieces; from 1 to the number of pieces less one.
+        pieces: Id of the piece that each clip is from.
+        shift: Distance to the other piece, in pieces, from 1 to the number of pieces minus one.
 
     >>> other_pieces(["a", "a", "b", "c"]), other_pieces(["a", "a"])
     ([2, 2, 3, 0], None)

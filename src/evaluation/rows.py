@@ -1,23 +1,24 @@
-"""Rows: the figures that scores give, and how they are built and written.
+"""Rows: the results of scores.
 
-A row is a mapping. Each has
+A row is a mapping. Every row has these keys:
 
 - ``value``: the score;
 - ``better``: ``lower`` or ``higher``;
-- ``clips``: the number of clips it was measured on;
-- ``embedding``: what it was measured in, such as the name of an embedding;
-- ``score``, ``about`` and ``subject``: which score it belongs to, a sentence on it, and what it measures (see
-  :class:`~partita.evaluation.score.Score`); these are added for it.
+- ``clips``: the number of clips;
+- ``embedding``: the embedding or feature in which clips were compared;
+- ``score``, ``about`` and ``subject``: the name of the score, a sentence that explains the row, and what it measures
+  (see :class:`~partita.evaluation.score.Score`). :func:`~partita.evaluation.scoring.measure` adds these keys.
 
-Where there is such a figure it also has
+A row has these keys if they apply:
 
-- ``low`` and ``high``: the 95 % confidence interval over pieces, and ``pieces``: the number of pieces;
+- ``low`` and ``high``: bounds of the 95 % confidence interval over pieces, and ``pieces``: the number of pieces;
 - ``reference_clips``: the number of real clips that distributions were compared with;
-- ``fingerprint``: digest of the weights it was measured with;
-- ``real``: what real clips score in the place of generated ones;
-- ``codec``: what real clips score after the system's own codec, which its stages can hardly surpass;
-- ``chance``: what clips score that have nothing to do with the prompt, and ``beats_chance``: whether the whole interval
-  is better than that (without an interval, only ``False`` is known).
+- ``fingerprint``: digest of the weights of the embedding;
+- ``real``: the score of real clips;
+- ``codec``: the score of real clips reconstructed by the system's codec, which stages can hardly surpass;
+- ``chance``: the score of clips that are unrelated to the prompt;
+- ``beats_chance``: whether the whole interval is better than ``chance``. The key is missing if the value is better than
+  ``chance`` but has no interval.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ Rows = dict[str, dict[str, Any]]
 def make_row(
     found: Mapping[str, Tensor], figure: str, better: str, embedding: str, clips: int, **more: Any
 ) -> dict[str, Any]:
-    """A row from what a metric computed.
+    """Return a row for one result of a metric.
 
     Args:
-        found: What the metric computed: ``figure``, and its bounds ``figure_low`` and ``figure_high`` (NaN where they
-            are not known).
-        figure: The one of them that the row is about.
+        found: Results of the metric by name, with bounds under the names ``<figure>_low`` and ``<figure>_high`` (NaN
+            if they are unknown).
+        figure: Name of the result that becomes the value of the row.
         better: ``lower`` or ``higher``.
-        embedding: What it was measured in.
-        clips: Number of clips it was measured on.
+        embedding: Embedding or feature in which clips were compared.
+        clips: Number of clips.
         more: Other keys of the row, such as ``real`` or ``chance``.
     """
     row: dict[str, Any] = {"value": float(found[figure])}
@@ -61,13 +62,13 @@ def make_row(
 
 
 def mean_row(values: Tensor, pieces: Sequence[str | None], better: str, embedding: str, **more: Any) -> dict[str, Any]:
-    """A row from one value for each clip: their mean, with its 95 % interval over pieces.
+    """Return a row for the mean of one value per clip, with its 95 % interval over pieces.
 
     Args:
-        values: One for each clip, ``[N]``.
-        pieces: The piece that each clip belongs to, as :attr:`Comparison.piece_ids` has them.
+        values: Values of the clips ``[N]``.
+        pieces: Id of the piece that each clip belongs to, such as :attr:`Comparison.piece_ids`.
         better: ``lower`` or ``higher``.
-        embedding: What it was measured in.
+        embedding: Embedding or feature in which clips were compared.
         more: Other keys of the row, such as ``real`` or ``chance``.
     """
     mean = mean_over_pieces(values, torch.ones(len(values)), piece_numbers(list(pieces), len(values)))
@@ -76,7 +77,7 @@ def mean_row(values: Tensor, pieces: Sequence[str | None], better: str, embeddin
 
 
 def beats_chance(row: Mapping[str, Any]) -> bool | None:
-    """Whether a row is better than its chance level by more than its interval; ``None`` where that is not known.
+    """Return whether the whole interval of a row is better than its chance level; ``None`` if this is unknown.
 
     >>> beats_chance({"value": 3, "low": 2, "high": 4, "chance": 1, "better": "higher"})
     True
@@ -91,7 +92,7 @@ def beats_chance(row: Mapping[str, Any]) -> bool | None:
 
 
 def clips_text(row: Mapping[str, Any]) -> str:
-    """The number of clips of a row, and of pieces where several clips are of one.
+    """Return the number of clips of a row as text, with the number of pieces if it differs.
 
     >>> clips_text({"clips": 64, "pieces": 26}), clips_text({"clips": 5, "pieces": 5})
     ('64 of 26 pieces', '5')

@@ -1,4 +1,4 @@
-"""The contract of scores: one class for each, which measures a system's clips and says what its figures mean."""
+"""The contract of scores: a class that measures a system's clips and explains its results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .rows import Rows
 
 
 class Subject(NamedTuple):
-    """What scores measure.
+    """A kind of thing that scores measure, with the texts of its table.
 
     Args:
-        title: Heading of its tables.
-        column: Heading of the values.
-        note: How to read the table.
+        title: Heading of the table.
+        column: Heading of the column of values.
+        note: Explanation below the table.
     """
 
     title: str
@@ -33,33 +33,32 @@ SUBJECTS = {
     "system": Subject(
         "Generated clips",
         "generated",
-        "Real clips, coded: real clips after the codec that makes this system's audio, which its stages can hardly "
-        "surpass. Chance: clips that have nothing to do with the prompt, such as the labels of other pieces. Chance is "
-        "not beaten where it lies within the interval or on its better side. A cell is empty where there is no such "
-        "figure.",
+        "“Real clips, coded” are real clips reconstructed by this system's codec, whose scores the stages can hardly "
+        "surpass. “Chance” compares clips with unrelated prompts or labels; it is not beaten if it lies within the "
+        "interval or on its better side. A cell is empty if there is no such number.",
     ),
     "codec": Subject(
-        "The codec", "after the codec", "Measured on real clips. Chance: the best sound that never changes."
+        "The codec", "reconstructed", "Measured on real clips. “Chance” is the best sound that is constant over time."
     ),
     "memorization": Subject("Memorized training clips", "generated", ""),
 }
-"""What scores measure, in the order of their tables."""
+"""What scores measure, by the ``subject`` of their rows and in the order of the tables."""
 
 
 class Score(Configured, ABC):
-    """One registered way to measure a system. Its options are the arguments of its constructor.
+    """A registered score of systems, whose options are the arguments of the constructor.
 
     Attributes:
-        about: By name of a row, a sentence on it. A row's name can go on with what it is measured in, in parentheses:
-            ``FAD (clap)`` is explained as ``FAD`` is.
-        subject: What it measures: ``system`` (generated clips), ``codec`` (real clips after the system's codec) or
-            ``memorization`` (of training clips).
-        runs_by_default: Whether it is measured without being asked for.
-        needs_stages: Whether it needs a system with stages; a codec alone generates nothing.
-        needs_inputs: The system must read one of these inputs, such as ``text``; empty for a score that needs none.
-        needs_packages: Importable names of packages that it needs, all of which ``pip install 'partita[metrics]'``
-            brings.
-        reading: How to read its rows, in sentences for pages and model cards; may be empty.
+        about: A sentence on each row, by its name. The name of a row can end with an embedding in parentheses:
+            ``FAD (clap)`` has the sentence of ``FAD``.
+        subject: What the score measures: ``system`` (generated clips), ``codec`` (real clips reconstructed by the
+            system's codec) or ``memorization`` (of training clips).
+        runs_by_default: Whether the score is measured unless it is left out.
+        needs_stages: Whether the score needs a system with stages instead of a codec alone.
+        needs_inputs: Names of inputs, such as ``text``, of which the system must read at least one. If empty, the
+            score needs no inputs.
+        needs_packages: Importable names of required packages, which ``pip install 'partita[metrics]'`` installs.
+        reading: Sentences on how to read the rows, for pages and model cards; may be empty.
     """
 
     about: ClassVar[Mapping[str, str]]
@@ -71,65 +70,65 @@ class Score(Configured, ABC):
     reading: ClassVar[str] = ""
 
     def __init__(self) -> None:
-        """A score without options; one with options replaces this."""
+        """Create a score without options; scores with options override this."""
 
     @abstractmethod
     def measure(self, comparison: Comparison) -> Rows:
-        """The rows of a system's clips, by name; no rows where the clips or pieces lack what is compared."""
+        """Return the rows by name; empty if the clips or pieces lack the compared properties."""
 
     def load(self, embedders: Embedders) -> None:
-        """Load the embedders it measures with, before anything slow happens.
+        """Load the embedders of this score, so that errors appear before slow steps.
 
         Raises:
-            PartitaError: One of them cannot be loaded, or cannot be used for this score.
+            PartitaError: An embedder cannot be loaded, or cannot be used for this score.
         """
 
     def obstacle(self, system: System) -> str | None:
-        """Why a system cannot be measured; ``None`` if it can be."""
+        """Return the reason why a system cannot be measured; ``None`` if it can be."""
         if self.needs_stages and not system.stages:
-            return "it measures what stages generate, and this system is a codec alone"
+            return "it measures generated clips, and this system is a codec alone"
         inputs = set(system.inputs)
         if self.needs_inputs and not self.needs_inputs & inputs:
             return f"this system reads no {' or '.join(sorted(self.needs_inputs))}"
         return None
 
     def explanation(self, rows: Rows) -> str:
-        """How to read these rows of it, for pages and model cards."""
+        """Return sentences on how to read these rows, for pages and model cards."""
         return self.reading
 
     def clips(self, rows: Rows, folder: Path) -> Iterator[tuple[str, Path]]:
-        """Audio files with their captions to be shown below its rows; ``folder`` is the evaluation's."""
+        """Yield captions and audio files that are shown below the rows; ``folder`` is the folder of the evaluation."""
         yield from ()
 
     @classmethod
     def missing_packages(cls) -> list[str]:
-        """The packages it needs that are not installed."""
+        """Return the required packages that are not installed."""
         return [name for name in cls.needs_packages if find_spec(name) is None]
 
     @classmethod
     def description(cls) -> Iterator[str]:
-        """Lines on its rows, what it needs, and when it is measured, for ``partita list``."""
+        """Yield lines on the rows, the requirements and the default use of the score, for ``partita list``."""
         for name, sentence in cls.about.items():
             yield f"{name}: {sentence}"
         if cls.needs_stages:
-            yield "It needs a system with stages."
+            yield "Needs a system with stages."
         if cls.needs_inputs:
-            yield f"It needs a system that reads {' or '.join(sorted(cls.needs_inputs))}."
+            yield f"Needs a system that reads {' or '.join(sorted(cls.needs_inputs))}."
         if cls.needs_packages:
-            yield f"It needs {' and '.join(cls.needs_packages)}: pip install 'partita[metrics]'."
+            yield f"Needs {' and '.join(cls.needs_packages)}: pip install 'partita[metrics]'."
         name = cls.registered_name
         yield (
             f"Measured unless left out with --no-score {name}."
             if cls.runs_by_default
-            else f"Measured when asked for with --score {name}."
+            else f"Measured only with --score {name}."
         )
 
 
-def sentence(score: Score, row: str) -> str:
-    """What a score's class says about the row of this name.
+def sentence_on_row(score: Score, row: str) -> str:
+    """Return the sentence of a score's class on the row of this name.
 
     Raises:
-        KeyError: It says nothing, which is a mistake in the class.
+        KeyError: The class has no such sentence, which is a mistake in the class.
     """
     name = row if row in score.about else row.partition(" (")[0]
     if name not in score.about:

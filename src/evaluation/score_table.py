@@ -1,4 +1,4 @@
-"""The scores of an evaluation as a table for a terminal."""
+"""The scores of an evaluation as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .score import SUBJECTS
 
 
 def score_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """All scores in a table for a terminal, in sections by what they measure.
+    """Return a table of all scores, with a section for each subject.
 
     Args:
         rows: The ``metrics`` of an evaluation.
@@ -27,7 +27,7 @@ def score_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
             table.add_row(f"{SUBJECTS[subject].title}:")
         for name, row in own.items():
             interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
-            beside = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
-            beside[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
-            table.add_row(name, f"{row['value']:.3f}", interval, *beside, row["better"], clips_text(row))
+            references = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
+            references[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
+            table.add_row(name, f"{row['value']:.3f}", interval, *references, row["better"], clips_text(row))
     return table

@@ -1,4 +1,4 @@
-"""Measuring: the scores that an evaluation asks for, found in the registry, and all of their rows."""
+"""Selection of scores from the registry, and measurement of their rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..system.system import System
 from .comparison import Comparison
 from .evaluation_options import Evaluation
 from .rows import Rows, beats_chance
-from .score import SUBJECTS, Score, sentence
+from .score import SUBJECTS, Score, sentence_on_row
 
 log = logging.getLogger(__name__)
 
 
 def chosen_scores(options: Evaluation) -> dict[str, Score]:
-    """The scores that the options ask for and those that run by default, by name, without those left out.
+    """Return the scores that the options request or that run by default, by name.
 
     Raises:
-        PartitaError: A score was asked for, and a package that it needs is not installed.
+        PartitaError: A requested score needs a package that is not installed.
     """
     chosen: dict[str, Score] = {}
     for name in names("score"):
@@ -41,10 +41,10 @@ def chosen_scores(options: Evaluation) -> dict[str, Score]:
 
 
 def measurable(scores: Mapping[str, Score], options: Evaluation, system: System) -> dict[str, Score]:
-    """Those of the scores that can be measured of a system.
+    """Return the scores that can be measured for a system.
 
     Raises:
-        PartitaError: A score that was asked for cannot be; one that runs by default is left out instead.
+        PartitaError: A requested score cannot be measured. Default scores that cannot be measured are left out.
     """
     found: dict[str, Score] = {}
     for name, score in scores.items():
@@ -52,20 +52,20 @@ def measurable(scores: Mapping[str, Score], options: Evaluation, system: System)
         if reason is None:
             found[name] = score
         elif name in options.scores:
-            raise PartitaError(f"{name} cannot be measured: {reason}; leave it out")
+            raise PartitaError(f"the score {name} cannot be measured: {reason}; leave it out")
         else:
             log.debug("%s is not measured: %s", name, reason)
     return found
 
 
 def measure(scores: Mapping[str, Score], comparison: Comparison) -> Rows:
-    """The rows of all scores, by name, with what their classes say of them."""
+    """Return the rows of all scores by name, with the keys ``score``, ``about``, ``subject`` and ``beats_chance``."""
     rows: Rows = {}
     for name, score in scores.items():
-        # of a codec alone, the clips are what it makes of the pieces
+        # the clips of a codec alone are its reconstructions
         subject = "codec" if score.subject == "system" and not comparison.system.stages else score.subject
         for label, row in score.measure(comparison).items():
-            rows[label] = row | {"score": name, "about": sentence(score, label), "subject": subject}
+            rows[label] = row | {"score": name, "about": sentence_on_row(score, label), "subject": subject}
             beats = beats_chance(row) if subject != "memorization" else None
             rows[label] |= {} if beats is None else {"beats_chance": beats}
     return rows

@@ -1,4 +1,4 @@
-"""The pieces of work of an ablation: trainings, measurements and evaluations, each done by a process of its own."""
+"""The tasks of an ablation: trainings, speed measurements and evaluations, each run in its own process."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ from .evaluate import evaluate
 from .evaluation_options import Evaluation
 
 SPEED = "speed.json"
-"""File of a measured speed, in the folder of its task."""
+"""Name of the file with a measured training speed, in the folder of the task."""
 
 DONE = "done.json"
-"""File that marks a run as evaluated, in its ``evaluation`` folder, and holds its speed of generation."""
+"""Name of the file that marks a run as evaluated and holds its generation speed, in the ``evaluation`` folder."""
 
-PATIENCE = 600.0
-"""Seconds that processes which train one part together wait for the first of them."""
+RANK_ZERO_TIMEOUT = 600.0
+"""Seconds that the other processes of a distributed training wait for the first one to prepare the run."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work. It is kept as a file, so that another process can do it, and do it again.
+    """One task of an ablation. It is stored as a file, so that any process can run or repeat it.
 
     Args:
-        key: Name of its files.
-        kind: What is to be done: train (or load) a part, measure how long that would take, or evaluate a system.
-        label: Name that people see.
-        folder: The run it works in, in the folder of the ablation.
-        recipe: The recipe of that run, as YAML.
-        part: Folder of the part that is trained or measured.
-        parts: For each part that another task trained, by its key, the run that holds it.
-        needs: Keys of the tasks that must be done before.
+        key: Identifier of the task, and name of its files.
+        kind: Kind of task: train (or load) a part, measure its training speed, or evaluate a system.
+        label: Name of the task in messages.
+        folder: Folder of the task's run, relative to the folder of the ablation.
+        recipe: Recipe of the run, as YAML.
+        part: Key of the part that is trained or measured.
+        parts: Folder of the run that holds each part trained by another task, by key of the part.
+        needs: Keys of the tasks that must be completed before.
         options: Options of an evaluation.
     """
 
@@ -75,25 +75,25 @@ class Task:
         _write(root / "tasks" / f"{self.key}.json", asdict(self))
 
     def done(self, root: Path) -> bool:
-        """Whether its results are there."""
+        """Return whether the results of the task exist."""
         results = {"train": f"{self.part}/model.safetensors", "measure": SPEED, "evaluate": f"evaluation/{DONE}"}
         result = root / self.folder / results[self.kind]
         return result.is_file() and (self.kind != "evaluate" or _read(result)["options"] == self.options)
 
     def log(self, root: Path) -> Path:
-        """The file of its output."""
+        """Return the path of the file with the task's output."""
         return root / "tasks" / f"{self.key}.log"
 
     def error(self, root: Path) -> Path:
-        """The file with the reason of a failure."""
+        """Return the path of the file with the reason of a failure."""
         return root / "tasks" / f"{self.key}.error"
 
 
 def perform_task(root: str | Path, key: str) -> None:
-    """Do a task, or what is left of it.
+    """Run a task, or resume it.
 
-    No task is done twice: a second process waits for the first one and finds it done. Of several processes that train
-    one part together, the first also does what only one can.
+    Tasks never run twice: a second process waits for the first one and finds the task completed. In a distributed
+    training, only the process of rank zero prepares the run.
 
     Args:
         root: Folder of the ablation.
@@ -105,27 +105,27 @@ def perform_task(root: str | Path, key: str) -> None:
         if getattr(rank_zero_only, "rank", 0):
             if task.kind != "evaluate" and not task.done(root):
                 _wait(task, root)
-                _DOING[task.kind](task, root)
+                _ACTIONS[task.kind](task, root)
             return
         with FileLock(root / "tasks" / f"{key}.lock"):
             if not task.done(root):
                 task.error(root).unlink(missing_ok=True)
                 _prepare(task, root)
-                _DOING[task.kind](task, root)
+                _ACTIONS[task.kind](task, root)
     except Exception as error:
-        if not task.error(root).exists():  # of several processes, the first to fail knows why
+        if not task.error(root).exists():  # in a distributed training, the first failure is the cause
             ours = isinstance(error, PartitaError | UnknownName)
             task.error(root).write_text(str(error) if ours else f"{type(error).__name__}: {error}", encoding="utf-8")
         raise
 
 
 def _prepare(task: Task, root: Path) -> None:
-    """The parts a task needs, and its recipe last, which tells other processes that all is there."""
+    """Copy the parts that a task needs, and write the recipe last, which tells other processes to start."""
     for key, place in task.parts.items():
         if not (root / place / key / "model.safetensors").is_file():
-            raise PartitaError(f"{key} is not in {root / place} any more: run the same command again")
-        _take_over(root / place, root / task.folder, key)
-        _take_over(root / place, root / task.folder, f"logs/{key}")
+            raise PartitaError(f"{key} is no longer in {root / place}: run the same command again")
+        _copy_folder(root / place, root / task.folder, key)
+        _copy_folder(root / place, root / task.folder, f"logs/{key}")
     index = root / task.folder / INDEX
     if not index.is_file():
         with replacing_file(index) as new:
@@ -136,8 +136,11 @@ def _wait(task: Task, root: Path) -> None:
     files = [root / task.folder / INDEX, *(root / task.folder / part / "model.safetensors" for part in task.parts)]
     begin = time.monotonic()
     while not all(file.is_file() for file in files):
-        if time.monotonic() - begin > PATIENCE:
-            raise PartitaError(f"the first process of {task.label} did not begin in {PATIENCE:g} s")
+        if time.monotonic() - begin > RANK_ZERO_TIMEOUT:
+            raise PartitaError(
+                f"the first process of {task.label} did not start within {RANK_ZERO_TIMEOUT:g} s: run the same command "
+                "again"
+            )
         time.sleep(0.1)
 
 
@@ -157,12 +160,12 @@ def _evaluate(task: Task, root: Path) -> None:
         if part.weightless:
             part.save(run / key)
         elif _read(run / key / "config.json") != json.loads(json.dumps(part.saved_config)):
-            _write(run / key / "config.json", part.saved_config)  # trained with other settings of what it generates
+            _write(run / key / "config.json", part.saved_config)  # a shared part can differ in generation settings
     evaluate(run, options=build(Evaluation, task.options), device=device)
     _write(run / "evaluation" / DONE, {"options": task.options, **_speed(load(run, device=device))})
 
 
-_DOING = {"train": _train, "measure": _measure, "evaluate": _evaluate}
+_ACTIONS = {"train": _train, "measure": _measure, "evaluate": _evaluate}
 
 
 def _plan(task: Task, root: Path) -> Plan:
@@ -170,7 +173,7 @@ def _plan(task: Task, root: Path) -> Plan:
 
 
 def _speed(system: System) -> dict[str, Any]:
-    """Seconds of audio that a second makes, one clip at a time, or brings through a codec alone; the better of two."""
+    """Return seconds of audio generated (or reconstructed by a codec) per second: the better of two single clips."""
     system.source.setup()
     piece = Examples.for_spec(system.output.spec, system.source, "test", 1, 10.0, seed=0)[0]
     seconds, prompts = [], system.prompts_of([piece.fields])
@@ -185,15 +188,15 @@ def _speed(system: System) -> dict[str, Any]:
     return {"audio_seconds_per_second": audio.shape[-1] / system.sample_rate / min(seconds), "device": device}
 
 
-def _take_over(source: Path, run: Path, name: str) -> None:
-    """A folder of another run, without a second copy of its files where the file system can do that."""
+def _copy_folder(source: Path, run: Path, name: str) -> None:
+    """Copy a folder from another run, with hard links where the file system supports them."""
     if (source / name).is_dir() and not _same_files(source / name, run / name):
         with replacing_folder(run / name) as new:
             shutil.copytree(source / name, new, copy_function=_link, dirs_exist_ok=True)
 
 
 def _same_files(one: Path, other: Path) -> bool:
-    """Whether all files of a folder are in another one, as large and as old."""
+    """Return whether another folder holds all files of a folder with the same sizes and times."""
 
     def kept(path: Path) -> tuple[int, int]:
         stat = path.stat()

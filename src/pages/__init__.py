@@ -1,4 +1,4 @@
-"""Pages with players, plots and tables, drawn from values that are measured elsewhere.
+"""HTML pages with players, plots and tables, rendered from values that other rooms compute.
 
-Nothing here measures or generates. Each page is a template beside the function that fills it.
+Nothing here measures or generates.
 """

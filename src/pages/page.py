@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: rendering templates, and embedding audio and images."""
+"""Self-contained HTML pages: templates, and embedded audio and images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def template_text(name: str) -> str:
-    """The text of a template of this package, such as ``listen.html``."""
+    """Return the text of a template of this package, such as ``listen.html``."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Render a template of this package, such as ``report.html``, to a file, completely or not at all."""
+    """Render a template of this package, such as ``report.html``, to a file, which is replaced as a whole."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(Path(__file__).parent)
     )
@@ -31,7 +31,13 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 
 def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
-    """A caption, a playable data URI and a spectrogram of audio ``[C, T]``, ``sample_rate`` in Hz."""
+    """Return the caption, audio and spectrogram of a clip ``[C, T]`` as ``player.html`` needs them.
+
+    Args:
+        audio: Audio ``[C, T]`` in [-1, 1].
+        sample_rate: Sample rate in Hz.
+        caption: Text above the player.
+    """
     return {
         "caption": caption,
         "audio": data_uri(flac(audio.float().clamp(-1, 1).numpy(), sample_rate), "audio/flac"),
@@ -40,5 +46,5 @@ def clip_media(audio: Tensor, sample_rate: int, caption: str) -> dict[str, str]:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a media type as a data URI."""
+    """Return bytes as a data URI of the media type ``kind``, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -14,7 +14,13 @@ from torch import Tensor
 
 
 def spectrogram_figure(audio: Tensor, sample_rate: int, *, top_db: float = 80.0) -> Figure:
-    """The spectrogram of audio ``[C, T]`` (channels mixed), in dB below its peak, on a logarithmic frequency axis."""
+    """Plot the spectrogram of audio ``[C, T]`` in dB relative to its peak, with a logarithmic frequency axis.
+
+    Args:
+        audio: Audio ``[C, T]``, whose channels are averaged.
+        sample_rate: Sample rate in Hz.
+        top_db: Dynamic range of the colors in dB.
+    """
     mono = audio.detach().float().mean(0)
     n_fft, hop = 2048, 256
     window = torch.hann_window(n_fft)
@@ -27,12 +33,12 @@ def spectrogram_figure(audio: Tensor, sample_rate: int, *, top_db: float = 80.0)
     frequencies = np.linspace(0, sample_rate / 2, len(picture))
     times = np.arange(picture.shape[1]) * hop / sample_rate
     axes.pcolormesh(times, frequencies[1:], picture[1:], cmap="magma", shading="auto", rasterized=True)
-    axes.set(yscale="log", ylim=(60, sample_rate / 2), xlabel="seconds", ylabel="Hz")
+    axes.set(yscale="log", ylim=(60, sample_rate / 2), xlabel="time (s)", ylabel="frequency (Hz)")
     return figure
 
 
 def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Figure:
-    """A plot of curves over training steps; ``curves`` maps each label to (steps, values)."""
+    """Plot curves over training steps; ``curves`` maps each label to (steps, values)."""
     many = len(curves) > 4  # a legend with more lines goes below the plot
     figure = Figure(figsize=(4.2, 2.6 + (0.14 * len(curves) if many else 0)), layout="constrained")
     axes = figure.subplots()
@@ -51,9 +57,9 @@ def curves_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 
 
 def bands_figure(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], title: str) -> Figure:
-    """A plot of means over several runs, with bands of one standard deviation.
+    """Plot means over several runs with bands of one standard deviation.
 
-    ``curves`` maps each label to pairs (steps, values), one per run. A run that ended early counts up to its last step.
+    ``curves`` maps each label to pairs (steps, values), one for each run. A shorter run counts up to its last step.
     """
     means, bands = {}, {}
     for label, runs in curves.items():
@@ -70,7 +76,7 @@ def bands_figure(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[f
 
 
 def png(figure: Figure, dpi: int = 90) -> bytes:
-    """A figure as the bytes of a PNG."""
+    """Return a figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Tables of results, as files and as text."""
+"""Tables of results as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..storage.files import replacing_file
 Table = tuple[str, list[str], list[list[str]]]
 """Title, column names and rows of a table."""
 
-MOST = 6
-"""Maximum number of columns that fit on a screen, besides the column of labels."""
+MAX_COLUMNS = 6
+"""Largest number of columns that fit on a screen, besides the column of labels."""
 
 
-def fitted(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], most: int = MOST) -> list[Table]:
+def fitted(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], most: int = MAX_COLUMNS) -> list[Table]:
     """Fit a table to a screen: transpose it if it is wider than long, and split it if it is still too wide.
 
     Args:
-        title: Title of the table; if the table is split, the pieces are numbered.
-        columns: Column names; the first one describes the labels of the rows.
-        rows: The first cell of each is its label.
-        most: Maximum number of columns besides the labels.
+        title: Title of the table. If the table is split, a number is appended.
+        columns: Names of the columns; the first one describes the labels of the rows.
+        rows: Cells of each row, of which the first is the label.
+        most: Largest number of columns besides the labels.
 
     >>> fitted("Scores", ["variant", "FAD", "KLD"], [["small", "2", "3"]])
     [('Scores', ['', 'small'], [['FAD', '2'], ['KLD', '3']])]
@@ -41,13 +41,13 @@ def fitted(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], mo
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all."""
+    """Write a text file, which is replaced as a whole."""
     with replacing_file(path) as new:
         new.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV file with a header, completely or not at all."""
+    """Write a CSV file with a header, which is replaced as a whole."""
     with replacing_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -55,7 +55,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A table in Markdown.
+    r"""Return a table in Markdown.
 
     >>> print(markdown(["part", "kind"], [["a|b", "codec"]]))
     | part | kind |

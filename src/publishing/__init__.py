@@ -1,4 +1,4 @@
-"""Sharing a system on the Hugging Face Hub: model cards, removing private data, the upload.
+"""Sharing systems on the Hugging Face Hub: model cards, removal of private data, uploads and copies.
 
-Downloading is in ``storage``.
+The downloads themselves are in ``storage``.
 """

@@ -29,37 +29,38 @@ from .private import Owner, publishable
 
 EVALUATION = "evaluation.json"
 EVALUATED = f"evaluation/{EVALUATION}"
-"""Path in a run folder of the results of ``partita evaluate``: metrics by name, each a number or a mapping with
-``value``, ``low`` and ``high``."""
+"""Path of the results of ``partita evaluate`` in a run: metrics by name, each a number or a mapping with ``value``,
+``low`` and ``high``."""
 
 SEED = 2
+"""Seed of the choice of test pieces for the audio examples."""
 
-REPORT_HOLDS = (
-    "report.html holds audio of test pieces, as recorded and as reconstructed by the codec: publish it only if you "
-    "may publish those pieces"
+REPORT_WARNING = (
+    "report.html contains audio of test pieces and their reconstructions: publish it only if you have the right to "
+    "publish these pieces"
 )
 
 
 def collect(
     run: str | Path, repo_id: str, *, license: str | None = None, examples: int = 3, report: bool = False
 ) -> dict[str, Path | bytes]:
-    """All files of a finished system that are published, by their path in the repository.
+    """Return all files of a trained system that are published, by their path in the repository.
 
-    Paths and names that identify this machine or its user are removed from all of them.
+    Paths and names that identify this machine or its user are removed from all files.
 
     Args:
         run: A run folder, or a folder that ``system.save`` wrote.
-        repo_id: Hub id ``user/name``, for the card.
+        repo_id: Hub id ``user/name``, which the model card names.
         license: Identifier of the license on the Hub.
         examples: Number of clips to generate, if the data of the run is available.
-        report: Whether to include ``report.html``. It holds audio of test pieces, which others may have rights to.
+        report: Whether to include ``report.html``, which contains audio of test pieces that others may own.
 
     Raises:
-        PartitaError: The system is not finished, or private data cannot be removed from a file.
+        PartitaError: The system is not fully trained, or private data cannot be removed from a file.
     """
     folder = Path(run)
     if not (folder / INDEX).is_file():
-        raise PartitaError(f"{run} holds no system: give the folder of a run or an export")
+        raise PartitaError(f"{run} holds no system: name the folder of a run or an export")
     system = load(folder)
     owner = Owner.here(folder, system.plan.values, repo_id)
     system.plan.values = owner.value(system.plan.values)
@@ -77,7 +78,7 @@ def collect(
     if report and (folder / "report.html").is_file():
         page = found["report.html"] = own_file(folder, "report.html", LARGEST_RESULTS)
         if b"data:audio/" in page.read_bytes():
-            warnings.warn(REPORT_HOLDS, stacklevel=2)
+            warnings.warn(REPORT_WARNING, stacklevel=2)
     own = (folder / "logs").is_dir()
     media = dict(_examples(system, examples)) if own else {}
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
@@ -98,22 +99,22 @@ def model_card(
     data: Sequence[str] = (),
     reading: Sequence[str] = (),
 ) -> str:
-    """The README of a repository: metadata in YAML, followed by a description for people.
+    """Return the model card, which is the README of a repository: YAML metadata followed by a description.
 
     Args:
-        system: The system, with the recipe as it is published.
+        system: The system, with the recipe that is published.
         repo_id: Hub id ``user/name``.
         license: Identifier of the license on the Hub.
         metrics: Metrics of ``evaluation.json``.
         captions: Captions of the examples in ``samples/``, by number.
         notes: Notes of ``evaluation.json``.
-        data: Description of the data, one line per source.
+        data: Sentences that describe the data.
         reading: Explanations of the metrics in ``evaluation.json``.
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
     texts = "text" in system.inputs
-    generation_gaps = "no prompt" if texts else "no words"
+    no_caption = "no prompt" if texts else "no text input"
     values = {
         "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
         "title": repo_id.split("/")[-1],
@@ -141,7 +142,7 @@ def model_card(
         "pieces": SPLIT_NAMES[system.source.fallback_split("test")] if captions else "",
         "notes": [_line(str(note)) for note in notes],
         "examples": [
-            {"caption": _line(text) or generation_gaps, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
+            {"caption": _line(text) or no_caption, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
             for i, text in (captions or {}).items()
         ],
         "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
@@ -158,7 +159,7 @@ def model_card(
 
 
 def diagram(system: System) -> str:
-    """The chain as a mermaid flowchart: what each stage is given, and what turns the result into audio."""
+    """Return the chain as a Mermaid flowchart: the conditions of each stage, its target, and the decoders."""
     nodes, arrows = [], []
 
     def box(kind: str, name: str, part: Any) -> None:
@@ -216,7 +217,7 @@ def _training(system: System) -> Iterator[dict[str, str]]:
         plan, fit = system.part_plan(key), part.fit_options
         row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
         if plan.weights is not None or part.weightless:
-            row["steps"] = "pretrained" if plan.weights is not None else "nothing to learn"
+            row["steps"] = "pretrained" if plan.weights is not None else "no weights"
         elif getattr(part, "trained_with_stage", False):
             row["steps"] = "with its stage"
         else:
@@ -228,7 +229,7 @@ def _training(system: System) -> Iterator[dict[str, str]]:
 
 
 def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """A row for every number, and for every mapping with ``value``, ``low`` and ``high``."""
+    """Yield a row for every number, and for every mapping with ``value``, ``low`` and ``high``."""
     for name, value in values.items():
         path = (*at, str(name))
         if isinstance(value, Mapping) and not isinstance(value.get("value"), int | float):
@@ -242,14 +243,14 @@ def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[st
         interval = f"{low:.4g} to {high:.4g}" if known else "–"
         more = dict.fromkeys(("real", "chance", "clips", "embedding"), "–") | {"subject": "system"}
         if isinstance(value, Mapping):
-            told = {k: v for k in more if (v := value.get(k)) is not None}
-            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in told.items()}
+            present = {k: v for k in more if (v := value.get(k)) is not None}
+            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in present.items()}
             more |= {"clips": _line(clips_text(value))} if "clips" in value else {}
         yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval, **more}
 
 
 def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """FLAC, spectrogram and caption of clips generated from captions of test pieces, if the data is available."""
+    """Yield FLAC, spectrogram and caption of clips generated from captions of test pieces, if there is data."""
     if not system.stages or count < 1:
         return
     try:
@@ -267,7 +268,7 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
 
 
 def _overview(system: System) -> list[str]:
-    """A description of the data, if it is available."""
+    """Return sentences that describe the data; empty if the data is not available."""
     try:
         system.source.setup()
     except (PartitaError, OSError):
@@ -291,5 +292,5 @@ def _longest(system: System) -> float:
 
 
 def _line(text: str) -> str:
-    """A text that cannot break out of its table cell and line."""
+    """Return a text that cannot break out of its table cell and line."""
     return " ".join(text.split()).replace("|", "¦").replace('"', "'").replace("<", "‹").replace(">", "›")

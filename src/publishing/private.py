@@ -1,7 +1,7 @@
-"""Removing what identifies a machine and its user from everything that is published.
+"""Removal of data that identifies a machine or its user from files that are published.
 
-Paths are cut down to their last name, and names of the user and of the machine are replaced. The result is then
-searched again in every notation; a file that still contains private data is rejected.
+Paths are reduced to their last component, and names of the user and of the machine are replaced. The result is then
+searched again in every notation, and a file that still contains private data is rejected.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ PATHS = [
         rf"(?<![\\\w])\\{{2,4}}[\w.$-]+(?:\\{{1,4}}{NAME})+",
     )
 ]
-"""Paths anywhere in a text: addresses, Windows paths, home folders, parent folders, paths below known roots, absolute
-paths of two names or more, and paths on a server."""
+"""Patterns of paths inside a text: file URLs, Windows paths, home folders, parent folders, paths below well-known
+roots, absolute paths with at least two components, and network paths."""
 
 WHOLE = re.compile(r"(?:file:|~[\w.-]*(?:[\\/]|$)|[\\/]|\.\.?[\\/]|[A-Za-z]:[\\/]).*", re.DOTALL)
-"""A text that consists of a path."""
+"""Pattern of a text that is a path as a whole."""
 
 STRUCTURE = ("tokenizers", "conditioners", "stages", "trainer", "name", "preset")
-"""Keys with names that have a meaning in a recipe, and are kept even if a user has the same name."""
+"""Keys of a recipe whose contents are kept even if they contain the name of a user."""
 
-PLACES = ("path", "manifest", "weights", "name_or_path")
-"""Keys whose values are paths or, in some cases, plain names."""
+PATH_KEYS = ("path", "manifest", "weights", "name_or_path")
+"""Keys whose values are paths or plain names."""
 
 ORDINARY = re.compile(
     "admin|administrator|app|build|builder|codespace|container|debian|docker|ec2-user|git|gpu|guest|home|host|jovyan|"
@@ -64,14 +64,14 @@ ORDINARY = re.compile(
     "worker|workspace",
     re.IGNORECASE,
 )
-"""Names of users and machines that identify nobody, or have another meaning."""
+"""Names of users and machines that identify nobody, or that are ordinary words."""
 
 TEXTS = (".md", ".html", ".txt", ".csv", ".tsv", ".jsonl", ".svg", ".xml", ".log", ".toml", ".cfg", ".ini", ".css")
 VOCABULARIES = (
     *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("special_tokens_map.json", "added_tokens.json"),
 )
-"""Files with a vocabulary, which are searched but never changed."""
+"""Names of files with a vocabulary, which are searched but never changed."""
 
 EMBEDDED = re.compile(r"(?i)data:([\w.+/$&!#^-]*)((?:;\s*[\w-]+=[\w\"'.-]+)*);\s*base64,\s*([A-Za-z0-9+/=%_-]*)")
 
@@ -83,31 +83,31 @@ class Owner:
     """The private folders and names of this machine and its user.
 
     Args:
-        folders: Absolute paths.
+        folders: Absolute paths of private folders.
         names: Names of users and machines.
-        kept: A text whose names are not private, such as the id of the repository.
+        kept: Text whose names are not private, such as the id of the repository.
     """
 
     def __init__(self, folders: Iterable[str], names: Iterable[str] = (), kept: str = "") -> None:
         self.folders = sorted({f.rstrip("\\/") for f in folders if len(f.strip("\\/")) > 1}, key=len, reverse=True)
         self.names = sorted({n for n in names if len(n) > 2 and not ORDINARY.fullmatch(n)}, key=len, reverse=True)
         self._kept = kept
-        places = "|".join(_in_any_notation(folder) for folder in self.folders)
+        places = "|".join(_pattern_in_any_notation(folder) for folder in self.folders)
         self._folder = (
             re.compile(rf"(?<![A-Za-z0-9.])(?:file:/{{0,2}})?(?:{places})(?![\w-]){REST}*") if places else None
         )
-        words = "|".join(_in_any_notation(name) for name in self.names)
+        words = "|".join(_pattern_in_any_notation(name) for name in self.names)
         begin = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-F]{2})|(?<=\\x[0-9A-Fa-f]{2}))"
         self._name = re.compile(rf"{begin}(?:{words})(?![A-Za-z0-9])") if words else None
 
     @classmethod
     def here(cls, run: Path, values: Any, kept: str = "") -> Self:
-        """The owner of this process.
+        """Return the owner of the current process.
 
         Args:
-            run: The folder that is published.
-            values: The recipe of the run, whose paths are private too.
-            kept: A text whose names are not private.
+            run: Folder that is published.
+            values: Recipe of the run, whose paths are private, too.
+            kept: Text whose names are not private.
         """
         users = [os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")]
         with suppress(OSError, KeyError):
@@ -124,7 +124,7 @@ class Owner:
         return cls(found, named, kept)
 
     def text(self, text: str, names: bool = True) -> str:
-        r"""A text with its paths cut down to their last names.
+        r"""Return a text in which paths are reduced to their last components and private names are replaced.
 
         >>> Owner(["/srv/zoe"], ["zoe"]).text(r"from /srv/zoe/new songs, see file:///home/x/a.wav and C:\Users\x")
         'from new songs, see a.wav and home'
@@ -139,7 +139,7 @@ class Owner:
         return "".join(parts)
 
     def value(self, value: Any, key: str = "", names: bool = True) -> Any:
-        """Nested data with the paths in its keys and values cut down."""
+        """Return nested data in whose keys and values paths are reduced and private names are replaced."""
         if isinstance(value, Mapping):
             return {self._key(k, names): self.value(v, str(k), names and k not in STRUCTURE) for k, v in value.items()}
         if isinstance(value, list):
@@ -154,14 +154,14 @@ class Owner:
         return self.text(key, names and not re.fullmatch(r"\w+", key)) if isinstance(key, str) else key
 
     def file(self, name: str, content: Path | bytes) -> Path | bytes:
-        """A file as it may be published, unchanged if it contains nothing private.
+        """Return the content of a file without private data, unchanged if it contains none.
 
         Raises:
             PartitaError: The file contains private data that cannot be removed.
         """
         path, last = Path(name), name.split("/")[-1]
         suffix = path.suffix.lower()
-        if self._tells(name, names=False):
+        if self._reveals_owner(name, names=False):
             raise PartitaError(f"{name}: the name of the file contains private data: rename it")
         if suffix == ".safetensors":
             if isinstance(content, Path):
@@ -170,7 +170,7 @@ class Owner:
         data = content if isinstance(content, bytes) else content.read_bytes()
         if suffix not in (*TEXTS, ".json", ".yaml", ".yml") or last in VOCABULARIES:
             words = data.decode(errors="replace") if last in VOCABULARIES else ""
-            if self._in_bytes(data) or self._tells(words, names=False):
+            if self._in_bytes(data) or self._reveals_owner(words, names=False):
                 raise _refused(name)
             return content
         try:
@@ -178,7 +178,7 @@ class Owner:
         except UnicodeDecodeError:
             raise PartitaError(f"{name} is not a text in UTF-8 and cannot be searched for private paths") from None
         written = self._rewritten(path, text)
-        if self._tells(written, names=suffix in TEXTS):
+        if self._reveals_owner(written, names=suffix in TEXTS):
             raise _refused(name)
         return content if written == text else written.encode()
 
@@ -216,30 +216,33 @@ class Owner:
                 new = self.text(text)
                 return content if new == text else base64.b64encode(new.encode()).decode()
             if self._in_bytes(data) or self._in_bytes(content.encode()):
-                raise PartitaError("a picture or sound in a page contains a folder of this machine: create it again")
+                raise PartitaError("an image or sound in a page contains a path of this machine: create the page again")
         return content
 
     def _check_header(self, path: Path, name: str) -> None:
         entries, _ = header_entries(path)
-        told = json.dumps(entries.get("__metadata__", {}), ensure_ascii=False)
-        if self._tells(json.dumps(list(entries), ensure_ascii=False), names=False) or self.text(told) != told:
+        metadata = json.dumps(entries.get("__metadata__", {}), ensure_ascii=False)
+        if (
+            self._reveals_owner(json.dumps(list(entries), ensure_ascii=False), names=False)
+            or self.text(metadata) != metadata
+        ):
             raise PartitaError(
                 f"{name}: the header of the file contains private data: load the system and save it with "
                 "system.save, which writes no such header"
             )
 
     def _in_bytes(self, data: bytes) -> bool:
-        """Whether bytes contain a private folder. A short one only counts together with what follows it."""
+        """Return whether bytes contain a private folder; a short path must be followed by a slash to count."""
         for folder in self.folders:
-            said = folder if len(folder) > 7 else f"{folder}/"
-            if any(said.encode(form, "surrogatepass") in data for form in ("utf-8", "utf-16-le", "utf-16-be")):
+            searched = folder if len(folder) > 7 else f"{folder}/"
+            if any(searched.encode(form, "surrogatepass") in data for form in ("utf-8", "utf-16-le", "utf-16-be")):
                 return True
         return False
 
-    def _tells(self, text: str, names: bool) -> bool:
-        """Whether a text contains a private folder or name, in any notation."""
+    def _reveals_owner(self, text: str, names: bool) -> bool:
+        """Return whether a text contains a private folder or name in any notation."""
         without = EMBEDDED.sub("", text).replace(self._kept or "\0", "")
-        for view in _readings(without):
+        for view in _unescaped_forms(without):
             if self._folder and self._folder.search(view):
                 return True
             if names and self._name and self._name.search(view):
@@ -248,30 +251,30 @@ class Owner:
 
 
 def publishable(files: Mapping[str, Path | bytes], owner: Owner) -> dict[str, Path | bytes]:
-    """Files by their path in a repository, without data that identifies the machine that they come from.
+    """Return files by their path in a repository, without data that identifies their machine or its user.
 
     Raises:
-        PartitaError: Private data cannot be removed from a file; the message says which.
+        PartitaError: Private data cannot be removed from a file, which the message names.
     """
     return {name: owner.file(name, content) for name, content in files.items()}
 
 
 def is_path(text: str, key: str = "") -> bool:
-    """Whether a whole text is a path, judged by its beginning or by a key that takes paths.
+    """Return whether a whole text is a path, judged by its beginning or by a key that takes paths.
 
     A hub id (``user/name``) is not a path, unless a local file has this name.
     """
     if "\n" in text:
         return False
     deep = text.count("/") + text.count("\\") > (1 if key in ("weights", "name_or_path") else 0)
-    if key in PLACES:
+    if key in PATH_KEYS:
         there = bool(re.search(r"[\\/]", text)) and kind(text) != ""
         return bool(WHOLE.fullmatch(text)) or deep or there
     return bool(WHOLE.fullmatch(text)) and (not re.search(r"\s", text) or kind(text) != "")
 
 
 def last_name(path: str) -> str:
-    r"""The last name of a path in any notation, except for the name of a user.
+    r"""Return the last component of a path in any notation, or ``home`` if that is the name of a user.
 
     >>> last_name("/srv/music/bach/"), last_name(r"C:\Users\zoe"), last_name("file:///home/zoe/my%20song.wav")
     ('bach', 'home', 'my%20song.wav')
@@ -285,13 +288,13 @@ def last_name(path: str) -> str:
 
 def _refused(name: str) -> PartitaError:
     return PartitaError(
-        f"{name} names a folder or the user of this machine in a way that cannot be rewritten: remove it, or leave "
-        "the file out"
+        f"{name} contains a path or the user's name of this machine in a form that cannot be removed: edit the file, "
+        "or leave it out"
     )
 
 
 def _paths(value: Any, key: str = "") -> Iterator[str]:
-    """All paths among the values of nested data."""
+    """Yield all paths among the values of nested data."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _paths(inner, str(name))
@@ -303,16 +306,16 @@ def _paths(value: Any, key: str = "") -> Iterator[str]:
 
 
 def _forms(text: str) -> list[str]:
-    """The Unicode forms in which file systems write a text, with composed and decomposed accents."""
+    """Return a text with composed and with decomposed accents, because file systems differ in this."""
     return [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
 
 
-def _in_any_notation(text: str) -> str:
-    """A pattern for a text in which each character is plain or escaped as in addresses, JSON and HTML."""
-    return "".join(_letter(letter) for letter in text)
+def _pattern_in_any_notation(text: str) -> str:
+    """Return a pattern for a text in which each character can be plain or escaped as in URLs, JSON and HTML."""
+    return "".join(_character_pattern(letter) for letter in text)
 
 
-def _letter(letter: str) -> str:
+def _character_pattern(letter: str) -> str:
     if letter in "\\/":
         return SEPARATOR
     code, address = ord(letter), "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
@@ -321,8 +324,8 @@ def _letter(letter: str) -> str:
     return rf"(?:{re.escape(letter)}|(?i:{address}|{written}|{entity}))"
 
 
-def _readings(text: str) -> Iterator[str]:
-    """A text as it is, and unescaped from addresses, HTML and JSON, once or in two of these successively."""
+def _unescaped_forms(text: str) -> Iterator[str]:
+    """Yield a text as it is, and unescaped as in URLs, HTML and JSON, by one or two of these in succession."""
     readings = (unquote, html.unescape, _unescaped)
     yield text
     for first in readings:

@@ -11,20 +11,20 @@ from ..storage.files import replacing_folder
 from ..system.assembly import FILES
 from ..system.system import load
 
-SHOWN = ("README.md", "samples/*.flac", "samples/*.png")
-"""Files of a system's repository that only serve its presentation."""
+CARD_FILES = ("README.md", "samples/*.flac", "samples/*.png")
+"""Files of a repository that belong to the model card, not to the system."""
 
 
 def pull(repo_id: str, output: str | Path | None = None, revision: str | None = None) -> Path:
     """Copy a system from the Hub into a local folder, with its model card and audio examples.
 
     Args:
-        repo_id: ``user/name``.
-        output: Folder to create, which must not exist. ``None`` uses the repository's name in the working folder.
-        revision: A branch, a tag or a commit. ``None`` takes ``main``.
+        repo_id: Hub id ``user/name``.
+        output: Folder to create, which must not exist. ``None`` takes the name of the repository in the current folder.
+        revision: Branch, tag or commit. ``None`` takes ``main``.
 
     Returns:
-        The new folder.
+        Path of the new folder.
 
     Raises:
         PartitaError: The folder exists, the repository cannot be downloaded, or it holds no complete system.
@@ -33,9 +33,9 @@ def pull(repo_id: str, output: str | Path | None = None, revision: str | None = 
     folder = Path(repo_id.split("/")[-1] if output is None else output)
     if folder.exists():
         raise PartitaError(f"{folder} exists already: choose another folder with -o")
-    wanted = [*FILES, *SHOWN]
+    wanted = [*FILES, *CARD_FILES]
     snapshot = fetch(repo_id, wanted, revision)
-    load(snapshot)  # checks that it is complete
+    load(snapshot)  # checks that the system is complete
     names = matching_files(snapshot, wanted)
     with replacing_folder(folder) as new:
         for name in names:

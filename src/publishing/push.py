@@ -18,18 +18,18 @@ from ..storage.patience import patiently
 from .card import collect
 
 OURS = ("tokenizers/", "conditioners/", "stages/", "samples/", "recipe.yaml", "evaluation.json")
-"""Files that a push replaces: those that are not pushed again are deleted."""
+"""Prefixes of files that a push replaces; files of an earlier push that are not pushed again are deleted."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """Where and how a system is published.
+    """Options of the commit that publishes a system.
 
     Args:
-        private: Make a new repository private. One that exists stays what it is.
-        branch: Branch to commit to, created from ``main`` if it does not exist. ``None`` commits to ``main``.
-        tag: Name to give this version, such as ``v1``. ``None`` sets no tag.
-        message: Message of the commit. ``None`` takes a default message.
+        private: Whether to make a new repository private. An existing repository keeps its visibility.
+        branch: Branch to commit to, which is created from ``main`` if it does not exist. ``None`` commits to ``main``.
+        tag: Tag of this version, such as ``v1``. ``None`` sets no tag.
+        message: Commit message. ``None`` takes a default message.
 
     Raises:
         PartitaError: The name of the branch or tag is invalid.
@@ -44,7 +44,7 @@ class Commit:
         for name in (self.branch, self.tag):
             if name is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name, re.ASCII):
                 raise PartitaError(
-                    f"a branch or tag is made of letters, digits and . - _ /, such as v1.0, not {name!r}"
+                    f"a branch or tag consists of letters, digits and . - _ /, such as v1.0, not {name!r}"
                 )
 
 
@@ -60,24 +60,23 @@ def push(
     report: bool = False,
     commit: Commit = DEFAULT_COMMIT,
 ) -> str:
-    """Publish a finished system in one commit: weights, recipe, model card, audio examples. Either everything or
-    nothing is published.
+    """Publish a trained system in one commit: weights, recipe, model card and audio examples.
 
-    Paths of this machine and names of its user are taken out of everything that is uploaded.
+    Paths of this machine and names of its user are removed from all uploaded files.
 
     Args:
-        run: A run folder, or one that ``system.save`` wrote.
-        repo_id: ``user/name``; the repository is created if it does not exist.
-        license: License of the weights, by its identifier on the Hub: ``apache-2.0``, ``cc-by-nc-4.0`` …
-        examples: Number of clips to generate for the card.
-        report: Upload the run's ``report.html`` too. It holds audio of test pieces, which others may have rights to.
-        commit: Where and how it is published.
+        run: A run folder, or a folder that ``system.save`` wrote.
+        repo_id: Hub id ``user/name``. The repository is created if it does not exist.
+        license: License of the weights, by its identifier on the Hub, such as ``apache-2.0`` or ``cc-by-nc-4.0``.
+        examples: Number of clips to generate for the model card.
+        report: Whether to upload ``report.html``, which contains audio of test pieces that others may own.
+        commit: Options of the commit.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        PartitaError: The system is not finished, or the Hub cannot be reached or refuses.
+        PartitaError: The system is not fully trained, or the Hub cannot be reached or refuses the upload.
     """
     api = HfApi(library_name="partita")
     check_id(repo_id)
@@ -88,7 +87,7 @@ def push(
             ModelCard(f"---\n{yaml.safe_dump({'license': license})}---\n").validate()
         known = api.list_repo_refs(repo_id).tags if commit.tag is not None and api.repo_exists(repo_id) else []
         if commit.tag in [other.name for other in known]:
-            raise PartitaError(f"{repo_id} has a tag {commit.tag!r} already: choose another one")
+            raise PartitaError(f"{repo_id} already has a tag {commit.tag!r}: choose another one")
 
     def publish() -> str:
         api.create_repo(repo_id, private=commit.private or None, exist_ok=True)
@@ -123,18 +122,18 @@ def preview_push(
     examples: int = 3,
     report: bool = False,
 ) -> list[str]:
-    """Write what :func:`push` would upload into a folder instead, and return the names of the files.
+    """Write the files that :func:`push` would upload to a folder, and return their names.
 
     Args:
-        run: A run folder, or one that ``system.save`` wrote.
-        repo_id: ``user/name``, which the model card names.
-        folder: Folder to write; it must not exist.
+        run: A run folder, or a folder that ``system.save`` wrote.
+        repo_id: Hub id ``user/name``, which the model card names.
+        folder: Folder to create, which must not exist.
         license: License of the weights, by its identifier on the Hub.
-        examples: Number of clips to generate for the card.
-        report: Whether the run's ``report.html`` would be uploaded.
+        examples: Number of clips to generate for the model card.
+        report: Whether to include ``report.html``.
 
     Raises:
-        PartitaError: The folder exists, or the system is not finished.
+        PartitaError: The folder exists, or the system is not fully trained.
     """
     check_id(repo_id)
     if Path(folder).exists():
@@ -145,7 +144,7 @@ def preview_push(
 
 
 def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:
-    """Write the files that :func:`push` would upload to a folder instead.
+    """Write the files that :func:`push` would upload to a folder.
 
     Raises:
         PartitaError: The folder exists.

@@ -180,7 +180,7 @@ def test_an_ablation_from_the_command_line(partita, toy_recipe, tmp_path):
     arguments = ["ablate", toy_recipe, "stages.main.generator.width=16,8", "--clips", 2, "-o", tmp_path / "out"]
     status, text = partita(*arguments, "--dry-run")
     assert status == 0
-    assert "2 variants, 2 runs: 3 parts to train (in runs that share nothing, 4)" in text
+    assert "2 variants, 2 runs: 3 parts to train (4 without sharing)" in text
     for options, word in (
         (["--cluster-option", "timeout_min=3"], "requires --cluster"),
         (["--cluster", "slurm", "--cluster-option", "x"], "takes key=value"),

@@ -15,8 +15,8 @@ LETTERS = "conditioners.text=toy-letters,{name: toy-letters, dim: 4}"
 class Here:
     """Does tasks in this process, as the command `task` would."""
 
-    jobs = measuring = 1
-    pause = patience = 0.0
+    jobs = measuring_jobs = 1
+    poll_seconds = file_delay = 0.0
 
     def __init__(self, root, stop_after=None):
         self.root, self.begun, self.stop_after = Path(root), [], stop_after

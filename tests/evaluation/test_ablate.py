@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 import partita
 from ablation_toys import CODECS, FEW, LETTERS, Here, study
 from partita.errors import PartitaError
-from partita.evaluation.ablate import ablate, work
+from partita.evaluation.ablate import ablate, plan_tasks
 from partita.evaluation.ablation import read_ablation, variants
-from partita.evaluation.ablation_runs import runs
+from partita.evaluation.ablation_runs import make_runs
 from partita.evaluation.launch import run_tasks
 from partita.evaluation.tasks import perform_task
 from partita.recipe.plan import load_recipe
@@ -115,9 +115,9 @@ def test_a_part_that_is_gone_is_not_trained_in_passing(toy_recipe, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ablate(study(toy_recipe), root, launcher=Here(root, stop_after=2))
     next(root.glob("parts/tokenizers-*/tokenizers/acoustic/model.safetensors")).unlink()
-    task = work(runs(study(toy_recipe))[0], study(toy_recipe))[-1]
+    task = plan_tasks(make_runs(study(toy_recipe))[0], study(toy_recipe))[-1]
     failed = run_tasks([replace(task, needs=())], root, Here(root))
-    assert "tokenizers/acoustic is not in" in failed[task.key]
+    assert "tokenizers/acoustic is no longer in" in failed[task.key]
     assert ablate(study(toy_recipe), root, launcher=Here(root)) == {}
 
 
@@ -142,7 +142,7 @@ def test_a_cluster_that_takes_no_more_is_asked_again_later(toy_recipe, tmp_path,
     root = tmp_path / "out"
     ablation = study(toy_recipe, "tokenizers.acoustic.cardinality=16,8,4")
     assert ablate(ablation, root, launcher=Crowded(root)) == {}
-    assert any("not more than 2 at once: QOSMax" in line for line in lines)
+    assert any("at most 2 jobs at once from now on: QOSMax" in line for line in lines)
 
 
 def test_a_variant_that_fails_does_not_stop_the_others_and_is_tried_again(toy_recipe, tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_variant_that_fails_does_not_stop_the_others_and_is_tried_again(toy_re
     assert list(problems) == ["width=8, seed 0"]
     assert "the cat sat on it" in problems["width=8, seed 0"]
     page = (root / "ablation.html").read_text()
-    assert "No result of width=8, seed 0" in page
+    assert "No result for width=8, seed 0" in page
     assert page.count("<audio") == 2 * 3
     monkeypatch.setattr(ToyBigram, "loss", loss)
     assert ablate(ablation, root, launcher=Here(root)) == {}

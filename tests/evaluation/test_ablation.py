@@ -9,7 +9,7 @@ from ablation_toys import CODECS, FEW, LETTERS, Here, study
 from partita.errors import PartitaError, RecipeError
 from partita.evaluation.ablate import ablate, preview_ablation
 from partita.evaluation.ablation import read_ablation, variants
-from partita.evaluation.ablation_runs import runs
+from partita.evaluation.ablation_runs import make_runs
 from partita.recipe.plan import load_recipe
 
 
@@ -60,7 +60,7 @@ def test_changes_inside_a_slot_outlast_a_change_of_the_slot(toy_recipe):
     inside = "tokenizers.acoustic.fit.steps=3"
     slots = "tokenizers.acoustic=toy-codec,{name: toy-codec, hop: 50}"
     for changes in ([inside, slots], [slots, inside]):
-        found, _ = runs(study(toy_recipe, *changes))
+        found, _ = make_runs(study(toy_recipe, *changes))
         assert [run.outline.tokenizers["acoustic"].fit_options.steps for run in found] == [3, 3]
         assert [run.outline.tokenizers["acoustic"].hop for run in found] == [100, 50]
 
@@ -68,11 +68,11 @@ def test_changes_inside_a_slot_outlast_a_change_of_the_slot(toy_recipe):
 @pytest.mark.parametrize(
     ("keys", "word"),
     [
-        ({"vary": {"stages.main.window": [1, 2]}, "variants": {"a": {"stages.main.window": 3}}}, "varied by itself"),
-        ({"variants": {"a": {"seed": 3}}}, "varied by itself"),
+        ({"vary": {"stages.main.window": [1, 2]}, "variants": {"a": {"stages.main.window": 3}}}, "varied on its own"),
+        ({"variants": {"a": {"seed": 3}}}, "varied on its own"),
         ({"vary": {"seed": [1, 2]}, "set": {"seed": 0}}, "both set and varied"),
         ({"vary": {"seed": []}}, "list of values"),
-        ({"vary": {"seed": [0]}, "budget": {"conditioners": {"steps": 3}}}, "nothing is trained"),
+        ({"vary": {"seed": [0]}, "budget": {"conditioners": {"steps": 3}}}, "none of these parts is trained"),
         (
             {"vary": {"seed": [0]}, "evaluation": {"scores": {"fad": {"embeddings": ["log-mol"]}}}},
             "did you mean 'log-mel'",
@@ -81,7 +81,7 @@ def test_changes_inside_a_slot_outlast_a_change_of_the_slot(toy_recipe):
         ({"vary": {"seed": [0]}, "evaluation": {"scores": {"fid": True}}}, "did you mean 'fad'"),
         ({"vary": {"seed": [0]}, "evaluation": {"scores": ["fad"]}}, "evaluation.scores must be a mapping"),
         ({"vory": {}}, "did you mean 'vary'"),
-        ({"variants": {"a": {"tokenizers.acoustic.hob": 3}}}, "what this ablation sets: .*hob.*'hop'"),
+        ({"variants": {"a": {"tokenizers.acoustic.hob": 3}}}, "changes of the ablation: .*hob.*'hop'"),
     ],
 )
 def test_files_that_contradict_themselves_are_refused_before_anything_is_done(toy_recipe, tmp_path, keys, word):

@@ -27,7 +27,7 @@ def test_differences_from_the_baseline_as_scipy_has_them():
     assert math.isnan(cells[4].p)  # two seeds: anything may be chance
     assert (cells[0].mean, cells[0].deviation) == pytest.approx((3.2 / 3, stats.tstd([1.0, 1.3, 0.9])))
     assert str(cells[3]) == "–"
-    assert cells[1].marked.endswith("*") == (2 * ps[0] < 0.05)
+    assert cells[1].starred.endswith("*") == (2 * ps[0] < 0.05)
     same = compare([{0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.5, 1: 2.5, 2: 3.5}], "lower")
     assert math.isnan(same[1].p)  # differences without any spread
 

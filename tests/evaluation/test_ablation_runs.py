@@ -8,9 +8,9 @@ import yaml
 from ablation_toys import Here, study
 from partita.core.part_key import PartKey
 from partita.evaluation import tasks
-from partita.evaluation.ablate import ablate, work
+from partita.evaluation.ablate import ablate, plan_tasks
 from partita.evaluation.ablation import read_ablation
-from partita.evaluation.ablation_runs import fingerprint, recipe_of, runs, tokens_per_step
+from partita.evaluation.ablation_runs import fingerprint, make_runs, recipe_of, tokens_per_step
 from partita.recipe.plan import load_recipe
 from partita.training import callbacks
 from partita.training.training import seconds_per_step
@@ -22,8 +22,8 @@ def test_what_variants_have_in_common_is_trained_once():
     ablation = read_ablation(
         "chorales-hierarchical-tiny", ["tokenizers.acoustic=spectral-tiny,soundstream-tiny", "seed=0,1"]
     )
-    found, _ = runs(ablation)
-    trainings = [task.part for task in work(found, ablation) if task.kind == "train"]
+    found, _ = make_runs(ablation)
+    trainings = [task.part for task in plan_tasks(found, ablation) if task.kind == "train"]
     counts = {part: trainings.count(part) for part in trainings}
     assert counts["tokenizers/semantic"] == counts["stages/semantic"] == 2
     assert counts["tokenizers/acoustic"] == 4
@@ -31,7 +31,7 @@ def test_what_variants_have_in_common_is_trained_once():
 
 
 def test_the_recipe_of_a_part_holds_what_it_depends_on():
-    run = runs(read_ablation("chorales-hierarchical-tiny"))[0][0]
+    run = make_runs(read_ablation("chorales-hierarchical-tiny"))[0][0]
     assert set(recipe_of(run, PartKey("tokenizers/acoustic"))["tokenizers"]) == {"acoustic"}
     assert not recipe_of(run, PartKey("tokenizers/acoustic"))["stages"]
     first, *_, last = run.plan.stages
@@ -41,7 +41,7 @@ def test_the_recipe_of_a_part_holds_what_it_depends_on():
 
 def test_how_a_recipe_is_put_makes_no_difference_to_what_is_shared(toy_recipe):
     one, other = (
-        runs(study(toy_recipe, *changes))[0][0]
+        make_runs(study(toy_recipe, *changes))[0][0]
         for changes in (
             ["tokenizers.acoustic.fit.lr=0.01", "tokenizers.acoustic.fit.eps=1e-7"],
             ["tokenizers.acoustic.fit.eps=1e-7", "tokenizers.acoustic.fit.lr=0.01"],
@@ -54,7 +54,7 @@ def test_what_matters_only_in_generation_is_not_trained_twice():
     """Overlap of windows, and how a stage draws; each run keeps its own."""
     changes = ["stages.acoustic.generator.sampling.temperature=0.5,1.0", "stages.acoustic.overlap=0,1"]
     ablation = read_ablation("chorales-tiny", changes)
-    tasks_ = work(runs(ablation)[0], ablation)
+    tasks_ = plan_tasks(make_runs(ablation)[0], ablation)
     assert [task.kind for task in tasks_ if task.kind == "train"] == ["train"] * 2
     drawn = {yaml.safe_load(t.recipe)["stages"]["acoustic"]["generator"]["sampling"]["temperature"] for t in tasks_[2:]}
     assert drawn == {0.5, 1.0}
@@ -62,7 +62,7 @@ def test_what_matters_only_in_generation_is_not_trained_twice():
 
 def test_equal_budgets_in_tokens_are_unequal_in_steps(toy_recipe):
     """Two clips of a second, at 40 and at 20 codes a second: 80 and 40 a step."""
-    found, _ = runs(study(toy_recipe, "tokenizers.acoustic.hop=100,200", budget=["tokens=800"]))
+    found, _ = make_runs(study(toy_recipe, "tokenizers.acoustic.hop=100,200", budget=["tokens=800"]))
     assert [tokens_per_step(run.outline, PartKey("stages/main")) for run in found] == [80, 40]
     assert [run.outline.stages["main"].fit_options.steps for run in found] == [10, 20]
     assert [run.outline.tokenizers["acoustic"].fit_options.steps for run in found] == [6, 6]

@@ -23,7 +23,7 @@ def test_the_reference_is_embedded_once_for_all_systems(run, other, lines):
     EMBEDDED.clear()
     second = evaluate(other("seed=5"), options=options)
     assert sum(EMBEDDED) == 3 * 5 + 1
-    assert any("known from before" in line for line in lines)
+    assert any("read from the cache" in line for line in lines)
     rows = [results["metrics"]["FAD (toy-listener)"] for results in (first, second)]
     assert rows[0]["real"] == rows[1]["real"]
 
@@ -71,7 +71,7 @@ def test_statistics_of_other_clips_or_weights_are_never_taken(tmp_path, lines):
     again = read_reference(read_embedder(cases[0][0]), cases[0][1], 4000)
     assert torch.equal(again[0].moment, found[0][0].moment)
     assert torch.equal(again[1].frames, found[0][1].frames)
-    assert lines == ["the statistics of the real clips in toy-joint weights=1.0 are known from before"]
+    assert lines == ["the statistics of the real clips in toy-joint weights=1.0 are read from the cache"]
     for first, other in ((files[0], files[3]), (frames_of(files[0]), frames_of(files[3]))):
         for wrong in (other.read_bytes(), b"not a file", first.read_bytes()[:-100]):
             first.write_bytes(wrong)

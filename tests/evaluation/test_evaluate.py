@@ -32,7 +32,7 @@ def test_an_evaluation_that_was_interrupted_goes_on_and_ends_the_same(run, tmp_p
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
     assert evaluate(run, options=LOG_MEL) == whole
-    assert "2 of 5 clips are there already" in lines
+    assert "2 of 5 clips exist already" in lines
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert json.loads((run / "evaluation" / "evaluation.json").read_text()) == whole
 
@@ -84,7 +84,7 @@ def test_a_line_is_said_for_every_score(run, joint, lines):
 def test_scores_can_be_added_to_clips_that_are_there(run, lines):
     evaluate(run, options=LOG_MEL)
     more = evaluate(run, options=scored(LOG_MEL, kld={"classifiers": ["toy-listener"]}))
-    assert "5 of 5 clips are there already" in lines
+    assert "5 of 5 clips exist already" in lines
     assert {"FAD (log-mel-16khz)", "KLD (toy-listener)"} <= more["metrics"].keys()
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_clip_of_before_is_named(run, tmp_path, damage):
     evaluate(run, tmp_path / "evaluation", options=FEW)
     clip = tmp_path / "evaluation" / "clips" / "00001.flac"
     clip.write_bytes(damage(clip.read_bytes()))
-    with pytest.raises(PartitaError, match=r"00001\.flac.*: delete (it|this clip), and run the same command again"):
+    with pytest.raises(PartitaError, match=r"00001\.flac.*: delete (it|this clip) and run the same command again"):
         evaluate(run, tmp_path / "evaluation", options=FEW)
     clip.unlink()
     evaluate(run, tmp_path / "evaluation", options=FEW)
@@ -109,13 +109,13 @@ def test_a_clip_of_before_that_is_shorter_is_named(run, tmp_path):
 
 def test_clips_of_another_request_are_not_taken_for_ones_own(run, tmp_path, monkeypatch):
     evaluate(run, options=FEW)
-    with pytest.raises(PartitaError, match=r"something else.*-o[\s\S]*seed: 0 → 1"):
+    with pytest.raises(PartitaError, match=r"a different evaluation.*-o[\s\S]*seed: 0 → 1"):
         evaluate(run, options=Evaluation(clips=5, reference_clips=6, duration=1.0, seed=1))
     more = replace(FEW, clips=6, reference_clips=7)
     assert evaluate(run, options=more)["request"]["clips"] == 6  # of the same clips there can be more
     with monkeypatch.context() as changed:  # the data gives other clips than it did before
         changed.setattr(Source, "revision", 1)
-        with pytest.raises(PartitaError, match=r"something else[\s\S]*data_revision: None → 1"):
+        with pytest.raises(PartitaError, match=r"a different evaluation[\s\S]*data_revision: None → 1"):
             evaluate(run, options=FEW)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()

@@ -31,7 +31,7 @@ from partita.evaluation.evaluation_options import Evaluation
         ({"fad": 3}, "scores.fad must be a mapping"),
         ({"kld": True}, "scores.kld.classifiers: must be given"),
         ({"fad": {"embeddings": ["toy-joint"]}}, "toy-joint has no weights"),
-        ({"kld": {"classifiers": ["log-mel-16khz"]}}, "log-mel-16khz is no classifier"),
+        ({"kld": {"classifiers": ["log-mel-16khz"]}}, "log-mel-16khz is not a classifier"),
         ({"consistency": {"conditioners": ["log-mel-16khz"]}}, "texts and audio in one space"),
     ],
 )
@@ -131,7 +131,7 @@ def test_what_runs_by_default_is_left_out_where_it_cannot_be_measured(run, monke
 def test_the_command_refuses_before_anything_slow(run, monkeypatch, capfd):
     status, printed = command(monkeypatch, capfd, run, "--score", "kld={classifiers: [log-mel-16khz]}")
     assert status == 2
-    assert "is no classifier" in printed
+    assert "is not a classifier" in printed
     assert not (run / "evaluation").exists()
 
 

@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from ablation_toys import study
 from partita.errors import PartitaError
-from partita.evaluation.ablate import work
-from partita.evaluation.ablation_runs import runs
+from partita.evaluation.ablate import plan_tasks
+from partita.evaluation.ablation_runs import make_runs
 from partita.evaluation.launch import Cluster, Processes, run_tasks
 from partita.evaluation.tasks import Task
 
@@ -39,10 +39,10 @@ def toy_package(tmp_path):
 
 
 def long_training(recipe, root, steps):
-    run = runs(
+    run = make_runs(
         study(recipe, f"tokenizers.acoustic.fit.steps={steps}", "tokenizers.acoustic.fit.checkpoint_every=100000")
     )[0][0]
-    task = next(t for t in work([run], study(recipe)) if t.part == "tokenizers/acoustic")
+    task = next(t for t in plan_tasks([run], study(recipe)) if t.part == "tokenizers/acoustic")
     task.write(root)
     return task
 
@@ -88,7 +88,7 @@ def test_what_processes_say_when_they_fail(toy_recipe, tmp_path, toy_package, mo
     failed = run_tasks([bad, later, good], root, Processes(root, jobs=2))
     assert set(failed) == {"bad", "later"}
     assert "did you mean 'toy-codec'" in failed["bad"]
-    assert failed["later"].startswith("what it needs was not done: ")
+    assert failed["later"].startswith("a task that it needs failed: ")
     assert good.done(root)
 
 

@@ -73,7 +73,7 @@ def test_silence_cannot_tell_memorization(other, lines):
     assert (row["value"], row["clips"], row["left_out"]) == (1, 3, pytest.approx(0.4))
     mute = other("data={name: toy-loops, pauses: 4}", "stages.main.generator={name: toy-loop}")
     assert "memorized exactly" not in evaluate(mute, options=options)["metrics"]
-    assert any("memorization is not measured: in 1 of 5 training clips" in line for line in lines)
+    assert any("memorization is not measured: 1 of 5 training clips" in line for line in lines)
 
 
 def test_a_stage_that_falls_silent_remembers_nothing(other):

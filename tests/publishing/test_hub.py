@@ -156,7 +156,7 @@ def test_a_first_push_that_is_interrupted_leaves_no_model(hub, trained):
         (["push", "RUN", "alice/toy"], None, "hf auth login"),
         (["push", "RUN", "a/b/c"], "hf_alice", "is not a hub id"),
         (["push", "RUN/logs", "alice/toy"], "hf_alice", "holds no system"),
-        (["push", "RUN", "alice/there", "--revision-tag", "v1"], "hf_alice", "has a tag 'v1' already"),
+        (["push", "RUN", "alice/there", "--revision-tag", "v1"], "hf_alice", "already has a tag 'v1'"),
         (["push", "RUN", "alice/new", "--license", "gpl3"], "hf_alice", '"license" must be one of [apache-2.0'),
         (["push", "RUN", "alice/new", "--revision-tag", "first try"], "hf_alice", "letters, digits"),
         (["push", "RUN", "alice/new", "--branch", "../main"], "hf_alice", "letters, digits"),

@@ -1,1 +1,1 @@
-"""The scores: one file each, found by their registered names. What a single metric computes is in ``metrics``."""
+"""The scores: one file for each, found by its registered name. The metrics that they use are in ``metrics``."""

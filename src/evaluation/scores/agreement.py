@@ -1,4 +1,4 @@
-"""Agreement of clips with the key, chords, tempo and beats that the system was given."""
+"""Agreement of clips with the key, chords, tempo and beats that the system was conditioned on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..rows import Rows, make_row
 from ..score import Score
 
 
-class Kind(NamedTuple):
-    """A metric of agreement.
+class AgreementMetric(NamedTuple):
+    """A metric of agreement, and the inputs that it needs.
 
     Args:
-        metric: Its class.
-        features: The features of the audio that it estimates labels from.
-        inputs: By beginning of a figure's name, the inputs of which the system must read one for it to be measured.
-            Captions name key and tempo; no system is expected to guess beats or chords.
+        metric: Class of the metric.
+        features: Name of the audio features from which labels are estimated.
+        inputs: Inputs of which the system must read at least one, by prefix of the names of the metric's results.
+            ``text`` counts for key and tempo, which captions name, but not for beats and chords.
     """
 
     metric: Any
@@ -32,14 +32,14 @@ class Kind(NamedTuple):
     inputs: dict[str, set[str]]
 
 
-KINDS = (
-    Kind(KeyAgreement, "chroma", {"key": {"key", "text"}}),
-    Kind(ChordAgreement, "chroma", {"chord": {"chords"}}),
-    Kind(RhythmAgreement, "onset strength", {"tempo": {"tempo", "beats", "text"}, "beat": {"beats"}}),
+METRICS = (
+    AgreementMetric(KeyAgreement, "chroma", {"key": {"key", "text"}}),
+    AgreementMetric(ChordAgreement, "chroma", {"chord": {"chords"}}),
+    AgreementMetric(RhythmAgreement, "onset strength", {"tempo": {"tempo", "beats", "text"}, "beat": {"beats"}}),
 )
 
 LABELS = {"key", "chords", "tempo", "beats"}
-"""Fields of pieces that clips are compared with."""
+"""Fields of real clips that generated clips are compared with."""
 
 FIGURES = {
     "key_exact": "right key",
@@ -51,9 +51,9 @@ FIGURES = {
     "tempo_accuracy_2": "right tempo, half or double",
     "beat_f_measure": "beats in place",
 }
-"""The row of each figure of the metrics."""
+"""Name of the row for each result of the metrics."""
 
-CHANCES = 4
+NUM_CHANCE_PIECES = 4
 """Number of other pieces with whose labels each clip is compared for the chance level."""
 
 log = logging.getLogger(__name__)
@@ -61,34 +61,34 @@ log = logging.getLogger(__name__)
 
 @register("score", "agreement")
 class Agreement(Score):
-    """Agreement of the key, chords, tempo and beats of clips with those that the system was given.
+    """Agreement of clips with the key, chords, tempo and beats that the system was conditioned on.
 
-    Its chance level is the agreement with the labels of other pieces.
+    The chance level is the agreement with the labels of other pieces.
     """
 
     about: ClassVar = {
-        "right key": "Fraction of the clips whose key, estimated from the audio, is the one that was asked for.",
-        "right or related key": "Mean over the clips: 1 for the key that was asked for, 0.5 for the one a fifth above, "
-        "0.3 for the relative and 0.2 for the parallel one (the score of MIREX).",
-        "right chord roots": "Fraction of the time in which the estimated chord has the root that the piece has there.",
-        "right chords": "Fraction of the time in which the estimated chord is the piece's, by its root and its third.",
-        "chord changes in time": "How far estimated chords change when the piece's do; 1 where all changes fall "
-        "together.",
-        "right tempo": "Fraction of the clips whose estimated tempo is within 4 % of the piece's.",
-        "right tempo, half or double": "Fraction of the clips whose estimated tempo is within 4 % of the piece's, its "
-        "half or its double.",
-        "beats in place": "How many estimated beats are within 70 ms of the piece's, and how many of those are found "
-        "(F-measure).",
+        "right key": "Fraction of clips whose key, estimated from the audio, is the requested key.",
+        "right or related key": "Mean MIREX score: 1 for the requested key, 0.5 for the key a fifth above, 0.3 for the "
+        "relative key and 0.2 for the parallel key.",
+        "right chord roots": "Fraction of time in which the estimated chord has the same root as the piece's chord.",
+        "right chords": "Fraction of time in which the estimated chord has the same root and third as the piece's "
+        "chord.",
+        "chord changes in time": "Agreement of the times of chord changes with those of the piece; 1 if all changes "
+        "coincide.",
+        "right tempo": "Fraction of clips whose estimated tempo is within 4 % of the piece's tempo.",
+        "right tempo, half or double": "Fraction of clips whose estimated tempo is within 4 % of the piece's tempo, or "
+        "of half or double that tempo.",
+        "beats in place": "F-measure of estimated beats, which count as right within 70 ms of the piece's beats.",
     }
     needs_stages = True
     needs_inputs = frozenset({"text", *LABELS})
     needs_packages = ("librosa", "mir_eval")
 
     def measure(self, comparison: Comparison) -> Rows:
-        """Rows for the labels that the system was given and the pieces have."""
+        """Return rows for the labels that the system was conditioned on and the pieces have."""
         known = {name for fields in comparison.fields for name, value in fields.items() if value is not None}
         rows: Rows = {}
-        for kind in KINDS if known & LABELS else ():
+        for kind in METRICS if known & LABELS else ():
             measured = tuple(figure for figure, inputs in kind.inputs.items() if comparison.inputs & inputs)
             if measured:
                 log.info("agreement with the pieces: %s", ", ".join(measured))
@@ -96,8 +96,8 @@ class Agreement(Score):
         return rows
 
 
-def _agreement(comparison: Comparison, kind: Kind, measured: tuple[str, ...]) -> Rows:
-    """The rows of one metric: of the figures whose names begin with one of ``measured``."""
+def _agreement(comparison: Comparison, kind: AgreementMetric, measured: tuple[str, ...]) -> Rows:
+    """Return the rows of one metric for those results whose names begin with one of ``measured``."""
 
     def with_labels_of(clips: Tensor, labels: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         metric = kind.metric(comparison.spec.sample_rate)
@@ -107,7 +107,7 @@ def _agreement(comparison: Comparison, kind: Kind, measured: tuple[str, ...]) ->
 
     everything = list(range(len(comparison.pieces)))
     own, real = (with_labels_of(clips, [everything]) for clips in (comparison.generated, comparison.real))
-    others = [comparison.from_other_pieces(everything, shift) for shift in range(1, 1 + CHANCES)]
+    others = [comparison.from_other_pieces(everything, shift) for shift in range(1, 1 + NUM_CHANCE_PIECES)]
     chance = with_labels_of(comparison.generated, [pieces for pieces in others if pieces]) if any(others) else {}
     rows: Rows = {}
     for name in kind.metric.names:

@@ -1,4 +1,4 @@
-"""Spectral distance of real clips from what the system's codec makes of them."""
+"""Spectral distance between real clips and their reconstructions by the system's codec."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 
 @register("score", "codec")
 class Codec(Score):
-    """Log-mel distance of real clips from their reconstruction by the codec that makes the system's audio.
+    """Log-mel distance between real clips and their reconstructions by the codec of the system's output.
 
-    Its chance level is the distance from the best sound that never changes, fitted to other real clips.
+    The chance level is the distance to the best sound that is constant over time, fitted to other real clips.
     """
 
     about: ClassVar = {
-        "codec distance": "Mean difference between the log-mel spectra of real clips and of what the codec makes of "
-        "them, in nepers; stages can hardly come nearer to real audio than that."
+        "codec distance": "Mean difference between the log-mel spectra of real clips and of their reconstructions, in "
+        "nepers; stages can hardly come nearer to real audio than their codec."
     }
     subject = "codec"
 
     def measure(self, comparison: Comparison) -> Rows:
-        """One row."""
+        """Return one row."""
         log.info("codec")
         rate = comparison.spec.sample_rate
         constant = ConstantSpectrum(rate)

@@ -1,4 +1,4 @@
-"""Text–audio consistency: how close clips are to their captions in a joint embedding."""
+"""Text–audio consistency: the similarity of clips and their captions in a joint embedding."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..rows import Rows, make_row
 from ..score import Score
 
 COLUMNS: dict[str, Clips] = {"real": "real", "codec": "reconstructed"}
-"""What the consistency of generated clips is read against."""
+"""Columns for comparison, and the clips that each is measured on."""
 
 log = logging.getLogger(__name__)
 
 
 @register("score", "consistency")
 class Consistency(Score):
-    """Cosine of clips and their captions in a joint embedding: the CLAP score, or MuLan's cycle consistency.
+    """Cosine similarity of clips and captions in a joint embedding: the CLAP score, or MuLan cycle consistency.
 
-    Its chance level is the mean over the clips and all other captions.
+    The chance level is the mean over all pairs of a clip and another caption.
 
     Args:
         conditioners: Joint conditioners (by name, or as recipe slots with ``weights``), such as ``clap-music``.
     """
 
     about: ClassVar = {
-        "text–audio consistency": "How near clips are to their captions in the space of a model of both (cosine)."
+        "text–audio consistency": "Mean cosine similarity of clips and their captions in a joint embedding."
     }
     runs_by_default = False
     needs_stages = True
@@ -48,7 +48,7 @@ class Consistency(Score):
             embedders.slot(slot).joint()
 
     def measure(self, comparison: Comparison) -> Rows:
-        """A row for each conditioner, of the clips whose pieces have a text."""
+        """Return a row for each conditioner, measured on the clips whose pieces have a text."""
         texts = {i: str(fields["text"]) for i, fields in enumerate(comparison.fields) if fields.get("text")}
         if not texts:
             log.info("no test piece has a text: text–audio consistency is not measured")
@@ -63,8 +63,8 @@ class Consistency(Score):
 
 
 def _cosines(comparison: Comparison, embedder: Embedder, texts: dict[int, str]) -> dict[str, Any]:
-    """The row of one conditioner; ``texts`` are those of the clips that have one, by number."""
-    words, kept = embedder.of_texts(list(texts.values())), torch.tensor(list(texts))
+    """Return the row of one conditioner; ``texts`` maps the index of each clip with a text to that text."""
+    words, kept = embedder.embed_texts(list(texts.values())), torch.tensor(list(texts))
     pieces = [comparison.piece_ids[i] for i in texts]
 
     def cosine(clips: Clips) -> dict[str, Tensor]:

@@ -18,10 +18,12 @@ from ..rows import Rows, make_row
 from ..score import Score
 
 COLUMNS: dict[str, Clips] = {"real": "real", "codec": "reconstructed"}
-"""What the distance of generated clips is read against."""
+"""Columns for comparison, and the clips that each is measured on."""
 
-LIMIT_TAKES = "a limit takes 8 clips of 2 pieces, and so many that halves of them show the same limit: generate more"
-"""Why there is no FAD∞."""
+NO_LIMIT = (
+    "it needs at least 8 clips of 2 pieces, and enough clips that half of them show the same limit: generate more"
+)
+"""Why FAD∞ is missing."""
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +33,23 @@ class FAD(Score):
     """Fréchet and kernel audio distances (FAD, FAD∞, KAD) to other real clips, in any embedding.
 
     Args:
-        embeddings: Tokenizers or joint conditioners (by name, or as recipe slots with ``weights``) in whose latents or
-            embeddings the distributions are compared.
+        embeddings: Tokenizers or joint conditioners, by name or as recipe slots with ``weights``, in whose latents or
+            embeddings distributions are compared.
     """
 
     about: ClassVar = {
-        "FAD": "Fréchet audio distance: how far the clips as a whole are from other real clips, in this embedding.",
-        "FAD∞": "The limit of the Fréchet audio distance for ever more clips of these pieces; the reference stays as "
-        "it is.",
-        "KAD": "Kernel audio distance: how far the clips as a whole are from other real clips, whatever their number.",
+        "FAD": "Fréchet audio distance between the distributions of the clips and of other real clips.",
+        "FAD∞": "Extrapolation of the Fréchet audio distance to infinitely many clips of these pieces, with the same "
+        "reference.",
+        "KAD": "Kernel audio distance between the distributions of the clips and of other real clips, unbiased for any "
+        "number of clips.",
     }
     reading = (
-        "Intervals are over pieces, as clips of one piece resemble each other. Few clips make a Fréchet distance (FAD) "
-        "larger: compare it, and its interval, only with that of as many clips. FAD∞ corrects for this, as far as "
-        "leaving out clips shows, and is given only where half as many clips show the same within its interval; the "
-        "bias of a finite reference is in all these figures, those of real clips too. A kernel distance (KAD) has no "
-        "such bias. Where both sides are alike, FAD∞ and KAD are zero on average, and as often below as above."
+        "Intervals are over pieces, because clips of one piece resemble each other. A Fréchet distance (FAD) is larger "
+        "with fewer clips: compare FAD and its interval only between equal numbers of clips. FAD∞ corrects this bias "
+        "by extrapolation, and is given only if half of the clips lead to the same limit within its interval. The bias "
+        "of a finite reference remains in FAD and FAD∞, also in those of real clips. A kernel distance (KAD) has no "
+        "such bias. For equal distributions, FAD∞ and KAD are zero on average and can be negative."
     )
 
     def __init__(self, *, embeddings: tuple[Any, ...] = ("log-mel-16khz",)) -> None:
@@ -58,7 +61,7 @@ class FAD(Score):
             embedders.slot(slot)
 
     def measure(self, comparison: Comparison) -> Rows:
-        """Three rows for each embedding; FAD∞ and KAD only where there are enough clips for them."""
+        """Return up to three rows for each embedding; FAD∞ and KAD are left out if there are too few clips."""
         rows: Rows = {}
         for slot in self.embeddings:
             rows |= _distances(comparison, comparison.embedders.slot(slot))
@@ -66,7 +69,7 @@ class FAD(Score):
 
 
 def _distances(comparison: Comparison, embedder: Embedder) -> Rows:
-    """The rows of one embedding."""
+    """Return the rows of one embedding."""
     log.info("FAD and KAD (%s)", embedder.name)
     audio = [clip.audio for clip in comparison.reference]
     gaussian, sample = read_reference(embedder, audio, comparison.spec.sample_rate)
@@ -84,24 +87,24 @@ def _distances(comparison: Comparison, embedder: Embedder) -> Rows:
             kad.update(flat, sizes, pieces=comparison.piece_ids)
             found[clips] |= kad.compute()
         except PartitaError as error:
-            no_kernel_distance = f"no KAD ({embedder.name}): {error}"
+            no_kernel_distance = f"KAD ({embedder.name}) is not measured: {error}"
     generated = found["generated"]
     more = {"reference_clips": len(comparison.reference), "fingerprint": embedder.fingerprint}
     rows: Rows = {}
     for name, figure in (("FAD", "frechet"), ("FAD∞", "limit"), ("KAD", "kad")):
         if figure in generated:
-            beside = {column: found[clips][figure] for column, clips in COLUMNS.items() if figure in found[clips]}
-            row = make_row(generated, figure, "lower", embedder.label, len(comparison.generated), **beside, **more)
+            references = {column: found[clips][figure] for column, clips in COLUMNS.items() if figure in found[clips]}
+            row = make_row(generated, figure, "lower", embedder.label, len(comparison.generated), **references, **more)
             rows[f"{name} ({embedder.name})"] = row
     if "limit" not in generated:
-        log.info("no FAD∞ (%s): %s", embedder.name, LIMIT_TAKES)
+        log.info("FAD∞ (%s) is not measured: %s", embedder.name, NO_LIMIT)
     if "kad" not in generated:
         log.info("%s", no_kernel_distance)
     return rows
 
 
 def _reliable(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The figures of a distance, without a limit that the clips are too few to show."""
+    """Return the results of a distance, without its limit if there are too few clips for a stable limit."""
     if abs(float(found["drift"])) <= 1:
         return found
     return {name: value for name, value in found.items() if not name.startswith("limit")}

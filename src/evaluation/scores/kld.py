@@ -1,4 +1,4 @@
-"""Kullback–Leibler divergence between what classifiers hear in clips and in the pieces of their captions."""
+"""Kullback–Leibler divergence between classifier outputs for generated clips and for real clips of their captions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 @register("score", "kld")
 class KLD(Score):
-    """Divergence (KLD) of the labels of a classifier between clips and the pieces of the same captions.
+    """Divergence (KLD) of classifier outputs between generated clips and the real clips of the same captions.
 
-    Its chance level compares each clip with the piece of another caption. It has no score of real clips, as a caption
-    has one piece.
+    The chance level compares each generated clip with the real clip of another caption. There is no score of real
+    clips, because each caption has only one real clip.
 
     Args:
-        classifiers: Tokenizers that yield logits (by name, or as recipe slots with ``weights``), such as
+        classifiers: Tokenizers that return logits, by name or as recipe slots with ``weights``, such as
             ``ast-audioset``.
     """
 
     about: ClassVar = {
-        "KLD": "How far what a classifier hears in a clip is from what it hears in the piece of the same caption "
-        "(Kullback–Leibler divergence)."
+        "KLD": "Kullback–Leibler divergence between a classifier's outputs for a clip and for the real clip of its "
+        "caption."
     }
     runs_by_default = False
 
@@ -46,13 +46,13 @@ class KLD(Score):
             embedders.slot(slot).check_classifier()
 
     def obstacle(self, system: System) -> str | None:
-        """A system that generates must be given something, or its clips need not resemble the pieces."""
+        """Return a reason if a generating system has no conditioner, because its clips need not resemble the pieces."""
         if system.stages and not system.conditioners:
-            return "it compares clips with the pieces of their captions, and this system has no conditioner"
+            return "it compares clips with the real clips of their captions, and this system has no conditioner"
         return super().obstacle(system)
 
     def measure(self, comparison: Comparison) -> Rows:
-        """A row for each classifier."""
+        """Return a row for each classifier."""
         rows: Rows = {}
         for slot in self.classifiers:
             embedder = comparison.embedders.slot(slot)

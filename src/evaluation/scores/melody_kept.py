@@ -1,4 +1,4 @@
-"""Similarity of the melody of clips to the melody that the system was given."""
+"""Similarity of clips to the melodies that the system was conditioned on."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ log = logging.getLogger(__name__)
 
 @register("score", "melody")
 class Melody(Score):
-    """Cosine of the chroma of clips and of the pieces whose melodies the system was given.
+    """Cosine similarity of the chroma of clips and of the pieces whose melodies the system was conditioned on.
 
-    Its chance level is the similarity to other pieces.
+    The chance level is the similarity to other pieces.
     """
 
     about: ClassVar = {
-        "melody kept": "How alike the notes of clip and piece are over time (cosine of chroma); 1 where they are the "
-        "same."
+        "melody kept": "Mean cosine similarity of the chroma of clip and piece over time; 1 if they match."
     }
     needs_stages = True
     needs_inputs = frozenset({"melody"})
 
     def measure(self, comparison: Comparison) -> Rows:
-        """A row, of the clips whose pieces have a melody."""
+        """Return one row, measured on the clips whose pieces have a melody."""
         having = [i for i, fields in enumerate(comparison.fields) if fields.get("melody")]
         if not having:
             return {}

@@ -43,7 +43,8 @@ class Mistake(NamedTuple):
     suggestion: str = ""
 
 
-def arguments(cls: type) -> dict[str, Argument]:
+@cache
+def arguments(cls: type) -> Mapping[str, Argument]:
     """The arguments of a class, or the fields of a dataclass, by name."""
     docs = _docs(cls)
     if is_dataclass(cls):
@@ -69,10 +70,7 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
         raise ValueError("; ".join(f"{m.key}: {m.message}{m.suggestion}" for m in mistakes))
     if any(isinstance(leaf, str) and "${" in leaf for leaf in _leaves(values)):
         raise ValueError("a text with ${ in it: only recipes can refer to other keys")  # nor to the environment
-    parts = {name: _built(values[name]) for name in part_arguments(cls) if name in values}
-    plain_values = {name: value for name, value in values.items() if name not in parts}
-    objects = OmegaConf.to_object(OmegaConf.merge(_structured(cls), plain_values))
-    return cls(**{f.name: getattr(objects, f.name) for f in fields(objects)}, **parts)  # type: ignore[arg-type]
+    return _instance(cls, values)
 
 
 def check(
@@ -194,26 +192,57 @@ def _check_part(argument: Argument, value: Any, path: str) -> list[Mistake]:
     return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument))]
 
 
-def _built(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return build(lookup(value["family"], value["name"]), value["arguments"])
-    return value
+def _instance(cls: type, values: Mapping[str, Any]) -> Any:
+    """An instance of a class from values that :func:`check` found no mistake in."""
+    known = arguments(cls)
+    return cls(**{name: _converted(known[name].type, value) for name, value in values.items()})
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """A valid value with the type of its argument: ``"5"`` becomes 5, a list a tuple, a mapping a dataclass or part."""
+    if part_type(hint):
+        is_part = isinstance(value, Mapping)
+        return _instance(lookup(value["family"], value["name"]), value["arguments"]) if is_part else value
+    group = _group(hint)
+    if group is not None and isinstance(value, Mapping):
+        return _instance(group, value)
+    if _fits(hint, value):
+        return tuple(value) if isinstance(value, list) else value
+    return OmegaConf.to_object(OmegaConf.merge(_holder(hint), {"value": value})).value  # type: ignore[union-attr]
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a plain value has a type exactly, which is quickly seen; others are left to OmegaConf."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(inner, value) for inner in args)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in args)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if args[-1:] == (...,) else args
+        return len(inner) == len(value) and all(
+            not isinstance(v, list) and _fits(t, v) for t, v in zip(inner, value, strict=True)
+        )
+    if is_dataclass(hint):
+        return isinstance(value, hint)
+    return type(value) is hint if hint in (bool, int, float, str, type(None)) else False
+
+
+def _group(hint: Any) -> type | None:
+    """The dataclass whose fields a mapping gives; a mapping to dataclasses is none."""
+    return None if typing.get_origin(hint) is dict else nested(hint)
 
 
 def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     if part_type(argument.type):
         return _check_part(argument, value, path)
-    group = nested(argument.type) if typing.get_origin(argument.type) is not dict else None
+    group = _group(argument.type)
     if group is not None and isinstance(value, Mapping):
         return check(group, value, key=path)
     if not all(math.isfinite(leaf) for leaf in _leaves(value) if isinstance(leaf, float)):
         return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
-    if is_dataclass(value) and isinstance(value, group or ()):
-        return []
-    if type(value) is argument.type and argument.type in (bool, int, float, str):
-        return []  # most values are plain: skip the slow check
     try:
-        OmegaConf.to_object(OmegaConf.merge(_holder(argument.type), {"value": value}))
+        _converted(argument.type, value)
     except (OmegaConfBaseException, ValueError, TypeError, AssertionError, AttributeError, RecursionError):
         return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
     return []
@@ -222,14 +251,13 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
 @cache
 def _holder(hint: Any) -> DictConfig:
     """A config with one value of a type. Merging copies it, so that it can be cached."""
-    holder = make_dataclass("Holder", [("value", hint, field(default=_OMEGA_MISSING))])
-    return _writable(OmegaConf.structured(holder))
+    return OmegaConf.structured(make_dataclass("Holder", [("value", hint, field(default=_OMEGA_MISSING))]))
 
 
 def _post_init(cls: type, values: Mapping[str, Any], key: str) -> list[Mistake]:
     try:
-        OmegaConf.to_object(OmegaConf.merge(_structured(cls), dict(values)))
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        _instance(cls, values)
+    except (ValueError, TypeError) as error:
         return [Mistake(key, str(error).split("\n")[0])]
     return []
 
@@ -254,33 +282,3 @@ def _docs(cls: type) -> dict[str, str]:
 
 
 _OMEGA_MISSING = "???"
-
-
-@cache
-def _structured(cls: type) -> DictConfig:
-    """A config with the arguments of a class. Merging copies it, so that it can be cached."""
-
-    def default(argument: Argument) -> Any:
-        if argument.required:
-            return field(default=_OMEGA_MISSING)
-        return field(default_factory=lambda: _mutable(argument.default))
-
-    entries = [(a.name, a.type, default(a)) for a in arguments(cls).values() if not part_type(a.type)]
-    source = cls if is_dataclass(cls) else make_dataclass(cls.__name__, entries)
-    return _writable(OmegaConf.structured(source))
-
-
-def _mutable(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else default
-
-
-def _writable(config: DictConfig) -> DictConfig:
-    """Make a config writable. Frozen dataclasses give read-only configs, but values are merged into a schema."""
-    OmegaConf.set_readonly(config, False)
-    for name in config:
-        if OmegaConf.is_missing(config, name):
-            continue
-        child = config._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_none():
-            _writable(child)
-    return config

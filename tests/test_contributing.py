@@ -21,6 +21,7 @@ from partita.evaluation.evaluate import evaluate
 from partita.evaluation.evaluation_options import Evaluation
 from partita.generators.base import Generator
 from partita.recipe.plan import load_recipe
+from partita.system.system import System
 from partita.training.condition_use import condition_use
 from partita.training.fit_data import FitData
 from partita.training.training import train
@@ -201,6 +202,8 @@ def test_a_bottleneck_fits_into_a_codec_by_one_word(tmp_path):
     codec = {"preset": "spectral-tiny", "autoencoder": sizes, "adversarial_start": 1, "fit": few}
     recipe = {"tokenizers": {"acoustic": codec}, "data": "toy-sines", "trainer": {"logger": False}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    outline = System.checked(tmp_path / "recipe.yaml", ["tokenizers.acoustic.bottleneck=fsq-tiny"])
+    assert all(tensor.is_meta for tensor in outline.tokenizers["acoustic"].state_dict().values())
     before = Part.load(_trained(tmp_path, "before"))
     assert before.spec.cardinality == 256
     folder = _trained(tmp_path, "run", "tokenizers.acoustic.bottleneck=fsq-tiny")
@@ -215,6 +218,8 @@ def test_a_bottleneck_fits_into_a_codec_by_one_word(tmp_path):
     fresh = type(codec).load(folder)
     assert torch.equal(fresh.encode(audio), codes)
     assert torch.equal(fresh.decode(codes), codec.decode(codes))
+    assert torch.equal(partita.load(tmp_path / "run").tokenizers["acoustic"].encode(audio), codes)
+    assert torch.equal(partita.load_part(folder).encode(audio), codes)
 
 
 def _trained(folder, run, *overrides):

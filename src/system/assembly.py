@@ -33,7 +33,7 @@ from ..storage.saved_format import numbered
 from ..tokenizers.base import LatentView, Tokenizer
 from .compatibility import CompatibilityChecker, PartCatalog
 from .mix import Mix
-from .outline import outlining
+from .outline import construct, outlining
 
 INDEX = "recipe.yaml"
 """File with the resolved recipe of a system, which marks a folder as a saved system."""
@@ -69,13 +69,17 @@ class Assembly:
         def make(part: PartPlan, spec: Mapping[str, Any] | None = None) -> Any:
             if not part.valid:
                 return None  # the plan already reports the problem
-            try:
+
+            def built_from_arguments() -> Any:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive_seed(plan.seed, part.key))
                     inner = {name: make(plan_of) for name, plan_of in part.parts.items()}
-                    if None in inner.values():
-                        return None
-                    built = build(part.cls, {**part.arguments, **inner, **(spec or {})})
+                    return (
+                        None if None in inner.values() else build(part.cls, {**part.arguments, **inner, **(spec or {})})
+                    )
+
+            try:
+                built = construct(built_from_arguments)
             except TooMuch as error:  # the limit counts all parts, so no further part can be built
                 raise RecipeError([*problems, Problem(plan.blame(part.key), part.key, str(error))]) from None
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:

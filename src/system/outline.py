@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torchaudio  # noqa: F401  (importing it inside the block would create its constants on the meta device)
 from torch import Tensor
 from torch.nn.modules import module
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..limits import MOST_LAYERS, MOST_OUTLINED, TooMuch, beyond
+
+Built = TypeVar("Built")
 
 
 @contextmanager
@@ -42,6 +45,31 @@ def outlining() -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def construct(make: Callable[[], Built]) -> Built:
+    """Return what a function builds, also inside :func:`outlining` if its constructors read values of their constants.
+
+    The meta device has no values. Then, only uninitialized tensors, such as weights, are on the meta device at first.
+    """
+    try:
+        return make()
+    except RuntimeError as error:
+        if "meta tensor" not in str(error):
+            raise
+    with torch.device("cpu"), _UninitializedOnMeta():
+        built = make()
+    return built.to("meta") if isinstance(built, torch.nn.Module) else built
+
+
+class _UninitializedOnMeta(TorchFunctionMode):
+    """Creates uninitialized tensors on the meta device unless they name another one."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = torch.device("meta")
+        return function(*args, **kwargs)
 
 
 class _MemoryMeter(TorchDispatchMode):

@@ -19,7 +19,7 @@ from ..storage.saved_format import check_format
 from ..storage.text_tokenizer import check_text_tokenizer
 from ..storage.untrusted import DTYPES, own_file, read_header, read_json
 from .assembly import INDEX, Assembly
-from .outline import outlining
+from .outline import construct, outlining
 
 
 def checked_plan(folder: Path) -> Plan:
@@ -95,7 +95,7 @@ def check_saved_part(root: Path, name: str) -> None:
     check_format(config.get("format"), folder)
     try:
         with outlining():
-            part = build(lookup(family, kind), arguments)
+            part = construct(lambda: build(lookup(family, kind), arguments))
     except (ValueError, TypeError, ArithmeticError, RuntimeError, UnknownName) as error:
         raise PartitaError(f"{folder}: {str(error).splitlines()[0]}") from None
     _check_part(part, root, name)

@@ -24,6 +24,9 @@ SUFFIXES = frozenset((".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", "
 
 MARGIN = 0.05
 """Seconds that are read on either side of a clip, so that the resampler sees the same samples as in the whole file."""
+RUN_UP = {"MP3": 36_864, "OGG": 65_536}
+"""Samples that are decoded before a clip and dropped, by format. The first frames after a seek lack the bits of earlier
+frames in MP3 (up to 511 bytes, at most 23 frames), and may be misplaced within the last page in Ogg."""
 LOUDEST = 100.0
 """Largest accepted sample, 40 dB above full scale. A file with larger ones is damaged or not scaled to [-1, 1]."""
 SAMPLE_RATES = (1_000, 768_000)
@@ -154,8 +157,9 @@ def read_clip(
             steps = max(0, begin * source // sample_rate - margin) // source_step
             first = steps * source_step
             last = min(file.frames, math.ceil((begin + num_samples) * source / sample_rate) + margin)
-            file.seek(first)
-            sound = file.read(max(0, last - first), dtype="float32", always_2d=True)
+            run_up = min(first, RUN_UP.get(file.format, 0))
+            file.seek(first - run_up)
+            sound = file.read(max(0, last - first) + run_up, dtype="float32", always_2d=True)[run_up:]
             if len(sound) < last - first:
                 raise PartitaError(f"it ends after {(first + len(sound)) / source:.1f} s: the file is truncated")
             _check_samples(sound, first, source)

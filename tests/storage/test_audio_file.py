@@ -138,3 +138,17 @@ def test_a_name_that_is_not_utf8(tmp_path, music):
         read_clip(path, 0.0, 1.0, 16000, 1)
     assert "caf" in str(caught.value)
     str(caught.value).encode()  # whatever a terminal takes
+
+
+@pytest.mark.parametrize(("extension", "subtype"), [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS")])
+def test_a_clip_of_a_compressed_file_is_that_of_the_whole_file(tmp_path, extension, subtype):
+    path, generator = tmp_path / f"a.{extension}", np.random.default_rng(0)
+    time = np.arange(8 * 48000) / 48000
+    sound = 0.3 * np.sin(2 * np.pi * 440 * time) + 0.1 * generator.standard_normal(len(time)) * (time % 0.25 < 0.05)
+    soundfile.write(path, sound, 48000, subtype=subtype, compression_level=0.99)
+    whole = soundfile.read(path, dtype="float32")[0]
+    starts = [*generator.integers(0, len(whole) - 20000, 10), *(len(whole) - generator.integers(1000, 20000, 20))]
+    for start in starts:
+        length = min(1500, len(whole) - start)
+        clip, _ = read_clip(path, start / 48000, length / 48000, 48000, 1)
+        assert np.abs(clip[0] - whole[start : start + length].clip(-1, 1)).max() < 1e-4

@@ -36,7 +36,7 @@ class TestOptions:
 def make_listening_test(
     systems: Annotated[
         list[str],
-        typer.Argument(help="Runs, exports, hub ids, or folders of audio with equal file names.", show_default=False),
+        typer.Argument(help="Runs, exports, Hub ids, or folders of audio with equal file names.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the test.", show_default=False)],
     test: TestOptions,

@@ -19,7 +19,7 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[str, typer.Argument(help="Run folder, export folder, or hub id (user/name).", show_default=False)]
+Model = Annotated[str, typer.Argument(help="Run folder, export folder, or Hub id (user/name).", show_default=False)]
 Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto.")]
 
 

@@ -266,7 +266,9 @@ def _hint(argument: Argument, value: Any = None) -> str:
     choices = [str(a) for a in typing.get_args(argument.type)] if typing.get_origin(argument.type) is Literal else []
     if choices:
         return did_you_mean(value, choices)
-    return f" ({argument.doc})" if argument.doc else ""
+    if value == "None" and type(None) in typing.get_args(argument.type):
+        return ": write null for none"
+    return f" ({argument.doc.replace('``', '')})" if argument.doc else ""
 
 
 @cache

@@ -81,7 +81,7 @@ class ConditionUse:
         interval = "" if self.low is None else f", 95 %: {self.low:.4f} to {self.high:.4f}"
         return (
             f"{self.stage}, another clip's {self.what}: {self.rise:+.4f} from {self.loss:.4f} {self.unit}{interval}, "
-            f"{self.clips} clips of {self.pieces} pieces: {self.verdict}"
+            f"{self.clips} clips of {self.pieces} piece{'' if self.pieces == 1 else 's'}: {self.verdict}"
         )
 
     def as_row(self) -> dict[str, Any]:

@@ -185,3 +185,20 @@ def test_the_state_of_a_part_inside_another_is_what_that_part_exports():
     inner.training_only = ("gain",)
     assert not Outer(inner=inner).exported_state()
     assert (part.num_parameters, Outer(inner=inner).num_parameters) == (1, 0)
+
+
+def test_the_word_none_is_answered_with_null():
+    class Limited:
+        """A thing.
+
+        Args:
+            limit: Its limit; ``None`` sets none.
+        """
+
+        def __init__(self, *, limit: int | None = 3) -> None: ...
+
+    [mistake] = check(Limited, {"limit": "None"})
+    assert mistake[1:] == ("expected int or none, got 'None'", ": write null for none")
+    [other] = check(Limited, {"limit": "much"})
+    assert other[1:] == ("expected int or none, got 'much'", " (Its limit; None sets none.)")
+    assert check(Limited, {"limit": None}) == []

@@ -223,7 +223,7 @@ def _fits(hint: Any, value: Any) -> bool:
         return len(inner) == len(value) and all(
             not isinstance(v, list) and _fits(t, v) for t, v in zip(inner, value, strict=True)
         )
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return isinstance(value, hint)
     return type(value) is hint if hint in (bool, int, float, str, type(None)) else False
 

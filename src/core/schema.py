@@ -192,20 +192,32 @@ def _check_part(argument: Argument, value: Any, path: str) -> list[Mistake]:
     return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument))]
 
 
-def _instance(cls: type, values: Mapping[str, Any]) -> Any:
-    """An instance of a class from values that :func:`check` found no mistake in."""
+def _instance(cls: type, values: Mapping[str, Any], default: Any = None) -> Any:
+    """An instance of a class from values that :func:`check` found no mistake in.
+
+    Args:
+        cls: A part, or a dataclass.
+        values: Values by argument.
+        default: An instance of the dataclass, whose values stay where ``values`` has none. Otherwise, the defaults of
+            the class count.
+    """
     known = arguments(cls)
-    return cls(**{name: _converted(known[name].type, value) for name, value in values.items()})
+    base = {f.name: getattr(default, f.name) for f in fields(cls)} if is_dataclass(cls) and default is not None else {}
+    made = {n: _converted(known[n].type, value, base.get(n, known[n].default)) for n, value in values.items()}
+    return cls(**base | made)
 
 
-def _converted(hint: Any, value: Any) -> Any:
-    """A valid value with the type of its argument: ``"5"`` becomes 5, a list a tuple, a mapping a dataclass or part."""
+def _converted(hint: Any, value: Any, default: Any = None) -> Any:
+    """A valid value with the type of its argument: ``"5"`` becomes 5, a list a tuple, a mapping a dataclass or part.
+
+    A mapping changes values of ``default`` if that is a dataclass of the same type.
+    """
     if part_type(hint):
         is_part = isinstance(value, Mapping)
         return _instance(lookup(value["family"], value["name"]), value["arguments"]) if is_part else value
     group = _group(hint)
     if group is not None and isinstance(value, Mapping):
-        return _instance(group, value)
+        return _instance(group, value, default if type(default) is group else None)
     if _fits(hint, value):
         return tuple(value) if isinstance(value, list) else value
     return OmegaConf.to_object(OmegaConf.merge(_holder(hint), {"value": value})).value  # type: ignore[union-attr]

@@ -74,6 +74,28 @@ def test_a_group_that_refuses_its_values_is_a_mistake():
     ]
 
 
+def test_part_of_a_group_changes_the_default_of_the_argument():
+    class Whole:
+        def __init__(self, *, group: Group = Group(5, "slow"), maybe: Group | None = Group(7)):
+            self.groups = (group, maybe)
+
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Group = Group(6)
+
+    class Deep:
+        def __init__(self, *, outer: Outer = Outer(Group(8, "slow")), others: dict[str, Group] = {}):  # noqa: B006
+            self.values = (outer, others)
+
+    assert build(Whole, {"group": {"mode": "fast"}, "maybe": {"mode": "slow"}}).groups == (Group(5), Group(7, "slow"))
+    assert build(Whole, {"group": {"size": "9"}, "maybe": None}).groups == (Group(9, "slow"), None)
+    assert build(Deep, {"outer": {"inner": {"mode": "fast"}}}).values == (Outer(Group(8)), {})
+    assert build(Deep, {"outer": {}, "others": {"a": {"mode": "slow"}}}).values == (
+        Outer(Group(8, "slow")),
+        {"a": Group(mode="slow")},
+    )
+
+
 def test_building_from_plain_values_gives_the_objects_of_the_signature():
     plain = {
         "target": asdict(TARGET),

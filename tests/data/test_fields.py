@@ -11,7 +11,7 @@ import partita
 from partita.core.contracts import Clip
 from partita.core.registry import names
 from partita.data.annotations import closest_field, parse_row
-from partita.data.clips import told
+from partita.data.clips import clip_for
 from partita.data.corpus import Corpus
 from partita.data.examples import Collate, Examples
 from partita.data.fields.base import Segment, crop_fields, field, parse_value
@@ -117,13 +117,13 @@ def test_a_manifest_carries_any_field(songs):
     class Hears:
         inputs, sample_rate, channels = ("stems", "excerpt", "audio"), 8000, 2
 
-    clip = told(Hears, Clip(example.fields, 1.0, example.audio, 4000))
+    clip = clip_for(Hears, Clip(example.fields, 1.0, example.audio, 4000))
     assert clip.audio.shape == clip.fields["stems"]["drums"].shape == (2, 8000)
     torch.testing.assert_close(
         clip.fields["stems"]["drums"][:, 100:-100], 3 * clip.audio[:, 100:-100], atol=3e-3, rtol=0
     )
     assert clip.fields["excerpt"].shape == (2, 32000)
-    unheard = told(type("", (), {"inputs": ("text",), "sample_rate": None}), Clip({}, 1.0, example.audio, 4000))
+    unheard = clip_for(type("", (), {"inputs": ("text",), "sample_rate": None}), Clip({}, 1.0, example.audio, 4000))
     assert unheard.audio is None
 
 
@@ -170,7 +170,7 @@ def test_unknown_values_have_a_stand_in_where_one_is_true():
     class TimesField:
         inputs, sample_rate, channels = ("seconds_start", "seconds_total", "text"), None, 1
 
-    assert told(TimesField, Clip({}, 7.5)).fields == {"seconds_start": 0.0, "seconds_total": 7.5}
+    assert clip_for(TimesField, Clip({}, 7.5)).fields == {"seconds_start": 0.0, "seconds_total": 7.5}
 
 
 def test_a_second_excerpt_of_the_same_piece_is_there_for_who_reads_it():

@@ -26,6 +26,8 @@ QUALITIES = {
 """Chord qualities, in the notation of Harte et al. (ISMIR 2005), with their semitones above the root."""
 
 NO_CHORD = "N"
+UNNAMED = "X"
+"""Label of a chord that is not comparable with any other."""
 
 # Probe-tone ratings of C. Krumhansl and E. Kessler, Psychological Review 89 (1982), for major and minor.
 _PROFILES = np.array(

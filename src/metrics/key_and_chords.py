@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..core.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, chord_name, key_name
+from ..core.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, UNNAMED, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
 from .piece_means import LabelMeans, Pieces
@@ -21,6 +22,8 @@ _NO_CHORD_SIMILARITY = 0.4
 """Minimum correlation with a chord; below it, there is no chord."""
 _CHANGE = 0.4
 """Cost of a chord change, in frames of perfect correlation."""
+_GAP = 1e-3
+"""Seconds between two chords that are a rounding error rather than a gap."""
 _SILENCE = 1e-2
 """Level relative to the loudest frame below which softer frames get less weight."""
 
@@ -211,11 +214,12 @@ def chord_agreement(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return agreeing and comparable seconds, ``[3]`` each: for root, for major or minor, and for segmentation.
 
-    Time without an estimate counts as no chord.
+    Time without an estimate counts as no chord. Time between the chords of the reference is not comparable, and a
+    chord of the reference ends where the next one starts.
     """
     from mir_eval import chord, util
 
-    spans, names = _labeled(reference)
+    spans, names = _labeled(_contiguous(reference))
     estimated_spans, estimated_names = util.adjust_intervals(
         *_labeled(estimated), spans.min(), spans.max(), NO_CHORD, NO_CHORD
     )
@@ -238,6 +242,20 @@ def _in_all_keys(tones: np.ndarray) -> np.ndarray:
     """Transpose tone strengths ``[N, 12]``, with their third harmonics, to all pitch classes: ``[N · 12, 12]``."""
     sounding = tones + _THIRD_HARMONIC * np.roll(tones, 7, axis=1)
     return np.stack([np.roll(row, root) for row in sounding for root in range(CLASSES)])
+
+
+def _contiguous(chords: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Return chords without gaps and overlaps, as mir_eval needs them; gaps become :data:`UNNAMED`."""
+    ordered = sorted(chords, key=lambda row: row[:2])
+    found: list[tuple[float, float, str]] = []
+    ends = [start for start, _, _ in ordered[1:]] + [math.inf]
+    for (start, end, name), following in zip(ordered, ends, strict=True):
+        if found and start - found[-1][1] > _GAP:
+            found.append((found[-1][1], start, UNNAMED))
+        start = found[-1][1] if found else start
+        if min(end, following) > start:
+            found.append((start, min(end, following), name))
+    return found
 
 
 def _labeled(chords: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, list[str]]:

@@ -46,6 +46,12 @@ def test_every_field_reads_what_people_write_and_what_it_read_itself():
         assert isinstance(field(name).expected, str)
 
 
+def test_values_in_time_are_ordered_and_pitches_rounded():
+    assert parse_value("beats", [1, 0.5]) == [0.5, 1.0]
+    assert parse_value("chords", [[1, 2, "G"], [0, 1, "C"]]) == [(0, 1, "C"), (1, 2, "G")]
+    assert parse_value("melody", [[1, 2, 59.999999], [0, 1, "60.4"]]) == [(0, 1, 60), (1, 2, 60)]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -61,6 +67,8 @@ def test_every_field_reads_what_people_write_and_what_it_read_itself():
         ("chords", '[[0, "C:maj"]]'),
         ("chords", "[" * 5000),
         ("melody", '[[0, 1, "high"]]'),
+        ("melody", [[0, 1, 128]]),
+        ("melody", [[0, 1, True]]),
         ("seconds_total", 0),
         ("stems", "d.wav"),
         ("audio", 3),

@@ -121,6 +121,15 @@ def test_chord_agreement_goes_by_time():
     assert none["chord_segmentation"] == pytest.approx(right["chord_segmentation"])
 
 
+def test_gaps_between_labeled_chords_do_not_count():
+    whole = [(0.0, 2.0, "C:maj"), (2.0, 4.0, "G:maj"), (4.0, 6.0, "A:min")]
+    agreeing, comparable = chord_agreement([whole[0], whole[2]], whole)
+    assert [*agreeing, *comparable] == pytest.approx([4, 4, 6, 4, 4, 6])
+    for same in (whole[::-1], [(0.0, 2.5, "C:maj"), *whole[1:]], [(0.0, 1.9999, "C:maj"), *whole[1:]]):
+        agreeing, comparable = chord_agreement(same, whole)
+        assert [*agreeing, *comparable] == pytest.approx([6] * 6, abs=1e-3)
+
+
 def test_chord_agreement_agrees_with_mir_eval():
     """On random labels, with sevenths and gaps, against the evaluation of mir_eval as a whole."""
     rng = np.random.default_rng(0)

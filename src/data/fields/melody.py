@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ...core.registry import register
-from .values import SpansField, parse_rows, parse_span
+from .values import SpansField, parse_number, parse_spans
 
 
 @register("field", "melody")
@@ -15,5 +15,12 @@ class Melody(SpansField):
     expected: ClassVar[str] = "rows of start, end and MIDI pitch, such as [[0, 0.5, 60], [0.5, 1, 62]]"
 
     def parse(self, value: Any) -> list[tuple[float, float, int]]:
-        """Return the rows; a string is parsed as JSON."""
-        return [parse_span(row, int) for row in parse_rows(value)]
+        """Return the rows in the order of their starts, with the nearest MIDI pitch; a string is parsed as JSON."""
+        return parse_spans(value, _pitch)
+
+
+def _pitch(value: Any) -> int:
+    pitch = round(parse_number(value))
+    if not 0 <= pitch <= 127:
+        raise ValueError
+    return pitch

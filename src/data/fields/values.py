@@ -44,6 +44,11 @@ def parse_rows(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def parse_spans(value: Any, label: Callable[[Any], Any]) -> list[tuple[float, float, Any]]:
+    """Return rows (start, end, label) in the order of their starts; a string is parsed as JSON."""
+    return sorted((parse_span(row, label) for row in parse_rows(value)), key=lambda row: row[:2])
+
+
 def parse_span(row: Any, label: Callable[[Any], Any]) -> tuple[float, float, Any]:
     """Return a row (start, end, label), with the label parsed by ``label``."""
     start, end, value = row
@@ -72,8 +77,8 @@ class TimesField(Field):
     timed: ClassVar[bool] = True
 
     def parse(self, value: Any) -> list[float]:
-        """Return the times in seconds; a string is parsed as JSON."""
-        return [parse_number(time) for time in parse_rows(value)]
+        """Return the times in seconds, in ascending order; a string is parsed as JSON."""
+        return sorted(parse_number(time) for time in parse_rows(value))
 
     def crop(self, value: ArrayLike, start: float, seconds: float) -> np.ndarray:
         """Return the times within the clip.

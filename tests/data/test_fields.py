@@ -11,7 +11,7 @@ import partita
 from partita.core.contracts import Clip
 from partita.core.registry import names
 from partita.data.annotations import closest_field, parse_row
-from partita.data.clips import clip_for
+from partita.data.clips import clip_for, tokenizer_audio
 from partita.data.corpus import Corpus
 from partita.data.examples import Collate, Examples
 from partita.data.fields.base import Segment, crop_fields, field, parse_value
@@ -133,6 +133,22 @@ def test_a_manifest_carries_any_field(songs):
     assert clip.fields["excerpt"].shape == (2, 32000)
     unheard = clip_for(type("", (), {"inputs": ("text",), "sample_rate": None}), Clip({}, 1.0, example.audio, 4000))
     assert unheard.audio is None
+
+
+def test_stems_that_end_before_a_clip_are_silent(songs):
+    soundfile.write(songs / "short.wav", np.full(8000, 0.5), 8000)
+    (songs / "list.jsonl").write_text('{"file": "a.wav", "stems": {"drums": "drums.wav", "short": "short.wav"}}')
+    source = Folder(str(songs), "list.jsonl")
+    source.setup()
+    for seed in range(20):
+        example = source.read("train", 0, seed=seed, seconds=1.0, sample_rate=8000, channels=1)
+        start = example.fields["seconds_start"]
+        short = tokenizer_audio(example, "stems.short", 8000)
+        assert short.shape == (1, 8000)
+        sounding = max(0, 8000 - round(start * 8000))
+        assert not short[:, sounding:].any()
+        torch.testing.assert_close(short[:, :sounding], torch.full((1, sounding), 0.5), atol=1e-3, rtol=0)
+        torch.testing.assert_close(tokenizer_audio(example, "stems.drums", 8000), 3 * example.audio, atol=1e-3, rtol=0)
 
 
 def test_misspelt_fields_are_errors_that_say_what_was_meant(songs):

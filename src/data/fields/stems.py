@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ...core.excerpt import Excerpt
@@ -44,7 +45,13 @@ class Stems(AudioField):
         return next((segment.value for segment in segments if segment.value is not None), None)
 
     def to_audio(self, value: dict[str, Any], sample_rate: int, channels: int, own_rate: int) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return each stem ``[channels, T]`` float32 by name."""
-        return {
-            name: super(Stems, self).to_audio(audio, sample_rate, channels, own_rate) for name, audio in value.items()
-        }
+        """Return each stem ``[channels, T]`` float32 by name; silence for a stem that ends before the clip starts."""
+
+        def read(audio: Any) -> Tensor:
+            if isinstance(audio, Excerpt) and audio.seconds is not None and audio.start:
+                whole = replace(audio, start=0.0, seconds=None)
+                if audio.start >= whole.length(own_rate):
+                    return torch.zeros(channels, round(audio.seconds * sample_rate))
+            return super(Stems, self).to_audio(audio, sample_rate, channels, own_rate)
+
+        return {name: read(audio) for name, audio in value.items()}

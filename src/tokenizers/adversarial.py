@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -124,6 +125,12 @@ class AdversarialPart(Part):
     @abstractmethod
     def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
         """The part's reconstruction of a batch in training, with its target."""
+
+    def train_only(self, patterns: Sequence[str] | None) -> None:
+        """Train only the parameters that match the patterns, and always the discriminator, which starts at random."""
+        super().train_only(patterns)
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(True)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Learn from a batch. At the last batch of a step, update the weights."""

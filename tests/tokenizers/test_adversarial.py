@@ -67,3 +67,11 @@ def test_the_discriminator_learns_from_recordings_too():
     trainer.fit(vocoder, DataLoader([{"audio": 0.1 * torch.randn(1, 2000)} for _ in range(4)], batch_size=2))
     # recording: weights learn; estimate: only the part does; estimate again: weights learn
     assert list(seen.values()) == [(True, True), (True, False), (True, True)]
+
+
+def test_the_discriminator_learns_whatever_else_is_frozen():
+    judge = MultiScale(wave_scales=(2,), wave_width=4, stft_windows=())
+    vocoder = ToyVocoder(discriminator=judge, losses=Losses())
+    vocoder.train_only(["up.weight"])
+    moving = {name for name, parameter in vocoder.named_parameters() if parameter.requires_grad}
+    assert moving == {"up.weight", *(f"discriminator.{name}" for name, _ in judge.named_parameters())}

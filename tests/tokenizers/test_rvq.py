@@ -193,3 +193,15 @@ def test_few_frames_are_enough_to_start():
 def test_refuses_nonsense(wrong):
     with pytest.raises(ValueError, match=r"must be|needs"):
         RVQ(**wrong)
+
+
+def test_codebooks_stay_if_the_encoder_is_frozen():
+    torch.manual_seed(0)
+    quantizer = built(num_codebooks=2, cardinality=8, warmup_steps=0).train()
+    step, latents = torch.tensor(0), torch.randn(2, 4, 50)
+    quantizer(latents, step)
+    fitted = quantizer.codebooks
+    quantizer(latents + 1, step)
+    assert torch.equal(quantizer.codebooks, fitted)
+    quantizer((latents + 1).requires_grad_(), step)
+    assert not torch.equal(quantizer.codebooks, fitted)

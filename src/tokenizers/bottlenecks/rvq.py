@@ -110,26 +110,29 @@ class RVQ(Bottleneck):
     def forward(self, encoded: Tensor, step: Tensor) -> Passed:
         """The quantized latents and the commitment. In training, the codebooks follow the batch.
 
+        They stay as they are if the encoder is frozen (``fit.trainable``), so that its output has no gradient: codes
+        keep their meaning for stages that were trained on them.
+
         The gradient passes to the input unchanged. The commitment is the mean squared distance of the residuals to
         their codebook entries, averaged over the codebooks that each example uses, and over examples.
         """
         if self.training and step < self.warmup_steps and not self.started:
             return Passed(encoded, {})
-        latents, _, commitment = self.quantize(encoded)
+        latents, _, commitment = self.quantize(encoded, follow=encoded.requires_grad or not self.started)
         return Passed(latents, {"commitment": commitment})
 
-    def quantize(self, latents: Tensor) -> Quantized:
-        """Quantize latents ``[B, D, S]``. In training, the codebooks follow the batch."""
+    def quantize(self, latents: Tensor, *, follow: bool = True) -> Quantized:
+        """Quantize latents ``[B, D, S]``. In training, the codebooks follow the batch if ``follow`` is true."""
         with torch.autocast(latents.device.type, enabled=False):
             frames = latents.float().mT
             keep = self._in_use(len(frames), frames.device)
-            if self.training:
+            if self.training and follow:
                 self._prepare(frames.detach(), keep)
             dropping = self.training and self.dropout > 0
             residual, total, codes, distances = frames, torch.zeros_like(frames), [], []
             for layer, used in zip(self.layers.layers, keep.unbind(1), strict=True):
                 learns_from = used[:, None].expand(frames.shape[:2]) if dropping else None
-                entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from)
+                entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from, freeze_codebook=not follow)
                 codes.append(indices)
                 distances.append((residual - entries).square().mean((1, 2)) * used)
                 residual = residual - entries

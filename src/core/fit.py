@@ -88,6 +88,8 @@ class Fit:
         for name, values in (("betas", self.betas), ("final_lr", [self.final_lr]), ("ema", [self.ema or 0.0])):
             if not all(0 <= value <= 1 for value in values) or (name == "betas" and 1 in values):
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        if self.trainable is not None and not self.trainable:
+            raise ValueError("trainable is empty: name parameters, or use null to train all")
         for name in ("gradient_clip", "validate_every"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, or null for none, not {value}")

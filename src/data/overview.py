@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.progress import progress
 from ..core.registry import did_you_mean
+from ..errors import PartitaError
 from .base import UNKNOWN_LICENSE, Source
 from .clips import ALWAYS_SUPPLIED
 
@@ -17,6 +18,16 @@ def overview(source: Source) -> list[str]:
     if len(members) == 1:
         return [str(source.summary)]
     return [f"{m.label}, {m.share:.0%} of the clips: {m.source.summary}" for m in members]
+
+
+def check_training_pieces(source: Source) -> None:
+    """Check that there is something to train on, after the setup of the source.
+
+    Raises:
+        PartitaError: The training split is empty.
+    """
+    if not source.size("train"):
+        raise PartitaError(f"the data has no training pieces: {'; '.join(overview(source))}")
 
 
 def supplies(source: Source) -> list[str]:

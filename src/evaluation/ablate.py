@@ -14,6 +14,7 @@ import yaml
 
 from ..core.part_key import PartKey
 from ..core.schema import plain
+from ..data.overview import check_training_pieces
 from ..errors import PartitaError
 from ..storage.files import replacing_file
 from ..storage.saved_format import numbered
@@ -203,6 +204,7 @@ def _checked_runs(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict
         warnings.simplefilter("ignore", UserWarning)  # every training warns about skipped files again
         for run in sources.values():
             run.outline.source.setup()
+            check_training_pieces(run.outline.source)
             run.outline.check_fields()
     return requested, unfit
 

@@ -221,7 +221,9 @@ def _plan_part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loa
     skip = SUPPLIED if family == "generator" else ()
     mistakes = check(cls, given, skip=skip, key=key, leave_parts=True, beside=beside)
     add_mistakes(tree, [_suggest_other_source(mistake, key) for mistake in mistakes] if family == "data" else mistakes)
-    weights, init, fit, wrong = value.get("weights"), value.get("init"), value.get("fit"), []
+    # A component has no such keys; one that names them is already reported as a mistake.
+    weights, init, fit = (value.get(name) if name in own else None for name in ("weights", "init", "fit"))
+    wrong: list[Mistake] = []
     loaded = loaded or weights is not None
     parts = {name: _plan_part(tree, (*path, name), of, loaded) for name, of in slots_inside(family, value).items()}
     if family in TRAINED:

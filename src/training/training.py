@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from ..core.logs import shared_logger
 from ..core.part import Part
 from ..core.part_key import PartKey
-from ..data.overview import overview, training_gaps
+from ..data.overview import check_training_pieces, overview, training_gaps
 from ..errors import PartitaError, Stopped
 from ..recipe.chain import PartPlan
 from ..recipe.plan import Plan
@@ -77,6 +77,7 @@ def _train_parts(system: System, run: Path) -> None:
         system.source.setup()
     for line in (*(f"data: {line}" for line in overview(system.source)), *system.source.report):
         log.info(line)
+    check_training_pieces(system.source)
     if (shortage := system.source.fallback_warning("validation")) is not None:
         log.info(shortage)
     system.check_fields()
@@ -221,6 +222,7 @@ def seconds_per_step(plan: Plan, key: PartKey, *, steps: int = 24) -> float:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     system, watch = System(plan), StepTimer()
     system.source.setup()
+    check_training_pieces(system.source)
     for name, part in system.parts.items():
         if (weights := system.part_plan(name).weights) is not None:
             part.load_weights(weights)

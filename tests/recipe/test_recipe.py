@@ -49,6 +49,7 @@ def test_five_different_mistakes_are_reported_together(toy_recipe):
         ("trainer.presicion=16", "trainer.presicion", "'precision'"),
         ("trainer.max_steps=16", "trainer.max_steps", "fit.steps"),
         ("tokenizers.acoustic.fit.batch_size=0", "tokenizers.acoustic.fit", "at least 1"),
+        ("stages.main.generator.fit.trainable=[]", "stages.main.generator.fit", "trainable is empty"),
         ("stages.main.generator.target=3", "stages.main.generator.target", "system supplies this"),
         ("data=", "data", "must be given"),
         ("data.path=music", "data.path", "folder has it: data={name: folder, path: …}"),
@@ -177,6 +178,14 @@ def test_weights_that_are_not_there(toy_recipe, tmp_path, weights, wrong):
         assert "there is no file or folder" in everything_wrong(toy_recipe, override)["tokenizers.acoustic.weights"]
     else:
         System.checked(toy_recipe, [override])
+
+
+@pytest.mark.parametrize("key", ["weights", "init", "fit"])
+@pytest.mark.parametrize("component", ["autoencoder: {name: seanet", "bottleneck: {name: rvq"])
+def test_components_have_no_weights_of_their_own(toy_recipe, component, key):
+    codec = f"tokenizers.acoustic={{preset: spectral-tiny, {component}, {key}: somewhere}}}}"
+    found = everything_wrong(toy_recipe, codec)
+    assert "there is no such key" in found[f"tokenizers.acoustic.{component.split(':')[0]}.{key}"]
 
 
 def test_a_hub_id_is_believed_where_the_part_takes_one(toy_recipe):

@@ -384,6 +384,15 @@ def test_two_files_train_and_it_is_said_that_none_is_held_out(lines, toy_recipe,
     assert any("no validation pieces, so training pieces replace them" in line for line in lines)
 
 
+def test_data_that_is_all_held_out_cannot_be_trained_on(toy_recipe, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 4000)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("file,text,split\na.wav,silence,test\n")
+    data = f"data={{name: folder, path: {tmp_path}, manifest: {manifest}}}"
+    with pytest.raises(PartitaError, match=r"the data has no training pieces: 1 file.*0 train, 0 validation, 1 test"):
+        train(load_recipe(toy_recipe, [data]), tmp_path / "run")
+
+
 def interrupted(plan, run, monkeypatch, step):
     """Train until ``step`` of the first part, and die there."""
     begin = Reseed.on_train_batch_start

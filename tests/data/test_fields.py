@@ -52,6 +52,13 @@ def test_values_in_time_are_ordered_and_pitches_rounded():
     assert parse_value("melody", [[1, 2, 59.999999], [0, 1, "60.4"]]) == [(0, 1, 60), (1, 2, 60)]
 
 
+def test_times_and_chords_are_put_in_order():
+    """mir_eval, which compares them with audio, refuses others."""
+    assert parse_value("beats", [1.0, 0.0, 0.5]) == [0.0, 0.5, 1.0]
+    chords = [(0.0, 1.0, "C:maj"), (1.0, 2.0, "G:7"), (2.5, 3.0, "N")]
+    assert parse_value("chords", [(2.5, 3.0, "N"), (0.0, 1.001, "C:maj"), (1.0, 2.0, "G:7")]) == chords
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -64,6 +71,9 @@ def test_values_in_time_are_ordered_and_pitches_rounded():
         ("beats", 3),
         ("chords", '[[0, 1, "H:maj"]]'),
         ("chords", '[[1, 0, "C:maj"]]'),
+        ("chords", '[[0, 2, "C:maj"], [1, 3, "G:7"]]'),
+        ("chords", '[[0, 4, "C:maj"], [1, 2, "G:7"]]'),
+        ("chords", '[[0, 4, "C:maj"], [0, 4, "C:maj"]]'),
         ("chords", '[[0, "C:maj"]]'),
         ("chords", "[" * 5000),
         ("melody", '[[0, 1, "high"]]'),

@@ -67,11 +67,11 @@ def log_clip(logger: Logger, tag: str, clip: Tensor, sample_rate: int, step: int
     Args:
         logger: Any logger of Lightning.
         tag: Name of the clip.
-        clip: Audio in [-1, 1].
+        clip: Audio; clipped to [-1, 1].
         sample_rate: Sample rate in Hz.
         step: Training step.
     """
-    clip = clip.float().cpu()
+    clip = clip.float().cpu().clamp(-1, 1)
     if hasattr(logger, "log_audio") and hasattr(logger, "log_image"):
         logger.log_audio(f"{tag}/audio", [clip.T.numpy()], step=step, sample_rate=[sample_rate])
         logger.log_image(f"{tag}/spectrogram", [spectrogram_figure(clip, sample_rate)], step=step)

@@ -94,3 +94,11 @@ def test_trackers_with_media_get_each_clip_with_its_channels_and_rate():
     assert rate == 16000
     np.testing.assert_array_equal(audio, clip.T.numpy())
     assert recorder.images["rendered/0/spectrogram", 7].axes
+
+
+def test_clips_that_are_too_loud_are_clipped_before_they_are_logged(tmp_path, capsys):
+    recorder, logger = Recorder(), TensorBoardLogger(tmp_path)
+    for one in (recorder, logger):
+        log_clip(one, "rendered/0", torch.full((1, 1000), 1.5), 16000, 7)
+    assert recorder.audio["rendered/0/audio", 7][0].max() == 1
+    assert "out of range" not in capsys.readouterr().out

@@ -29,6 +29,8 @@ class Term:
     def __post_init__(self) -> None:
         if isinstance(self.keep, str):
             raise ValueError(f"keep holds the names of conditions: write ({self.keep!r},)")
+        if not isinstance(self.keep, Sequence | None) or not all(isinstance(name, str) for name in self.keep or ()):
+            raise ValueError(f"keep holds the names of conditions, or is None for all, not {self.keep!r}")
 
 
 def classifier_free(scale: float) -> list[Term]:

@@ -201,12 +201,12 @@ def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
     if guidance is None:
         return None
     original = guidance
-    if isinstance(guidance, int | float):
+    if isinstance(guidance, int | float) and _is_finite(guidance):
         guidance = classifier_free(float(guidance))
     if (
         not isinstance(guidance, Sequence)
         or not guidance
-        or not all(isinstance(t, Term) and math.isfinite(t.weight) for t in guidance)
+        or not all(isinstance(t, Term) and _is_finite(t.weight) for t in guidance)
     ):
         raise PartitaError(f"guidance must be a number or a list of partita.Term, not {original!r}")
     everything = {given for stage in system.stages.values() for given in stage.given}
@@ -220,6 +220,13 @@ def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
         return checked_terms(terms, list(own))
     except ValueError as error:
         raise PartitaError(str(error)) from None
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer can exceed the range of floats
+        return False
 
 
 def _guided(guidance: list[Term] | None, sampling: Any) -> bool:

@@ -44,3 +44,6 @@ def test_mistakes_are_named():
         checked_terms([Term(("melody",), 1.0)], ["text"])
     with pytest.raises(ValueError, match=r"must sum to 1, not 1\.5"):
         checked_terms([Term(None, 1.5)], ["text"])
+    for keep in ("text", 5, (5,)):
+        with pytest.raises(ValueError, match="keep holds the names of conditions"):
+            Term(keep, 1.0)

@@ -144,6 +144,9 @@ def test_options_reach_the_stages_that_know_them(make):
     assert system.generate(["a"], guidance=terms).shape == system.generate(["a"], guidance={"coarse": 3.0}).shape
     with pytest.raises(partita.PartitaError, match=r"guidance keeps the condition 'txt'.*did you mean 'text'"):
         system.generate(["a"], guidance=[partita.Term(("txt",), 1.0)])
+    for huge in (10**400, [partita.Term(None, 10**400)]):
+        with pytest.raises(partita.PartitaError, match="guidance must be a number or a list"):
+            system.generate(["a"], guidance=huge)
 
 
 @pytest.mark.parametrize(

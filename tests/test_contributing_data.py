@@ -132,5 +132,5 @@ def test_two_stems(tmp_path, monkeypatch):
         torch.testing.assert_close(clip, codecs[name].to("cpu").eval().decode(made[name].values).detach())
     mix = loaded.generate(["slow"], duration=1.0, seed=3)
     torch.testing.assert_close(mix, sum(ends.values()).clamp(-1, 1))
-    with pytest.raises(partita.PartitaError, match=r"a continuation is a mix, and strings reads stems\.strings"):
+    with pytest.raises(partita.PartitaError, match=r"a continuation is a mix, but strings reads only stems\.strings"):
         loaded.generate(["slow"], duration=1.0, continuation=0.1 * torch.randn(1, 1, 8000))

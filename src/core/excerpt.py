@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..errors import PartitaError
-from ..storage.audio_file import MARGIN, inspect_audio, read_clip
+from ..storage.audio_file import MARGIN, SAMPLE_RATES, inspect_audio, read_clip
 from .contracts import finite
 from .resample import convert
 
 FADE = 0.1
 """Length of the crossfade from continued audio to the codec's version of it, in seconds."""
+
+LONGEST = 1e9
+"""Number of seconds that no recording exceeds."""
 
 MOST_CHANNELS = 64
 LOUDEST = 10.0
@@ -51,13 +54,15 @@ class Excerpt:
             raise PartitaError("an excerpt is the last seconds of a recording, or has a start and a length: not both")
         for name, least in (("start", 0.0), ("seconds", 1e-9), ("last", 1e-9)):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and least <= value < math.inf):
+            if value is not None and not (isinstance(value, int | float) and least <= value <= LONGEST):
                 raise PartitaError(
-                    f"{name} of an excerpt is {'more than 0' if least else '0 or more'} seconds: {value!r}"
+                    f"{name} of an excerpt is {'more than 0' if least else '0 or more'} seconds: {value!r:.80}"
                 )
         rate = self.sample_rate
-        if rate is not None and (isinstance(self.audio, str | Path) or not isinstance(rate, int) or rate < 1):
+        if rate is not None and (isinstance(self.audio, str | Path) or not isinstance(rate, int)):
             raise PartitaError(f"sample_rate is that of an array, a whole number of Hz, not {rate!r} for {self._name}")
+        if rate is not None and not 1 <= rate <= SAMPLE_RATES[1]:
+            raise PartitaError(f"sample_rate is between 1 and {SAMPLE_RATES[1]} Hz, not {rate:.4g}")
 
     def length(self, sample_rate: int) -> float:
         """Length of the excerpt in seconds. Samples without a rate of their own are taken to be at ``sample_rate``.

@@ -106,6 +106,15 @@ def names(family: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def with_article(family: str) -> str:
+    """The name of a family with its indefinite article.
+
+    >>> with_article("autoencoder"), with_article("data")
+    ('an autoencoder', 'a data source')
+    """
+    return f"{'an' if family[0] in 'aeiou' else 'a'} {'data source' if family == 'data' else family}"
+
+
 def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     """``": did you mean x?"``, or a list of all candidates; empty if there are none."""
     choices = list(candidates)

@@ -15,7 +15,7 @@ from docstring_parser import parse as parse_docstring
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .registry import REGISTERED, UnknownName, did_you_mean, lookup
+from .registry import REGISTERED, UnknownName, did_you_mean, lookup, with_article
 
 SUPPLIED = ("target", "given")
 """Arguments that the system supplies; a recipe cannot set them."""
@@ -132,7 +132,7 @@ def type_name(hint: Any) -> str:
     if origin is dict:
         return f"mapping of {type_name(args[1])}"
     if part_type(hint):
-        return f"{'an' if hint.family[0] in 'aeiou' else 'a'} {hint.family}"
+        return with_article(hint.family)
     return getattr(hint, "__name__", str(hint).removeprefix("typing."))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.registry import OWN, did_you_mean, names
+from ..core.registry import OWN, did_you_mean, names, with_article
 from ..errors import PartitaError
 from ..storage.files import kind
 from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
@@ -143,7 +143,7 @@ def _expand_slot(tree: Tree, path: KeyPath, family: str, folder: Path, outer_pre
     if isinstance(value, str):
         value = {"preset": value}
     if not isinstance(value, dict):
-        tree.add_problem(key, f"expected the name of a {family} or a mapping, got {value!r}")
+        tree.add_problem(key, f"expected the name of {with_article(family)} or a mapping, got {value!r}")
         return
     try:
         layers = _layers(value, family, folder, outer_presets)

@@ -13,7 +13,7 @@ from torch.nn import ModuleDict
 
 from ..core.fit import Fit
 from ..core.reference import Reference
-from ..core.registry import UnknownName, did_you_mean, lookup, names
+from ..core.registry import UnknownName, did_you_mean, lookup, names, with_article
 from ..core.schema import SUPPLIED, Mistake, arguments, check
 from ..errors import Problem, RecipeError
 from ..storage.saved_format import mismatch
@@ -204,7 +204,7 @@ def _plan_part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loa
     value = at(tree.values, path)
     if not isinstance(value, dict) or "name" not in value:
         if not any(f"{problem.key}.".startswith(f"{key}.") for problem in tree.problems):
-            tree.add_problem(key, f"expected the name of a {family} or a mapping, got {value!r}")
+            tree.add_problem(key, f"expected the name of {with_article(family)} or a mapping, got {value!r}")
         return None
     try:
         cls = lookup(family, str(value["name"]))

@@ -127,9 +127,18 @@ class AdversarialPart(Part):
         """The part's reconstruction of a batch in training, with its target."""
 
     def train_only(self, patterns: Sequence[str] | None) -> None:
-        """Train only the parameters that match the patterns, and always the discriminator, which starts at random."""
+        """Train only the parameters that match the patterns, and always the discriminator, which starts at random.
+
+        Raises:
+            ValueError: A pattern matches no parameter, or all of them only match the discriminator.
+        """
         super().train_only(patterns)
         if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+            if not any(parameter.requires_grad for parameter in self.parameters()):
+                raise ValueError(
+                    "a discriminator learns from a codec in training: name parameters of the codec as well"
+                )
             self.discriminator.requires_grad_(True)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

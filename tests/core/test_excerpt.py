@@ -94,6 +94,8 @@ def test_samples_of_every_type_have_the_same_scale(samples, largest):
         (lambda: Excerpt("x.wav", start=-1), "0 or more seconds"),
         (lambda: Excerpt("x.wav", seconds=float("nan")), "more than 0 seconds"),
         (lambda: Excerpt("x.wav", sample_rate=RATE), "that of an array"),
+        (lambda: Excerpt(np.zeros(9), sample_rate=10**12), "between 1 and 768000 Hz"),
+        (lambda: Excerpt(np.zeros(9), start=10**400), "0 or more seconds"),
         (lambda: Excerpt("nowhere.wav").read(RATE, 1), r"nowhere\.wav: there is no such file"),
         (lambda: Excerpt(tone(1), last=2).read(RATE, 1), "lasts 1 s: it has no last 2 s"),
         (lambda: Excerpt(tone(1), start=1).read(RATE, 1), "nothing follows 1 s"),

@@ -1,6 +1,7 @@
 """The adversarial loop serves whatever makes audio, not codecs alone."""
 
 import lightning as L
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -75,3 +76,5 @@ def test_the_discriminator_learns_whatever_else_is_frozen():
     vocoder.train_only(["up.weight"])
     moving = {name for name, parameter in vocoder.named_parameters() if parameter.requires_grad}
     assert moving == {"up.weight", *(f"discriminator.{name}" for name, _ in judge.named_parameters())}
+    with pytest.raises(ValueError, match="name parameters of the codec"):
+        vocoder.train_only(["discriminator.*"])

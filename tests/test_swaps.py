@@ -99,34 +99,36 @@ def representations():
 
 CONTINUOUS = {"log-mel"}
 KINDS = own("generator")
-FIRST = {True: "autoregressive", False: "diffusion"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("conditioner", own("conditioner"))
+def kind_for(discrete):
+    """The kind of stage that generates codes, or latents."""
+    return next(kind for kind in KINDS if lookup("generator", kind).discrete == discrete)
+
+
 @pytest.mark.parametrize(("representation", "discrete"), representations())
-def test_tokenizer_times_conditioner_times_stage(representation, discrete, conditioner, kind, slot, chain):
-    tokenizer = representation.split("/")[0]
-    parts = {tokenizer: slot("tokenizer", tokenizer)}, {"text": slot("conditioner", conditioner)}
-    stage = {"generator": slot("generator", kind), "target": representation, "given": ["text"], "window": 0.4}
-    if lookup("generator", kind).discrete == discrete:
-        chain(*parts, {"main": stage})
-        return
-    makes, has = ("codes", "latents") if discrete is False else ("latents", "codes")
-    with pytest.raises(partita.PartitaError, match=rf"{kind} generates {makes}, but {representation} is .*{has}"):
-        chain(*parts, {"main": stage})
+def test_representation_times_conditioner_times_stage(representation, discrete, slot, chain):
+    """A first stage generates it from every conditioner; each kind of stage goes on from it, at another rate."""
+    tokenizer, conditioners = representation.split("/")[0], own("conditioner")
+    tokenizers = {"codec": slot("tokenizer", "spectral-tiny")}
+    if tokenizer == "spectral-tiny":  # a second one of the same kind, then
+        tokenizer, representation = "other", representation.replace("spectral-tiny", "other")
+    tokenizers[tokenizer] = slot("tokenizer", "spectral-tiny" if tokenizer == "other" else tokenizer)
+    generator = slot("generator", kind_for(discrete))
+    stages = {"first": {"generator": generator, "target": representation, "given": conditioners, "window": 0.3}}
+    earlier = [representation]
+    for kind in KINDS:
+        target = "codec" if lookup("generator", kind).discrete else "codec/latents"
+        given = [*conditioners, *earlier]
+        stages[kind] = {"generator": slot("generator", kind), "target": target, "given": given, "window": 0.4}
+        earlier.append(target)
+    chain(tokenizers, {name: slot("conditioner", name) for name in conditioners}, stages)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("earlier", "discrete"), representations())
-def test_earlier_representation_times_stage(earlier, discrete, kind, slot, chain):
-    """Each kind of stage is given what a first stage made, at another rate."""
-    tokenizer, target = earlier.split("/")[0], "codec" if lookup("generator", kind).discrete else "codec/latents"
-    if tokenizer == "spectral-tiny":  # the same codec twice, then
-        tokenizer, earlier = "other", earlier.replace("spectral-tiny", "other")
-    tokenizers = {tokenizer: slot("tokenizer", "spectral-tiny" if tokenizer == "other" else tokenizer)}
-    stages = {
-        "first": {"generator": slot("generator", FIRST[discrete]), "target": earlier, "window": 0.3},
-        "second": {"generator": slot("generator", kind), "target": target, "given": [earlier], "window": 0.4},
-    }
-    chain(tokenizers | {"codec": slot("tokenizer", "spectral-tiny")}, {}, stages)
+@pytest.mark.parametrize(("representation", "discrete"), representations())
+def test_a_stage_of_the_other_kind_is_refused(representation, discrete, slot, chain):
+    tokenizer, kind = representation.split("/")[0], kind_for(not discrete)
+    stage = {"generator": slot("generator", kind), "target": representation, "window": 0.4}
+    wanted, got = ("latents", "codes") if discrete else ("codes", "latents")
+    with pytest.raises(partita.PartitaError, match=rf"{kind} generates {wanted}, but {representation} is .*{got}"):
+        chain({tokenizer: slot("tokenizer", tokenizer)}, {}, {"main": stage})

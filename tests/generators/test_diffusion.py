@@ -94,12 +94,12 @@ def fitted(request):
         continuation=0.5,
     ).train()
     pairs = pairs_of(TEXT, 4)
-    copies = torch.arange(4).repeat(16)
-    target, mask, repeated = clips()[copies], torch.ones(64, FRAMES).bool(), rows(pairs, copies)
-    steps = 600
-    optimizer = torch.optim.AdamW(stage.parameters(), 4e-3, betas=(0.9, 0.98))
+    copies = torch.arange(4).repeat(8)
+    target, mask, repeated = clips()[copies], torch.ones(32, FRAMES).bool(), rows(pairs, copies)
+    steps = 450
+    optimizer = torch.optim.AdamW(stage.parameters(), 5e-3, betas=(0.9, 0.98), fused=True)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 4e-3 * min((step + 1) / 20, 1 - step / steps)
+        optimizer.param_groups[0]["lr"] = 5e-3 * min((step + 1) / 20, 1 - step / steps)
         loss = stage.loss(target, mask, stage.drop(repeated))["loss"]
         optimizer.zero_grad()
         loss.backward()

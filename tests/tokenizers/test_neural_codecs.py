@@ -50,7 +50,7 @@ def spectral(frame_rate=50, **options):
 BUILDERS = pytest.mark.parametrize("build", [soundstream, spectral])
 
 
-def clips(number, channels=1, samples=4000):
+def clips(number, channels=1, samples=2000):
     generator = torch.Generator().manual_seed(3)
     time = torch.arange(samples) / 8000
     pitch = 100 + 900 * torch.rand(number, channels, 1, generator=generator)
@@ -198,9 +198,10 @@ class Scaled(MixedPrecision):
         return nullcontext()
 
 
-@BUILDERS
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("interval", [1000, 1])
+@pytest.mark.parametrize(
+    ("build", "accumulate", "interval"),
+    [(soundstream, 1, 1000), (soundstream, 2, 1), (spectral, 1, 1), (spectral, 2, 1000)],
+)
 def test_scaled_gradients_train_like_others(build, accumulate, interval):
     """Powers of two change nothing in floating point: neither what is clipped, nor what the adversary does."""
     plain, scaled = build(), build()

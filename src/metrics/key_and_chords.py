@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..core.harmony import KEY_PROFILES, NO_CHORD, QUALITIES, UNNAMED, chord_name, key_name
 from ..errors import PartitaError
 from ..layers.chroma import CLASSES, Chroma, chroma_window
-from .piece_means import LabelMeans, Pieces
+from .piece_means import LabelMeans
 
 _UNKNOWN_KEY = "X"
 _TRIADS = (0, 1)  # indices of major and minor in QUALITIES
@@ -111,36 +112,22 @@ class KeyAgreement(LabelMeans):
         super().__init__(confidence=confidence)
         self.chroma = harmonic_chroma(sample_rate)
 
-    def update(
-        self,
-        audio: Tensor,
-        reference: Sequence[Mapping[str, Any]],
-        lengths: Sequence[int] | None = None,
-        pieces: Pieces = None,
-    ) -> None:
-        """Compare audio ``[B, C, T]`` with the field ``key`` of the examples, such as ``"F# minor"``.
-
-        Args:
-            audio: Audio in [-1, 1].
-            reference: The fields of each example. Examples without a key are ignored.
-            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
-            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
+    def compare(self, clip: Tensor, labels: Mapping[str, Any]) -> tuple[ArrayLike, ArrayLike] | None:
+        """Compare the estimated key with the field ``key``, such as ``"F# minor"``.
 
         Raises:
-            PartitaError: A key is not in this notation.
+            PartitaError: The key is not in this notation.
         """
         import mir_eval
 
-        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
-        for clip, fields, length, piece in zip(audio, reference, lengths, pieces, strict=True):
-            if not fields.get("key"):
-                continue
-            key = estimate_key(_numpy(self.chroma, clip[:, :length]))
-            try:
-                score = mir_eval.key.weighted_score(fields["key"].lower(), key)
-            except ValueError:
-                raise PartitaError(f"{fields['key']!r} is not a key: write it like 'F# minor'") from None
-            self.record_clip((score, score == 1), (1, 1), piece)
+        if not labels.get("key"):
+            return None
+        key = estimate_key(_numpy(self.chroma, clip))
+        try:
+            score = mir_eval.key.weighted_score(labels["key"].lower(), key)
+        except ValueError:
+            raise PartitaError(f"{labels['key']!r} is not a key: write it like 'F# minor'") from None
+        return (score, score == 1), (1, 1)
 
     def compute(self) -> dict[str, Tensor]:
         """Return means over the clips with a key, in [0, 1]; NaN without such clips.
@@ -167,36 +154,22 @@ class ChordAgreement(LabelMeans):
         super().__init__(confidence=confidence)
         self.chroma = harmonic_chroma(sample_rate)
 
-    def update(
-        self,
-        audio: Tensor,
-        reference: Sequence[Mapping[str, Any]],
-        lengths: Sequence[int] | None = None,
-        pieces: Pieces = None,
-    ) -> None:
-        """Compare audio ``[B, C, T]`` with the field ``chords`` of the examples: start, end and name of each, in order.
-
-        Args:
-            audio: Audio in [-1, 1].
-            reference: The fields of each example. Examples without chords are ignored.
-            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
-            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
+    def compare(self, clip: Tensor, labels: Mapping[str, Any]) -> tuple[ArrayLike, ArrayLike] | None:
+        """Compare the estimated chords with the field ``chords``: start, end and name of each, in order.
 
         Raises:
             PartitaError: A chord is not in the notation of Harte et al. (``"F#:min7"``).
         """
         import mir_eval
 
-        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
-        for clip, fields, length, piece in zip(audio, reference, lengths, pieces, strict=True):
-            if not fields.get("chords"):
-                continue
-            chroma = _numpy(self.chroma, clip[:, :length])
-            estimated = estimate_chords(chroma, self.chroma.frame_rate, length / self.chroma.sample_rate)
-            try:
-                self.record_clip(*chord_agreement(fields["chords"], estimated), piece)
-            except mir_eval.chord.InvalidChordException as error:
-                raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
+        if not labels.get("chords"):
+            return None
+        seconds = clip.shape[-1] / self.chroma.sample_rate
+        estimated = estimate_chords(_numpy(self.chroma, clip), self.chroma.frame_rate, seconds)
+        try:
+            return chord_agreement(labels["chords"], estimated)
+        except mir_eval.chord.InvalidChordException as error:
+            raise PartitaError(f"{error}: chords are written like 'F#:min7'") from None
 
     def compute(self) -> dict[str, Tensor]:
         """Return fractions of the time with comparable labels, in [0, 1]; NaN without such time.

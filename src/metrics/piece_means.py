@@ -7,11 +7,13 @@ is estimated by leaving out one piece at a time (:func:`~partita.metrics.signifi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -189,12 +191,37 @@ class LabelMeans(ClipMeans):
         super().__init__(confidence=confidence)
         self.add_rows("weights", len(self.names))  # replaces the single weight of all means
 
-    def record_clip(
-        self, sums: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, piece: str | None = None
+    @abstractmethod
+    def compare(self, clip: Tensor, labels: Mapping[str, Any]) -> tuple[ArrayLike, ArrayLike] | None:
+        """Compare a clip ``[C, T]`` with its labels.
+
+        Returns:
+            The weighted sum and the weight of each mean, both ``[F]``, or ``None`` if none of the labels is known.
+        """
+
+    def update(
+        self,
+        audio: Tensor,
+        reference: Sequence[Mapping[str, Any]],
+        lengths: Sequence[int] | None = None,
+        pieces: Pieces = None,
     ) -> None:
-        """Store the weighted sum and the weight of each mean for one clip, both ``[F]``."""
-        first, second = (torch.tensor(np.asarray(x, np.float64), device=self.device)[None] for x in (sums, weights))
-        self.record(first, second, [piece])
+        """Compare audio ``[B, C, T]`` with the fields of the examples.
+
+        Args:
+            audio: Audio in [-1, 1].
+            reference: Fields of each example. Examples without the label do not count.
+            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
+            pieces: Names of the clips' pieces, for the intervals. ``None`` treats each clip as a piece of its own.
+
+        Raises:
+            PartitaError: A label is not in the notation of its field.
+        """
+        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
+        for clip, labels, length, piece in zip(audio, reference, lengths, pieces, strict=True):
+            if (compared := self.compare(clip[:, :length], labels)) is not None:
+                sums, weights = (torch.tensor(np.asarray(x, np.float64), device=self.device)[None] for x in compared)
+                self.record(sums, weights, [piece])
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of each name, float64, with bounds ``…_low`` and ``…_high``.

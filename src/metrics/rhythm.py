@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..core.resample import convert
-from .piece_means import LabelMeans, Pieces
+from .piece_means import LabelMeans
 
 _RATE = 22050
 _HOP = 256
@@ -81,38 +82,23 @@ class RhythmAgreement(LabelMeans):
             raise ValueError(f"trim must be at least 0 seconds, not {trim}")
         self.sample_rate, self.expected_tempo, self.trim = sample_rate, expected_tempo, trim
 
-    def update(
-        self,
-        audio: Tensor,
-        reference: Sequence[Mapping[str, Any]],
-        lengths: Sequence[int] | None = None,
-        pieces: Pieces = None,
-    ) -> None:
-        """Compare audio ``[B, C, T]`` with the fields ``tempo`` and ``beats`` of the examples.
-
-        Args:
-            audio: Audio in [-1, 1].
-            reference: The fields of each example. Examples without tempo and beats after ``trim`` are ignored.
-            lengths: Number of samples of each clip that are not padding. ``None`` means no padding.
-            pieces: Names of the clips' pieces, for the intervals. ``None`` takes each clip as its own piece.
-        """
+    def compare(self, clip: Tensor, labels: Mapping[str, Any]) -> tuple[ArrayLike, ArrayLike] | None:
+        """Compare estimated tempo and beats with the fields ``tempo`` and ``beats``, of which one may be missing."""
         from mir_eval.beat import f_measure, trim_beats
 
-        lengths, pieces = lengths or [audio.shape[-1]] * len(audio), pieces or [None] * len(audio)
-        for clip, fields, length, piece in zip(audio, reference, lengths, pieces, strict=True):
-            expected = trim_beats(np.asarray(fields.get("beats", ()), np.float64), self.trim)
-            target = fields.get("tempo")
-            if not target and not len(expected):
-                continue
-            tempo, beats = estimate_beats(clip[:, :length], self.sample_rate, self.expected_tempo)
-            first = second = f = 0.0
-            if target:
-                first = same_tempo(tempo, target)
-                second = any(same_tempo(tempo, octave * target) for octave in (0.5, 1, 2))
-            estimated = trim_beats(beats, self.trim)
-            if len(expected) and len(estimated):
-                f = f_measure(expected, estimated, f_measure_threshold=0.07)
-            self.record_clip((first, second, f), (bool(target), bool(target), len(expected) > 0), piece)
+        expected = trim_beats(np.asarray(labels.get("beats", ()), np.float64), self.trim)
+        target = labels.get("tempo")
+        if not target and not len(expected):
+            return None
+        tempo, beats = estimate_beats(clip, self.sample_rate, self.expected_tempo)
+        first = second = f = 0.0
+        if target:
+            first = same_tempo(tempo, target)
+            second = any(same_tempo(tempo, octave * target) for octave in (0.5, 1, 2))
+        estimated = trim_beats(beats, self.trim)
+        if len(expected) and len(estimated):
+            f = f_measure(expected, estimated, f_measure_threshold=0.07)
+        return (first, second, f), (bool(target), bool(target), len(expected) > 0)
 
     def compute(self) -> dict[str, Tensor]:
         """Return means over clips with the label, in [0, 1]; NaN without such clips.

@@ -289,8 +289,8 @@ def test_merged_metrics_equal_one():
 class Labels(LabelMeans):
     names = ("first", "second")
 
-    def update(self, sums, weights):
-        self.record_clip(sums, weights)
+    def compare(self, clip, labels):
+        return labels["sums"], labels["weights"]
 
 
 def fill(metrics, rank):
@@ -308,7 +308,7 @@ def fill(metrics, rank):
     if rank == 0:
         cosine.update(pairs, pairs.flip(1), pieces=list("aabbccdef"))
         for sums, weights in (((1, 2), (2, 2)), ((3, 0), (4, 0)), ((0, 5), (1, 7))):
-            labels.update(sums, weights)
+            labels.update(torch.zeros(1, 1, 1), [{"sums": sums, "weights": weights}])
 
 
 def new_metrics():

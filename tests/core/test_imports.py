@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import partita
+from command_line import run
 
 PART = '''
 from partita.core.registry import register
@@ -26,16 +27,16 @@ def command(*arguments):
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_the_flag_makes_a_part_of_a_file_usable(tmp_path):
+def test_the_flag_makes_a_part_of_a_file_usable(tmp_path, monkeypatch, capfd):
     file, recipe = tmp_path / "flag_part.py", tmp_path / "recipe.yaml"
     file.write_text(PART.replace("NAME", "flag-part"))
     recipe.write_text("tokenizers: {acoustic: flag-part}\ndata: {name: toy-sines}\n")
     done = command("--import", file, "check", recipe)
     assert done.returncode == 0, done.stderr
     assert "flag-part" in done.stdout
-    without = command("check", recipe)
-    assert without.returncode == 2
-    assert "partita --import FILE.py" in without.stderr
+    status, message = run("check", recipe, monkeypatch=monkeypatch, capfd=capfd)
+    assert status == 2
+    assert "partita --import FILE.py" in message
 
 
 def test_a_file_is_imported_once_and_handed_on(tmp_path):

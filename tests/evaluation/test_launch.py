@@ -1,9 +1,8 @@
 """Tasks as processes and as jobs of a cluster."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,25 +46,25 @@ def long_training(recipe, root, steps):
     return task
 
 
+def launch(root, task, environment):
+    """Start a task as a process, and wait for ever."""
+    os.environ.update(environment)
+    Processes(root).start(task)
+    signal.pause()
+
+
 def test_processes_end_with_the_one_that_started_them_and_keep_what_they_did(toy_recipe, tmp_path, toy_package):
     root = tmp_path / "out"
     task = long_training(toy_recipe, root, 100_000)
-    script = (
-        "import json, time; from pathlib import Path; from partita.evaluation.launch import Processes; "
-        f"from partita.evaluation.tasks import Task; root = Path({str(root)!r}); "
-        f"task = Task(**json.loads((root / 'tasks' / {task.key + '.json'!r}).read_text())); "
-        "job = Processes(root).start(task); print(job._process.pid, flush=True); time.sleep(600)"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, **toy_package}
-    )
-    parent.stdout.readline()
+    # forked, so that it need not import everything again; the worker is a process of its own
+    parent = multiprocessing.get_context("fork").Process(target=launch, args=(root, task, toy_package))
+    parent.start()
     for _ in range(1200):
         if list((root / task.folder).glob("logs/**/metrics.csv")):
             break
         time.sleep(0.1)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    parent.kill()
+    parent.join()
     with FileLock(root / "tasks" / f"{task.key}.lock", timeout=120):  # the worker holds it as long as it lives
         pass
     assert (root / task.folder / "checkpoints" / "tokenizers-acoustic.ckpt").is_file()

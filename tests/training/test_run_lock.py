@@ -1,5 +1,7 @@
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,26 +13,25 @@ from partita.recipe.plan import load_recipe
 from partita.training.run_lock import LOCK, OWNER, exclusive_training
 from partita.training.training import train
 
-HOLD = """
-import sys
-from pathlib import Path
-from partita.training.run_lock import exclusive_training
-with exclusive_training(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+
+def hold(folder, held):
+    """Train in a folder for ever."""
+    with exclusive_training(folder):
+        held.set()
+        signal.pause()
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process that trains in ``tmp_path/run``."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
+    processes = multiprocessing.get_context("fork")
+    held = processes.Event()
+    process = processes.Process(target=hold, args=(tmp_path / "run", held), daemon=True)
+    process.start()
+    assert held.wait(60)
     yield process
     process.kill()
-    process.communicate()
+    process.join()
 
 
 def test_a_second_training_in_a_folder_is_refused_and_the_first_named(toy_recipe, tmp_path, other):
@@ -43,7 +44,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_named(toy_recipe
         train(plan, run)
     assert half.read_text() == "half"
     other.kill()
-    other.wait()
+    other.join()
     train(plan, run)
     assert not half.exists()
     assert not (run / OWNER).exists()
@@ -57,7 +58,7 @@ def test_a_pipe_in_the_place_of_the_owner_is_not_waited_for(tmp_path, other, mon
     with pytest.raises(PartitaError, match="another process is training here"), exclusive_training(run):
         pass
     other.kill()
-    other.wait()
+    other.join()
     monkeypatch.undo()
     with exclusive_training(run):
         assert (run / OWNER).is_file()

@@ -29,6 +29,7 @@ stages:
     given: [text]
     window: 1.0
 data: toy-sines
+trainer: {logger: csv}  # to draw clips for TensorBoard would take most of the time
 """
 
 

@@ -167,7 +167,8 @@ def test_a_variant_that_fails_does_not_stop_the_others_and_is_tried_again(toy_re
 
 
 def test_parts_that_do_not_fit_are_refused_or_left_out(toy_recipe, tmp_path):
-    ablation, root = study(toy_recipe, "stages.main.generator=toy-bigram,flow-tiny"), tmp_path / "out"
+    swap, root = "stages.main.generator=toy-bigram,flow-tiny", tmp_path / "out"
+    ablation = study(toy_recipe, swap, budget=["steps=4"])
     with pytest.raises(PartitaError, match=r"--skip-unfit[\s\S]*flow-tiny:[\s\S]*generates latents"):
         ablate(ablation, root, launcher=Here(root))
     problems = ablate(ablation, root, launcher=Here(root), skip_unfit=True)

@@ -266,7 +266,7 @@ def test_half_precision_that_the_cpu_emulates_is_only_used_on_demand(
 
 
 def test_logs_hold_losses_rate_and_throughput(toy_recipe, tmp_path):
-    train(load_recipe(toy_recipe, ["trainer.log_every_n_steps=2"]), tmp_path / "run")
+    train(load_recipe(toy_recipe, ["trainer.log_every_n_steps=2", "trainer.logger=tensorboard"]), tmp_path / "run")
     curves = read_curves(tmp_path / "run", "stages/main")
     assert curves["train/loss"][0] == [1, 3, 5, 7]
     assert {"val/loss", "lr-AdamW", "speed/steps_per_second"} <= curves.keys()
@@ -324,7 +324,7 @@ stages:
     given: [text]
     window: 1.0
 data: toy-sines
-trainer: {accelerator: cpu}
+trainer: {accelerator: cpu, logger: csv}
 """
 
 

@@ -13,7 +13,7 @@ from partita.training.training import train
 
 def shrunk(recipe, *overrides):
     """The plan of a recipe at two steps per part on a few pieces."""
-    tree = compose(recipe, [*overrides, "data.limit=12"])
+    tree = compose(recipe, [*overrides, "data.limit=12", "trainer.logger=csv"])
     fits = [slot for group in ("tokenizers", "conditioners") for slot in tree.values[group].values()]
     for stage in tree.values["stages"].values():
         stage["window"] = 0.6

@@ -186,9 +186,10 @@ def test_a_checkpoint_format(tmp_path):
     expected = out.logits.view(2, 4, -1, 24)[:, :, -13:]
     for k in range(4):
         torch.testing.assert_close(logits[:, k], expected[:, k, k : k + 9], rtol=0, atol=1e-4)
+    backbone = Transformer(width=32, depth=2, num_heads=4)
+    other = Autoregressive(target, {"text": given["text"]}, backbone=backbone)
     with pytest.raises(partita.PartitaError, match="melody: prepend, text: prepend"):
-        small = Transformer(width=32, depth=2, num_heads=4)
-        Autoregressive(target, {"text": given["text"]}, backbone=small).load_weights(tmp_path)
+        other.load_weights(tmp_path)
 
 
 def test_a_plan(tmp_path):

@@ -178,13 +178,13 @@ class CLAP(JointConditioner):
             nothing = torch.zeros(len(texts), 1, dtype=torch.long)
             return {"tokens": nothing, "mask": nothing.bool()}
         tokens, mask = self._tokens([text or "" for text in texts])
-        said = torch.tensor([text is not None for text in texts])
-        return {"tokens": tokens, "mask": mask & said[:, None]}
+        known = torch.tensor([text is not None for text in texts])
+        return {"tokens": tokens, "mask": mask & known[:, None]}
 
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         """Embeddings ``[B, 1, dim]`` float32 of unit length, zero where masked."""
-        said = prepared["mask"].any(1, keepdim=True)
-        return Condition((self._of_text(prepared["tokens"], prepared["mask"]) * said)[:, None], said)
+        known = prepared["mask"].any(1, keepdim=True)
+        return Condition((self._of_text(prepared["tokens"], prepared["mask"]) * known)[:, None], known)
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as ``[B, dim]`` float32 of unit length.

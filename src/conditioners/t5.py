@@ -146,8 +146,8 @@ class T5(Conditioner):
             )
         known = self.encoder.embed_tokens.num_embeddings
         encoded = tokenized(self.tokenizer, [text or "" for text in texts], self.max_length, known)
-        said = torch.tensor([text is not None for text in texts])
-        return {"tokens": encoded["input_ids"], "mask": encoded["attention_mask"].bool() & said[:, None]}
+        given = torch.tensor([text is not None for text in texts])
+        return {"tokens": encoded["input_ids"], "mask": encoded["attention_mask"].bool() & given[:, None]}
 
     @torch.no_grad()
     def forward(self, prepared: dict[str, Tensor]) -> Condition:

@@ -284,7 +284,7 @@ class StageBatch:
 
 @dataclass(frozen=True)
 class Clip:
-    """What a conditioner is told of one clip.
+    """The fields and the audio of one clip, as a conditioner reads them.
 
     Args:
         fields: What is known, by the name of a registered field (``partita list field``). Times are in seconds from the

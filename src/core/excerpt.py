@@ -92,9 +92,9 @@ class Excerpt:
         margin = 0 if rate == sample_rate else math.ceil(MARGIN * rate)
         common = math.gcd(rate, sample_rate)
         steps = max(0, first * rate // sample_rate - margin) // (rate // common)
-        heard = samples[..., steps * (rate // common) : -(-last * rate // sample_rate) + margin]
+        kept = samples[..., steps * (rate // common) : -(-last * rate // sample_rate) + margin]
         before = steps * (sample_rate // common)
-        return convert(heard, rate, sample_rate, channels)[..., first - before : last - before].clamp(-1, 1)
+        return convert(kept, rate, sample_rate, channels)[..., first - before : last - before].clamp(-1, 1)
 
     def _begin(self, sample_rate: int) -> tuple[float, float]:
         """Start of the excerpt and length of the whole recording, in seconds."""

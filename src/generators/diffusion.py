@@ -131,8 +131,8 @@ class Diffusion(Generator):
         x = self.input(features.mT.to(self.input.weight.dtype))
         if context.added is not None:
             x = x + context.added
-        told = DenoiserContext(mask, context.cross, context.cross_mask, context.pooled)
-        return self.denoiser(x, noise_level, told).mT.float()
+        inputs = DenoiserContext(mask, context.cross, context.cross_mask, context.pooled)
+        return self.denoiser(x, noise_level, inputs).mT.float()
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
         """Mean squared error of standardized predictions over the frames that are neither padding nor known."""

@@ -1,4 +1,4 @@
-"""The format in which systems and parts are saved: its number, and what is said of another one."""
+"""The format in which systems and parts are saved: its number, and the message about another one."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import partita
 from partita.core.part import Part
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
-from worked_examples import FEW, SHORT, block_of, blocks, define, example, preset_of, trained
+from worked_examples import FEW, SHORT, block_of, blocks, define, example, fit, preset_of, trained
 
 
 def test_a_kind_of_stage_goes_through_everything(tmp_path):
@@ -48,12 +48,7 @@ def test_the_kind_of_stage_learns(tmp_path):
     semantic = torch.randint(8, (4, 1, 8))
     codes = torch.randint(8, (4, 2, 16))
     condition = Condition.of(semantic, torch.ones(4, 8, dtype=torch.bool))
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=3e-3)
-    for _ in range(300):
-        loss = stage.loss(codes, torch.ones(4, 16, dtype=torch.bool), {"semantic": condition})["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(stage, lambda: (codes, torch.ones(4, 16, dtype=torch.bool), {"semantic": condition}), steps=300, lr=3e-3)
     sampling = stage.changed_sampling({"temperature": 0.0, "guidance": 1.0})
     made = stage.generate({"semantic": (condition, condition.absent())}, 16, seeds=range(4), sampling=sampling).values
     assert (made == codes).float().mean() >= 0.99
@@ -92,12 +87,7 @@ def test_a_backbone_generates_the_same_with_its_state(monkeypatch):
         stage.generate(pairs, 12, seeds=range(4), use_cache=use_cache).values for use_cache in (True, False)
     ]  # under the guidance of the stage, so that one batch holds conditions and none
     assert torch.equal(*guided)
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-2)
-    for _ in range(150):
-        loss = stage.loss(codes, torch.ones(4, 12, dtype=torch.bool), {"text": text})["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(stage, lambda: (codes, torch.ones(4, 12, dtype=torch.bool), {"text": text}), steps=150, lr=1e-2)
     assert torch.equal(stage.generate(pairs, 12, seeds=range(4), sampling=greedy).values, codes)
 
 
@@ -130,13 +120,11 @@ def test_a_denoiser_learns(tmp_path):
         condition = Condition(chroma, torch.ones(batch, frames // 2, dtype=torch.bool))
         return 3 * chroma.mT.repeat_interleave(2, -1) + 1, {"chroma": (condition, condition.absent())}
 
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=5e-3)
-    for _ in range(200):
+    def batch():
         latents, pairs = clips(16, 16)
-        loss = stage.loss(latents, torch.ones(16, 16, dtype=torch.bool), {"chroma": pairs["chroma"][0]})["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return latents, torch.ones(16, 16, dtype=torch.bool), {"chroma": pairs["chroma"][0]}
+
+    fit(stage, batch, steps=200, lr=5e-3)
     latents, pairs = clips(16, 14)
     made = stage.generate(pairs, 14, seeds=range(16), guidance=[Term(None, 1.0)]).values
     error = (made - latents).square().mean(-1) / latents.var()
@@ -243,12 +231,7 @@ def test_a_plan_is_learned_with_its_end():
     events[:, 0] = events[:, 0].masked_fill(~mask, spec.end)
     assert torch.equal(spec.present(events, torch.full((4,), 16000), 16000), mask)
     text = Condition(torch.randn(4, 2, 4), torch.ones(4, 2, dtype=torch.bool))
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=5e-3)
-    for _ in range(150):
-        loss = stage.loss(events, mask, {"text": text})["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(stage, lambda: (events, mask, {"text": text}), steps=150, lr=5e-3)
     pairs, greedy = {"text": (text, text.absent())}, Sampling(temperature=0, guidance=1.0)
     made = stage.generate(pairs, 12, seeds=range(4), sampling=greedy, outputs=["hidden"])
     assert made.lengths.tolist() == lengths.tolist()

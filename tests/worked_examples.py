@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 import yaml
 
 import partita
@@ -58,3 +59,13 @@ def preset_of(folder, path):
     target = folder / path.removeprefix("recipes/")
     target.parent.mkdir()
     target.write_text(block_of(path))
+
+
+def fit(stage, batch, *, steps, lr):
+    """Train a stage alone, each step on the target, mask and conditions that ``batch`` returns."""
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=lr)
+    for _ in range(steps):
+        loss = stage.loss(*batch())["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

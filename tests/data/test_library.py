@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from partita.data import library
+from partita.data.scores import read_pieces
 from partita.errors import PartitaError
 
 GOOD = "X:1\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|]\n"
@@ -22,12 +23,23 @@ def tunes(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def parsed_here(monkeypatch):
+    """Scores are parsed in this process, not in others that import everything first."""
+
+    def parse(scores):
+        good = [(name, path) for name, path in scores if path.suffix == ".abc"]
+        return [piece for name, path in good for piece in read_pieces(path, name)], ["bach/broken: not a score"]
+
+    monkeypatch.setattr(library, "parse_scores", parse)
+
+
 def test_kept_scores_are_those_that_were_parsed(tunes, monkeypatch):
     first, skipped = library.load_pieces(["bach"], None, tunes / "cache")
     assert [piece.id for piece in first] == ["bach/a", "bach/b"]
     assert len(skipped) == 1
     assert skipped[0].startswith("bach/broken: ")
-    monkeypatch.setattr(library, "_parse", lambda scores: pytest.fail("parsed again"))
+    monkeypatch.setattr(library, "parse_scores", lambda scores: pytest.fail("parsed again"))
     again, skipped_again = library.load_pieces(["bach"], None, tunes / "cache")
     assert skipped_again == skipped
     for one, other in zip(first, again, strict=True):
@@ -37,7 +49,7 @@ def test_kept_scores_are_those_that_were_parsed(tunes, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b""])
-def test_a_damaged_file_is_made_anew(tunes, damage):
+def test_a_damaged_file_is_made_anew(tunes, parsed_here, damage):
     first, _ = library.load_pieces(["bach"], None, tunes / "cache")
     (file,) = (tunes / "cache").iterdir()
     file.write_bytes(damage(file.read_bytes()))
@@ -50,7 +62,7 @@ def test_interrupted_parsing_leaves_nothing(tunes, monkeypatch):
     def interrupted(scores):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(library, "_parse", interrupted)
+    monkeypatch.setattr(library, "parse_scores", interrupted)
     with pytest.raises(KeyboardInterrupt):
         library.load_pieces(["bach"], None, tunes / "cache")
     assert not (tunes / "cache").exists()
@@ -63,7 +75,7 @@ def test_nothing_readable(tmp_path, monkeypatch):
         library.load_pieces(["bach"], None, tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_only_warns(tunes):
+def test_a_folder_that_cannot_be_written_only_warns(tunes, parsed_here):
     (tunes / "file").write_text("")
     with pytest.warns(UserWarning, match="PARTITA_CACHE"):
         pieces, _ = library.load_pieces(["bach"], None, tunes / "file")

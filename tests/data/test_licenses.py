@@ -56,7 +56,7 @@ def scores(tmp_path, monkeypatch):
     names = ("monteverdi/madrigal.3.1", "monteverdi/madrigal.5.4", "palestrina/Agnus")
     monkeypatch.setattr(library, "score_files", lambda collections: dict.fromkeys(names, tmp_path / "tune.abc"))
     here = lambda scores: ([piece for name, path in scores for piece in read_pieces(path, name)], [])  # noqa: E731
-    monkeypatch.setattr(library, "_parse", here)
+    monkeypatch.setattr(library, "parse_scores", here)
     return str(tmp_path / "cache")
 
 

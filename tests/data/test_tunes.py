@@ -1,5 +1,7 @@
 """Pieces with a tune in common are of one family, however it is set; others are not."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from music21.corpus.chorales import ChoraleListRKBWV
@@ -66,6 +68,11 @@ def test_what_is_too_short_to_tell_is_alone():
     assert tune_families([piece("a", plain([60, 62, 64])), piece("b", plain([60, 62, 64]))]) == ["a", "b"]
 
 
+@cache
+def parsed(path, name):
+    return read_pieces(path, name)
+
+
 def chorales(*titles):
     """Settings by title, as the catalog of Riemenschneider's collection in music21 has them."""
     listed = ChoraleListRKBWV().byRiemenschneider.values()
@@ -78,7 +85,7 @@ def test_settings_of_a_chorale_are_a_family():
     assert "bach/bwv279" in catalog
     catalog |= {"bach/bwv158.4": "Christ lag in Todesbanden", "bach/bwv398": "398", "bach/bwv197.7-a": "398"}
     files = library.score_files(["bach"])
-    pieces = [read_pieces(files[name], name)[0] for name in catalog]
+    pieces = [parsed(files[name], name)[0] for name in catalog]
     found: dict[str, set[str]] = {}
     for name, family in zip(catalog, tune_families(pieces), strict=True):
         found.setdefault(catalog[name], set()).add(family)
@@ -99,6 +106,9 @@ def test_no_tune_is_on_both_sides_of_a_split(tmp_path, monkeypatch):
     )
     files = library.score_files(["bach"])
     monkeypatch.setattr(library, "score_files", lambda collections: {name: files[name] for name in sorted(catalog)})
+    monkeypatch.setattr(
+        library, "parse_scores", lambda scores: ([p for name, path in scores for p in parsed(path, name)], [])
+    )
     for limit in (None, 20):
         source = Corpus(validation=0.3, test=0.3, limit=limit, cache_dir=str(tmp_path))
         source.setup()

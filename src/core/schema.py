@@ -218,26 +218,49 @@ def _converted(hint: Any, value: Any, default: Any = None) -> Any:
     group = _group(hint)
     if group is not None and isinstance(value, Mapping):
         return _instance(group, value, default if type(default) is group else None)
-    if _fits(hint, value):
-        return tuple(value) if isinstance(value, list) else value
+    common = _common(hint, value)
+    if common is not _UNSURE:
+        return common
     return OmegaConf.to_object(OmegaConf.merge(_holder(hint), {"value": value})).value  # type: ignore[union-attr]
 
 
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a plain value has a type exactly, which is quickly seen; others are left to OmegaConf."""
+def _common(hint: Any, value: Any) -> Any:
+    """A value that already has its type, or a whole number for a float, as OmegaConf converts it but much faster.
+
+    ``_UNSURE`` leaves the value to OmegaConf: ``"5"`` for a number, what is invalid, and unusual types.
+    """
+    if hint is Any:
+        hint = _PLAIN.get(type(value), type(value))
+        if isinstance(value, str) and "${" in value:
+            return _UNSURE
+    if hint in (bool, int, float, str, type(None)):
+        if hint is float and type(value) is int and abs(value) < _LARGEST_EXACT:
+            return float(value)
+        return value if type(value) is hint and value != _OMEGA_MISSING else _UNSURE
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(inner, value) for inner in args)
     if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in args)
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = [args[0]] * len(value) if args[-1:] == (...,) else args
-        return len(inner) == len(value) and all(
-            not isinstance(v, list) and _fits(t, v) for t, v in zip(inner, value, strict=True)
-        )
+        return value if any(type(value) is type(choice) and value == choice for choice in args) else _UNSURE
+    if origin in (Union, types.UnionType):
+        made = [_common(inner, value) for inner in (args if type(value) not in args else (type(value),))]
+        return next((m for m in made if m is not _UNSURE), _UNSURE)
+    if origin is dict and isinstance(value, dict) and all(type(key) is args[0] is str for key in value):
+        made = [_common(args[1], inner) for inner in value.values()]
+        return _UNSURE if _UNSURE in made else dict(zip(value, made, strict=True))
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        hints = args[:1] * len(value) if origin is list or args[-1:] == (...,) else args
+        made = [_common(*pair) for pair in zip(hints, value, strict=False)]
+        return _UNSURE if _UNSURE in made or len(hints) != len(value) else origin(made)
     if isinstance(hint, type) and is_dataclass(hint):
-        return isinstance(value, hint)
-    return type(value) is hint if hint in (bool, int, float, str, type(None)) else False
+        return _common_dataclass(hint, value)
+    return _UNSURE
+
+
+def _common_dataclass(hint: type, value: Any) -> Any:
+    known = arguments(hint)
+    if not isinstance(value, dict) or not {n for n, a in known.items() if a.required} <= set(value) <= set(known):
+        return value if isinstance(value, hint) else _UNSURE
+    made = {name: _common(known[name].type, inner) for name, inner in value.items()}
+    return _UNSURE if _UNSURE in made.values() else hint(**made)
 
 
 def _group(hint: Any) -> type | None:
@@ -255,7 +278,7 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
         return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
     try:
         _converted(argument.type, value)
-    except (OmegaConfBaseException, ValueError, TypeError, AssertionError, AttributeError, RecursionError):
+    except _REFUSALS:
         return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
     return []
 
@@ -296,3 +319,11 @@ def _docs(cls: type) -> dict[str, str]:
 
 
 _OMEGA_MISSING = "???"
+_REFUSALS = (
+    *(OmegaConfBaseException, ValueError, TypeError, AssertionError),
+    *(AttributeError, RecursionError, OverflowError),
+)
+"""What OmegaConf and constructors raise for a value that they cannot take."""
+_UNSURE: Any = object()
+_LARGEST_EXACT = 2**53
+_PLAIN: dict[type, Any] = {dict: dict[str, Any], list: list[Any], tuple: tuple[Any, ...]}

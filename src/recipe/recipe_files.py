@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from importlib.resources import files
 from io import StringIO
 from itertools import takewhile
@@ -82,14 +83,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path, LARGEST_RECIPE)
     try:
         check_yaml(text, path)
-        values = text_keyed(OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
+        values = text_keyed(_parsed(text))
     except UNREADABLE as error:
         raise PartitaError(f"{path} is not valid YAML: {one_line(error)}") from None
-    except OSError:  # OmegaConf raises this for a single number
-        values = 0.0
     if not isinstance(values, dict):
         raise PartitaError(f"{path} must hold a mapping of keys to values, not a {type(values).__name__}")
     return values
+
+
+@lru_cache(maxsize=64)  # an ablation reads the same presets for each of its runs
+def _parsed(text: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
+    except OSError:  # OmegaConf raises this for a single number
+        return 0.0
 
 
 def read_value(text: str) -> Any:

@@ -1,7 +1,9 @@
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field, make_dataclass
+from typing import Any, Literal
 
 import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from partita.core.contracts import ConditionSpec, Given, RepresentationSpec
 from partita.core.schema import SUPPLIED, arguments, build, check, part_arguments, plain, type_name
@@ -224,3 +226,40 @@ def test_the_word_none_is_answered_with_null():
     [other] = check(Limited, {"limit": "much"})
     assert other[1:] == ("expected int or none, got 'much'", " (Its limit; None sets none.)")
     assert check(Limited, {"limit": None}) == []
+
+
+HINTS = [
+    *(int, float, str, bool, Any, Given, float | None, int | float, int | str | None, Literal["a", 1], list[int]),
+    *(tuple[float, float], tuple[int, ...], list[float] | None, dict[str, Any], dict[str, int], dict[int, int]),
+    *(dict[str, Given], dict[str, dict[str, float]], list[Any], tuple[Any, ...]),
+]
+SPEC = {"spec": {"dim": 3}, "fusion": "cross"}
+VALUES = [
+    *(1, 10**30, 1.5, True, None, "5", "x", "a", [], [1, 2], [1, 2.5], (1, 2), [1, (2, 3)], ["x"], [True], [None]),
+    *({}, {"a": 1}, {"a": [1, 2]}, {"a": None}, {"a": "5"}, {1: 2}, {"a": {"b": 1}}, {"a": SPEC}, SPEC, {"a": True}),
+]
+
+
+@pytest.mark.parametrize("hint", HINTS, ids=str)
+def test_values_are_converted_as_omegaconf_converts_them(hint):
+    """What is converted without OmegaConf, for speed, is what OmegaConf makes of it, and nothing else is accepted."""
+    holder = OmegaConf.structured(make_dataclass("Holder", [("value", hint, field(default="???"))]))
+
+    class Takes:
+        def __init__(self, value: hint):
+            self.value = value
+
+    def by_omegaconf(value):
+        return OmegaConf.to_object(OmegaConf.merge(holder, {"value": value})).value
+
+    for value in VALUES:
+        if check(Takes, {"value": value}):
+            with pytest.raises((OmegaConfBaseException, ValueError, TypeError, AssertionError)):
+                by_omegaconf(value)
+        else:
+            made, expected = build(Takes, {"value": value}).value, by_omegaconf(value)
+            assert (repr(made), type(made)) == (repr(expected), type(expected)), value
+
+
+def test_a_number_without_a_float_is_a_mistake():
+    assert [m.key for m in check(Thing, {"width": 1, "rates": {"a": 10**400}}, skip=SUPPLIED)] == ["rates"]

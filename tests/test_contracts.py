@@ -1,4 +1,4 @@
-"""Every registered part keeps its contract, at the size of its smallest preset."""
+"""Every registered part keeps its contract, as its smallest preset says but smaller still."""
 
 import math
 
@@ -20,6 +20,7 @@ from partita.core.contracts import (
 from partita.core.part import Part
 from partita.core.part_key import PartKey
 from partita.core.registry import lookup, names
+from partita.core.schema import arguments as arguments_of
 from partita.core.schema import build, part_arguments
 from partita.recipe.compose import compose, preset_values
 from partita.recipe.plan import PART_KEYS, load_recipe
@@ -70,6 +71,8 @@ SMALL = {
     },
 }
 """What makes those small that have no preset called tiny, because nobody trains them here."""
+NETWORK = {"width": 32, "depth": 1}
+"""The size of the network of a stage."""
 
 
 def tiny(family, name):
@@ -79,11 +82,16 @@ def tiny(family, name):
 
 
 def smallest(family, name):
-    """A part's class and the arguments of its smallest preset: one that is called tiny where there is one."""
-    if name in presets(family):
-        return expanded(family, name)
-    presets_of = tiny(family, name)
-    return expanded(family, presets_of[0]) if presets_of else (lookup(family, name), SMALL.get(name, {}))
+    """A part's class and the arguments of its smallest preset, one that is called tiny where there is one, shrunk."""
+    preset = name if name in presets(family) else next(iter(tiny(family, name)), None)
+    cls, arguments = expanded(family, preset) if preset else (lookup(family, name), {})
+    if family == "generator":
+        for slot in part_arguments(cls).keys() & arguments.keys():
+            known = arguments_of(lookup(arguments[slot]["family"], arguments[slot]["name"]))
+            arguments[slot]["arguments"] |= {key: size for key, size in NETWORK.items() if key in known}
+        if "steps" in arguments["sampling"]:
+            arguments["sampling"] = {**arguments["sampling"], "steps": 4}
+    return cls, arguments | SMALL.get(name, {})
 
 
 TEXTS = ["a slow chorale for church organ", None, "harp"]

@@ -13,7 +13,7 @@ from partita.generators.base import Generator
 from partita.tokenizers.neural_codec import NeuralCodec
 from partita.training.runs import train
 from toys import ToyCodec
-from worked_examples import block_of, define
+from worked_examples import FEW, NARROW, SHORT, block_of, define
 
 
 def never(*arguments):
@@ -62,8 +62,9 @@ def test_stored_codes(saved_toy, toy_recipe, tmp_path, monkeypatch):
         train(toy_recipe, tmp_path / "no", [data, f"tokenizers.acoustic.weights={tmp_path / 'other'}"])
 
 
-FEW = {"steps": 3, "batch_size": 2, "validation_examples": 2}
-SHORT = {"data": {"limit": 12}, "trainer": {"logger": False}, "tokenizers": {"acoustic": {"fit": FEW | {"crop": 0.6}}}}
+def narrow(tokenizer):
+    """Overrides that make the network of a codec narrower."""
+    return [f"tokenizers.{tokenizer}.autoencoder.{name}={size}" for name, size in NARROW.items()]
 
 
 def tensors(run):
@@ -77,7 +78,7 @@ def test_fine_tuning_moves_the_named_parameters_alone(tmp_path):
     (tmp_path / "first.yaml").write_text(yaml.safe_dump({"base": "chorales-tiny", **SHORT, "stages": stage}))
     train(tmp_path / "first.yaml", tmp_path / "first", report=False)
     (tmp_path / "tuned.yaml").write_text(block_of("recipes/tuned.yaml").replace("RUN", str(tmp_path / "first")))
-    short = ["stages.acoustic.window=0.6", "data.limit=12", "trainer.logger=false"]
+    short = [*narrow("acoustic"), "stages.acoustic.window=0.6", "data.limit=12", "trainer.logger=false"]
     short += [f"stages.acoustic.generator.fit.{name}={value}" for name, value in FEW.items()]
     train(tmp_path / "tuned.yaml", tmp_path / "tuned", short, report=False)
     before, after = tensors(tmp_path / "first"), tensors(tmp_path / "tuned")
@@ -90,6 +91,7 @@ def test_two_stems(tmp_path, monkeypatch):
     """One stage is trained on both and generates both; each tokenizer sees its stem alone."""
     (tmp_path / "duet.yaml").write_text(block_of("recipes/duet.yaml"))
     short = ["data.limit=12", "trainer.logger=false", "stages.acoustic.window=0.6"]
+    short += [*narrow("strings"), *narrow("flute")]
     slots = ["tokenizers.strings", "tokenizers.flute", "stages.acoustic.generator"]
     short += [f"{slot}.fit.{name}={value}" for slot in slots for name, value in FEW.items()]
     short += [f"{slot}.fit.crop=0.6" for slot in slots[:2]]

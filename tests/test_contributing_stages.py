@@ -10,7 +10,7 @@ import partita
 from partita.core.part import Part
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
-from worked_examples import FEW, SHORT, block_of, blocks, define, example, fit, preset_of, trained
+from worked_examples import FEW, NARROW, SHORT, block_of, blocks, define, example, fit, preset_of, trained
 
 
 def test_a_kind_of_stage_goes_through_everything(tmp_path):
@@ -18,8 +18,9 @@ def test_a_kind_of_stage_goes_through_everything(tmp_path):
     define(example("python", "OnePass"))
     recipe = yaml.safe_load(next(block for block in blocks("yaml") if "one-pass" in block))
     few = {"steps": 3, "batch_size": 2, "crop": 0.6, "validation_examples": 2}
-    recipe["tokenizers"] = {"acoustic": {"fit": few}, "semantic": {"fit": few}}
-    recipe["stages"]["semantic"] = {"window": 1.2, "generator": {"fit": few}}
+    recipe["tokenizers"] = {"acoustic": {"autoencoder": NARROW, "fit": few}, "semantic": {"fit": few}}
+    network = {"width": 32, "depth": 1}
+    recipe["stages"]["semantic"] = {"window": 1.2, "generator": {"backbone": network, "fit": few}}
     recipe["stages"]["acoustic"]["generator"]["fit"] = few
     recipe["stages"]["acoustic"]["window"] = 0.6
     recipe |= {"data": {"limit": 12}, "trainer": {"logger": False}}

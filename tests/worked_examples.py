@@ -46,7 +46,12 @@ def block_of(path):
 
 
 FEW = {"steps": 3, "batch_size": 2, "validation_examples": 2}
-SHORT = {"data": {"limit": 12}, "trainer": {"logger": False}, "tokenizers": {"acoustic": {"fit": FEW | {"crop": 0.6}}}}
+NARROW = {"encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1}
+SHORT = {
+    "data": {"limit": 12},
+    "trainer": {"logger": False},
+    "tokenizers": {"acoustic": {"autoencoder": NARROW, "fit": FEW | {"crop": 0.6}}},
+}
 
 
 def trained(folder, recipe, *overrides):

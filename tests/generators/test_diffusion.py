@@ -84,7 +84,7 @@ def signal_to_noise(result, truth):
 
 @pytest.fixture(scope="module", params=["flow", "v"])
 def fitted(request):
-    """A stage that has learned four clips, each with its condition or without, and the conditions."""
+    """A stage that has learned two clips, each with its condition or without; four of each, and their conditions."""
     stage = make(
         width=64,
         objective=request.param,
@@ -93,38 +93,38 @@ def fitted(request):
         condition_dropout=ConditionDropout(0.25),
         continuation=0.5,
     ).train()
-    pairs = pairs_of(TEXT, 4)
-    copies = torch.arange(4).repeat(8)
-    target, mask, repeated = clips()[copies], torch.ones(32, FRAMES).bool(), rows(pairs, copies)
-    steps = 450
-    optimizer = torch.optim.AdamW(stage.parameters(), 5e-3, betas=(0.9, 0.98), fused=True)
+    copies = torch.arange(2).repeat(8)
+    target, mask, repeated = clips()[copies], torch.ones(16, FRAMES).bool(), rows(pairs_of(TEXT, 2), copies)
+    steps = 320
+    optimizer = torch.optim.AdamW(stage.parameters(), 2e-2, betas=(0.9, 0.98), fused=True)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 5e-3 * min((step + 1) / 20, 1 - step / steps)
+        optimizer.param_groups[0]["lr"] = 2e-2 * min((step + 1) / 20, 1 - step / steps)
         loss = stage.loss(target, mask, stage.drop(repeated))["loss"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
         optimizer.step()
-    return stage.eval(), pairs
+    some = slice(8)  # so many noises do not lead to the right one of two clips by chance
+    return stage.eval(), target[some], rows(repeated, some)
 
 
 def test_a_fitted_stage_generates_its_clips_from_their_conditions(fitted):
-    stage, pairs = fitted
+    stage, learned, pairs = fitted
     for name in SCHEDULERS[stage.noise_process.objective]:
-        clip = stage.generate(pairs, FRAMES, seeds=range(4), sampling=DiffusionSampling(name, 20, 1.0)).values
-        assert signal_to_noise(clip, clips()).min() > 10, name
+        clip = stage.generate(pairs, FRAMES, seeds=range(8), sampling=DiffusionSampling(name, 20, 1.0)).values
+        assert signal_to_noise(clip, learned).min() > 10, name
 
 
 def test_a_fitted_stage_continues_what_it_is_given(fitted):
-    stage, pairs = fitted
+    stage, learned, pairs = fitted
     nothing = {name: (null, null) for name, (_, null) in pairs.items()}
-    half = clips()[:, :, : FRAMES // 2]
+    half = learned[:, :, : FRAMES // 2]
     for name in SCHEDULERS[stage.noise_process.objective]:
         sampling = DiffusionSampling(name, 20, 1.0)
-        clip = stage.generate(nothing, FRAMES, seeds=range(4), prefix=half, sampling=sampling).values
+        clip = stage.generate(nothing, FRAMES, seeds=range(8), prefix=half, sampling=sampling).values
         assert torch.equal(clip[:, :, : FRAMES // 2], half)
         rest = slice(FRAMES // 2, None)
-        assert signal_to_noise(clip[:, :, rest], clips()[:, :, rest]).min() > 8, name
+        assert signal_to_noise(clip[:, :, rest], learned[:, :, rest]).min() > 8, name
 
 
 def test_statistics_are_taken_while_training_only():
@@ -311,16 +311,16 @@ def test_mistakes_are_refused_with_what_to_do():
 def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip(kind):
     """Every frame of latents is a function of what is given at its time, at half the rate; clips were never seen."""
     codes = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=25.0, num_codebooks=1, cardinality=8)
-    spec = (codes if kind == "codes" else replace(codes, num_codebooks=None, cardinality=None, dim=3)).as_condition()
+    spec = (codes if kind == "codes" else replace(codes, num_codebooks=None, cardinality=None, dim=8)).as_condition()
     target = RepresentationSpec(sample_rate=16000, channels=1, frame_rate=50.0, dim=4)
     torch.manual_seed(0)
     stage = Diffusion(
         target,
         {"semantic": Given(spec, Diffusion.default_fusion(spec))},
-        denoiser=DiT(width=64, depth=2, num_heads=4, block=BlockConfig(norm="rms")),
+        denoiser=DiT(width=32, depth=1, num_heads=4, block=BlockConfig(norm="rms")),
         condition_dropout=NO_DROPOUT,
     )
-    looks, sounds = torch.randn(8, 3), torch.randn(8, 4) * 3 + 1
+    looks, sounds = torch.randn(8, 8), torch.randn(8, 4) * 3 + 1
 
     def clips(batch, frames):
         drawn = torch.randint(8, (batch, 1, frames // 2))
@@ -328,9 +328,9 @@ def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip
         condition = Condition.of(given, torch.ones(batch, frames // 2, dtype=torch.bool))
         return sounds[drawn[:, 0]].mT.repeat_interleave(2, -1), {"semantic": (condition, condition.absent())}
 
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=300)
-    for _ in range(300):
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1.2e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=180)
+    for _ in range(180):
         latents, pairs = clips(16, 16)
         conditions = {name: condition for name, (condition, _) in pairs.items()}
         loss = stage.loss(latents, torch.ones(16, 16, dtype=torch.bool), conditions)["loss"]

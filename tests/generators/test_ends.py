@@ -69,25 +69,24 @@ def test_the_end_is_learned_in_the_first_codebook_after_the_last_frame(pattern):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_a_stage_learns_clips_of_unequal_length_by_heart(pattern, use_cache):
+def test_a_stage_learns_clips_of_unequal_length_by_heart(pattern):
     stage = make(ends=True, pattern=pattern)
     lengths = torch.tensor([1, 4, 6, 10])
     mask = torch.arange(12) < lengths[:, None]
     codes = codes_of(UNEVEN, 4, 12)
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=5e-3)
-    for _ in range(120):
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=8e-3)
+    for _ in range(90):
         loss = stage.loss(codes, mask, {"text": text(4)})["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    steps = []
-    made = stage.generate(
-        pairs(4), 12, seeds=range(4), sampling=GREEDY, use_cache=use_cache, progress=lambda *at: steps.append(at)
-    )
-    assert made.lengths.tolist() == lengths.tolist()
-    assert torch.equal(made.values, codes.masked_fill(~mask[:, None], 0))
-    assert len(steps) < steps[-1][1]  # it stops when the last sample has ended
+    for options in ({"use_cache": True}, {"use_cache": False}):
+        steps = []
+        options |= {"sampling": GREEDY, "progress": lambda *at, steps=steps: steps.append(at)}
+        made = stage.generate(pairs(4), 12, seeds=range(4), **options)
+        assert made.lengths.tolist() == lengths.tolist()
+        assert torch.equal(made.values, codes.masked_fill(~mask[:, None], 0))
+        assert len(steps) < steps[-1][1]  # it stops when the last sample has ended
 
 
 def test_ids_that_are_not_there_are_never_drawn():

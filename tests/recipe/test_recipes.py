@@ -7,13 +7,31 @@ import partita
 from partita.recipe.compose import compose
 from partita.recipe.plan import check_recipe, load_recipe
 from partita.recipe.recipe_files import recipes
-from partita.tokenizers.encodec import EnCodec
 from partita.training.training import train
+
+NARROW = {
+    "transformer": {"width": 32, "depth": 1},
+    "dit": {"width": 32, "depth": 1},
+    "stft-convnext": {"encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1},
+    "seanet": {"network": {"width": 4}},
+}
+"""Smaller sizes of networks."""
+SMALL_T5 = "shape: {width: 16, feed_forward_width: 24, depth: 2, num_heads: 2, head_width: 8, vocabulary: 64}"
+
+
+def narrow(values):
+    """Give all networks of a recipe smaller sizes."""
+    for inner in values.values():
+        if isinstance(inner, dict):
+            for key, size in NARROW.get(inner.get("name"), {}).items():
+                inner[key] = {**inner[key], **size} if isinstance(size, dict) else size
+            narrow(inner)
 
 
 def shrunk(recipe, *overrides):
-    """The plan of a recipe at two steps per part on a few pieces."""
+    """The plan of a recipe of small networks, at two steps per part on a few pieces."""
     tree = compose(recipe, [*overrides, "data.limit=12", "trainer.logger=csv"])
+    narrow(tree.values)
     fits = [slot for group in ("tokenizers", "conditioners") for slot in tree.values[group].values()]
     for stage in tree.values["stages"].values():
         stage["window"] = 0.6
@@ -43,14 +61,12 @@ def test_another_part_is_one_word(override, tmp_path):
     assert system.generate(["flute"], duration=0.4).shape[:2] == (1, 1)
 
 
-def test_a_pretrained_codec_and_text_encoder_take_the_place_of_trained_ones(tmp_path, t5_checkpoint):
-    EnCodec(model="24khz").save(tmp_path / "encodec")
+def test_a_pretrained_codec_and_text_encoder_take_the_place_of_trained_ones(tmp_path, t5_checkpoint, narrow_encodec):
     text = t5_checkpoint("relu", ["a slow chorale for flute"])
-    small = "shape: {width: 16, feed_forward_width: 24, depth: 2, num_heads: 2, head_width: 8, vocabulary: 64}"
     swapped = shrunk(
         "chorales-tiny",
-        f"tokenizers.acoustic={{preset: encodec-24khz, num_codebooks: 2, weights: {tmp_path / 'encodec'}}}",
-        f"conditioners.text={{preset: t5-small, weights: {text}, {small}}}",
+        f"tokenizers.acoustic={{preset: encodec-24khz, num_codebooks: 2, weights: {narrow_encodec}}}",
+        f"conditioners.text={{preset: t5-small, weights: {text}, {SMALL_T5}}}",
     )
     system = train(swapped, tmp_path / "run")
     audio = system.generate(["flute", None], duration=0.4, seed=3)
@@ -60,5 +76,6 @@ def test_a_pretrained_codec_and_text_encoder_take_the_place_of_trained_ones(tmp_
 
 def test_presets_without_weights_here_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    slot = f"{{preset: t5-base, {SMALL_T5}}}"
     with pytest.raises(partita.PartitaError, match=r"google-t5/t5-base"):
-        train(load_recipe("chorales-tiny", ["conditioners.text=t5-base", "data.limit=12"]), tmp_path)
+        train(load_recipe("chorales-tiny", [f"conditioners.text={slot}", "data.limit=12"]), tmp_path)

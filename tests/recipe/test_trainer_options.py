@@ -1,4 +1,5 @@
 import inspect
+import re
 
 import lightning as L
 import pytest
@@ -26,17 +27,25 @@ def said(action, *arguments):
     return ""
 
 
+CODEC = """
+tokenizers: {acoustic: {name: toy-codec, fit: {steps: 1, batch_size: 2, crop: 0.5}}}
+data: toy-sines
+trainer: {logger: csv}
+"""
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_no_value_of_an_argument_leads_to_a_traceback(toy_recipe, tmp_path, name):
     """What the check lets pass trains, or is refused in one message."""
-    small = ["tokenizers.acoustic.fit.steps=1", "stages.main=null", "conditioners.text=null"]
+    toy_recipe.write_text(CODEC)
+    keys = (f"trainer.{name}", f"tokenizers.acoustic.fit.trainer.{name}")
     for i, value in enumerate(WRONG):
-        for key in (f"trainer.{name}", f"tokenizers.acoustic.fit.trainer.{name}"):
-            changes = [*small, f"{key}={value}"]
-            if refused := said(load_recipe, toy_recipe, changes):
-                assert key in refused
-            elif key.startswith("trainer"):
-                assert "\n" not in said(train, load_recipe(toy_recipe, changes), tmp_path / str(i))
+        problems = said(load_recipe, toy_recipe, [f"{key}={value}" for key in keys])
+        for key in keys:
+            if not re.search(rf"(?<![\w.]){re.escape(key)}\b", problems):
+                plan = load_recipe(toy_recipe, [f"{key}={value}"])  # is not refused for another reason
+                if key.startswith("trainer"):
+                    assert "\n" not in said(train, plan, tmp_path / str(i))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from partita.errors import PartitaError
+from partita.tokenizers import encodec
 from partita.tokenizers.encodec import EnCodec
 
 transformers = pytest.importorskip("transformers")
+
+MODELS = dict(encodec._MODELS)
 
 CONFIGS = {
     "24khz": {},
@@ -31,11 +34,34 @@ CONFIGS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _narrow():
+    """All models a quarter as wide, which is all that differs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, model in MODELS.items():
+            width = model.network.get("n_filters", 32) // 4
+            patch.setitem(encodec._MODELS, name, model._replace(network={**model.network, "n_filters": width}))
+        yield
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_is_as_wide_as_the_one_of_transformers(name, monkeypatch):
+    monkeypatch.setitem(encodec._MODELS, name, MODELS[name])
+    with torch.device("meta"):
+        ours = EnCodec(model=name)
+        theirs = transformers.EncodecModel(transformers.EncodecConfig(**CONFIGS[name]))
+    folded = [key for key in theirs.state_dict() if not key.endswith(("original0", *encodec._TRAINING_STATE))]
+    expected = sorted(theirs.state_dict()[key].shape for key in folded)
+    assert sorted(tensor.shape for tensor in ours.exported_state().values()) == expected
+
+
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def reference(request, tmp_path_factory):
     """transformers' model with random weights, and the folder it saved itself to."""
     torch.manual_seed(0)
-    model = transformers.EncodecModel(transformers.EncodecConfig(**CONFIGS[request.param])).eval()
+    config = transformers.EncodecConfig(**CONFIGS[request.param])
+    config.num_filters //= 4
+    model = transformers.EncodecModel(config).eval()
     noise = torch.randn(1, model.config.audio_channels, 9600) * 0.2
     with torch.no_grad():
         residual = model.encoder(noise)[0]  # entries near the latents, so that all of them are used
@@ -86,9 +112,10 @@ def test_both_namings_of_normalized_weights(reference, tmp_path):
     assert all(torch.equal(expected[key], tensor) for key, tensor in old.exported_state().items())
 
 
-def test_original_release(tmp_path):
+def test_original_release(tmp_path, monkeypatch):
     from encodec import EncodecModel
 
+    monkeypatch.setitem(encodec._MODELS, "24khz", MODELS["24khz"])
     with pytest.warns(FutureWarning):
         theirs = EncodecModel.encodec_model_24khz(pretrained=False)
     theirs.set_target_bandwidth(3.0)

@@ -33,7 +33,7 @@ def rvq(**options):
 def codec_of(autoencoder, options):
     parts = {
         "bottleneck": rvq(),
-        "discriminator": MultiScale(wave_scales=(2,), wave_width=4, stft_windows=(256,), stft_width=4),
+        "discriminator": MultiScale(wave_scales=(2,), wave_width=1, stft_windows=(256,), stft_width=4),
     }
     return NeuralCodec(autoencoder=autoencoder, **COMMON | parts | options)
 
@@ -131,7 +131,7 @@ def test_fewer_codebooks(build):
 def test_training_touches_everything_and_counts_batches(build):
     codec = build()
     before = {name: parameter.clone() for name, parameter in codec.named_parameters()}
-    trainer = train(codec, clips(16), limit_val_batches=1.0)
+    trainer = train(codec, clips(16), limit_val_batches=2)
     assert codec.step == 8
     assert trainer.global_step == 8
     unchanged = [name for name, p in codec.named_parameters() if torch.equal(before[name], p)]
@@ -158,14 +158,15 @@ def test_phases_of_training(build):
 
 
 @BUILDERS
-@pytest.mark.parametrize("step", [1, 5])
-def test_a_killed_run_goes_on_bit_for_bit(build, step, tmp_path):
+def test_a_killed_run_goes_on_bit_for_bit(build, tmp_path):
     """In the quantizer's warm-up and after the discriminators entered."""
-    whole, killed = build(), build()
-    train(whole, clips(16), Save(step, tmp_path / "last.ckpt"))
-    train(killed, clips(16), start=step, checkpoint=tmp_path / "last.ckpt")
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, killed.state_dict()[name]), name
+    whole, steps = build(), (1, 5)
+    train(whole, clips(14), *(Save(step, tmp_path / f"{step}.ckpt") for step in steps))
+    for step in steps:
+        killed = build()
+        train(killed, clips(14), start=step, checkpoint=tmp_path / f"{step}.ckpt")
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, killed.state_dict()[name]), (step, name)
 
 
 @BUILDERS
@@ -176,7 +177,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(build, balanced):
     large, small = (build(bottleneck=rvq(warmup_steps=100), losses=losses, adversarial_start=1) for _ in range(2))
     small.load_state_dict(large.state_dict())
     options = {"lr": 1e-3, "eps": 1e-2, "gradient_clip": 0.5}  # such an eps keeps tiny gradients from counting in full
-    steps = 1 if balanced else 4  # norms are averaged over batches, which is the same for the first alone
+    steps = 1 if balanced else 3  # norms are averaged over batches, which is the same for the first alone
     data = [clip for clip in clips(8 * steps) if balanced is False] or clips(2) * 4
     one = train(large, data, fit=Fit(steps=steps, batch_size=8, **options))
     four = train(small, data, fit=Fit(steps=steps, batch_size=2, accumulate=4, **options))
@@ -204,24 +205,23 @@ class Scaled(MixedPrecision):
 )
 def test_scaled_gradients_train_like_others(build, accumulate, interval):
     """Powers of two change nothing in floating point: neither what is clipped, nor what the adversary does."""
-    plain, scaled = build(), build()
+    plain, scaled = build(adversarial_start=1), build(adversarial_start=1)
     scaled.load_state_dict(plain.state_dict())
-    fit = Fit(steps=5, batch_size=2, accumulate=accumulate, lr=1e-3, gradient_clip=0.01)
-    train(plain, clips(10 * accumulate), fit=fit)
-    train(scaled, clips(10 * accumulate), fit=fit, plugins=[Scaled(interval)])
+    fit = Fit(steps=4, batch_size=2, accumulate=accumulate, lr=1e-3, gradient_clip=0.01)
+    train(plain, clips(8 * accumulate), fit=fit)
+    train(scaled, clips(8 * accumulate), fit=fit, plugins=[Scaled(interval)])
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, scaled.state_dict()[name]), name
 
 
 @BUILDERS
 def test_learns_a_reconstruction(build):
-    data = clips(80, samples=1600)
+    data = clips(40, samples=1600)
     options = {"losses": Losses(adversarial=0.0), "bottleneck": rvq(warmup_steps=20, kmeans_iterations=50)}
     fit = Fit(steps=200, batch_size=2, lr=3e-3, schedule="constant")
     codec = build(**options)
     before = float(train(codec, data[:2], fit=fit, limit_val_batches=1.0).callback_metrics["val/mel_distance"])
-    for _ in range(3):
-        after = float(train(codec, data, fit=fit, limit_val_batches=1.0).callback_metrics["val/mel_distance"])
+    after = float(train(codec, 3 * data, fit=fit, limit_val_batches=5).callback_metrics["val/mel_distance"])
     assert after < 0.7 * before
 
 

@@ -1,16 +1,28 @@
+import gc
 import logging
+import os
 import signal
+import ssl
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toys import TOY_RECIPE
+# Nothing here imports torch before a test runs: the process that hands out the tests to others would wait for it.
+
+gc.disable()
+
+
+def pytest_collection_finish():
+    """Modules and tests stay to the end. Looking for garbage among them would take a tenth of the time."""
+    gc.freeze()
+    gc.enable()
+
 
 # Tests end processes by force. One that is forked and ended while it holds tqdm's own lock would hold it here, too.
 tqdm.set_lock(threading.RLock())
@@ -27,9 +39,19 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """Files are not flushed to the disk, since no test outlives a power failure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
-    torch.manual_seed(0)
+    import torch
+
+    torch.default_generator.manual_seed(0)  # without preparing accelerators, which takes longer than many tests
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +59,7 @@ def t5_checkpoint(tmp_path_factory):
     """Makes a folder as transformers writes one: a whole tiny T5, and a text tokenizer of a few words."""
 
     def make(feed_forward, texts):
+        import torch
         import transformers
 
         from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -61,9 +84,24 @@ def t5_checkpoint(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def narrow_encodec(tmp_path_factory):
+    """The folder of an EnCodec at 24 kHz with random weights, which is narrower than the published one."""
+    from partita.tokenizers import encodec
+
+    published, folder = encodec._MODELS["24khz"], tmp_path_factory.mktemp("encodec")
+    narrow = published._replace(num_codebooks=4, cardinality=64, network={**published.network, "n_filters": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(encodec._MODELS, "24khz", narrow)
+        encodec.EnCodec(model="24khz").save(folder)
+        yield folder
+
+
 @pytest.fixture
 def toy_recipe(tmp_path):
     """The path of a recipe of toy parts, alone in its folder."""
+    from toys import TOY_RECIPE
+
     path = tmp_path / "recipes" / "toy.yaml"
     path.parent.mkdir()
     path.write_text(TOY_RECIPE)
@@ -73,14 +111,21 @@ def toy_recipe(tmp_path):
 @pytest.fixture(scope="session")
 def saved_toy(tmp_path_factory):
     """The folder of a saved system of toy parts, its weights random."""
+    import torch
+
     from partita.recipe.plan import load_recipe
     from partita.system.system import System
+    from toys import TOY_RECIPE
 
     folder = tmp_path_factory.mktemp("saved")
     (folder / "toy.yaml").write_text(TOY_RECIPE)
     torch.manual_seed(0)
     System(load_recipe(folder / "toy.yaml")).save(folder / "system")
     return folder / "system"
+
+
+_certificates = cache(ssl.create_default_context)
+"""Certificates are read once for all clients, which takes longer than most conversations with the local Hub."""
 
 
 @pytest.fixture
@@ -90,7 +135,8 @@ def hub(monkeypatch, tmp_path):
 
     from hub_server import Hub
 
-    hub = Hub()
+    before, hub = set(threading.enumerate()), Hub()
+    monkeypatch.setattr(ssl, "create_default_context", _certificates)
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
@@ -99,6 +145,11 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     yield hub
     hub.close()
+    # The next test may fork: a lock that a thread of a client holds would stay locked. tqdm's monitor never ends, and
+    # threads of the server wait for connections that are kept.
+    for thread in set(threading.enumerate()) - before:
+        if type(thread) is threading.Thread and "process_request_thread" not in thread.name:
+            thread.join(10)
 
 
 class ProgressLines(logging.Handler):

@@ -101,6 +101,7 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every body waits until the client has acknowledged its headers
 
     def log_message(self, *arguments: object) -> None:
         pass

@@ -43,6 +43,20 @@ def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_contents_reach_the_disk_before_the_name_does(tmp_path, monkeypatch, folder):
+    """After a power failure, a name never stands for contents that were only in memory."""
+    steps = []
+    rename = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(os.fstat(file).st_ino))
+    monkeypatch.setattr(Path, "replace", lambda old, new: (steps.append("renamed"), rename(old, new))[1])
+    with (replacing_folder if folder else replacing_file)(tmp_path / "result") as new:
+        inner = new / "inner" if folder else new
+        inner.write_text("whole")
+        written = [path.stat().st_ino for path in ([inner, new] if folder else [new])]
+    assert steps == [*written, "renamed", tmp_path.stat().st_ino]
+
+
 def test_without_room_the_old_is_kept_and_one_message_says_so(tmp_path, small_disk):
     large = {"large": torch.zeros(1 << 16)}
     checkpoint, file, folder = tmp_path / "a.ckpt", tmp_path / "text", tmp_path / "folder"

@@ -11,15 +11,16 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from scipy.signal import butter, sosfiltfilt
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from torch.nn import functional as F
 
 from partita.core.contracts import Example
 from partita.core.resample import convert
+from partita.data import corpus
 from partita.data.corpus import Corpus
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from partita.metrics.divergence import KLDivergence
@@ -152,20 +153,18 @@ def level(audio: Tensor) -> Tensor:
 
 def faster(source: Corpus, codec: Tokenizer, index: int, clip: Example, times: float) -> Tensor:
     """The same arrangement, played faster from the same place on for as long, as loud: ``[C, T]``."""
-    source, tempo = copy.copy(source), clip.fields["tempo"]
-    source.arrangements = replace(source.arrangements, tempo=(tempo * times, tempo * times))
-    spec, length = codec.spec, clip.audio.shape[-1]
-    whole = source.read(
-        "test",
-        index % source.size("test"),
-        seed=index,
-        seconds=None,
-        sample_rate=spec.sample_rate,
-        channels=spec.channels,
-    )
-    start = clip.fields["seconds_start"] * tempo / whole.fields["tempo"]
-    audio = whole.audio[:, round(start * spec.sample_rate) :][:, :length]
-    audio = F.pad(audio, (0, length - audio.shape[-1]))
+    source, spec, tempo = copy.copy(source), codec.spec, round(clip.fields["tempo"] * times, 1)
+    source.arrangements = replace(source.arrangements, tempo=(tempo, tempo))
+    start = clip.fields["seconds_start"] * clip.fields["tempo"] / tempo
+    with patch.object(corpus, "_crop", lambda *where: start):  # rather than at random
+        audio = source.read(
+            "test",
+            index % source.size("test"),
+            seed=index,
+            seconds=clip.audio.shape[-1] / spec.sample_rate,
+            sample_rate=spec.sample_rate,
+            channels=spec.channels,
+        ).audio
     return audio * level(clip.audio) / level(audio)
 
 

@@ -73,6 +73,7 @@ def split(line):
     return shlex.split(line, comments=True)
 
 
+@cache
 def group_of():
     return typer.main.get_command(app)
 

@@ -1,13 +1,11 @@
 """Parts in a file of one's own, named by its user and never by a recipe."""
 
-import os
-import subprocess
 import sys
 
 import pytest
 
 import partita
-from command_line import run
+from command_line import fork, run
 
 PART = '''
 from partita.core.registry import register
@@ -18,22 +16,19 @@ from toys import ToyCodec
 class Mine(ToyCodec):
     """A part of one's own."""
 '''
-TOYS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
-
-
-def command(*arguments):
-    environment = {**os.environ, "PYTHONPATH": TOYS}
-    words = [sys.executable, "-m", "partita.cli", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_the_flag_makes_a_part_of_a_file_usable(tmp_path, monkeypatch, capfd):
     file, recipe = tmp_path / "flag_part.py", tmp_path / "recipe.yaml"
     file.write_text(PART.replace("NAME", "flag-part"))
     recipe.write_text("tokenizers: {acoustic: flag-part}\ndata: {name: toy-sines}\n")
-    done = command("--import", file, "check", recipe)
-    assert done.returncode == 0, done.stderr
-    assert "flag-part" in done.stdout
+    output = tmp_path / "output.txt"
+    process = fork("--import", file, "check", recipe, output=output)  # so that it is not imported here
+    process.join(300)
+    process.kill()  # rather than wait for one that hangs
+    process.join()
+    assert process.exitcode == 0, output.read_text()
+    assert "flag-part" in output.read_text()
     status, message = run("check", recipe, monkeypatch=monkeypatch, capfd=capfd)
     assert status == 2
     assert "partita --import FILE.py" in message

@@ -1,5 +1,6 @@
 """What a run reads: the same examples however they are read, and others in the place of what is damaged."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +89,16 @@ def test_what_is_left_out_is_logged_once(workers, lines):
     assert source.report == ["piece 2: it is worn", "piece 5: it is worn"]
 
 
-def test_a_worker_says_what_is_wrong_without_a_traceback():
+def test_a_worker_says_what_is_wrong_without_a_traceback(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # how long the worker's end may take
     source = Worn(broken=range(8))
     loader = ExampleLoader(examples(source), batch_size=8, num_workers=1, collate_fn=Collate())
     with pytest.raises(PartitaError) as caught:
         next(iter(loader))
     assert str(caught.value).startswith("50 clips in a row cannot be read")
     assert "Traceback" not in str(caught.value)
+    del caught  # which keeps the worker
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,20 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import submitit.local.local
+import torch
 from filelock import FileLock
+from submitit.core.submission import process_job
 
 from ablation_toys import study
+from command_line import fork
 from partita.errors import PartitaError
 from partita.evaluation.ablate import plan_tasks
 from partita.evaluation.ablation_runs import make_runs
@@ -70,9 +77,21 @@ def test_processes_end_with_the_one_that_started_them_and_keep_what_they_did(toy
     assert (root / task.folder / "checkpoints" / "tokenizers-acoustic.ckpt").is_file()
 
 
-def test_what_processes_say_when_they_fail(toy_recipe, tmp_path, toy_package, monkeypatch, lines):
-    for name, value in toy_package.items():
-        monkeypatch.setenv(name, value)
+class Forked:
+    """Stands for a process that is started, which would import everything again."""
+
+    def __init__(self, command, *, stdout, **options):
+        assert command[:3] == [sys.executable, "-m", "partita.cli"]
+        self.process = fork(*command[3:], output=Path(stdout.name))
+
+    def poll(self):
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+
+def test_what_processes_say_when_they_fail(toy_recipe, tmp_path, monkeypatch, lines):
+    monkeypatch.setattr("partita.evaluation.launch.subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
     root = tmp_path / "out"
     good = long_training(toy_recipe, root, 3)
     bad = Task(
@@ -91,9 +110,28 @@ def test_what_processes_say_when_they_fail(toy_recipe, tmp_path, toy_package, mo
     assert good.done(root)
 
 
+class ForkedJob(Forked):
+    """Stands for the process of a job of submitit, and for the other one that starts it."""
+
+    def __init__(self, folder, **options):
+        self.process = multiprocessing.get_context("fork").Process(target=self.begin, args=(folder,))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def begin(self, folder):
+        torch.set_num_threads(1)
+        place = {"JOB_ID": os.getpid(), "NTASKS": 1, "JOB_NUM_NODES": 1, "NODEID": 0, "GLOBALID": 0, "LOCALID": 0}
+        os.environ |= {f"SUBMITIT_LOCAL_{name}": str(number) for name, number in place.items()}
+        os.environ["SUBMITIT_EXECUTOR"] = "local"
+        process_job(folder)
+
+
 def test_a_cluster_does_the_same(toy_recipe, tmp_path, toy_package, monkeypatch):
     for name, value in toy_package.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Cluster, "poll_seconds", 0.1)
+    start = iter([submitit.local.local.start_controller, ForkedJob])  # the first one imports everything anew
+    monkeypatch.setattr("submitit.local.local.start_controller", lambda **options: next(start)(**options))
     root = tmp_path / "out"
     task = long_training(toy_recipe, root, 3)
     bad = Task("bad", "train", "bad", "parts/bad", "data: {name: toy-sines}", "tokenizers/acoustic")

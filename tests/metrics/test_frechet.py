@@ -339,11 +339,12 @@ def synchronized(rank, folder):
 
 
 def second_process(_, folder):
+    torch.set_num_threads(1)  # OpenMP's other threads are not forked
     torch.save(synchronized(1, folder), f"{folder}/results.pt")
 
 
 def test_two_processes_equal_one(tmp_path):
-    other = mp.spawn(second_process, (str(tmp_path),), join=False)
+    other = mp.start_processes(second_process, (str(tmp_path),), join=False, start_method="fork")
     synced = synchronized(0, tmp_path)
     while not other.join():
         pass

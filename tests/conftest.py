@@ -5,6 +5,7 @@ import signal
 import ssl
 import sys
 import threading
+import time
 from functools import cache
 from pathlib import Path
 
@@ -147,9 +148,12 @@ def hub(monkeypatch, tmp_path):
     hub.close()
     # The next test may fork: a lock that a thread of a client holds would stay locked. tqdm's monitor never ends, and
     # threads of the server wait for connections that are kept.
-    for thread in set(threading.enumerate()) - before:
-        if type(thread) is threading.Thread and "process_request_thread" not in thread.name:
-            thread.join(10)
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(
+        type(thread) is threading.Thread and "process_request_thread" not in thread.name
+        for thread in set(threading.enumerate()) - before
+    ):
+        time.sleep(0.005)
 
 
 class ProgressLines(logging.Handler):

@@ -258,7 +258,9 @@ def hanging(published):
         published.faults = {where: lambda handler: (begun.set(), silent(handler))}
         return begun
 
-    return hang_at
+    disable_progress_bars()  # threads that are given up would still write theirs, over what is captured
+    yield hang_at
+    enable_progress_bars()
 
 
 @pytest.mark.parametrize("where", ["PUT /storage/", "POST /.*/commit/", "/api/models/", DOWNLOAD])
@@ -277,7 +279,6 @@ def test_ctrl_c_stops_waiting_for_requests_that_hang(published, cli, saved_toy, 
 
 def test_ctrl_c_ends_the_process_of_an_upload_whose_threads_hang(published, saved_toy, tmp_path, hanging):
     begun, output = hanging("PUT /storage/"), tmp_path / "output.txt"
-    disable_progress_bars()
     process = fork(*PUSH, saved_toy, "alice/new", output=output)
     try:
         while not begun.wait(0.1):
@@ -285,7 +286,6 @@ def test_ctrl_c_ends_the_process_of_an_upload_whose_threads_hang(published, save
         os.kill(process.pid, signal.SIGINT)
         process.join(60)  # without help, never: its end waits for its threads
     finally:
-        enable_progress_bars()
         process.kill()
     assert (process.exitcode, output.read_text()) == (130, "stopped; run the same command again to resume\n")
     assert len(published.repositories["alice/new"].commits) == 1

@@ -60,6 +60,10 @@ class HuBERTShape:
     position_groups: int = 16
 
     def __post_init__(self) -> None:
+        if min(self.num_heads, self.position_groups) < 1:
+            raise ValueError(
+                f"num_heads and position_groups must be positive, not {self.num_heads} and {self.position_groups}"
+            )
         if self.width % self.num_heads or self.width % self.position_groups:
             raise ValueError(
                 f"width {self.width} must be a multiple of num_heads, {self.num_heads}, and position_groups, "

@@ -141,3 +141,6 @@ def test_mistakes_are_named():
         HuBERT(layer=0)
     with pytest.raises(ValueError, match="multiple"):
         HuBERTShape(num_heads=7)
+    for nothing in ({"num_heads": 0}, {"position_groups": 0}, {"num_heads": -12}):
+        with pytest.raises(ValueError, match="must be positive"):
+            HuBERTShape(**nothing)

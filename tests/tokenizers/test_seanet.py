@@ -68,3 +68,5 @@ def test_refuses_nonsense():
         SEANetShape(strides=())
     with pytest.raises(ValueError, match="compress"):
         SEANetShape(width=5, compress=2)
+    with pytest.raises(ValueError, match="compress must be positive"):
+        SEANetShape(compress=0)

@@ -52,6 +52,8 @@ class SEANetShape:
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"strides must be one or more positive numbers, not {list(self.strides)}")
+        if self.compress < 1:
+            raise ValueError(f"compress must be positive, not {self.compress}")
         if self.width % self.compress:
             raise ValueError(f"width {self.width} must be a multiple of compress {self.compress}")
 

@@ -100,7 +100,7 @@ def _feed(todo: SimpleQueue[tuple[str, Path]], answers: SimpleQueue[tuple[str, d
 def _start_worker() -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-P", "-m", __name__],  # no module of the working directory stands for one of Python's
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -48,6 +48,13 @@ def test_kept_scores_are_those_that_were_parsed(tunes, monkeypatch):
             assert type(getattr(other, name)) is type(value)
 
 
+def test_files_in_the_working_directory_do_not_stand_for_modules(tunes, monkeypatch):
+    (tunes / "copy.py").write_text("raise SystemExit\n")
+    monkeypatch.chdir(tunes)
+    pieces, _ = library.load_pieces(["bach"], None, tunes / "cache")
+    assert [piece.id for piece in pieces] == ["bach/a", "bach/b"]
+
+
 @pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b""])
 def test_a_damaged_file_is_made_anew(tunes, parsed_here, damage):
     first, _ = library.load_pieces(["bach"], None, tunes / "cache")

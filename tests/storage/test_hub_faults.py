@@ -281,7 +281,9 @@ def test_ctrl_c_ends_the_process_of_an_upload_whose_threads_hang(published, save
     begun, output = hanging("PUT /storage/"), tmp_path / "output.txt"
     process = fork(*PUSH, saved_toy, "alice/new", output=output)
     try:
-        while not begun.wait(0.1):
+        for _ in range(600):  # rather than wait for one that hangs
+            if begun.wait(0.1):
+                break
             assert process.is_alive(), output.read_text()
         os.kill(process.pid, signal.SIGINT)
         process.join(60)  # without help, never: its end waits for its threads

@@ -263,3 +263,14 @@ def test_values_are_converted_as_omegaconf_converts_them(hint):
 
 def test_a_number_without_a_float_is_a_mistake():
     assert [m.key for m in check(Thing, {"width": 1, "rates": {"a": 10**400}}, skip=SUPPLIED)] == ["rates"]
+
+
+@pytest.mark.parametrize("hint", [Any, list[Any], dict[str, Any], tuple[Any, ...]])
+@pytest.mark.parametrize("text", ["${x}", "???"])
+def test_references_and_missing_values_are_mistakes(hint, text):
+    class Takes:
+        def __init__(self, value: hint):
+            self.value = value
+
+    value = {Any: text, dict[str, Any]: {"a": text}}.get(hint, [text])
+    assert [mistake.key for mistake in check(Takes, {"value": value})] == ["value"]

@@ -52,7 +52,8 @@ def _no_waiting_for_the_disk():
 def _seeded():
     import torch
 
-    torch.default_generator.manual_seed(0)  # without preparing accelerators, which takes longer than many tests
+    # Without preparing accelerators that no test has used, which takes longer than many tests.
+    (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(0)
 
 
 @pytest.fixture(scope="session")

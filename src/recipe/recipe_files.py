@@ -137,7 +137,7 @@ def text_keyed(value: Any) -> Any:
         return {str(text_keyed(k)): text_keyed(v) for k, v in value.items()}
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(f"a whole number of {value.bit_length()} bits is too large")
-    return [text_keyed(v) for v in value] if isinstance(value, list) else value
+    return [text_keyed(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(error: Exception) -> str:

@@ -1,9 +1,11 @@
-"""Changes to saved systems, as a stranger may make them."""
+"""Saved systems: changes as a stranger may make them, and comparisons of weights."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors.torch import load_file
 
 
 def change(system: Path, key: str, value: Any) -> None:
@@ -15,3 +17,13 @@ def change(system: Path, key: str, value: Any) -> None:
         node = node[step]
     node[last] = value
     (system / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def weights(run: Path) -> dict[tuple[str, str], torch.Tensor]:
+    """All tensors in a folder, by file and name."""
+    return {(str(p.relative_to(run)), k): v for p in Path(run).rglob("*.safetensors") for k, v in load_file(p).items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    """Whether two such mappings are equal bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

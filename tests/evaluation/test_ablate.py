@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 import partita
 from ablation_toys import CODECS, FEW, LETTERS, Here, study
@@ -23,18 +22,10 @@ from partita.evaluation.launch import run_tasks
 from partita.evaluation.tasks import perform_task
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
+from saved_systems import same, weights
 from toys import TOY_RECIPE, ToyBigram
 
 PILOT = ("tokenizers.acoustic.cardinality=16", "seed=0")
-
-
-def weights(folder):
-    paths = Path(folder).rglob("*.safetensors")
-    return {(str(p.relative_to(folder)), k): v for p in paths for k, v in load_file(p).items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_the_runs_of_an_ablation_are_those_that_train_makes(toy_recipe, tmp_path, lines):

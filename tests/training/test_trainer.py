@@ -1,5 +1,4 @@
 import csv
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +13,11 @@ from partita.training.callbacks import Reseed, StepProgressBar
 from partita.training.fit_data import FitData
 from partita.training.report import read_curves
 from partita.training.training import seconds_per_step, train
+from saved_systems import weights
 from toys import ToyBigram, ToyCodec
 
 FIT = "stages.main.generator.fit."
 STAGE = ["stages.main.generator.condition_dropout.together=0", FIT + "ema=null", FIT + "lr=0.01"]
-
-
-def weights(run):
-    return {(str(p.relative_to(run)), k): v for p in Path(run).rglob("*.safetensors") for k, v in load_file(p).items()}
 
 
 class Killed(BaseException):

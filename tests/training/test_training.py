@@ -1,9 +1,5 @@
-import multiprocessing
 import os
-import runpy
 import signal
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,55 +17,12 @@ from partita.training.callbacks import Reseed
 from partita.training.fit_data import FitData
 from partita.training.report import read_curves
 from partita.training.training import train
+from saved_systems import same, weights
 from toys import ToyBigram
-
-
-def weights(run):
-    return {(str(p.relative_to(run)), k): v for p in Path(run).rglob("*.safetensors") for k, v in load_file(p).items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 class Killed(BaseException):
     pass
-
-
-def in_a_process(function, *args):
-    """Run a function in another process, and return the exit status."""
-    # A fork need not import everything again; but autograd has threads for a GPU, which forks lack.
-    process = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork").Process(
-        target=function, args=args
-    )
-    process.start()
-    process.join(300)
-    process.kill()  # rather than wait for one that hangs
-    process.join()
-    return process.exitcode
-
-
-def train_until_killed(recipe, run):
-    """Train until the second checkpoint is half written."""
-    save, count = torch.save, 0
-
-    def dying(value, file, *args):
-        nonlocal count
-        count += 1
-        if count == 2:
-            file.write(b"half")
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        save(value, file, *args)
-
-    torch.save = dying
-    train(load_recipe(recipe), run)
-
-
-def run_script(path):
-    """Run a script in this process as if Python had been started with it."""
-    sys.argv, sys.modules["__main__"].__spec__ = [str(path)], None  # the command that Lightning repeats
-    runpy.run_path(str(path), run_name="__main__")
 
 
 @pytest.mark.parametrize(
@@ -107,18 +60,6 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_weights(toy_recipe, tmp_p
     assert deaths == len(deadly)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert not list((tmp_path / "broken").rglob("*.ckpt"))
-
-
-def test_a_killed_process_leaves_no_half_file_and_resumes(toy_recipe, tmp_path):
-    """SIGKILL while a checkpoint is being written."""
-    assert in_a_process(train_until_killed, toy_recipe, tmp_path / "run") == -signal.SIGKILL
-    checkpoint = tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["state_dict"]
-    plan = load_recipe(toy_recipe)
-    train(plan, tmp_path / "run")
-    train(plan, tmp_path / "whole")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-    assert not list((tmp_path / "run").rglob(".*.part"))
 
 
 def test_a_run_killed_between_saving_a_conditioner_and_its_stage_starts_that_stage_anew(
@@ -319,63 +260,6 @@ def test_a_folder_without_captions_cannot_train_what_reads_them(toy_recipe, tmp_
     soundfile.write(folder / "a.wav", np.zeros(8000), 8000)
     with pytest.raises(PartitaError, match=r"none of 1 file in music has a caption"):
         train(load_recipe(toy_recipe, [f"data={{name: folder, path: {folder}}}"]), tmp_path / "run")
-
-
-TOGETHER = """
-tokenizers:
-  acoustic:
-    name: codec
-    sample_rate: 4000
-    dim: 4
-    autoencoder: {name: seanet, network: {width: 2, strides: [5, 8], dilations: [1]}}
-    bottleneck: {name: rvq, num_codebooks: 1, cardinality: 16, warmup_steps: 100}
-    losses: {balanced: true, adversarial: 1.0, feature_matching: 1.0}
-    spectral: {windows: [64, 256], bands: 20}
-    discriminator: {name: multi-scale, wave_scales: [2], wave_width: 1, stft_windows: [256], stft_width: 2}
-    adversarial_start: 1
-    fit: {steps: 4, batch_size: 2, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, accumulate: 2, ema: 0.5, validation_examples: 5}
-conditioners:
-  text: toy-letters
-stages:
-  main:
-    generator: {name: toy-bigram, fit: {steps: 3, batch_size: 2, eps: 1.0e-2, validation_examples: 5}}
-    target: acoustic
-    given: [text]
-    window: 1.0
-data: toy-sines
-trainer: {accelerator: cpu, logger: csv}
-"""
-
-
-def test_two_processes_train_as_one_with_all_their_examples(tmp_path):
-    """A codec with adversary, balancer, accumulation and averaged weights, and a stage on it."""
-    recipe = tmp_path / "together.yaml"
-    recipe.write_text(TOGETHER)
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-import toys, torch
-from partita.recipe.plan import load_recipe
-from partita.training.run_lock import is_first_process
-from partita.training.training import train
-system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(tmp_path / "two")!r})
-state = {{f"{{name}} {{key}}": v for name, part in system.parts.items() for key, v in part.state_dict().items()}}
-torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first_process() else 1}}.pt")
-"""
-    (tmp_path / "ddp.py").write_text(script)
-    assert in_a_process(run_script, tmp_path / "ddp.py") == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert any("balancer.norms" in key for key in first)
-    assert [key for key in first if not torch.equal(first[key], second[key])] == []
-    larger = ["tokenizers.acoustic.fit.batch_size=4", "stages.main.generator.fit.batch_size=4"]
-    train(load_recipe(recipe, larger), tmp_path / "one")
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
-    for folder, names in (("tokenizers/acoustic", ["mel_distance", "spectral"]), ("stages/main", ["loss"])):
-        curves = [read_curves(tmp_path / run, folder) for run in ("one", "two")]
-        for name in names:
-            assert curves[1][f"val/{name}"][1] == pytest.approx(curves[0][f"val/{name}"][1], rel=1e-3)
 
 
 def test_with_more_processes_than_clips_each_has_one_to_validate(toy_recipe):

@@ -100,7 +100,8 @@ def test_a_denoiser(tmp_path):
     system = trained(tmp_path, recipe, *changes, "stages.acoustic.given={text: modulate}")
     audio = system.generate(["organ"], duration=1.4)
     assert audio.shape == (1, 1, 22400)
-    assert torch.equal(partita.load(tmp_path / "run").generate(["organ"], duration=1.4), audio)
+    again = partita.load(tmp_path / "run").generate(["organ"], duration=1.4)
+    torch.testing.assert_close(again, audio, atol=1e-6, rtol=0)  # where data lie in memory may change the rounding
 
 
 def test_a_denoiser_learns(tmp_path):

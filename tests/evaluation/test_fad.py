@@ -32,11 +32,9 @@ def test_the_limit_is_only_shown_where_clips_can_tell_it(run, lines):
     options = replace(LOG_MEL, clips=16, reference_clips=16)
     rows = evaluate(run, options=options)["metrics"]
     few = evaluate(run, options=LOG_MEL)["metrics"]
-    assert (
-        rows["FAD∞ (log-mel-16khz)"]["low"]
-        < rows["FAD∞ (log-mel-16khz)"]["value"]
-        < rows["FAD (log-mel-16khz)"]["value"]
-    )
+    limit, distance = rows["FAD∞ (log-mel-16khz)"], rows["FAD (log-mel-16khz)"]["value"]
+    assert limit["low"] < limit["value"] < limit["high"]
+    assert limit["value"] < distance * (1 + 1e-6)  # these clips are nearly the same, so that there is hardly a bias
     assert "FAD∞ (log-mel-16khz)" not in few
     assert any(line.startswith("FAD∞ (log-mel-16khz) is not measured: it needs at least 8 clips") for line in lines)
 

@@ -75,7 +75,7 @@ def test_decoding_gives_a_sound_of_nearly_the_same_spectrum():
 
 
 def test_decoding_depends_on_nothing_else():
-    tokenizer = LogMel(**SMALL)
+    tokenizer = LogMel(**SMALL, iterations=4)  # each of them enlarges the rounding errors of another batch size
     latents, state = tokenizer.encode(tones(batch=3)), torch.get_rng_state()
     decoded = tokenizer.decode(latents)
     assert torch.equal(tokenizer.decode(latents), decoded)

@@ -256,6 +256,7 @@ def _common(hint: Any, value: Any) -> Any:
 
 
 def _common_dataclass(hint: type, value: Any) -> Any:
+    """The same for an instance of a dataclass, or a mapping that gives its fields."""
     known = arguments(hint)
     if not isinstance(value, dict) or not {n for n, a in known.items() if a.required} <= set(value) <= set(known):
         return value if isinstance(value, hint) else _UNSURE
@@ -326,4 +327,6 @@ _REFUSALS = (
 """What OmegaConf and constructors raise for a value that they cannot take."""
 _UNSURE: Any = object()
 _LARGEST_EXACT = 2**53
+"""Whole numbers below this are floats without a loss."""
 _PLAIN: dict[type, Any] = {dict: dict[str, Any], list: list[Any], tuple: tuple[Any, ...]}
+"""What a container holds where any value is accepted."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PartitaError
+from ..storage.cache import default_cache_dir
 from ..storage.files import replacing_file
 from .licenses import restriction
 from .parsing import parse_scores
@@ -54,13 +54,6 @@ def genre(piece_id: str) -> str:
     ('chorale', 'Scottish folk tune')
     """
     return _EXCEPTIONS.get(piece_id) or GENRES[piece_id.split("/")[0]]
-
-
-def default_cache_dir() -> Path:
-    """Return ``$PARTITA_CACHE``, or ``partita`` in the user's cache folder."""
-    if os.environ.get("PARTITA_CACHE"):
-        return Path(os.environ["PARTITA_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partita"
 
 
 def load_pieces(

@@ -15,13 +15,13 @@ from torch import Tensor
 from ..conditioners.base import JointConditioner
 from ..core.part import Part
 from ..core.resample import convert
-from ..data.library import default_cache_dir
 from ..errors import PartitaError
 from ..metrics.frechet import FrechetDistance
 from ..metrics.gaussian import Gaussian
 from ..metrics.kernel import Sample
 from ..recipe.recipe_files import read_value
 from ..recipe.slots import slot_name
+from ..storage.cache import default_cache_dir
 from ..system.ready_parts import build_part
 from ..tokenizers.base import LatentView, Tokenizer
 

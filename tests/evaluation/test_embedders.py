@@ -6,9 +6,9 @@ import torch
 
 import toys
 from evaluation_toys import EMBEDDED, ToyJoint, scored
-from partita.data.library import default_cache_dir
 from partita.evaluation.embedders import read_embedder, read_reference
 from partita.evaluation.evaluate import evaluate
+from partita.storage.cache import default_cache_dir
 
 
 def test_nothing_is_embedded_twice(run):

@@ -14,7 +14,7 @@ import partita
 from ..core.console import logged, out, showing_progress
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_value
-from .options import Device, Model, grouped
+from .options import Device, InferencePrecisionName, Model, grouped
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class MeasurementOptions(ScoreOptions):
     )
     duration: Annotated[float | None, typer.Option("--duration", "-d", help="Length of each clip in seconds.")] = None
     seed: Annotated[int, typer.Option(help="Seed of the first clip.")] = 0
+    precision: InferencePrecisionName = "fp32"
 
 
 @grouped
@@ -96,6 +97,7 @@ def evaluate(
         measurement.reference_clips,
         measurement.duration,
         measurement.seed,
+        precision=measurement.precision,
         scores=measurement.chosen(),
     )
     folder = output or Path(model) / "evaluation"

@@ -15,7 +15,7 @@ import partita
 from ..core.console import out
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_value
-from .options import Device, Model, grouped
+from .options import Device, InferencePrecisionName, Model, grouped
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class SamplingOptions:
             "such as coarse.top_k=50. Can be repeated.",
         ),
     ] = None
+
+    precision: InferencePrecisionName = "fp32"
 
     def settings(self) -> dict[str, Any]:
         """Return ``key=value`` and ``stage.key=value`` as the mapping that :class:`partita.Request` takes."""
@@ -230,6 +232,7 @@ def generate(
         continuation=excerpt,
         transition=story.transition,
         splice=beginning.splice,
+        precision=sampling.precision,
     )
     made: dict[int, dict[str, Any]] = {}
     for i, clip in partita.generate_each(system, rows, request, at_once=at_once):

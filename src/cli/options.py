@@ -21,6 +21,13 @@ Overrides = Annotated[
 ]
 Model = Annotated[str, typer.Argument(help="Run folder, export folder, or Hub id (user/name).", show_default=False)]
 Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto.")]
+InferencePrecisionName = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the weights: fp32, or bf16 or int8, which are faster and less exact. auto takes the fastest "
+        "that the device has instructions for."
+    ),
+]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -232,7 +232,9 @@ class Condition:
 
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:
-        """The batches of several conditions of equal length, one after the other."""
+        """The batches of several conditions, one after the other; masked positions follow in all but the longest."""
+        longest = max(c.mask.shape[1] for c in conditions)
+        conditions = [c if c.mask.shape[1] == longest else c.lasting(longest) for c in conditions]
         return Condition(torch.cat([c.values for c in conditions]), torch.cat([c.mask for c in conditions]))
 
 

@@ -38,7 +38,7 @@ from .tasks import SPEED, Task
 
 REQUEST = "ablation.yaml"
 
-FIXED_OPTIONS = ("duration", "seed")
+FIXED_OPTIONS = ("duration", "seed", "precision")
 """Evaluation options that cannot change between calls, because the generated clips depend on them."""
 
 log = logging.getLogger(__name__)

@@ -104,6 +104,7 @@ def evaluate(
         # options that clips depend on; numbers of clips and scores can still change later
         "duration": seconds,
         "seed": options.seed,
+        "precision": options.precision,
     }
     request |= {"data_revision": source.revision} if source.revision else {}
     _claim_folder(folder, request)
@@ -204,8 +205,9 @@ def _generated(system: System, pieces: Sequence[Example], folder: Path, options:
         batch = missing[start : start + options.batch_size]
         if system.stages:
             inputs = system.prompts_of([pieces[i].fields for i in batch])
+            seeds = [derive_seed(options.seed, i) for i in batch]
             made = system.generate(
-                inputs, duration=seconds, seed=[derive_seed(options.seed, i) for i in batch], progress=not listening()
+                inputs, duration=seconds, seed=seeds, precision=options.precision, progress=not listening()
             )
         else:
             made = reconstruct(system.output, torch.stack([pieces[i].audio for i in batch]), system.device)

@@ -10,6 +10,7 @@ from typing import Any
 from ..core.registry import UnknownName, lookup
 from ..core.schema import check
 from ..errors import PartitaError
+from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
 
 
@@ -23,6 +24,7 @@ class Evaluation:
         duration: Length of each clip in seconds. ``None`` takes the window of the system's last stage.
         seed: Seed that the seeds of all clips are derived from.
         batch_size: Number of clips that are generated together.
+        precision: Precision of the weights of all stages in generation, as in :class:`partita.Request`.
         scores: Choice of scores by name: a mapping of options, ``true`` to measure a score with its default options,
             or ``false`` to leave it out. Scores that are not named are measured if they run by default.
     """
@@ -32,6 +34,7 @@ class Evaluation:
     duration: float | None = None
     seed: int = 0
     batch_size: int = 8
+    precision: InferencePrecision = "fp32"
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -44,6 +47,7 @@ class Evaluation:
             raise PartitaError(f"duration must be a number of seconds above 0, not {self.duration}")
         if self.duration is not None and beyond(self.duration, LONGEST_CLIP):
             raise TooMuch(f"duration is {self.duration:g} s, and a clip is at most {LONGEST_CLIP:g} s long: refused")
+        check_precision(self.precision)
         for name, choice in self.scores.items():
             _check_choice(name, choice)
 

@@ -58,6 +58,7 @@ class Autoregressive(Generator):
     """
 
     discrete: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
     fusions: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
 
     def __init__(

@@ -64,6 +64,7 @@ class Generator(Part):
 
     Attributes:
         discrete: Whether the stage models codes (true) or latents (false).
+        stepwise: Whether the stage generates place by place, so that a step has one row per sample.
         fusions: The ways in which a condition can enter; :meth:`default_fusion` chooses one if the recipe does not. If
             a component has :attr:`fusions` of its own, only those that both have are possible.
         joint: Conditioners that learn together with this stage, by name; the system sets them.
@@ -71,6 +72,7 @@ class Generator(Part):
     """
 
     discrete: ClassVar[bool]
+    stepwise: ClassVar[bool] = False
     fusions: ClassVar[tuple[str, ...]]
     sampling: Any
     training_input = "stage"

@@ -17,6 +17,7 @@ from ..data.fields.base import crop_fields, parse_value
 from ..errors import PartitaError
 from ..generators.base import Term, classifier_free
 from ..layers.guidance import checked_terms
+from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
 from .assembly import Assembly
 from .request import Continuation, Prompts, Request, Story, segments_of
@@ -35,6 +36,7 @@ class CheckedRequest:
         continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
         splice: Whether the result starts with the original samples of ``continuation``.
+        precision: Precision of the weights of all stages.
     """
 
     inputs: dict[str, list[Any]]
@@ -45,6 +47,7 @@ class CheckedRequest:
     continuation: Tensor | None
     transition: float | None
     splice: bool
+    precision: InferencePrecision
 
     @classmethod
     def of(cls, system: Assembly, request: Request) -> Self:
@@ -82,7 +85,18 @@ class CheckedRequest:
         transition = None if request.transition is None else _seconds("transition", request.transition, least=0.0)
         if transition is not None and transition >= window:
             raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {transition:g}")
-        return cls(inputs, seeds, negative, seconds, generate_options, continuation, transition, request.splice)
+        check_precision(request.precision)
+        return cls(
+            inputs,
+            seeds,
+            negative,
+            seconds,
+            generate_options,
+            continuation,
+            transition,
+            request.splice,
+            request.precision,
+        )
 
     def groups(self) -> dict[tuple[float, ...], list[int]]:
         """Group the samples by the times at which their prompts change; the samples of a group have the same windows.

@@ -18,6 +18,7 @@ from ..core.resample import convert
 from ..core.seeds import derive_seed
 from ..data.clips import prepare_clips
 from ..errors import PartitaError
+from ..layers.lowered import InferencePrecision, lowered
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.chain import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
@@ -45,6 +46,7 @@ def generate(system: Assembly, request: CheckedRequest, progress: Progress | Non
             {name: [values[i] for i in members] for name, values in request.negative.items()},
             None if request.continuation is None else request.continuation[members],
             request.transition,
+            request.precision,
             progress,
         )
         results.append(chain.run())
@@ -72,6 +74,7 @@ class ChainRun:
         negative: Negative prompt of each sample, by input field.
         continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
+        precision: Precision of the weights of all stages.
         progress: Called after each step.
         generated: Generated representations, by source.
         outputs: Side outputs of stages that later stages take as input, by name (``plan:hidden``).
@@ -86,6 +89,7 @@ class ChainRun:
     negative: dict[str, list[Any]]
     continuation: Tensor | None
     transition: float | None
+    precision: InferencePrecision
     progress: Progress | None
     generated: dict[str, Generated] = field(default_factory=dict)
     outputs: dict[str, Condition] = field(default_factory=dict)
@@ -106,7 +110,9 @@ class ChainRun:
 
     def _stage(self, name: str, plan: StagePlan) -> Generated:
         """Run one stage over the whole duration, window by window."""
-        stage, spec = self.system.stages[name].eval(), self.system.catalog.target_spec(plan)
+        whole = self.system.stages[name].eval()
+        stage = lowered(whole, self.precision, stepwise=whole.stepwise)
+        spec = self.system.catalog.target_spec(plan)
         known = None
         if self.continuation is not None and spec.frame_rate is not None:
             encoded_targets = [self._encode_continuation(target, self.continuation) for target in plan.targets]
@@ -210,8 +216,10 @@ class ChainRun:
         negative = []
         if self.negative.keys() & set(conditioner.inputs):
             negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, time_range)
-        ready = prepare_clips(conditioner, [*positive, *negative])  # together, so that both have the same length
-        condition = conditioner({key: tensor.to(self.system.device) for key, tensor in ready.items()})
+        # One clip at a time: in a batch, a sample would depend on the others by rounding errors, which grow.
+        ready = [prepare_clips(conditioner, [clip]) for clip in (*positive, *negative)]
+        device = self.system.device
+        condition = Condition.cat([conditioner({k: t.to(device) for k, t in tensors.items()}) for tensors in ready])
         if conditioner.spec.frame_rate is not None:
             condition = condition.lasting(conditioner.positions(self.seconds))
         if not finite(condition.values):

@@ -16,6 +16,7 @@ from ..core.excerpt import Excerpt
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
 from ..generators.base import Term
+from ..layers.lowered import InferencePrecision
 
 Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
@@ -83,6 +84,8 @@ class Request:
             overlap of windows.
         splice: Whether the result starts with the original samples of ``continuation``, with a crossfade to the codec's
             reconstruction in the last 0.1 s. Otherwise, the beginning is the codec's reconstruction.
+        precision: Precision of the weights of all stages: ``fp32``, or ``bf16`` or ``int8``, which are faster and less
+            exact; ``auto`` takes the fastest that the device has instructions for.
     """
 
     prompts: Prompts = None
@@ -94,6 +97,7 @@ class Request:
     continuation: Continuation = None
     transition: float | None = None
     splice: bool = True
+    precision: InferencePrecision = "fp32"
 
 
 def build_request(given: Prompts | Request, options: Mapping[str, Any]) -> Request:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...core.registry import register
 from ...layers.kv_cache import KeyValueCache
+from ...layers.native_decoder import DecoderState, has_native_layers
 from ...layers.positions import PositionKind, Positions
 from ...layers.transformer_blocks import DEFAULT_BLOCK, BlockConfig, check_sizes
 from ...layers.transformer_blocks import Transformer as Layers
@@ -69,15 +70,28 @@ class Transformer(Backbone):
             checkpointing=setting.checkpointing,
         )
 
-    def new_state(self, context: SequenceContext) -> TransformerState:
+    def new_state(self, context: SequenceContext) -> TransformerState | DecoderState:
         """An empty cache with room for all places."""
+        if has_native_layers(self.layers):
+            return DecoderState(
+                self.layers,
+                self.layers.positions(context.positions),
+                context.positions.shape[1],
+                mask=context.mask,
+                cross=context.cross,
+                cross_mask=context.cross_mask,
+            )
         cache = self.layers.new_cache(
             context.positions.shape[1], mask=context.mask, cross=context.cross, cross_mask=context.cross_mask
         )
         return TransformerState(cache, self.layers.positions(context.positions))
 
-    def forward(self, x: Tensor, context: SequenceContext, state: TransformerState | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: SequenceContext, state: TransformerState | DecoderState | None = None
+    ) -> Tensor:
         """The sequence after the last normalization, ``[B, N, width]``."""
+        if isinstance(state, DecoderState):
+            return state(x)
         if state is not None:
             places = state.positions.slice(state.length, state.length + x.shape[1])
             return self.layers(x, places, cross=context.cross, cross_mask=context.cross_mask, cache=state.cache)

@@ -1,0 +1,106 @@
+/* Vectors of floats, numbers of 16 bits, and functions that compilers vectorize. */
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8
+#endif
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define ZERO 128 /* the instruction multiplies unsigned with signed bytes */
+typedef uint8_t byte;
+#else
+#define ZERO 0
+typedef int8_t byte;
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define COLUMNS 4 /* outputs of a linear layer that are computed together, and rows */
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef float loaded __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+enum { FLOAT = 0, HALF = 1, BYTE = 2 };
+
+INLINE float sum(vector v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float lanes[LANES];
+    memcpy(lanes, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+#endif
+}
+
+INLINE float from_half(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+INLINE uint16_t to_half(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+/* The numbers from place i of an array of floats or halves. */
+INLINE vector load(const void *from, int64_t i, int kind) {
+    if (kind == FLOAT) return *(const loaded *)((const float *)from + i);
+    return (vector)(__builtin_convertvector(*(const halves *)((const uint16_t *)from + i), words) << 16);
+}
+
+INLINE float load_one(const void *from, int64_t i, int kind) {
+    return kind == FLOAT ? ((const float *)from)[i] : from_half(((const uint16_t *)from)[i]);
+}
+
+INLINE void store_one(void *to, int64_t i, float value, int kind) {
+    if (kind == FLOAT)
+        ((float *)to)[i] = value;
+    else
+        ((uint16_t *)to)[i] = to_half(value);
+}
+
+/* Exponential of numbers up to 0, to 2e-7 of its value (Cephes' expf); written so that compilers vectorize it. */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+/* x times the normal distribution function, whose error is below 1e-7 (Abramowitz and Stegun 7.1.26). */
+INLINE float gelu(float x) {
+    float a = fabsf(x) * 0.70710678f;
+    float t = 1.0f / (1.0f + 0.3275911f * a);
+    float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    float tail = 0.5f * p * exponential(-a * a);
+    return x * (x > 0 ? 1.0f - tail : tail);
+}
+
+INLINE float silu(float x) {
+    float e = exponential(-fabsf(x));
+    return x * (x > 0 ? 1.0f : e) / (1.0f + e);
+}

@@ -1,0 +1,214 @@
+"""Kernels for generation on CPUs: PyTorch's numbers, and the same bits for a sample in every batch."""
+
+import os
+import subprocess
+import sys
+import warnings
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from partita.layers import native_library
+from partita.layers.lowered import lowered
+from partita.layers.native_decoder import DecoderState
+from partita.layers.native_linear import NativeLinear
+from partita.layers.transformer_blocks import BlockConfig, Transformer
+
+ROUNDING = {"fp32": 2e-6, "bf16": 4e-3, "int8": 1.2e-2}
+"""Usual error of products relative to their size."""
+
+BLOCKS = {
+    "musicgen": ({}, "sinusoidal"),
+    "rotary": ({"norm": "rms", "activation": "swiglu", "qk_norm": True}, "rotary"),
+    "odd": ({"feed_forward": 3.1, "activation": "swiglu"}, "rotary"),
+    "wide": ({"feed_forward": 1.7}, "sinusoidal"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    assert native_library.native_library() is not None, "there is no C compiler: install one to run these tests"
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize(("inputs", "outputs"), [(1024, 300), (64, 8), (70, 5), (3, 1)])
+def test_a_layer_is_that_of_pytorch(precision, inputs, outputs):
+    linear = nn.Linear(inputs, outputs, bias=outputs != 300)
+    x = torch.randn(5, 3, inputs) * torch.tensor([1e-3, 1.0, 30.0, 1e4, 1.0])[:, None, None]
+    exact, made = linear(x), NativeLinear(linear, precision)(x)
+    assert made.shape == exact.shape
+    weight = linear.weight.abs()
+    bound = x.abs() @ weight.T * {"fp32": 2e-6, "bf16": 2**-8, "int8": 1e-5}[precision]
+    if precision == "int8":  # half a step of each factor
+        steps, weight_steps = x.abs().amax(-1, keepdim=True) / 254, weight.amax(1, keepdim=True) / 254
+        bound = bound + steps * weight.sum(1) + x.abs().sum(-1, keepdim=True) * weight_steps.T
+        bound = bound + inputs * steps * weight_steps.T
+    assert ((made - exact).abs() <= bound + 1e-7).all()
+    silence = torch.zeros(2, inputs)
+    assert torch.equal(NativeLinear(linear, precision)(silence), linear(silence))
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_a_row_does_not_depend_on_the_others(precision):
+    linear = NativeLinear(nn.Linear(1030, 77), precision)
+    x = torch.randn(11, 1030) * 10.0 ** torch.arange(-5, 6)[:, None]
+    assert torch.equal(linear(x), torch.cat([linear(row) for row in x.split(1)]))
+
+
+def network(kind, cross=True, width=48, depth=2):
+    config, positions = BLOCKS[kind]
+    torch.manual_seed(1)
+    made = Transformer(width, depth, 4, block=BlockConfig(**config), positions=positions, cross=cross).eval()
+    for norm in made.modules():
+        if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+            norm.weight.normal_(1, 0.2)
+            if isinstance(norm, nn.LayerNorm):
+                norm.bias.normal_(0, 0.2)
+    return made
+
+
+def inputs(batch=3, total=9, prefix=4, length=5, width=48):
+    """A sequence with padding in its prefix and in what it attends to; one sample attends to nothing."""
+    torch.manual_seed(2)
+    mask = torch.ones(batch, total, dtype=torch.bool)
+    mask[1, 1:prefix] = mask[2, :2] = False
+    cross_mask = torch.ones(batch, length, dtype=torch.bool)
+    cross_mask[0, 2:] = cross_mask[1] = False
+    ids = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return torch.randn(batch, total, width), ids, mask, torch.randn(batch, length, width), cross_mask
+
+
+def stepwise(layers, x, ids, mask, cross, cross_mask, pieces=(4, 1, 1, 3)):
+    state = DecoderState(layers, layers.positions(ids), x.shape[1], mask=mask, cross=cross, cross_mask=cross_mask)
+    return torch.cat([state(piece) for piece in x.split(pieces, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize(("kind", "cross"), product(BLOCKS, (True, False)))
+def test_steps_are_those_of_the_network(kind, cross):
+    layers, (x, ids, mask, source, cross_mask) = network(kind, cross), inputs()
+    if not cross:
+        source = cross_mask = None
+    whole = layers(x, layers.positions(ids), mask=mask, cross=source, cross_mask=cross_mask)
+    made = stepwise(lowered(layers, "fp32", stepwise=True), x, ids, mask, source, cross_mask)
+    torch.testing.assert_close(made[mask], whole[mask], atol=1e-5, rtol=1e-5)
+    assert made.isfinite().all()
+
+
+def test_without_padding_positions_are_shared():
+    layers, (x, *_) = network("rotary", cross=False), inputs()
+    ids = torch.arange(x.shape[1])[None]
+    whole = layers(x, layers.positions(ids))
+    made = stepwise(lowered(layers, "fp32", stepwise=True), x, ids, None, None, None)
+    torch.testing.assert_close(made, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "precision"), product(BLOCKS, ROUNDING))
+def test_a_sample_has_the_same_bits_in_every_batch_and_padding(kind, precision):
+    layers, (x, ids, mask, cross, cross_mask) = lowered(network(kind), precision, stepwise=True), inputs()
+    batch = stepwise(layers, x, ids, mask, cross, cross_mask)
+    for i in range(len(x)):
+        own, known = mask[i], cross_mask[i]
+        alone = stepwise(
+            layers,
+            *(t[i : i + 1, own] for t in (x, ids, mask)),
+            *((cross[i : i + 1, known], cross_mask[i : i + 1, known]) if known.any() else (cross[:1], cross_mask[1:2])),
+            pieces=[int(own[:4].sum()), 2, 3],
+        )
+        assert torch.equal(batch[i, own], alone[0])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_rounded_steps_are_nearly_those_of_the_network(precision):
+    layers, (x, ids, mask, cross, cross_mask) = network("musicgen", width=256), inputs(width=256)
+    whole = layers(x, layers.positions(ids), mask=mask, cross=cross, cross_mask=cross_mask)
+    made = stepwise(lowered(layers, precision, stepwise=True), x, ids, mask, cross, cross_mask)
+    error = (made - whole)[mask].norm() / whole[mask].norm()
+    assert 0 < error < 3 * ROUNDING[precision]
+
+
+def test_threads_change_nothing(monkeypatch):
+    layers, given = network("musicgen", width=256), inputs(width=256)
+    monkeypatch.setattr("partita.layers.native_linear.LEAST_WORK", 0)
+    layers, made, before = lowered(layers, "int8", stepwise=True), [], torch.get_num_threads()
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        made.append(stepwise(layers, *given))
+    torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
+def test_a_full_cache_is_refused():
+    layers, (x, ids, mask, cross, cross_mask) = lowered(network("musicgen"), "fp32", stepwise=True), inputs()
+    state = DecoderState(layers, layers.positions(ids), 9, mask=mask, cross=cross, cross_mask=cross_mask)
+    state(x)
+    with pytest.raises(ValueError, match="holds 9 places, not 10"):
+        state(x[:, :1])
+
+
+def test_a_long_prefix_is_computed_in_parts(monkeypatch):
+    layers, given = lowered(network("odd"), "int8", stepwise=True), inputs()
+    whole = stepwise(layers, *given, pieces=[9])
+    monkeypatch.setattr("partita.layers.native_decoder.MOST_ROWS", 7)
+    assert torch.equal(stepwise(layers, *given, pieces=[9]), whole)
+
+
+def library_in_a_new_process(folder, **environment):
+    code = (
+        "from partita.layers.native_library import native_library\n"
+        "print(native_library() is not None, native_library() is native_library())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PARTITA_CACHE": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()[0] == "True", result.stderr
+
+
+def fake_compiler(folder, script):
+    for name in ("cc", "gcc", "clang"):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_without_a_working_compiler_there_are_no_kernels(tmp_path, monkeypatch):
+    there, said = library_in_a_new_process(tmp_path / "none", PATH=str(tmp_path), CC="")
+    assert (there, said) == (False, "")
+    path = fake_compiler(tmp_path, 'echo "no such flag" >&2; exit 1')
+    assert library_in_a_new_process(tmp_path / "broken", PATH=path, CC="") == (False, "")
+    assert not list((tmp_path / "broken" / "kernels").iterdir())
+
+
+def test_a_compiler_that_writes_nonsense_is_survived(tmp_path):
+    script = 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"'
+    there, said = library_in_a_new_process(tmp_path / "c", PATH=fake_compiler(tmp_path, script), CC="")
+    assert not there
+    assert "kernels for generation cannot be used" in said
+
+
+def test_the_environment_turns_them_off(tmp_path):
+    assert library_in_a_new_process(tmp_path, PARTITA_NATIVE="0") == (False, "")
+
+
+def test_a_folder_that_cannot_be_written_only_warns(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PARTITA_CACHE", str(tmp_path / "file"))
+    native_library.native_library.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert native_library.native_library() is None
+    assert "PARTITA_CACHE" in str(said[0].message)
+    native_library.native_library.cache_clear()

@@ -1,0 +1,82 @@
+"""The precision of generation, from Python and from the command line."""
+
+import pytest
+import torch
+
+import partita
+import toys
+from command_line import run
+from partita.generators.autoregressive import Autoregressive
+from partita.layers import lowered
+from partita.recipe.plan import load_recipe
+from partita.system.system import System
+
+RECIPE = """
+tokenizers: {acoustic: {name: toy-codec}}
+conditioners: {text: {name: toy-letters}}
+stages:
+  main:
+    target: acoustic
+    given: [text]
+    window: 1.0
+    generator: {name: autoregressive, backbone: {name: transformer, width: 64, depth: 2, num_heads: 4}}
+data: toy-sines
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("precision")
+    (path / "toy.yaml").write_text(RECIPE)
+    assert toys.ToyCodec.registered_name in RECIPE
+    torch.manual_seed(0)
+    System(load_recipe(path / "toy.yaml")).save(path / "system")
+    return path / "system"
+
+
+def test_stages_generate_in_the_precision_that_is_asked_for(folder, monkeypatch):
+    system, dtypes = partita.load(folder), []
+    real = Autoregressive.generate
+
+    def generate(stage, *arguments, **options):
+        dtypes.append(stage.output_heads.rounded.dtype)
+        return real(stage, *arguments, **options)
+
+    monkeypatch.setattr(Autoregressive, "generate", generate)
+    exact = system.generate(["tone 1", "tone 2"], seed=1)
+    assert torch.equal(exact, system.generate(["tone 1", "tone 2"], seed=1, precision="fp32"))
+    small = system.generate(["tone 1", "tone 2"], seed=1, precision="int8")
+    assert dtypes == [torch.float32, torch.float32, torch.int8]
+    assert torch.equal(small[1:], system.generate(["tone 2"], seed=2, precision="int8"))
+    assert torch.equal(exact, system.generate(["tone 1", "tone 2"], seed=1))
+
+
+def test_without_kernels_the_operators_of_pytorch_generate_the_same(folder, monkeypatch):
+    ours = partita.load(folder).generate(["tone 1", "tone 2"], seed=1)
+    monkeypatch.setattr(lowered, "native_library", lambda: None)
+    kinds = set()
+    real = Autoregressive.generate
+    monkeypatch.setattr(
+        Autoregressive, "generate", lambda stage, *a, **o: kinds.add(type(stage.output_heads)) or real(stage, *a, **o)
+    )
+    torch.testing.assert_close(partita.load(folder).generate(["tone 1", "tone 2"], seed=1), ours)
+    assert kinds == {torch.nn.Linear}
+
+
+def test_an_unknown_precision_is_refused(folder, monkeypatch, capfd):
+    with pytest.raises(
+        partita.PartitaError, match=r"precision must be one of fp32, bf16, int8, auto, not 'int88'.*int8"
+    ):
+        partita.load(folder).generate("tone 1", precision="int88")
+    status, text = run("generate", folder, "tone 1", "--precision", "fp23", monkeypatch=monkeypatch, capfd=capfd)
+    assert (status, "fp32, bf16, int8, auto" in text, "Traceback" in text) == (2, True, False)
+
+
+def test_the_command_line_passes_it_on(folder, tmp_path, monkeypatch, capfd):
+    names = [tmp_path / "fp32.wav", tmp_path / "int8.wav"]
+    for name in names:
+        status, text = run(
+            *("generate", folder, "tone 1", "-o", name, "--precision", name.stem), monkeypatch=monkeypatch, capfd=capfd
+        )
+        assert status == 0, text
+    assert names[0].read_bytes() != names[1].read_bytes()

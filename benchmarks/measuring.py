@@ -6,6 +6,7 @@ import json
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,11 +69,21 @@ def machine() -> dict[str, Any]:
 
 
 def save(benchmark: str, rows: list[dict[str, Any]], **facts: Any) -> None:
-    """Write the rows of a benchmark, with the machine and other facts, and print where."""
+    """Write the rows of a benchmark, with its description, the machine and other facts, and print where.
+
+    Args:
+        benchmark: Name of the file, without the device.
+        rows: One mapping per row of the table.
+        facts: What holds for all rows. ``plot`` names the columns of a plot: across, up, and one line for each value.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     device = "gpu" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{benchmark}-{device}.json"
-    path.write_text(json.dumps(machine() | facts | {"rows": rows}, indent=2) + "\n")
+    about = {
+        "about": sys.modules["__main__"].__doc__,
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    }
+    path.write_text(json.dumps(about | machine() | facts | {"rows": rows}, indent=2) + "\n")
     print(f"results: {path}")
 
 

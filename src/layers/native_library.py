@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from functools import cache
 from importlib.resources import files
@@ -36,7 +37,7 @@ LONGEST = 120
 
 @cache
 def native_library() -> ctypes.CDLL | None:
-    """Return the kernels, or ``None`` where they cannot be compiled.
+    """Return the kernels, or ``None`` with a warning where they cannot be compiled.
 
     They are compiled once for each processor and version, into the user's cache folder. ``PARTITA_NATIVE=0`` in the
     environment turns them off.
@@ -44,18 +45,19 @@ def native_library() -> ctypes.CDLL | None:
     if os.environ.get("PARTITA_NATIVE") == "0" or sys.platform == "win32" or sys.byteorder != "little":
         return None
     folder = files(__package__) / "csrc"
+    sources = {name: (folder / name).read_text() for name in SOURCES}
+    kernels, name = default_cache_dir() / "kernels", f"decoder-{_fingerprint(sources)}"
     try:
-        sources = {name: (folder / name).read_text() for name in SOURCES}
-        path = default_cache_dir() / "kernels" / f"decoder-{_fingerprint(sources)}.so"
-        if not path.is_file() and not _compile(sources, path):
-            return None
-        library = ctypes.CDLL(str(path))
+        library = _load(kernels, name) or (_load(kernels, name) if _compile(sources, kernels, name) else None)
     except OSError as error:
         warnings.warn(
-            f"the kernels for generation cannot be used ({error}), and it takes longer: set PARTITA_CACHE to a folder "
-            "for them",
+            f"generation takes longer without its kernels, which cannot be stored in {kernels} ({error}): set "
+            "PARTITA_CACHE to another folder",
             stacklevel=2,
         )
+        return None
+    if library is None:
+        warnings.warn("generation takes longer without its kernels: install a C compiler, such as gcc", stacklevel=2)
         return None
     for function in (library.partita_step, library.partita_linear):
         function.restype = None
@@ -68,28 +70,48 @@ def _fingerprint(sources: dict[str, str]) -> str:
     if (info := Path("/proc/cpuinfo")).is_file():
         lines = info.read_text(errors="replace").splitlines()
         processor += next(([line] for line in lines if line.startswith(("flags", "Features"))), [])
-    return hashlib.sha256("\n".join([*sources.values(), *FLAGS, *processor]).encode()).hexdigest()[:16]
+    return _digest("\n".join([*sources.values(), *FLAGS, *processor]).encode())
 
 
-def _compile(sources: dict[str, str], path: Path) -> bool:
-    """Compile the kernels into a file, and return whether a compiler was able to."""
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _load(folder: Path, name: str) -> ctypes.CDLL | None:
+    """Return compiled kernels, or ``None`` if there are none or they are damaged.
+
+    Raises:
+        OSError: Others could have written them, or they cannot be read.
+    """
+    for path in folder.glob(f"{name}-*.so"):
+        for place in (folder, path):
+            status = place.stat()
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                raise PermissionError(f"other users may write to {place}")
+        # Their own names tell whether they are complete: a damaged library would end the process.
+        if path.stem == f"{name}-{_digest(path.read_bytes())}":
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def _compile(sources: dict[str, str], kernels: Path, name: str) -> bool:
+    """Compile the kernels into a folder, and return whether a compiler was able to."""
     compilers = [os.environ.get("CC"), "cc", "gcc", "clang"]
     found = [place for name in compilers if name and (place := shutil.which(name))]
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = path.with_suffix(f".{os.getpid()}.build")
-    folder.mkdir(exist_ok=True)
-    made = folder / path.name
-    try:
-        for name, text in sources.items():
-            (folder / name).write_text(text)
+    if not found:
+        return False
+    kernels.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=kernels, prefix=".build-") as folder:
+        made = Path(folder) / "decoder.so"
+        for file, text in sources.items():
+            made.with_name(file).write_text(text)
         for compiler, choice in product(dict.fromkeys(found), CHOICES):
-            command = [compiler, *FLAGS, *choice, str(folder / SOURCES[-1]), "-o", str(made), "-lm"]
+            command = [compiler, *FLAGS, *choice, str(made.with_name(SOURCES[-1])), "-o", str(made), "-lm"]
             try:
                 subprocess.run(command, check=True, capture_output=True, timeout=LONGEST)
             except subprocess.SubprocessError:
                 continue
-            made.replace(path)
+            made.chmod(0o700)
+            made.replace(kernels / f"{name}-{_digest(made.read_bytes())}.so")
             return True
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return False

@@ -16,6 +16,10 @@ MOST_ROWS = 512
 """Number of rows of a prefix that are computed at once, which bounds the memory."""
 
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Norms that the kernels compute."""
+
+
 class NormStruct(ctypes.Structure):
     """The ``Norm`` of ``csrc/decoder.c``."""
 
@@ -58,8 +62,11 @@ class SequenceStruct(ctypes.Structure):
 
 
 def has_native_layers(layers: Transformer) -> bool:
-    """Whether the layers of a transformer are those that the kernels compute."""
-    return isinstance(layers.blocks[0].self_attention.query_key_value, NativeLinear)
+    """Whether all layers of a transformer are such that the kernels compute them."""
+    linears = (NativeLinear, *NORMS, nn.Identity)
+    return all(
+        isinstance(module, linears) for block in layers.blocks for module in block.modules() if not [*module.children()]
+    ) and isinstance(layers.norm, NORMS)
 
 
 class DecoderState:

@@ -11,7 +11,7 @@ from torch import nn
 
 from partita.layers import native_library
 from partita.layers.lowered import lowered
-from partita.layers.native_decoder import DecoderState
+from partita.layers.native_decoder import DecoderState, has_native_layers
 from partita.layers.native_linear import NativeLinear
 from partita.layers.transformer_blocks import BlockConfig, Transformer
 
@@ -60,6 +60,20 @@ def test_a_row_does_not_depend_on_the_others(precision):
     linear = NativeLinear(nn.Linear(1030, 77), precision)
     x = torch.randn(11, 1030) * 10.0 ** torch.arange(-5, 6)[:, None]
     assert torch.equal(linear(x), torch.cat([linear(row) for row in x.split(1)]))
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_what_is_no_number_is_not_hidden(precision, number):
+    linear = nn.Linear(64, 8)
+    x = torch.randn(2, 64)
+    x[1, 3] = number
+    made = NativeLinear(linear, precision)(x)
+    assert made[0].isfinite().all()
+    assert not made[1].isfinite().any()
+    with torch.no_grad():
+        linear.weight[2, 5] = number
+    assert NativeLinear(linear, precision)(x[:1]).isfinite()[0].tolist() == [i != 2 for i in range(8)]
 
 
 def network(kind, cross=True, width=48, depth=2):
@@ -131,6 +145,24 @@ def test_rounded_steps_are_nearly_those_of_the_network(precision):
     made = stepwise(lowered(layers, precision, stepwise=True), x, ids, mask, cross, cross_mask)
     error = (made - whole)[mask].norm() / whole[mask].norm()
     assert 0 < error < 3 * ROUNDING[precision]
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_a_place_without_numbers_does_not_come_back_as_numbers(precision):
+    layers, (x, ids, mask, cross, cross_mask) = lowered(network("musicgen"), precision, stepwise=True), inputs()
+    x[0, 5] = torch.nan
+    made = stepwise(layers, x, ids, mask, cross, cross_mask)
+    assert made[0, :5].isfinite().all()
+    assert made[0, 5:].isnan().all()
+    assert made[1:].isfinite().all()
+
+
+def test_other_layers_are_left_to_pytorch():
+    layers = network("musicgen")
+    assert has_native_layers(lowered(layers, "int8", stepwise=True))
+    assert not has_native_layers(layers)
+    nn.utils.parametrizations.weight_norm(layers.blocks[1].feed_forward.contract)
+    assert not has_native_layers(lowered(layers, "fp32", stepwise=True))
 
 
 def test_threads_change_nothing(monkeypatch):

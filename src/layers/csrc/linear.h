@@ -42,13 +42,17 @@ static int threads(void) {
 #define BARRIER
 #endif
 
-/* Rounds a row to bytes and returns the size of one. */
+/* Rounds a row to bytes and returns the size of one, which is no number if one of the row is none. */
 static float round_row(const float *x, byte *out, int64_t width) {
     float most = 0;
-    for (int64_t i = 0; i < width; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    int32_t odd = 0;
+    for (int64_t i = 0; i < width; i++) {
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        odd |= x[i] != x[i];
+    }
     float inverse = most > 0 ? 127.0f / most : 0;
     for (int64_t i = 0; i < width; i++) out[i] = (byte)((int32_t)rintf(x[i] * inverse) + ZERO);
-    return most / 127.0f;
+    return odd ? NAN : most / 127.0f;
 }
 
 /* Products of `columns` rows of weights with `rows` rows of numbers, one sum for each pair. */

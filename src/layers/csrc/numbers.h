@@ -53,6 +53,7 @@ INLINE float from_half(uint16_t half) {
 INLINE uint16_t to_half(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
+    if (value != value) return 0x7fc0; /* rounding would make it a number */
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .system.request import Request, Story
     from .system.system import System, load
     from .training.runs import train
+    from .training.tokenize import tokenize
 
 __all__ = [
     "Ablation",
@@ -73,6 +74,7 @@ __all__ = [
     "read_prompts",
     "register",
     "score_table",
+    "tokenize",
     "train",
     "write_audio",
     "write_listening_test",
@@ -112,6 +114,7 @@ _HOMES = {
     "read_ablation": "evaluation.ablation",
     "read_prompts": "system.prompts",
     "score_table": "evaluation.score_table",
+    "tokenize": "training.tokenize",
     "train": "training.runs",
     "write_audio": "storage.audio_file",
     "write_listening_test": "evaluation.listen",

@@ -27,6 +27,10 @@ LARGEST_VOCABULARY = 24_000_000
 """Maximum size of a text tokenizer file, in bytes; that of mT5 has 17 million."""
 LARGEST_HEADER = 10_000_000
 """Maximum size of a safetensors header, in bytes; that of a model with 1,500 tensors has 0.2 million."""
+LARGEST_INDEX = 256_000_000
+"""Maximum size of an index of shards, in bytes; that of a million pieces has 20 million."""
+MOST_SHARDS = 1_000_000
+"""Maximum number of shards of one split; at 64 MB each, they hold 64 TB."""
 
 MOST_DIMENSIONS = 16
 """Maximum number of dimensions of a saved tensor."""

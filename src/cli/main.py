@@ -25,6 +25,7 @@ from .generate import generate
 from .list_parts import list_
 from .listen import listen
 from .share import pull, push
+from .tokenize import tokenize
 from .train import check, train
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("list")(list_)
 app.command()(check)
 app.command()(train)
+app.command()(tokenize)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(ablate)

@@ -93,6 +93,11 @@ class Conditioner(Part):
         return max(1, at_least(seconds, rate))
 
     @property
+    def draws(self) -> bool:
+        """Whether :meth:`prepare` draws something at random in training, from the seed of a clip."""
+        return False
+
+    @property
     def reads_audio(self) -> bool:
         """Whether any of the conditioner's fields holds audio."""
         return any(lookup("field", name).kind == "audio" for name in self.inputs)

@@ -65,6 +65,11 @@ class Lookup(Conditioner):
         """One embedding per word."""
         return ConditionSpec(dim=self.embeddings.embedding_dim)
 
+    @property
+    def draws(self) -> bool:
+        """Whether words are left out at random."""
+        return self.word_dropout > 0
+
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool of the texts, padded to the longest."""
         texts = texts_of(clips, self.inputs, self.word_dropout)

@@ -127,6 +127,11 @@ class T5(Conditioner):
         """One embedding per text token."""
         return ConditionSpec(dim=self.encoder.config.d_model)
 
+    @property
+    def draws(self) -> bool:
+        """Whether words are left out at random."""
+        return self.word_dropout > 0
+
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Convert texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the
         batch.

@@ -321,6 +321,8 @@ class Example:
             ``[K, S]`` or latents ``[D, S]``, from the first frame of the clip on. Frames after the clip's end are left
             out. A stage that needs one of them encodes nothing. The key of what was made of something else than the
             mix ends with its field: ``FINGERPRINT:stems.drums``.
+        conditions: What frozen conditioners made of the clip before, by the conditioner's ``fingerprint()``: embeddings
+            ``[L, D]`` or codes ``[K, L]``, and the mask ``[L]`` bool. The conditioner then does not run.
     """
 
     recording: Tensor | None
@@ -329,6 +331,7 @@ class Example:
     seed: int | None = None
     damaged: dict[str, str] = field(default_factory=dict)
     representations: dict[str, Tensor] = field(default_factory=dict)
+    conditions: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def audio(self) -> Tensor:

@@ -82,6 +82,24 @@ class Origin(NamedTuple):
 UNKNOWN_LICENSE = "license not stated"
 
 
+class StoredNeed(NamedTuple):
+    """What a stage needs from examples that carry stored representations and conditions instead of audio.
+
+    Args:
+        part: Key of the tokenizer or conditioner, such as ``tokenizers/acoustic``.
+        key: The key of what it makes, in :class:`~partita.core.contracts.Example`.
+        config: The name and arguments of the part.
+        window: Length of the stage's clips, in seconds.
+        required: Whether the stage cannot do without, because the part reads audio.
+    """
+
+    part: str
+    key: str
+    config: Mapping[str, Any]
+    window: float
+    required: bool
+
+
 class Source(ABC):
     """A collection of pieces from which clips are read. The constructor accesses no file; :meth:`setup` does.
 
@@ -91,11 +109,18 @@ class Source(ABC):
         attributes: Attributes of which captions are composed, if :meth:`reworded` can exchange them.
         fields: Fields that examples may carry besides audio (see :class:`~partita.core.contracts.Example`).
         fields_known: Whether ``fields`` is exact before :meth:`setup`.
+        carries_audio: Whether examples carry audio. Otherwise only stages can be trained on them, with stored
+            representations.
+        varied: Whether two readings of a whole piece differ, because their seed decides more than the crop.
+        stored_keys: Keys of the stored conditions that examples may carry, after :meth:`setup`.
         revision: Increased whenever the same arguments yield other examples, so that an evaluation of the old examples
             is not continued with new ones.
     """
 
     attributes: ClassVar[tuple[str, ...]] = ()
+    carries_audio: bool = True
+    varied: bool = False
+    stored_keys: frozenset[str] = frozenset()
     revision: int = 0
     fields: frozenset[str]
     fields_known: bool = True
@@ -116,6 +141,18 @@ class Source(ABC):
         Raises:
             PartitaError: There is no usable data. The message names the places that were searched.
         """
+
+    def unsuitable(self, needs: Sequence[StoredNeed]) -> str | None:
+        """Return why the stored representations of the examples do not fit a stage, after :meth:`setup`.
+
+        Args:
+            needs: What the stage needs.
+
+        Returns:
+            One sentence that names the part that differs and says what to do. ``None`` if everything fits, or if
+            examples carry audio.
+        """
+        return None
 
     @abstractmethod
     def size(self, split: Split) -> int:

@@ -67,6 +67,7 @@ class Corpus(Source):
 
     attributes = ("instruments", "key", "tempo", "genre")
     revision = 1
+    varied = True
 
     def __init__(
         self,

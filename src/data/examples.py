@@ -148,7 +148,8 @@ class Collate:
     - ``audio``: Audio ``[B, C, T]``, silent for examples without audio; no samples if none has audio.
     - ``has_audio``: Whether each example has audio.
     - ``num_samples``: Number of samples of each clip that are not padding, ``[B]``.
-    - ``prepared``: The prepared tensors of each conditioner.
+    - ``prepared``: The prepared tensors of each conditioner, of the examples without a stored condition.
+    - ``conditions``: For each conditioner whose conditions are stored, that of each example, or ``None``.
     - ``text``, ``id``: The caption and the name of the piece of each example.
     - ``stored``: The stored representations of each example, by fingerprint.
     - ``field_audio``: For each field that a tokenizer reads instead of the mix, its audio and which examples have it.
@@ -159,6 +160,7 @@ class Collate:
         sample_rate: Sample rate of the examples, in Hz.
         seconds: Length of examples without audio.
         reads: Fields that tokenizers read instead of the mix (``stems.drums``).
+        stored: Keys of stored conditions, by the name of their conditioner.
     """
 
     def __init__(
@@ -167,19 +169,27 @@ class Collate:
         sample_rate: int = 1,
         seconds: float = 0.0,
         reads: Sequence[str] = (),
+        stored: Mapping[str, str] | None = None,
     ) -> None:
         self.conditioners = dict(conditioners or {})
         self.sample_rate = sample_rate
         self.seconds = seconds
         self.reads = tuple(reads)
+        self.stored = dict(stored or {})
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Collate examples of equal length."""
         clips = [self._clip(example) for example in examples]
-        prepared = {
-            name: conditioner.prepare([clip_for(conditioner, clip) for clip in clips])
-            for name, conditioner in self.conditioners.items()
+        conditions = {
+            name: found
+            for name, key in self.stored.items()
+            if any(found := [example.conditions.get(key) for example in examples])
         }
+        prepared = {}
+        for name, conditioner in self.conditioners.items():
+            known = conditions.get(name, [None] * len(clips))
+            if fresh := [clip for clip, condition in zip(clips, known, strict=True) if condition is None]:
+                prepared[name] = conditioner.prepare([clip_for(conditioner, clip) for clip in fresh])
         audio, has_audio = _stacked([example.recording for example in examples])
         return {
             "audio": audio,
@@ -192,6 +202,7 @@ class Collate:
             "id": [example.fields.get("id") for example in examples],
             "num_samples": torch.tensor([example.num_samples for example in examples]),
             "prepared": prepared,
+            "conditions": conditions,
             "text": [example.fields.get("text") for example in examples],
             "damaged": [reason for example in examples for reason in example.damaged.items()],
         }
@@ -232,8 +243,10 @@ class ExampleLoader(DataLoader):
                         log.info("  skipped: %s: %s", piece, reason)
                 yield batch
         except PartitaError as error:
-            # The error of a worker process is text with a traceback.
-            _, *messages = re.split(r"^partita\.[\w.]+: ", str(error), flags=re.MULTILINE)
-            if not messages or not str(error).startswith("Caught "):
-                raise
-            raise PartitaError(messages[-1].strip()) from None
+            raise from_worker(error) from None
+
+
+def from_worker(error: PartitaError) -> PartitaError:
+    """Return an error as its worker process raised it. What a loader raises is text with a traceback."""
+    _, *messages = re.split(r"^partita\.[\w.]+: ", str(error), flags=re.MULTILINE)
+    return PartitaError(messages[-1].strip()) if messages and str(error).startswith("Caught ") else error

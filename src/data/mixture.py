@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ..core.contracts import Example
 from ..core.seeds import derive_seed
-from .base import Member, Origin, Source, Split, Summary, UnreadableClip
+from .base import Member, Origin, Source, Split, StoredNeed, Summary, UnreadableClip
 
 
 class Mixture(Source):
@@ -67,6 +67,25 @@ class Mixture(Source):
     def revision(self) -> int:  # type: ignore[override]
         """The sum of the revisions of the sources."""
         return sum(source.revision for source in self.sources)
+
+    @property
+    def carries_audio(self) -> bool:  # type: ignore[override]
+        """Whether the examples of all sources carry audio."""
+        return all(source.carries_audio for source in self.sources)
+
+    @property
+    def varied(self) -> bool:  # type: ignore[override]
+        """Whether readings of a whole piece differ in any of the sources."""
+        return any(source.varied for source in self.sources)
+
+    @property
+    def stored_keys(self) -> frozenset[str]:  # type: ignore[override]
+        """The keys of the stored conditions of all sources."""
+        return frozenset().union(*(source.stored_keys for source in self.sources))
+
+    def unsuitable(self, needs: Sequence[StoredNeed]) -> str | None:
+        """Return what does not fit in the first source in which something does not."""
+        return next((wrong for source in self.sources if (wrong := source.unsuitable(needs))), None)
 
     def setup(self) -> None:
         """Set up all sources."""

@@ -14,12 +14,13 @@ from torch.nn import ModuleDict
 from ..core.fit import Fit
 from ..core.reference import Reference
 from ..core.registry import UnknownName, did_you_mean, lookup, names, with_article
-from ..core.schema import SUPPLIED, Mistake, arguments, check
+from ..core.schema import SUPPLIED, Mistake, arguments, build, check
 from ..errors import Problem, RecipeError
 from ..storage.saved_format import mismatch
 from .chain import PartPlan, StagePlan, add_mistakes, check_use, last_stages, plan_stages
 from .compose import compose
 from .slots import SLOT_GROUPS, at, family_of, slots, slots_inside
+from .token_options import TokenOptions
 from .trainer_options import check_trainer
 from .tree import Tree
 
@@ -51,6 +52,9 @@ class RecipeKeys:
             :class:`~partita.recipe.trainer_options.TrainerOptions`. A part's ``fit.trainer`` overrides them.
         description: One line that describes the system.
         format: Format version of a saved system. Other recipes have none.
+        tokens: Whether to store the tokens of all data before stages are trained, in the folder ``tokens`` of the run:
+            ``store``, or the options of :class:`~partita.recipe.token_options.TokenOptions`. ``None`` encodes the audio
+            in every step.
     """
 
     tokenizers: dict[str, Any]
@@ -61,6 +65,7 @@ class RecipeKeys:
     trainer: dict[str, Any] = field(default_factory=dict)
     description: str = ""
     format: int | None = None
+    tokens: Any = None
 
 
 @dataclass
@@ -81,6 +86,7 @@ class Plan:
     origin: Callable[[str], str]
     blame: Callable[[str], str]
     problems: list[Problem] = field(default_factory=list)
+    tokens: TokenOptions | None = None
 
     @property
     def last_stage(self) -> StagePlan:
@@ -137,6 +143,7 @@ def draft(tree: Tree) -> Plan:
     parts = {path: made for path in slots(tree.values) if (made := _plan_part(tree, path)) is not None}
     stages = plan_stages(tree, parts)
     check_use(tree, stages, parts)
+    tokens = _token_options(tree)
     groups = {group: {path[1]: part for path, part in parts.items() if path[0] == group} for group in SLOT_GROUPS}
     return Plan(
         values=tree.values,
@@ -149,6 +156,7 @@ def draft(tree: Tree) -> Plan:
         origin=tree.origin,
         blame=tree.blame,
         problems=tree.problems,
+        tokens=tokens,
     )
 
 
@@ -160,6 +168,20 @@ def _check_names(tree: Tree) -> None:
             if not fits or hasattr(ModuleDict, name) or name == "training":
                 hint = f": start with a letter and use only letters, digits, - and _, at most {LONGEST_NAME} bytes"
                 tree.add_problem(f"{group}.{name:.{LONGEST_NAME}}", "cannot be used as a name", hint)
+
+
+def _token_options(tree: Tree) -> TokenOptions | None:
+    """Return the options of stored tokens; ``None`` if the recipe stores none, or if they are invalid."""
+    value = tree.values.get("tokens")
+    if value is None:
+        return None
+    if value != "store" and not isinstance(value, dict):
+        tree.add_problem("tokens", f"expected store, or a mapping of options, got {value!r}")
+        return None
+    values = value if isinstance(value, dict) else {}
+    mistakes = check(TokenOptions, values, key="tokens")
+    add_mistakes(tree, mistakes)
+    return None if mistakes else build(TokenOptions, values)
 
 
 def _suggest_other_source(mistake: Mistake, key: str) -> Mistake:

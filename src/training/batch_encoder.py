@@ -41,6 +41,12 @@ def batch_audio(batch: dict[str, Any], reads: str | None) -> tuple[Tensor, list[
     return (batch["audio"], batch["has_audio"]) if reads is None else batch["field_audio"][reads]
 
 
+def representation_key(system: System, reference: Reference) -> str:
+    """Return the key under which examples carry a representation: the tokenizer's fingerprint, and what it reads."""
+    reads = system.plan.reads(reference)
+    return system.tokenizer_of(reference).fingerprint() + (f":{reads}" if reads else "")
+
+
 class BatchEncoder:
     """Encodes the examples of a batch, except those with a stored representation.
 
@@ -99,8 +105,7 @@ class BatchEncoder:
     def _fingerprint(self, reference: Reference, tokenizer: Tokenizer | LatentView) -> str:
         """Return the fingerprint of a tokenizer, which is constant because the tokenizer is not trained anymore."""
         if reference.source not in self._fingerprints:
-            reads = self.system.plan.reads(reference)
-            self._fingerprints[reference.source] = tokenizer.fingerprint() + (f":{reads}" if reads else "")
+            self._fingerprints[reference.source] = representation_key(self.system, reference)
         return self._fingerprints[reference.source]
 
     def _stored(

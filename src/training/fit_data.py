@@ -37,11 +37,13 @@ class FitData(L.LightningDataModule):
     Args:
         system: The system with the part and the source.
         key: Key of the part.
+        source: Source of the examples. ``None`` takes that of the system.
     """
 
-    def __init__(self, system: System, key: PartKey) -> None:
+    def __init__(self, system: System, key: PartKey, source: Source | None = None) -> None:
         super().__init__()
         self.system = system
+        self.source = source or system.source
         self.key = key
         self.part: Any = system.parts[key]
         self.fit = self.part.fit_options
@@ -68,6 +70,7 @@ class FitData(L.LightningDataModule):
             self.sample_rate,
             self.seconds,
             reads=list(dict.fromkeys(name for name in fields if name is not None)),
+            stored=self._stored_conditions(),
         )
         self.reads = own
         self.batch_encoder = BatchEncoder(system, self.references, self.sample_rate, self.seconds)
@@ -171,7 +174,7 @@ class FitData(L.LightningDataModule):
                 given[source] = batch["prepared"][source]
             else:
                 conditioner = self.conditioners[source].to(batch["audio"].device).eval()
-                condition = conditioner(batch["prepared"][source])
+                condition = _condition(conditioner, source, batch)
                 given[source] = (condition, conditioner.null(condition))
         if len(plan.targets) == 1:  # concatenation would change the memory layout, on which the drawn noise depends
             return StageBatch(*part(plan.target), given)
@@ -192,7 +195,7 @@ class FitData(L.LightningDataModule):
     def examples(self, split: Split, length: int, seed: int, source: Source | None = None) -> Examples:
         """Return clips in the format of this part, from ``source`` (after its setup) or the system's source."""
         return Examples(
-            source or self.system.source,
+            source or self.source,
             split,
             length=length,
             seconds=self.seconds,
@@ -201,6 +204,14 @@ class FitData(L.LightningDataModule):
             seed=seed,
             excerpts=any("excerpt" in conditioner.inputs for conditioner in self.conditioners.values()),
         )
+
+    def _stored_conditions(self) -> dict[str, str]:
+        """Return the keys of the stored conditions that replace the output of conditioners, by name."""
+        if self.stage is None or not self.source.stored_keys:
+            return {}
+        joint = {name for plan in self.plans for name in self.system.stages[plan].joint}
+        keys = {name: one.fingerprint() for name, one in self.conditioners.items() if name not in joint}
+        return {name: key for name, key in keys.items() if key in self.source.stored_keys}
 
     def _loader(self, examples: Examples, sampler: Any, batch_size: int) -> DataLoader:
         workers = self.fit.num_workers
@@ -213,6 +224,27 @@ class FitData(L.LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _condition(conditioner: Any, name: str, batch: dict[str, Any]) -> Condition:
+    """Return the condition of a batch: stored ones, and the output of the conditioner for the other examples."""
+    stored = batch["conditions"].get(name)
+    if stored is None:
+        return conditioner(batch["prepared"][name])
+    fresh = conditioner(batch["prepared"][name]) if name in batch["prepared"] else None
+    rows, computed = [], 0
+    for one in stored:
+        if one is None:
+            assert fresh is not None
+            rows.append(Condition(fresh.values[computed : computed + 1], fresh.mask[computed : computed + 1]))
+            computed += 1
+        else:
+            values, mask = one
+            device = batch["audio"].device
+            values = values.float() if values.is_floating_point() else values.long()
+            rows.append(Condition(values.to(device)[None], mask.to(device)[None]))
+    longest = max(row.mask.shape[1] for row in rows)
+    return Condition.cat([row.lasting(longest) for row in rows])
 
 
 def _upstream(system: System, name: str) -> dict[str, StagePlan]:

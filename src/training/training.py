@@ -7,6 +7,7 @@ import re
 import signal
 import statistics
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -19,16 +20,20 @@ import torch.distributed
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
+from ..core.devices import find_device
 from ..core.logs import shared_logger
 from ..core.part import Part
 from ..core.part_key import PartKey
+from ..data.base import Source
 from ..data.overview import check_training_pieces, overview, training_gaps
+from ..data.shards import Shards
 from ..errors import PartitaError, Stopped
 from ..recipe.chain import PartPlan
 from ..recipe.plan import Plan
 from ..recipe.recipe_files import read_yaml
 from ..recipe.slots import flatten
 from ..storage.files import recover, replacing_file, saying_when_full
+from ..storage.object_store import store_for
 from ..storage.saved_format import check_format
 from ..system.assembly import INDEX, index_yaml
 from ..system.starting_points import load_init
@@ -39,9 +44,15 @@ from .fit_data import FitData
 from .loggers import close_loggers
 from .run_lock import exclusive_training, is_first_process
 from .run_log import log_to_file, quiet
+from .token_plan import stored_needs
+from .token_store import Workforce, store_tokens, wait_for_tokens
 from .trainer import check_nodes, make_trainer
 
 log = shared_logger(__name__)
+
+
+TOKENS = "tokens"
+"""Folder of a run for the shards of its tokens."""
 
 
 def train(plan: Plan, run: str | Path) -> System:
@@ -89,6 +100,8 @@ def _train_parts(system: System, run: Path) -> None:
         for stage, part in system.stages.items()
         for name in part.joint
     }
+    if not system.source.carries_audio:
+        _check_trainable_without_audio(system, run, joint)
     done = set()
     for key, part in system.parts.items():  # first, so that missing weights do not waste any training
         weights = system.part_plan(key).weights
@@ -108,14 +121,30 @@ def _train_parts(system: System, run: Path) -> None:
             if (start := system.part_plan(key).init) is not None:
                 load_init(part, key, start)
                 log.info(f"{key}: starts from {start}")
+    source = None
     for key, part in system.parts.items():
         if key not in done and key not in joint:
+            if key.group == "stages":
+                source = source or _stage_source(system, run)
+                if (wrong := source.unsuitable(stored_needs(system, key))) is not None:
+                    raise PartitaError(f"{key}: {wrong}")
             since = ", resuming from the last checkpoint" if checkpoint_path(run, key).is_file() else ""
             log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
                 log.info(f"{key}: {doubt}")
-            _fit(system, key, run)
+            _fit(system, key, run, source)
         part.eval().requires_grad_(False)
+
+
+def _check_trainable_without_audio(system: System, run: Path, joint: Mapping[PartKey, PartKey]) -> None:
+    """Check that only stages, and conditioners that learn with them, are trained on stored tokens."""
+    for key, part in system.parts.items():
+        has_weights = system.part_plan(key).weights is not None or (run / key / "model.safetensors").is_file()
+        if key.group != "stages" and key not in joint and not (has_weights or part.weightless):
+            raise PartitaError(
+                f"{key} has no weights, and stored tokens have no audio to train it on: set {key.group}.{key.name}."
+                "weights to the part that made the tokens, such as RUN/" + key
+            )
 
 
 def _load_finished(part: Part, folder: Path) -> None:
@@ -166,11 +195,30 @@ def _claim(plan: Plan, run: Path) -> None:
             new.write_text(text, encoding="utf-8")
 
 
-def _fit(system: System, key: PartKey, run: Path) -> None:
+def _stage_source(system: System, run: Path) -> Source:
+    """Return the source of the examples of stages: that of the system, or the tokens that the run stores first."""
+    if system.plan.tokens is None:
+        return system.source
+    folder = run / TOKENS
+    if is_first_process():
+        device = find_device("cpu" if system.plan.trainer.get("accelerator") == "cpu" else "auto")
+        workers = max(stage.fit_options.num_workers for stage in system.stages.values())
+        work = Workforce(workers, device)
+        store_tokens(system, store_for(folder), system.plan.tokens, work, verify=False)
+        for part in system.parts.values():
+            part.cpu()
+    else:
+        wait_for_tokens(folder)
+    source = Shards(str(folder))
+    source.setup()
+    return source
+
+
+def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) -> None:
     """Train one part from its last checkpoint, and save it with the conditioners that were trained with it."""
     part = system.parts[key]
     part.train().train_only(part.fit_options.trainable)
-    data, checkpoint = FitData(system, key), checkpoint_path(run, key)
+    data, checkpoint = FitData(system, key, source), checkpoint_path(run, key)
     trainer = make_trainer(system.plan, part, key, run, data)
     check_nodes(trainer)
     with saying_when_full(run), warnings.catch_warnings():

@@ -50,7 +50,11 @@ def overview(system: Assembly) -> Group:
     table = columns("part", "kind", "parameters", "output", "training", right=("parameters",))
     for row in summary(system):
         table.add_row(row.key, row.name, f"{row.parameters:,}", row.spec, row.training)
-    return Group(table, *(Text(f"data: {line}") for line in (*supplies(system.source), *provenance(system.source))))
+    lines = [f"data: {line}" for line in (*supplies(system.source), *provenance(system.source))]
+    if (tokens := system.plan.tokens) is not None:
+        count = "4 readings (random data) or 1" if tokens.versions is None else f"{tokens.versions:,} readings"
+        lines.append(f"tokens: stored before the stages are trained, {count} of each training piece")
+    return Group(table, *(Text(line) for line in lines))
 
 
 def summary_text(system: Assembly) -> str:

@@ -21,7 +21,7 @@ from ..data.overview import check_training_pieces
 from ..data.token_catalog import CATALOG, PLAN, SPLITS, Catalog, read_catalog
 from ..errors import PartitaError
 from ..recipe.token_options import TokenOptions
-from ..storage.files import replacing_file
+from ..storage.files import recover, replacing_file
 from ..storage.object_store import ObjectStore, ShardStore
 from ..storage.shards import INDEX, Job, file_checksum, job_index, read_job, require_litdata, write_index, write_job
 from ..system.system import System
@@ -81,6 +81,8 @@ def store_tokens(
     plan = plan_tokens(system)
     catalog = make_catalog(system, plan, options)
     with _alone(store, node):
+        if nodes == 1:  # the temporary files of another node are not those of a dead process
+            recover(store.root)
         complete = _claim(store, catalog)
         if complete and not verify:
             return

@@ -27,6 +27,8 @@ LARGEST_VOCABULARY = 24_000_000
 """Maximum size of a text tokenizer file, in bytes; that of mT5 has 17 million."""
 LARGEST_HEADER = 10_000_000
 """Maximum size of a safetensors header, in bytes; that of a model with 1,500 tensors has 0.2 million."""
+LARGEST_AUDIO = 4_000_000_000
+"""Maximum size of the audio in one row of a data set, in bytes; an hour of 24-bit stereo at 96 kHz has 2 billion."""
 LARGEST_INDEX = 256_000_000
 """Maximum size of an index of shards, in bytes; that of a million pieces has 20 million."""
 MOST_SHARDS = 1_000_000

@@ -106,9 +106,9 @@ def read_catalog(folder: Path, name: str = CATALOG) -> Catalog:
 
 def _well_formed(values: Mapping[str, Any]) -> bool:
     """Return whether all values have the types and ranges that reading relies on."""
-    rates = (*_items(values["representations"]), *_items(values["conditions"]))
     members, versions, counts = values["members"], values["versions"], values["counts"]
     try:
+        rates = (*_items(values["representations"]), *_items(values["conditions"]))
         step = Fraction(values["step"])
         return (
             all(rate is None or (_is_number(rate) and 0 < rate < 1e6) for _, rate in rates)

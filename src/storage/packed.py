@@ -14,11 +14,14 @@ from torch import Tensor
 
 from ..errors import PartitaError
 from ..limits import LARGEST_HEADER
-from .tensor_file import CHECKSUM, checksum
+from .tensor_file import checksum
 from .untrusted import json_mapping
 
 VALUES = "values"
-"""Metadata key of the plain values, as JSON."""
+"""Metadata key of the checksum and the plain values as JSON. With a single key, equal examples have equal bytes."""
+
+_DIGITS = 16
+"""Number of digits of the checksum."""
 
 
 def pack(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> bytes:
@@ -29,7 +32,7 @@ def pack(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> bytes:
     """
     text = json.dumps(values, ensure_ascii=False)
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(kept, metadata={VALUES: text, CHECKSUM: _checksum(kept, text)})
+    return safetensors.torch.save(kept, metadata={VALUES: _checksum(kept, text) + text})
 
 
 def unpack(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -44,10 +47,11 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, Any]]
         if length > min(len(data) - 8, LARGEST_HEADER):
             raise ValueError("its header is longer than its bytes")
         metadata = json_mapping(data[8 : 8 + length]).get("__metadata__")
-        if not isinstance(metadata, dict) or not isinstance(text := metadata.get(VALUES), str):
+        if not isinstance(metadata, dict) or not isinstance(held := metadata.get(VALUES), str):
             raise ValueError("it has no values")
+        written, text = held[:_DIGITS], held[_DIGITS:]
         tensors = safetensors.torch.load(data)
-        if metadata.get(CHECKSUM) != _checksum(tensors, text):
+        if written != _checksum(tensors, text):
             raise ValueError("its bytes have changed")
         return tensors, json_mapping(text)
     except (SafetensorError, ValueError, KeyError, struct.error) as error:
@@ -55,5 +59,6 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Return a checksum of the tensors, their names and the values."""
-    return f"{checksum(tensors)}{zlib.crc32(text.encode()):08x}"
+    """Return a checksum of the tensors, their names, types and shapes, and the values."""
+    shapes = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in sorted(tensors.items())]
+    return f"{checksum(tensors)}{zlib.crc32(repr([*shapes, text]).encode()):08x}"

@@ -225,10 +225,10 @@ def audio_path(value: Any, roots: Sequence[Path] | None) -> Iterator[Path]:
 
 
 def _remote_bytes(url: str) -> bytes:
-    import fsspec
+    from huggingface_hub import HfFileSystem
 
     try:
-        with fsspec.open(url, "rb") as file:
+        with HfFileSystem().open(url, "rb") as file:
             return file.read(LARGEST_AUDIO + 1)
     except Exception as error:  # as of any client of a network
         raise PartitaError(f"{url} cannot be read: {_line(error)}") from None

@@ -21,7 +21,7 @@ from ..core.seeds import derive_seed
 from ..errors import PartitaError, printable
 from ..storage.files import kind
 from ..storage.object_store import fetch_file, is_remote
-from ..storage.shards import INDEX, ShardReader, check_index, require_litdata
+from ..storage.shard_folder import INDEX, ShardReader, check_index, require_litdata
 from .base import Origin, Source, Split, StoredNeed, Summary, UnreadableClip
 from .fields.base import crop_fields, parse_value
 from .library import default_cache_dir

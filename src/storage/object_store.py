@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import PartitaError
 from .files import kind, replacing_file
-from .shards import require_litdata
+from .shard_folder import require_litdata
 
 WRITABLE = ("s3://", "gs://", "r2://")
 """Schemes of object storage that litdata can write to."""

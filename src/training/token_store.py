@@ -23,7 +23,16 @@ from ..errors import PartitaError
 from ..recipe.token_options import TokenOptions
 from ..storage.files import recover, replacing_file
 from ..storage.object_store import ObjectStore, ShardStore
-from ..storage.shards import INDEX, Job, file_checksum, job_index, read_job, require_litdata, write_index, write_job
+from ..storage.shard_folder import (
+    INDEX,
+    Job,
+    file_checksum,
+    job_index,
+    read_job,
+    require_litdata,
+    write_index,
+    write_job,
+)
 from ..system.system import System
 from .readings import Reading, Readings, TokenEncoder
 from .token_plan import TokenPlan, make_catalog, plan_tokens

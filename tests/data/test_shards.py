@@ -20,7 +20,7 @@ from partita.data.token_catalog import CATALOG, PLAN
 from partita.recipe.plan import load_recipe
 from partita.storage import object_store
 from partita.storage.packed import pack, unpack
-from partita.storage.shards import INDEX
+from partita.storage.shard_folder import INDEX
 from partita.system.system import System
 
 
@@ -346,7 +346,7 @@ def test_without_litdata_the_package_to_install_is_named(folder, monkeypatch):
 
 
 def test_fields_from_a_stranger_are_parsed(base, folder):
-    from partita.storage.shards import write_index, write_job
+    from partita.storage.shard_folder import write_index, write_job
 
     shutil.rmtree(folder / "train")
     (folder / "train").mkdir()
@@ -355,7 +355,7 @@ def test_fields_from_a_stranger_are_parsed(base, folder):
     values = {"id": "x", "crop_id": "x", "seconds": 1.0, "fields": {"tempo": "fast"}}
     example = pack({f"representation {name}": torch.zeros(1, 40, dtype=torch.uint8)}, values)
     write_job(folder / "train", 0, [[example]] * 8)
-    from partita.storage.shards import read_job
+    from partita.storage.shard_folder import read_job
 
     write_index(folder / "train", [read_job(folder / "train" / "job-000000.json")])
     edit(folder / CATALOG, lambda c: (c["counts"].update(train=[1] * 8), c["versions"].update(train=1)))

@@ -17,7 +17,7 @@ from partita.data.token_catalog import CATALOG, PLAN
 from partita.recipe.plan import load_recipe
 from partita.recipe.token_options import TokenOptions
 from partita.storage.audio_file import write_audio
-from partita.storage.shards import ShardReader
+from partita.storage.shard_folder import ShardReader
 from partita.system.system import System
 from partita.training import token_store
 from partita.training.fit_data import FitData

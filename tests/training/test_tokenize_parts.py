@@ -17,7 +17,7 @@ from partita.data.shards import Shards
 from partita.data.token_catalog import CATALOG
 from partita.recipe.plan import load_recipe
 from partita.storage.audio_file import write_audio
-from partita.storage.shards import ShardReader
+from partita.storage.shard_folder import ShardReader
 from partita.system.system import System
 from partita.tokenizers.base import Tokenizer
 from partita.training.fit_data import FitData

@@ -13,18 +13,20 @@ import argparse
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from measuring import save
 
 import partita
-from measuring import save
 from partita.core.part_key import PartKey
 from partita.data.shards import Shards
 from partita.data.token_catalog import SPLITS
 from partita.recipe.plan import load_recipe
+from partita.recipe.token_options import TokenOptions
 from partita.system.system import System
 from partita.training.fit_data import FitData
 from partita.training.run_log import quiet
@@ -93,12 +95,19 @@ def measure(recipe: str, overrides: list[str], steps: int, workers: int) -> dict
         data = FitData(system, STAGE)
         watch(data, watcher)
         trainer = make_trainer(
-            plan, part, STAGE, Path(run), data, logger=False, limit_val_batches=0, callbacks=[watcher],
+            plan,
+            part,
+            STAGE,
+            Path(run),
+            data,
+            logger=False,
+            limit_val_batches=0,
+            callbacks=[watcher],
             enable_progress_bar=False,
         )
         trainer.fit(part, datamodule=data)
     first = steps // 4
-    durations = [b - a for a, b in zip(watcher.ends[first:], watcher.ends[first + 1 :])]
+    durations = [b - a for a, b in pairwise(watcher.ends[first:])]
     whole = watcher.ends[-1] - watcher.ends[first]
     waiting = sum(watcher.waits[first + 1 : len(watcher.ends)])
     return {
@@ -116,7 +125,7 @@ def reading(folder: Path, clips: int = 2000) -> dict[str, float]:
     seconds, examples = 0.0, 0
     for split, reader in source._readers.items():
         for number in range(int(source._starts[split][-1])):
-            tensors, values = reader[number]
+            tensors, _ = reader[number]
             seconds += next(iter(tensors.values())).shape[-1] / next(iter(source.catalog.representations.values()))
             examples += 1
     size = sum(path.stat().st_size for path in folder.glob("*/shard-*.bin"))
@@ -152,9 +161,7 @@ def main() -> None:
         live = [*shared, f"data.limit={options.pieces}"]
         begun = time.perf_counter()
         plan = load_recipe("chorales-tiny", live)
-        partita.tokenize(
-            plan, f"{folder}/shards", options=partita.recipe.token_options.TokenOptions(options.versions), progress=False
-        )
+        partita.tokenize(plan, f"{folder}/shards", options=TokenOptions(options.versions), progress=False)
         stored = time.perf_counter() - begun
         kept = [*shared, f"data={{name: shards, path: {folder}/shards}}"]
         contenders = {
@@ -175,7 +182,7 @@ def main() -> None:
         for row in rows:
             own = [turn["steps per second"] for turn in found[str(row["training"])]]
             row["speedup"] = statistics.median(a / b for a, b in zip(own, base, strict=True))
-            print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items()))
+            print("  ".join(f"{k} {value:.4g}" if isinstance(value, float) else str(value) for k, value in row.items()))
         figures = reading(Path(folder) / "shards")
         figures["seconds of audio stored per second"] = figures["seconds of audio"] / stored
         for key, value in figures.items():

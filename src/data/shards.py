@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..errors import PartitaError, printable
 from ..storage.files import kind
 from ..storage.object_store import fetch_file, is_remote
 from ..storage.shard_folder import INDEX, ShardReader, check_index, require_litdata
-from .base import Origin, Source, Split, StoredNeed, Summary, UnreadableClip
+from .base import UNKNOWN_LICENSE, Origin, Source, Split, StoredNeed, Summary, UnreadableClip
 from .fields.base import crop_fields, parse_value
 from .library import default_cache_dir
 from .mixture import Mixture
@@ -192,9 +193,15 @@ class Shards(Source):
     @property
     def origins(self) -> Sequence[Origin]:
         """What the stored data was made of, with its licenses."""
-        if self._catalog is None or self.license is not None:
-            return [Origin(f"tokens in {self.label}", self.license or "license stated in the shards")]
-        return [Origin(printable(what), printable(given)) for what, given in self._catalog.origins]
+        if self.license is not None:
+            return [Origin(f"tokens in {self.label}", self.license)]
+        catalog = self._catalog
+        if catalog is None and not self.missing() and not is_remote(self.path):
+            with suppress(PartitaError):  # setup reports it
+                catalog = read_catalog(_expanded(self.path))
+        if catalog is None:
+            return [Origin(f"tokens in {self.label}", UNKNOWN_LICENSE)]
+        return [Origin(printable(what), printable(given)) for what, given in catalog.origins]
 
     def _example(self, split: Split, number: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = self._readers[split][number]

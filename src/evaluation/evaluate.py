@@ -157,6 +157,11 @@ def _source(system: System, model: str | Path, data: Sequence[str]) -> Source:
             )
         source = System.outline(check_recipe(compose(path, data))).source
     source.setup()
+    if not source.carries_audio:
+        raise PartitaError(
+            "the data of this system are stored tokens, and an evaluation compares audio: name the data with the "
+            "audio, such as data={name: folder, path: /music}"
+        )
     return source
 
 

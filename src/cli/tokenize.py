@@ -61,7 +61,9 @@ def tokenize(
     ] = None,
 ) -> None:
     """Store the tokens that the stages of a recipe are trained on. Run the same command again to resume."""
-    given = {name: value for name, value in (("versions", versions), ("longest", longest)) if value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in (("versions", versions), ("longest", longest)) if value is not None
+    }
     try:
         options = TokenOptions(**given) if given else None
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..storage.pretrained import read_config
 from ..storage.text_tokenizer import tokenized
 from . import clap_checkpoint as checkpoint
 from .base import JointConditioner
-from .words import texts_of
+from .words import texts_of, vocabulary_bytes
 
 SAMPLE_RATE = checkpoint.FRONT_END["sampling_rate"]
 BANDS, WINDOW, HOP = (checkpoint.FRONT_END[name] for name in ("feature_size", "fft_window_size", "hop_length"))
@@ -226,6 +227,12 @@ class CLAP(JointConditioner):
     def exported_state(self) -> dict[str, Tensor]:
         """The weights, without constants that are derived from the sizes."""
         return {k: v for k, v in super().exported_state().items() if not k.endswith(checkpoint.CONSTANTS)}
+
+    def digest(self) -> hashlib.blake2b:
+        """The digest of the part and of the vocabulary of its text tokenizer."""
+        digest = super().digest()
+        digest.update(vocabulary_bytes(self.tokenizer))
+        return digest
 
     def load_weights(self, source: str | Path) -> None:
         """Load a folder that :meth:`save` wrote, a file from LAION, or any ``ClapModel`` with its tokenizer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..storage.files import replacing_folder
 from ..storage.pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
 from ..storage.text_tokenizer import read_text_tokenizer, tokenized
 from .base import Conditioner
-from .words import check_word_dropout, texts_of
+from .words import check_word_dropout, texts_of, vocabulary_bytes
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.model")
 
@@ -161,6 +162,12 @@ class T5(Conditioner):
         with torch.autocast(tokens.device.type, enabled=False):
             values = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
         return Condition(values.float() * mask[..., None], mask)
+
+    def digest(self) -> hashlib.blake2b:
+        """The digest of the part and of the vocabulary of its text tokenizer."""
+        digest = super().digest()
+        digest.update(vocabulary_bytes(self.tokenizer))
+        return digest
 
     def load_weights(self, source: str | Path) -> None:
         """Load a folder that :meth:`save` wrote, or any T5 of transformers with its tokenizer.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -37,6 +39,11 @@ def texts_of(clips: Sequence[Clip], inputs: Sequence[str], word_dropout: float =
             words = [word for word, kept in zip(words, keep.tolist(), strict=True) if kept]
         texts.append(" ".join(words) or None)
     return texts
+
+
+def vocabulary_bytes(tokenizer: Any) -> bytes:
+    """The words of a text tokenizer and their numbers, for the digest of a part; empty without a tokenizer."""
+    return b"" if tokenizer is None else json.dumps(sorted(tokenizer.get_vocab().items())).encode()
 
 
 def check_word_dropout(word_dropout: float) -> None:

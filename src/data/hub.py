@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core.contracts import Example
-from ..core.registry import did_you_mean, names, register
+from ..core.registry import did_you_mean, lookup, register
 from ..errors import PartitaError, printable
 from ..storage.audio_file import check_audio, inspect_audio, read_clip
 from ..storage.files import kind
@@ -92,7 +92,7 @@ class HubData(Source):
     ) -> None:
         if (repository is None) == (path is None):
             raise ValueError("set either repository (a hub id) or path (a folder or a Parquet file)")
-        known = manifest_fields()
+        known = plain_fields()
         for name in columns or {}:
             if name not in known:
                 raise ValueError(f"columns: there is no field {name!r}{did_you_mean(name, sorted(known))}")
@@ -229,7 +229,7 @@ class HubData(Source):
 
     def advice(self, field: str) -> str:
         """Return how to name the column of a missing field."""
-        known = manifest_fields().values()
+        known = plain_fields().values()
         return f"name its column in `columns: {{{field}: COLUMN}}` of the data" if field in known else ""
 
     @property
@@ -272,12 +272,8 @@ class HubData(Source):
         for field, column in self.assigned.items():
             if column not in columns:
                 raise PartitaError(f"{self._name} has no column {column!r} for {field}{did_you_mean(column, columns)}")
-        audible = names("field")
-        found = {
-            field: column
-            for column in columns
-            if (field := manifest_fields().get(column)) is not None and column != self.audio and field in audible
-        }
+        known = plain_fields()
+        found = {known[column]: column for column in columns if column in known and column != self.audio}
         return found | self.assigned
 
     def _row(self, split: Split, index: int) -> tuple[str, Mapping[str, Any]]:
@@ -300,6 +296,11 @@ class HubData(Source):
             if value is not None and not (isinstance(value, str | list | dict) and not value):
                 fields[field] = value
         return fields
+
+
+def plain_fields() -> dict[str, str]:
+    """Return the fields that a column can supply, by each of their names. Values of audio could name any file."""
+    return {name: field for name, field in manifest_fields().items() if lookup("field", field).kind != "audio"}
 
 
 def _clip(

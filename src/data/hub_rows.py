@@ -22,7 +22,10 @@ BLOCK = 64
 class Rows(Protocol):
     """The rows of one split of a data set."""
 
-    columns: Sequence[str]
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the columns."""
+        ...
 
     def __len__(self) -> int: ...
 

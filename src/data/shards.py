@@ -20,12 +20,12 @@ from ..core.rates import at_least, exact, nearest
 from ..core.registry import lookup, names, register
 from ..core.seeds import derive_seed
 from ..errors import PartitaError, printable
+from ..storage.cache import default_cache_dir
 from ..storage.files import kind
 from ..storage.object_store import fetch_file, is_remote
 from ..storage.shard_folder import INDEX, ShardReader, check_index, require_litdata
 from .base import UNKNOWN_LICENSE, Origin, Source, Split, StoredNeed, Summary, UnreadableClip
 from .fields.base import crop_fields, parse_value
-from .library import default_cache_dir
 from .mixture import Mixture
 from .token_catalog import CATALOG, PLAN, SPLITS, Catalog, read_catalog
 

@@ -164,13 +164,13 @@ def stored_needs(system: System, key: PartKey) -> list[StoredNeed]:
     data, needs = FitData(system, key), []
     for reference in data.references:
         part = system.tokenizers[reference.tokenizer]
-        name = PartKey.of("tokenizers", reference.tokenizer)
-        needs.append(StoredNeed(name, representation_key(system, reference), part.config, data.seconds, True))
+        tokenizer = PartKey.of("tokenizers", reference.tokenizer)
+        needs.append(StoredNeed(tokenizer, representation_key(system, reference), part.config, data.seconds, True))
     joint = {name for plan in data.plans for name in system.stages[plan].joint}
-    for name, conditioner in data.conditioners.items():
+    for name, one in data.conditioners.items():
         if name not in joint:
-            found = PartKey.of("conditioners", name), conditioner.fingerprint(), conditioner.config
-            needs.append(StoredNeed(*found, data.seconds, conditioner.reads_audio))
+            found = PartKey.of("conditioners", name), one.fingerprint(), one.config
+            needs.append(StoredNeed(*found, data.seconds, one.reads_audio))
     return needs
 
 

@@ -135,3 +135,11 @@ def test_mistakes_are_named():
         T5(**SHAPE, word_dropout=-0.1)
     with pytest.raises(ValueError, match="max_length"):
         T5(**SHAPE, max_length=0)
+
+
+def test_another_vocabulary_has_another_fingerprint(checkpoint, t5_checkpoint):
+    one, same = load(checkpoint), load(checkpoint)
+    other = load((t5_checkpoint(checkpoint[1], ["quite other words than before"]), checkpoint[1]))
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), one.state_dict().values(), strict=True))
+    assert one.fingerprint() == same.fingerprint()
+    assert one.fingerprint() != other.fingerprint()

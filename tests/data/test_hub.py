@@ -1,6 +1,7 @@
 """Hugging Face data sets as a source: saved folders, Parquet files, streams."""
 
 import io
+import json
 import pickle
 import sys
 
@@ -167,6 +168,7 @@ def test_audio_of_all_formats_is_the_same_as_in_a_folder(tmp_path):
         ({}, "set either repository .* or path"),
         ({"path": "x", "repository": "a/b"}, "set either"),
         ({"path": "x", "columns": {"tmpo": "bpm"}}, "no field 'tmpo'.*tempo"),
+        ({"path": "x", "columns": {"stems": "stems"}}, "no field 'stems'"),
     ],
 )
 def test_contradictory_arguments_are_refused(options, words):
@@ -209,16 +211,18 @@ def test_a_repository_runs_no_code_and_names_no_file_of_ours(tmp_path, monkeypat
     secret = tmp_path / "secret.wav"
     secret.write_bytes(wav(0))
     songs = [{"bytes": None, "path": str(secret)}, *rows(12)["song"][1:]]
+    stems = [json.dumps({"drums": str(secret)})] * 12
 
     def load(repository, config, **options):
         asked.update(options, repository=repository)
-        return datasets.DatasetDict({"train": made(12, song=songs)})
+        return datasets.DatasetDict({"train": made(12, song=songs, stems=stems)})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     found = HubData(repository="user/name", audio="song", options=HubOptions(validation=0.0, test=0.0, revision="v1"))
     found.setup()
     assert asked == {"repository": "user/name", "revision": "v1", "streaming": False}
     assert read(found, "train", 1).fields["id"] == "train/1"
+    assert "stems" not in found.fields | set(read(found, "train", 1).fields)
     with pytest.raises(UnreadableClip, match="names a file outside the data set: refused"):
         read(found, "train", 0)
 

@@ -65,6 +65,11 @@ class World:
         return self.home / "runs" / "mine"
 
     @property
+    def shards(self) -> Path:
+        """Tokens of the toy system, as they should be."""
+        return self.home / "shards"
+
+    @property
     def sound(self) -> Path:
         """A second of audio."""
         return self.home / "start.wav"
@@ -75,6 +80,7 @@ class World:
         import toys  # noqa: F401  (registers the parts)
         from partita.recipe.plan import load_recipe
         from partita.system.system import System
+        from partita.training.tokenize import tokenize
 
         world = cls(root.resolve())
         world.run.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +88,7 @@ class World:
         torch.manual_seed(0)
         System(load_recipe(world.recipe)).save(world.system)
         System(load_recipe(world.recipe)).save(world.run)
+        tokenize(world.system, world.shards, progress=False)
         values = yaml.safe_load((world.run / "recipe.yaml").read_text(encoding="utf-8"))
         values["data"] = {"name": "folder", "path": str(world.home / "music"), "manifest": str(world.home / "x.csv")}
         values["description"] = f"a toy that learned from {world.home}/music"

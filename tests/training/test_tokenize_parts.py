@@ -45,8 +45,8 @@ class ToyEnvelope(Conditioner):
         return Condition(levels, torch.ones(levels.shape[:2], dtype=torch.bool))
 
 
-@register("conditioner", "toy-loudness")
-class ToyLoudness(ToyEnvelope):
+@register("conditioner", "toy-power")
+class ToyPower(ToyEnvelope):
     """The loudness of the clip."""
 
     @property
@@ -174,7 +174,7 @@ def test_a_condition_aligned_in_time_is_cropped_with_the_codes(base, tmp_path, m
 
 
 def test_a_condition_of_the_whole_clip_is_stored_in_clips(base, tmp_path, music):
-    plan = changed(base, "conditioners.text=toy-loudness")
+    plan = changed(base, "conditioners.text=toy-power")
     assert trains_alike(plan, tmp_path) == 0
     catalog = json.loads((tmp_path / "shards" / CATALOG).read_text())
     assert not catalog["whole"]

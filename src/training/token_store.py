@@ -45,6 +45,9 @@ JOB = 32
 
 CPU = torch.device("cpu")
 
+LINES = 30.0
+"""Seconds between two lines about the progress."""
+
 LONGEST_PAUSE = 1800.0
 """Time, in seconds, after which a process does not wait any longer for the one that stores tokens."""
 
@@ -168,7 +171,7 @@ def _work(store: ShardStore, readers: Readers, pending: list[tuple[Split, int]])
     log.info(f"tokens: {total:,} readings of pieces to store in {store}{share}")
     encode = TokenEncoder(readers.system, readers.plan, readers.workforce.device)
     damaged: dict[str, str] = {}
-    done = 0
+    done, told = 0, time.monotonic()
     progress("tokens", done, total)
     for split in SPLITS:
         jobs = [job for wanted, job in pending if wanted == split]
@@ -184,6 +187,9 @@ def _work(store: ShardStore, readers: Readers, pending: list[tuple[Split, int]])
                     log.info(f"  skipped: {reading.piece}: {reading.damaged}")
                 done += 1
                 progress("tokens", done, total)
+                if time.monotonic() - told > LINES:
+                    log.info(f"  {done:,} of {total:,} readings")
+                    told = time.monotonic()
             folder = store.root / split
             folder.mkdir(parents=True, exist_ok=True)
             for path in write_job(folder, job, examples):

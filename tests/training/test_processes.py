@@ -119,3 +119,28 @@ torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first_process() else 1}}.pt")
         curves = [read_curves(tmp_path / run, folder) for run in ("one", "two")]
         for name in names:
             assert curves[1][f"val/{name}"][1] == pytest.approx(curves[0][f"val/{name}"][1], rel=1e-3)
+
+
+def test_two_processes_share_the_tokens_that_the_first_one_stores(tmp_path):
+    """The second process waits for them, also while the first one still stores."""
+    recipe = tmp_path / "together.yaml"
+    recipe.write_text(TOGETHER + "tokens: {versions: 2}\n")
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import time, toys, torch
+from partita.recipe.plan import load_recipe
+from partita.training import token_store
+from partita.training.run_lock import is_first_process
+from partita.training.training import train
+finish = token_store._finish
+token_store._finish = lambda *given: (time.sleep(1.0), finish(*given))
+system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(tmp_path / "two")!r})
+state = {{f"{{name}} {{key}}": v for name, part in system.parts.items() for key, v in part.state_dict().items()}}
+torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first_process() else 1}}.pt")
+"""
+    (tmp_path / "ddp.py").write_text(script)
+    assert in_a_process(run_script, tmp_path / "ddp.py") == 0
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    assert (tmp_path / "two" / "tokens" / "tokens.json").is_file()

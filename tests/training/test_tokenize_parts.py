@@ -38,7 +38,10 @@ class ToyEnvelope(Conditioner):
         return ConditionSpec(dim=1, frame_rate=20.0)
 
     def prepare(self, clips):
-        return {"audio": torch.stack([clip.audio[0] for clip in clips])}
+        silent = [torch.zeros(round(clip.seconds * 2000)) for clip in clips]
+        return {
+            "audio": torch.stack([s if c.audio is None else c.audio[0] for s, c in zip(silent, clips, strict=True)])
+        }
 
     def forward(self, prepared):
         levels = F.avg_pool1d(prepared["audio"].abs(), 100, ceil_mode=True)[..., None]

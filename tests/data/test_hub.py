@@ -9,9 +9,11 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import partita
 from partita.data.base import UnreadableClip
+from partita.data.examples import Collate, ExampleLoader, Examples
 from partita.data.folder import Folder
 from partita.data.hub import HubData, HubOptions
 
@@ -138,8 +140,6 @@ def test_unreadable_rows_are_named_and_skipped(tmp_path):
         assert "partita-audio" not in str(error.value)
     assert "truncated" in wrong["train/1"]
     assert "bpm cannot be -1.0" in wrong["train/4"]
-    from partita.data.examples import Examples
-
     examples = Examples(found, "train", length=24, seconds=0.5, sample_rate=RATE, channels=1, seed=0)
     names = {examples[i].fields["id"] for i in range(24)}
     assert names == {f"train/{n}" for n in range(5, 12)}
@@ -233,3 +233,17 @@ def test_a_stream_that_ends_early_is_named(tmp_path):
     with pytest.raises(UnreadableClip, match="ends after 5 of 9 rows"):
         read(found, "train", 8)
     assert read(found, "train", 2).fields["text"] == "tone 2"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_worker_processes_read_the_same_rows(tmp_path, streaming):
+    made().to_parquet(tmp_path / "train.parquet")
+    options = HubOptions(rows=12, validation=0.0, test=0.0)
+    found = source(tmp_path / "train.parquet", streaming=streaming, options=options)
+    batches = []
+    for workers in (0, 2):
+        examples = Examples(found, "train", length=18, seconds=0.5, sample_rate=RATE, channels=1, seed=4)
+        loader = ExampleLoader(examples, batch_size=3, num_workers=workers, collate_fn=Collate())
+        batches.append([(batch["id"], batch["audio"]) for batch in loader])
+    assert [ids for ids, _ in batches[0]] == [ids for ids, _ in batches[1]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(*batches, strict=True))

@@ -3,7 +3,8 @@
     python benchmarks/tokens.py [--steps 60] [--pieces 24] [--codec RUN/tokenizers/acoustic]
 
 The stage is that of chorales-tiny, on clips of five seconds of rendered chorales. Waiting is the time between asking
-the loader for a batch and getting it; the rest of a step is encoding, if any, and the update of the weights. Without
+the loader for a batch and getting it; the rest of a step is encoding, if any, and the update of the weights. Processor
+seconds are those of the training process, also on a machine that is busy with other work. Without
 ``--codec``, the codec has random weights, which does not change the time.
 """
 
@@ -40,6 +41,7 @@ class Stopwatch(L.Callback):
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.busy: list[float] = []
         self.waits: list[float] = []
         self.encodings: list[float] = []
 
@@ -47,6 +49,7 @@ class Stopwatch(L.Callback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
+        self.busy.append(time.process_time())
 
 
 def watch(data: FitData, watcher: Stopwatch) -> None:
@@ -113,6 +116,7 @@ def measure(recipe: str, overrides: list[str], steps: int, workers: int) -> dict
     return {
         "step": statistics.median(durations),
         "steps per second": len(durations) / whole,
+        "processor seconds per step": statistics.median(b - a for a, b in pairwise(watcher.busy[first:])),
         "waiting share": waiting / whole,
         "encoding share": sum(watcher.encodings[first + 1 : len(watcher.ends)]) / whole,
     }

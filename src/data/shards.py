@@ -141,7 +141,7 @@ class Shards(Source):
             tensors, values = self._example(split, first + number)
         local = start - number * exact(catalog.hop)
         num_samples = round(length * sample_rate)
-        fields = crop_fields(values["fields"], float(local), num_samples / sample_rate) | {"id": values["id"]}
+        fields = _cropped_fields(values["fields"], float(local), num_samples / sample_rate) | {"id": values["id"]}
         representations, conditions = self._cropped(tensors, local, length)
         return Example(None, num_samples, fields, representations=representations, conditions=conditions)
 
@@ -208,10 +208,10 @@ class Shards(Source):
         match values:
             case {"damaged": str(reason), "id": str(piece)}:
                 raise UnreadableClip(printable(piece), printable(reason))
-            case {"id": str(), "crop_id": str(), "seconds": int() | float() as seconds, "fields": dict(fields)} if (
+            case {"id": str(), "crop_id": str(), "seconds": int() | float() as seconds, "fields": dict()} if (
                 0 < seconds < math.inf
             ):
-                return tensors, values | {"fields": _parsed(fields)}
+                return tensors, values
         raise PartitaError(f"{self.path}: example {number} is damaged: run `partita tokenize` again")
 
     def _cropped(
@@ -269,17 +269,18 @@ def _crop(values: Tensor, start: Fraction, seconds: float, rate: float | None, a
     return values.narrow(along, first, max(0, min(at_least(seconds, rate), values.shape[along] - first))).clone()
 
 
-def _parsed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields with the types that they have in memory.
+def _cropped_fields(fields: Mapping[str, Any], start: float, seconds: float) -> dict[str, Any]:
+    """Return fields of a crop, with the types that they have in memory. To parse only the crop takes half the time.
 
     Raises:
         PartitaError: A value is invalid.
     """
     known = names("field")
     try:
-        return {name: parse_value(name, value) if name in known else value for name, value in fields.items()}
-    except ValueError as error:
-        raise PartitaError(f"a field of the shards {error}: run `partita tokenize` again") from None
+        cropped = crop_fields(fields, start, seconds)
+        return {name: parse_value(name, value) if name in known else value for name, value in cropped.items()}
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise PartitaError(f"a field of the shards is invalid ({error}): run `partita tokenize` again") from None
 
 
 def _differs(made: Mapping[str, Any], need: StoredNeed) -> str:

@@ -20,7 +20,7 @@ from partita.data.token_catalog import CATALOG, PLAN
 from partita.recipe.plan import load_recipe
 from partita.storage import object_store
 from partita.storage.packed import pack, unpack
-from partita.storage.shard_folder import INDEX
+from partita.storage.shard_folder import INDEX, read_job, write_index, write_job
 from partita.system.system import System
 
 
@@ -345,19 +345,18 @@ def test_without_litdata_the_package_to_install_is_named(folder, monkeypatch):
         Shards(str(folder)).setup()
 
 
-def test_fields_from_a_stranger_are_parsed(base, folder):
-    from partita.storage.shard_folder import write_index, write_job
-
+@pytest.mark.parametrize(
+    "fields",
+    [{"tempo": "fast"}, {"beats": "x"}, {"chords": 3}, {"chords": [[0, "x", 1]]}, {"melody": [[0]]}],
+)
+def test_fields_from_a_stranger_are_parsed(base, folder, fields):
     shutil.rmtree(folder / "train")
     (folder / "train").mkdir()
-    key = json.loads((folder / CATALOG).read_text())["representations"]
-    (name,) = key
-    values = {"id": "x", "crop_id": "x", "seconds": 1.0, "fields": {"tempo": "fast"}}
-    example = pack({f"representation {name}": torch.zeros(1, 40, dtype=torch.uint8)}, values)
+    (key,) = json.loads((folder / CATALOG).read_text())["representations"]
+    values = {"id": "x", "crop_id": "x", "seconds": 1.0, "fields": fields}
+    example = pack({f"representation {key}": torch.zeros(1, 40, dtype=torch.uint8)}, values)
     write_job(folder / "train", 0, [[example]] * 8)
-    from partita.storage.shard_folder import read_job
-
     write_index(folder / "train", [read_job(folder / "train" / "job-000000.json")])
     edit(folder / CATALOG, lambda c: (c["counts"].update(train=[1] * 8), c["versions"].update(train=1)))
-    with pytest.raises(partita.PartitaError, match="a field of the shards cannot be 'fast'"):
+    with pytest.raises(partita.PartitaError, match="a field of the shards is invalid"):
         read(folder)

@@ -6,6 +6,7 @@ import pickle
 import shutil
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from .place import Command, Place
 from .values import Raw, mutated, noisy
@@ -55,19 +56,25 @@ def _spoil(random: Random, place: Place, target: Path) -> None:
         case 4:
             file.write_bytes(pickle.dumps(_Payload(place.canary)))
         case 5:
-            index = random.choice(sorted(target.rglob("index.json")) or [file])
-            with_format = json.loads(index.read_text()) if index.name == "index.json" else {}
-            config = with_format.get("config", {}) if isinstance(with_format, dict) else {}
-            if isinstance(config, dict):
-                config["data_format"] = [random.choice(["pickle", "graph:pickle", "tensor", "bytes", "pil"])]
-            index.write_text(json.dumps(with_format))
+            indices = [path for path in files if path.name == "index.json"] or [file]
+            index = random.choice(indices)
+            index.write_text(json.dumps(_reformatted(random, index)))
         case _:
-            documents = sorted(target.rglob("*.json")) or [file]
-            document = random.choice(documents)
+            document = random.choice([path for path in files if path.suffix == ".json"] or [file])
             try:
-                values = json.loads(document.read_text())
+                values = json.loads(document.read_bytes())
             except ValueError:
                 return
             changed = mutated(random, values, place.canary, gentle=random.random() < 0.5)
             text = json.dumps(changed, default=str, skipkeys=True)
             document.write_text(changed.text if isinstance(changed, Raw) else text, encoding="utf-8")
+
+
+def _reformatted(random: Random, index: Path) -> dict[str, Any]:
+    """The index of shards in another format, such as pickles."""
+    try:
+        values = json.loads(index.read_bytes())
+        values["config"]["data_format"] = [random.choice(["pickle", "graph:pickle", "tensor", "bytes", "pil"])]
+    except (ValueError, TypeError, KeyError):
+        return {"config": {"data_format": ["pickle"]}}
+    return values

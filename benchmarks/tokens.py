@@ -11,6 +11,7 @@ seconds are those of the training process, also on a machine that is busy with o
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import tempfile
 import time
@@ -25,7 +26,6 @@ from measuring import save
 import partita
 from partita.core.part_key import PartKey
 from partita.data.shards import Shards
-from partita.data.token_catalog import SPLITS
 from partita.recipe.plan import load_recipe
 from partita.recipe.token_options import TokenOptions
 from partita.system.system import System
@@ -114,11 +114,11 @@ def measure(recipe: str, overrides: list[str], steps: int, workers: int) -> dict
     whole = watcher.ends[-1] - watcher.ends[first]
     waiting = sum(watcher.waits[first + 1 : len(watcher.ends)])
     return {
-        "step": statistics.median(durations),
-        "steps per second": len(durations) / whole,
-        "processor seconds per step": statistics.median(b - a for a, b in pairwise(watcher.busy[first:])),
-        "waiting share": waiting / whole,
-        "encoding share": sum(watcher.encodings[first + 1 : len(watcher.ends)]) / whole,
+        "seconds_per_step": statistics.median(durations),
+        "steps_per_second": len(durations) / whole,
+        "processor_seconds_per_step": statistics.median(b - a for a, b in pairwise(watcher.busy[first:])),
+        "waiting_share": waiting / whole,
+        "encoding_share": sum(watcher.encodings[first + 1 : len(watcher.ends)]) / whole,
     }
 
 
@@ -140,10 +140,10 @@ def reading(folder: Path, clips: int = 2000) -> dict[str, float]:
         tokens += sum(values.numel() for values in example.representations.values())
     took = time.perf_counter() - begun
     return {
-        "seconds of audio": seconds,
-        "bytes per second of audio": size / seconds,
-        "tokens read per second": tokens / took,
-        "milliseconds per clip": 1000 * took / clips,
+        "seconds_of_audio": seconds,
+        "bytes_per_second_of_audio": size / seconds,
+        "tokens_read_per_second": tokens / took,
+        "milliseconds_per_clip": 1000 * took / clips,
     }
 
 
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--codec", help="folder of a trained codec")
     options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         codec = options.codec
         if codec is None:
@@ -182,16 +183,17 @@ def main() -> None:
             {"training": name} | {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
             for name, turns in found.items()
         ]
-        base = [turn["steps per second"] for turn in found["on the fly"]]
+        base = [turn["steps_per_second"] for turn in found["on the fly"]]
         for row in rows:
-            own = [turn["steps per second"] for turn in found[str(row["training"])]]
+            own = [turn["steps_per_second"] for turn in found[str(row["training"])]]
             row["speedup"] = statistics.median(a / b for a, b in zip(own, base, strict=True))
             print("  ".join(f"{k} {value:.4g}" if isinstance(value, float) else str(value) for k, value in row.items()))
         figures = reading(Path(folder) / "shards")
-        figures["seconds of audio stored per second"] = figures["seconds of audio"] / stored
+        figures["seconds_of_audio_stored_per_second"] = figures["seconds_of_audio"] / stored
         for key, value in figures.items():
             print(f"{key}: {value:,.4g}")
-        save("tokens", rows, **figures, splits=len(SPLITS))
+        next(row for row in rows if row["training"] == "shards").update(figures)
+        save("tokens", rows)
 
 
 if __name__ == "__main__":

@@ -84,15 +84,10 @@ def store_tokens(
     Raises:
         PartitaError: The store holds other tokens, the data is unusable, or the disk is full.
     """
-    require_litdata()
     node, nodes = workforce.node, workforce.nodes
     if not 0 <= node < nodes:
         raise PartitaError(f"the number of a node is from 0 to {nodes - 1}, not {node}")
-    if not system.source.carries_audio:
-        raise PartitaError("the data of this recipe are stored tokens already: name data with audio")
-    check_training_pieces(system.source)
-    plan = plan_tokens(system)
-    catalog = make_catalog(system, plan, options)
+    plan, catalog = check_storable(system, options)
     with _alone(store, node):
         if nodes == 1:  # the temporary files of another node are not those of a dead process
             recover(store.root)
@@ -114,6 +109,20 @@ def store_tokens(
             store.remove(CATALOG)
         _work(store, Readers(system, plan, catalog, workforce), pending)
         _finish(store, catalog)
+
+
+def check_storable(system: System, options: TokenOptions) -> tuple[TokenPlan, Catalog]:
+    """Return what is stored for a system and in which layout. Its source is set up; its parts may be untrained.
+
+    Raises:
+        PartitaError: A stage cannot be trained on stored tokens, the data is unusable, or litdata is not installed.
+    """
+    require_litdata()
+    if not system.source.carries_audio:
+        raise PartitaError("the data of this recipe are stored tokens already: name data with audio")
+    check_training_pieces(system.source)
+    plan = plan_tokens(system)
+    return plan, make_catalog(system, plan, options)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from .loggers import close_loggers
 from .run_lock import exclusive_training, is_first_process
 from .run_log import log_to_file, quiet
 from .token_plan import stored_needs
-from .token_store import Workforce, store_tokens, wait_for_tokens
+from .token_store import Workforce, check_storable, store_tokens, wait_for_tokens
 from .trainer import check_nodes, make_trainer
 
 log = shared_logger(__name__)
@@ -102,6 +102,8 @@ def _train_parts(system: System, run: Path) -> None:
     }
     if not system.source.carries_audio:
         _check_trainable_without_audio(system, run, joint)
+    if system.plan.tokens is not None:  # before parts are trained for which no tokens could be stored
+        check_storable(system, system.plan.tokens)
     done = set()
     for key, part in system.parts.items():  # first, so that missing weights do not waste any training
         weights = system.part_plan(key).weights
@@ -121,13 +123,15 @@ def _train_parts(system: System, run: Path) -> None:
             if (start := system.part_plan(key).init) is not None:
                 load_init(part, key, start)
                 log.info(f"{key}: starts from {start}")
+    for key in system.parts if not system.source.carries_audio else ():
+        wrong = system.source.unsuitable(stored_needs(system, key)) if key.group == "stages" else None
+        if wrong is not None and key not in done:
+            raise PartitaError(f"{key}: {wrong}")
     source = None
     for key, part in system.parts.items():
         if key not in done and key not in joint:
             if key.group == "stages":
                 source = source or _stage_source(system, run)
-                if (wrong := source.unsuitable(stored_needs(system, key))) is not None:
-                    raise PartitaError(f"{key}: {wrong}")
             since = ", resuming from the last checkpoint" if checkpoint_path(run, key).is_file() else ""
             log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:

@@ -191,11 +191,18 @@ def test_what_has_no_frame_rate_is_stored_in_clips(base, tmp_path):
     assert trains_alike(plan, tmp_path) == 0
 
 
-def test_a_conditioner_that_learns_from_audio_needs_audio(base, tmp_path, monkeypatch):
+def test_a_conditioner_that_learns_from_audio_needs_audio(base, tmp_path, monkeypatch, toy_recipe):
     for name, value in (("trained_with_stage", True), ("weightless", False), ("trainable", True)):
         monkeypatch.setattr(ToyEnvelope, name, value)
-    with pytest.raises(partita.PartitaError, match=r"text reads audio and learns together with its stage"):
+    words = "text reads audio and learns together with its stage"
+    with pytest.raises(partita.PartitaError, match=words):
         partita.tokenize(changed(base, "conditioners.text=toy-envelope"), tmp_path / "shards", progress=False)
+    # before the codec is trained
+    plan = load_recipe(toy_recipe, ["tokens=store", "conditioners.text=toy-envelope"])
+    refused(plan, tmp_path / "run", words)
+    assert not (tmp_path / "run" / "tokenizers").exists()
+    refused(load_recipe(toy_recipe, ["tokens.longest=1.5"]), tmp_path / "short", "must contain two windows of 1 s")
+    assert not (tmp_path / "short" / "tokenizers").exists()
 
 
 def test_a_mixture_keeps_its_order_and_its_names(base, tmp_path, music):

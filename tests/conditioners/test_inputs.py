@@ -198,10 +198,10 @@ def test_each_window_is_told_of_its_own_time(toy_recipe, monkeypatch):
     places, prepare = [], ToyPlace.prepare
 
     def record(self, clips):
-        places.append([(clip.fields["seconds_start"], clip.fields["seconds_total"], clip.seconds) for clip in clips])
+        places.extend((clip.fields["seconds_start"], clip.fields["seconds_total"], clip.seconds) for clip in clips)
         return prepare(self, clips)
 
     monkeypatch.setattr(ToyPlace, "prepare", record)
     system.generate({"seconds_start": [None, 20], "seconds_total": [None, 90]}, duration=2.0)
-    seen = [place for place in places if len(place) == 2 and place[0][2] == 1.0]
-    assert seen == [[(start, 2.0, 1.0), (20 + start, 90.0, 1.0)] for start in (0.0, 0.5, 1.0)]
+    seen = [place for place in places if place[2] == 1.0]
+    assert seen == [one for start in (0.0, 0.5, 1.0) for one in ((start, 2.0, 1.0), (20 + start, 90.0, 1.0))]

@@ -41,6 +41,9 @@ class ConvNeXt(nn.Module):
         depth: Number of blocks.
         expansion: Width of the feed-forward layers relative to the channels.
         kernel: Taps of the depthwise convolutions, an odd number.
+
+    Attributes:
+        reach: Number of frames on either side that a frame depends on.
     """
 
     def __init__(self, width: int, depth: int, *, expansion: int = 3, kernel: int = 7) -> None:
@@ -50,6 +53,7 @@ class ConvNeXt(nn.Module):
             *(ConvNeXtBlock(width, expansion=expansion, kernel=kernel, scale=1 / depth) for _ in range(depth))
         )
         self.last_norm = nn.LayerNorm(width)
+        self.reach = depth * (kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, D]`` to the same shape."""

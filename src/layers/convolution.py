@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from .chunks import convolution_needs, transposed_needs
+
 Normalization = Literal["none", "weight_norm"]
 
 ELU_GAIN = 1 / math.sqrt(0.6452)
@@ -51,6 +53,11 @@ class Conv1d(nn.Module):
         total = (kernel - 1) * dilation + 1 - stride
         right = 0 if causal else total // 2
         self.padding = (total - right, right)
+        self.taps, self.rates = (kernel - 1) * dilation + 1, (stride, 1)
+
+    def needs(self, start: int, stop: int) -> tuple[int, int]:
+        """Range of the input that a range of the output depends on."""
+        return convolution_needs(start, stop, taps=self.taps, left=self.padding[0], stride=self.rates[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T]`` to ``[B, C', T / stride]``."""
@@ -86,6 +93,12 @@ class ConvTranspose1d(nn.Module):
         self.convolution = weight_norm(convolution, dim=1) if normalization == "weight_norm" else convolution
         right = stride if causal else stride // 2
         self.trim = (stride - right, right)
+        self.rates = (1, stride)
+
+    def needs(self, start: int, stop: int) -> tuple[int, int]:
+        """Range of the input that a range of the output depends on."""
+        stride = self.rates[1]
+        return transposed_needs(start, stop, taps=2 * stride, left=self.trim[0], stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, S]`` to ``[B, C', S · stride]``."""

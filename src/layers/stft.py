@@ -34,6 +34,12 @@ class STFT(nn.Module):
         """Number of frequencies per frame."""
         return self.length // 2 + 1
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Number of earlier and later hops of audio that a frame covers, which is also the number of frames that cover a
+        hop on the other side."""
+        return -(-self.left // self.hop), -(-(self.length - self.hop - self.left) // self.hop)
+
     def forward(self, audio: Tensor) -> Tensor:
         """Audio ``[..., S · hop]`` to a complex spectrum ``[..., S, bins]``, in full precision under autocast."""
         with torch.autocast(audio.device.type, enabled=False):

@@ -15,6 +15,7 @@ from ..core.excerpt import Excerpt
 from ..core.part import Part
 from ..core.resample import convert
 from ..errors import PartitaError
+from ..layers.chunks import Step
 
 
 class Tokenizer(Part):
@@ -129,6 +130,28 @@ class Tokenizer(Part):
         """Latents ``[B, D, S]``, quantized or not, back to audio ``[B, C, S · sample_rate / frame_rate]``."""
         raise NotImplementedError(f"{self.registered_name} has no latents before its codes")
 
+    def encoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """Steps that encode audio chunk by chunk, with the result of :meth:`encode`.
+
+        Args:
+            latents: Whether they have the result of :meth:`encode_latents` instead.
+
+        Returns:
+            ``None`` if a frame depends on the whole clip.
+        """
+        return None
+
+    def decoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """Steps that decode a representation chunk by chunk, with the result of :meth:`decode`.
+
+        Args:
+            latents: Whether they have the result of :meth:`decode_latents` instead.
+
+        Returns:
+            ``None`` if the audio of a frame depends on the whole clip, or if the tokenizer cannot decode.
+        """
+        return None
+
     def set_num_codebooks(self, num_codebooks: int) -> None:
         """Use only the first ``num_codebooks`` codebooks from now on.
 
@@ -170,3 +193,11 @@ class LatentView:
     def decode(self, representation: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio."""
         return self.codec.decode_latents(representation)
+
+    def encoding_steps(self) -> list[Step] | None:
+        """The codec's steps that encode audio as latents."""
+        return self.codec.encoding_steps(latents=True)
+
+    def decoding_steps(self) -> list[Step] | None:
+        """The codec's steps that decode latents."""
+        return self.codec.decoding_steps(latents=True)

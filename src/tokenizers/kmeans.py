@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
+from ..layers.chunks import Local, Step
 from ..layers.standardize import Standardize
 from ..metrics.codec import CodebookUsage
 from .base import Tokenizer
@@ -91,7 +92,7 @@ class KMeans(Tokenizer):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to the nearest clusters ``[B, 1, S]``."""
-        return _nearest(self._standardized(self._latents(audio)), self.centers)[1][:, None]
+        return self._codes(self._latents(audio))
 
     @torch.no_grad()
     def decode(self, representation: Tensor) -> Tensor:
@@ -100,7 +101,25 @@ class KMeans(Tokenizer):
         Raises:
             NotImplementedError: The tokenizer of the features cannot decode.
         """
-        return self.features.decode(self.standardize.inverse(self.centers[representation[:, 0]].mT))
+        return self.features.decode(self._features(representation))
+
+    def encoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """The steps of the features, and the choice of the nearest clusters."""
+        steps = None if latents else self.features.encoding_steps()
+        return None if steps is None else [*steps, Local(self._codes)]
+
+    def decoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """The centers of clusters, and the steps of the features."""
+        steps = None if latents else self.features.decoding_steps()
+        return None if steps is None else [Local(self._features), *steps]
+
+    def _codes(self, latents: Tensor) -> Tensor:
+        """Nearest clusters ``[B, 1, S]`` of the features' latents ``[B, D, S]``."""
+        return _nearest(self._standardized(latents), self.centers)[1][:, None]
+
+    def _features(self, representation: Tensor) -> Tensor:
+        """Latents ``[B, D, S]`` of the centers of clusters ``[B, 1, S]``."""
+        return self.standardize.inverse(self.centers[representation[:, 0]].mT)
 
     def setup(self, stage: str) -> None:
         """Freeze everything but the centers."""

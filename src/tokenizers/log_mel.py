@@ -8,6 +8,7 @@ from torch import Tensor
 from ..core.contracts import RepresentationSpec
 from ..core.rates import exact
 from ..core.registry import register
+from ..layers.chunks import Local, Step
 from ..layers.convolution import pad_to_multiple
 from ..layers.mel import log_magnitude, mel_filterbank
 from ..layers.stft import STFT
@@ -92,6 +93,10 @@ class LogMel(Tokenizer):
             bands = representation.float().unflatten(1, (self.channels, self.bands)).mT
             # a limit far above full scale prevents overflow
             return self._with_phases(self._spread(bands.clamp(max=10).exp()) / self._scale)
+
+    def encoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """The transform. Decoding has no steps, because it estimates the phases of the whole clip together."""
+        return None if latents else [Local(self.encode, *self.stft.reach, inputs=self.stft.hop)]
 
     def _spread(self, bands: Tensor) -> Tensor:
         """Magnitudes of bands ``[..., S, bands]`` to non-negative magnitudes of frequencies ``[..., S, bins]``.

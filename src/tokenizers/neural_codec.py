@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
+from ..layers.chunks import Local, Step
 from ..layers.codec_losses import SpectralDistance
 from ..layers.convolution import pad_to_multiple
 from ..metrics.codec import CodebookUsage, MelDistance
@@ -119,6 +120,22 @@ class NeuralCodec(Tokenizer, AdversarialPart):
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
         return self.autoencoder.decode(latents)
+
+    def encoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """The encoder's steps and the bottleneck."""
+        steps = self.autoencoder.encoding_steps()
+        if steps is None or not self.bottleneck.framewise:
+            return None
+        if latents:
+            return [*steps, Local(self.bottleneck.latents)]
+        return [*steps, Local(lambda encoded: self.bottleneck.encode(encoded, self.num_codebooks))]
+
+    def decoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """The bottleneck and the decoder's steps."""
+        steps = self.autoencoder.decoding_steps()
+        if steps is None or not self.bottleneck.framewise:
+            return None
+        return steps if latents else [Local(self.bottleneck.decode), *steps]
 
     def doubt(self) -> str | None:
         """The bottleneck's warning if the training is too short."""

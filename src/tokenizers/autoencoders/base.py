@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ...core.component import Component
+from ...layers.chunks import Step
 
 
 class Autoencoder(Component):
@@ -50,3 +51,11 @@ class Autoencoder(Component):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
         return self.decoder(latents)
+
+    def encoding_steps(self) -> list[Step] | None:
+        """Steps of :meth:`encode` that run chunk by chunk; ``None`` if the encoder needs the whole clip."""
+        return None
+
+    def decoding_steps(self) -> list[Step] | None:
+        """Steps of :meth:`decode` that run chunk by chunk; ``None`` if the decoder needs the whole clip."""
+        return None

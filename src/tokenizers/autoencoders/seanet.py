@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ...core.registry import register
+from ...layers.chunks import Step, needs, steps_of
 from ...layers.convolution import ELU_GAIN, Conv1d, ConvTranspose1d, Normalization
 from .base import Autoencoder
 
@@ -84,6 +85,14 @@ class SEANet(Autoencoder):
         super().build(sample_rate, channels, encoded_dim, dim)
         self.encoder = SEANetEncoder(self.network, channels, encoded_dim)
         self.decoder = SEANetDecoder(self.network, channels, dim)
+
+    def encoding_steps(self) -> list[Step]:
+        """Convolutions, and the recurrent layers between them."""
+        return steps_of(self.encoder.layers)  # type: ignore[arg-type]
+
+    def decoding_steps(self) -> list[Step]:
+        """Convolutions, and the recurrent layers between them."""
+        return steps_of(self.decoder.layers)  # type: ignore[arg-type]
 
 
 class SEANetEncoder(nn.Module):
@@ -177,6 +186,10 @@ class ResidualUnit(nn.Module):
             Conv1d(width, width, 1, normalization=config.normalization) if config.shortcut == "conv" else nn.Identity()
         )
 
+    def needs(self, start: int, stop: int) -> tuple[int, int]:
+        """Range of the input that a range of the output depends on."""
+        return needs([self.branch], start, stop)
+
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T]`` to the same shape."""
         return self.shortcut(x) + self.branch(x)
@@ -196,4 +209,11 @@ class ResidualLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, S]`` to the same shape."""
-        return x + self.lstm(x.mT)[0].mT
+        return self.run_chunk(x, None)[0]
+
+    def run_chunk(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run the next chunk ``[B, C, n]`` of a sequence, and return its output and the next state."""
+        made, state = self.lstm(x.mT, state)
+        return x + made.mT, state

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...core.rates import exact
 from ...core.registry import register
+from ...layers.chunks import Local, Step
 from ...layers.convnext import ConvNeXt
 from ...layers.stft import STFT
 from .base import Autoencoder
@@ -59,6 +60,18 @@ class STFTConvNeXt(Autoencoder):
         stft = STFT(self.hop, self.overlap)
         self.encoder = SpectralEncoder(stft, channels, *self.encoder_size, self.expansion, encoded_dim)
         self.decoder = SpectralDecoder(stft, channels, *self.decoder_size, self.expansion, dim)
+
+    def encoding_steps(self) -> list[Step]:
+        """The encoder, with the hops that the transform and the blocks cover."""
+        before, after = self.encoder.stft.reach  # type: ignore[misc, union-attr]
+        blocks = self.encoder.trunk.reach  # type: ignore[union-attr]
+        return [Local(self.encoder, before + blocks, after + blocks, inputs=self.hop)]  # type: ignore[operator]
+
+    def decoding_steps(self) -> list[Step]:
+        """The decoder, with the frames that the blocks and the inverse transform cover."""
+        after, before = self.decoder.stft.reach  # type: ignore[misc, union-attr]
+        blocks = self.decoder.trunk.reach + self.decoder.embed.padding[0]  # type: ignore[union-attr, index]
+        return [Local(self.decoder, before + blocks, after + blocks, outputs=self.hop)]  # type: ignore[operator]
 
 
 class SpectralEncoder(nn.Module):

@@ -31,10 +31,12 @@ class Bottleneck(Component):
     data) is in the state dict, and random numbers come from torch's global generator.
 
     Attributes:
+        framewise: Whether each frame is encoded and decoded by itself, so that clips can be processed in chunks.
         dim: Width of the decoder's input.
     """
 
     family: ClassVar[str] = "bottleneck"
+    framewise: ClassVar[bool] = True
     dim: int
 
     def build(self, dim: int) -> None:

@@ -10,13 +10,16 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
 from ..errors import PartitaError
+from ..layers.chunks import Local, Step, steps_of
 from ..layers.convolution import pad_to_multiple
 from ..storage.pretrained import checkpoint_folder, read_weights
 from .base import Tokenizer
+from .encodec_network import arrange, layers_of
 
 
 class _Model(NamedTuple):
@@ -86,6 +89,7 @@ class EnCodec(Tokenizer):
             self.set_num_codebooks(num_codebooks)
         self.hop = math.prod(self.model.network["ratios"])
         self.requires_grad_(False)
+        arrange(self)
         self.eval()
 
     latent_dim = 128
@@ -118,23 +122,55 @@ class EnCodec(Tokenizer):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to codes ``[B, K, ceil(T / hop)]``."""
-        return self.quantizer.vq.encode(self.encode_latents(audio), n_q=self.num_codebooks).transpose(0, 1)
+        return self._nearest(self.encode_latents(audio))
 
     def decode(self, representation: Tensor) -> Tensor:
         """Codes ``[B, K, S]``, of the codebooks in use or fewer, to audio ``[B, C, S · hop]``."""
-        return self.decode_latents(self.quantizer.decode(representation.transpose(0, 1)))
+        return self.decode_latents(self._entries(representation))
 
     @torch.no_grad()
     def encode_latents(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, 128, ceil(T / hop)]``."""
         if self.normalize:
             audio = audio / (audio.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8)
-        return self.encoder(pad_to_multiple(audio, self.hop))
+        return _run(self.encoder, pad_to_multiple(audio, self.hop))
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents ``[B, 128, S]`` to audio ``[B, C, S · hop]``."""
-        audio = self.decoder(latents)
+        audio = _run(self.decoder, latents)
         return audio * self.level if self.normalize else audio
+
+    def encoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """Convolutions, recurrent layers and the codebooks; ``None`` for the 48 kHz model, which normalizes clips."""
+        if self.normalize:
+            return None
+        steps = steps_of(layers_of(self.encoder), mirrored=True)
+        return steps if latents else [*steps, Local(self._nearest)]
+
+    def decoding_steps(self, latents: bool = False) -> list[Step] | None:
+        """The codebooks, convolutions and recurrent layers; ``None`` for the 48 kHz model, which normalizes clips."""
+        if self.normalize:
+            return None
+        steps = steps_of(layers_of(self.decoder), mirrored=True)
+        return steps if latents else [Local(self._entries), *steps]
+
+    def _nearest(self, latents: Tensor) -> Tensor:
+        """Codes ``[B, K, S]`` of latents ``[B, 128, S]``: in each codebook, the entry nearest to what remains."""
+        residual, codes = latents.mT.flatten(0, 1), []
+        for entries in self._codebooks(self.num_codebooks):
+            distances = torch.addmm(entries.square().sum(1), residual, entries.T, alpha=-2)  # but for a constant
+            codes.append(distances.argmin(1))
+            residual = residual - F.embedding(codes[-1], entries)
+        return torch.stack(codes).unflatten(1, (len(latents), -1)).transpose(0, 1)
+
+    def _entries(self, codes: Tensor) -> Tensor:
+        """Latents ``[B, 128, S]`` of codes ``[B, K, S]``: the sum of their entries."""
+        books = self._codebooks(codes.shape[1])
+        return sum(F.embedding(own, entries) for own, entries in zip(codes.unbind(1), books, strict=True)).mT  # type: ignore[union-attr]
+
+    def _codebooks(self, number: int) -> list[Tensor]:
+        """The first codebooks, ``[cardinality, 128]`` each."""
+        return [layer._codebook.embed for layer in self.quantizer.vq.layers[:number]]
 
     def load_weights(self, source: str | Path) -> None:
         """Load weights of EnCodec from the Hub or the encodec package, or that :meth:`save` wrote.
@@ -154,6 +190,12 @@ class EnCodec(Tokenizer):
     def exported_state(self) -> dict[str, Tensor]:
         """The weights needed to use the model; only the entries of a codebook."""
         return {k: v for k, v in super().exported_state().items() if not k.endswith(_TRAINING_STATE)}
+
+
+def _run(network: Any, x: Tensor) -> Tensor:
+    for layer in layers_of(network):
+        x = layer(x)
+    return x
 
 
 _TRAINING_STATE = ("inited", "cluster_size", "embed_avg")

@@ -27,7 +27,7 @@ def arrange(network: nn.Module) -> None:
 
 def layers_of(network: Any) -> list[Any]:
     """Return functions for the layers of an encoder or a decoder of the encodec package, which share its weights."""
-    from encodec.modules import SConv1d, SConvTranspose1d, SLSTM
+    from encodec.modules import SLSTM, SConv1d, SConvTranspose1d
     from encodec.modules.seanet import SEANetResnetBlock
 
     layers: list[Any] = []

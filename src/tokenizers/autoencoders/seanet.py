@@ -211,9 +211,7 @@ class ResidualLSTM(nn.Module):
         """``[B, C, S]`` to the same shape."""
         return self.run_chunk(x, None)[0]
 
-    def run_chunk(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def run_chunk(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the next chunk ``[B, C, n]`` of a sequence, and return its output and the next state."""
         made, state = self.lstm(x.mT, state)
         return x + made.mT, state

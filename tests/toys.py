@@ -12,6 +12,7 @@ from partita.core.contracts import Clip, Condition, ConditionSpec, Example, Gene
 from partita.core.registry import register
 from partita.data.base import Source
 from partita.generators.base import NO_DROPOUT, ConditionDropout, Generator
+from partita.layers.chunks import Local
 from partita.tokenizers.base import Tokenizer
 
 TOY_RECIPE = """# the smallest system
@@ -92,6 +93,12 @@ class ToyCodec(Tokenizer):
 
     def decode(self, representation):
         return (representation / (self.cardinality - 1) * 2 - 1).repeat_interleave(self.hop, -1)
+
+    def encoding_steps(self, latents=False):
+        return [Local(self.encode, inputs=self.hop)]
+
+    def decoding_steps(self, latents=False):
+        return [Local(self.decode, outputs=self.hop)]
 
     def training_step(self, batch, batch_idx):
         noise = torch.randn_like(batch["audio"]) * 0.1

@@ -18,7 +18,7 @@ from ..layers.sampling import GumbelNoise, Sampling, evaluating
 from ..layers.transformer_blocks import scaled_normal_
 from .backbones.base import Backbone, SequenceContext
 from .backbones.transformer import Transformer
-from .base import DEFAULT_DROPOUT, ConditionDropout, Generator
+from .base import DEFAULT_DROPOUT, ConditionDropout, Delivery, Generator
 from .codebooks import Codebooks
 from .network import NetworkSetting
 
@@ -60,6 +60,7 @@ class Autoregressive(Generator):
     discrete: ClassVar[bool] = True
     stepwise: ClassVar[bool] = True
     fusions: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
+    delivers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -171,6 +172,7 @@ class Autoregressive(Generator):
         sampling: Sampling | None = None,
         use_cache: bool = True,
         outputs: Sequence[str] = (),
+        delivery: Delivery | None = None,
     ) -> Generated:
         """Codes ``[B, K, frames]``, one sample per seed; the same seed gives the same sample in any batch.
 
@@ -185,6 +187,7 @@ class Autoregressive(Generator):
             use_cache: Whether to keep the backbone's state between steps. Without it, every step recomputes the whole
                 sequence: the result is the same, but takes longer.
             outputs: Requested side outputs: ``hidden``, computed under the conditions, without guidance.
+            delivery: Delivery of frames as soon as all their codes are drawn.
 
         Raises:
             ValueError: Batches, names or lengths do not fit together.
@@ -197,6 +200,7 @@ class Autoregressive(Generator):
         first = int((layout.valid & ~known).any(0).long().argmax())
         noise = GumbelNoise(seeds, (self.num_codebooks, self.codebooks.most), sequence.device)
         ending = _Ending(self.codebooks, layout, len(seeds), frames)
+        delivered = None if delivery is None else _Delivered(delivery, layout, ending, first)
         with evaluating(self):
             context = self.conditioning(conditions_of(terms, conditions), frames)
             steps = _Steps(self, layout, context, len(terms))
@@ -211,6 +215,8 @@ class Autoregressive(Generator):
                 drawn = sampling.draw(logits, noise.at(step) if sampling.temperature else None)
                 free = layout.valid[:, step] & ~known[:, step]
                 sequence[:, :, step] = torch.where(free, ending.note(drawn, free, step), sequence[:, :, step])
+                if delivered is not None and step == delivered.due:
+                    delivered.send(sequence)
                 if progress is not None:
                     progress(step + 1 - first, layout.length - first)
                 if ending.over(step):
@@ -267,12 +273,33 @@ class _Ending:
         after = self.layout.frames[:, step + 1 :] < self.lengths.max()
         return not bool((self.layout.valid[:, step + 1 :] & after).any())
 
-    def result(self, sequence: Tensor) -> Generated:
-        """Codes ``[B, K, frames]``, 0 after a sample's last frame, and the lengths."""
-        made = Generated(self.layout.revert(sequence), self.lengths)
+    def result(self, sequence: Tensor, frames: int | None = None) -> Generated:
+        """Codes ``[B, K, frames]``, 0 after a sample's last frame, and the lengths; ``None`` returns all frames."""
+        codes = self.layout.revert(sequence, frames)
+        made = Generated(codes, self.lengths.clamp(max=codes.shape[2]))
         if self.codebooks.end is not None:
             made.values = made.values.masked_fill(~made.mask[:, None], 0)
         return made
+
+
+class _Delivered:
+    """What is delivered of a generation: frames whose codes of all codebooks are drawn.
+
+    Attributes:
+        due: The step after which frames are delivered next; 0 after the last.
+    """
+
+    def __init__(self, delivery: Delivery, layout: Layout, ending: _Ending, first: int) -> None:
+        self.receive, self.ending = delivery.receive, ending
+        complete = layout.steps.amax(0).cummax(0).values.tolist()  # the step that completes each frame and all before
+        dues = [(complete[n - 1], n) for n in range(delivery.every, len(complete), delivery.every)]
+        self._dues = iter(sorted({step: n for step, n in dues if step >= first}.items()))
+        self.due, self._frames = next(self._dues, (0, 0))
+
+    def send(self, sequence: Tensor) -> None:
+        """Deliver the frames that are complete in a sequence ``[B, K, S]``."""
+        self.receive(self.ending.result(sequence, self._frames))
+        self.due, self._frames = next(self._dues, (0, 0))
 
 
 class _Steps:

@@ -51,6 +51,20 @@ DEFAULT_DROPOUT = ConditionDropout(together=0.1)
 """Default dropout of conditions, which is enough for guidance."""
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """Delivery of frames while a stage generates them.
+
+    Args:
+        receive: Function that gets all frames up to the newest complete one, and their lengths: less than the number of
+            frames for samples that have ended. It is not called for the last frames, which the stage returns.
+        every: Number of new frames per call.
+    """
+
+    receive: Callable[[Generated], None]
+    every: int
+
+
 class Generator(Part):
     """One stage. The system supplies its first two arguments; the recipe sets the others.
 
@@ -67,6 +81,7 @@ class Generator(Part):
         stepwise: Whether the stage generates place by place, so that a step has one row per sample.
         fusions: The ways in which a condition can enter; :meth:`default_fusion` chooses one if the recipe does not. If
             a component has :attr:`fusions` of its own, only those that both have are possible.
+        delivers: Whether :meth:`generate` takes another argument, ``delivery``: a :class:`Delivery` or ``None``.
         joint: Conditioners that learn together with this stage, by name; the system sets them.
         sampling: A dataclass of default sampling options for :meth:`generate`.
     """
@@ -74,6 +89,7 @@ class Generator(Part):
     discrete: ClassVar[bool]
     stepwise: ClassVar[bool] = False
     fusions: ClassVar[tuple[str, ...]]
+    delivers: ClassVar[bool] = False
     sampling: Any
     training_input = "stage"
     training_only = ("joint.",)

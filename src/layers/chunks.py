@@ -115,7 +115,7 @@ class _RecurrentRun:
 
 
 def in_chunks(steps: Sequence[Step], whole: Tensor, length: int) -> Tensor:
-    """Return the output of steps for a whole sequence ``[B, C, n]``, of which ``length`` positions are run at a time."""
+    """Return the output of steps for a whole sequence ``[B, C, n]``, run ``length`` positions at a time."""
     return torch.cat(list(_chunks(steps, whole, length)), -1)
 
 

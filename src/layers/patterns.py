@@ -58,9 +58,9 @@ class Layout(NamedTuple):
         valid = self.valid if present is None else self.valid & present[:, self.frames]
         return torch.where(valid, sequence, special)
 
-    def revert(self, sequence: Tensor) -> Tensor:
-        """A sequence ``[B, K, S]`` back to codes ``[B, K, T]``."""
-        return sequence.gather(2, self.steps.expand(sequence.shape[0], -1, -1))
+    def revert(self, sequence: Tensor, frames: int | None = None) -> Tensor:
+        """A sequence ``[B, K, S]`` back to codes ``[B, K, T]``, or only to those of the first ``frames`` frames."""
+        return sequence.gather(2, self.steps[:, :frames].expand(sequence.shape[0], -1, -1))
 
     def predicted(self, hidden: Tensor) -> Tensor:
         """Select, from outputs ``[B, S - 1, D]`` for the next steps, those that predict each code: ``[B, K, T, D]``."""

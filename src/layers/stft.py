@@ -36,8 +36,7 @@ class STFT(nn.Module):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Number of earlier and later hops of audio that a frame covers, which is also the number of frames that cover a
-        hop on the other side."""
+        """Number of hops before and after its own that a frame covers: the frames after and before that cover a hop."""
         return -(-self.left // self.hop), -(-(self.length - self.hop - self.left) // self.hop)
 
     def forward(self, audio: Tensor) -> Tensor:

@@ -22,9 +22,11 @@ from ..layers.lowered import InferencePrecision, lowered
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.chain import StagePlan
 from ..tokenizers.base import LatentView, Tokenizer
+from ..tokenizers.chunked import decode_long, encode_long
 from .assembly import Assembly
 from .checked_request import CheckedRequest
 from .clip_inputs import ClipInputs, changes_in_time
+from .new_frames import FrameSender, Receiver
 from .stream import Stream
 from .windows import Window, common_grid, windows
 
@@ -32,8 +34,23 @@ Progress = Callable[[str, int, int], None]
 """Function that receives the name of a stage, the number of finished steps and the total number of steps."""
 
 
-def generate(system: Assembly, request: CheckedRequest, progress: Progress | None = None) -> dict[str, Generated]:
-    """Return the output of all stages of a system, by name of the representation."""
+def generate(
+    system: Assembly,
+    request: CheckedRequest,
+    progress: Progress | None = None,
+    receiver: Receiver | None = None,
+    every: float = 0.5,
+) -> dict[str, Generated]:
+    """Return the output of all stages of a system, by name of the representation.
+
+    Args:
+        system: System that generates.
+        request: Request of samples.
+        progress: Called after each step.
+        receiver: What receives the frames of the last stage as soon as they are generated. The prompts of all samples
+            must then change at the same times.
+        every: Seconds of new frames that are received at a time, if the last stage delivers them within its windows.
+    """
     results, groups = [], request.groups()
     for starts, members in groups.items():
         chain = ChainRun(
@@ -48,6 +65,8 @@ def generate(system: Assembly, request: CheckedRequest, progress: Progress | Non
             request.transition,
             request.precision,
             progress,
+            receiver,
+            every,
         )
         results.append(chain.run())
     order = torch.tensor([i for members in groups.values() for i in members], device=system.device).argsort()
@@ -76,6 +95,8 @@ class ChainRun:
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
         precision: Precision of the weights of all stages.
         progress: Called after each step.
+        receiver: What receives new frames of the last stage, or ``None``.
+        every: Seconds of frames that are received at a time.
         generated: Generated representations, by source.
         outputs: Side outputs of stages that later stages take as input, by name (``plan:hidden``).
     """
@@ -91,6 +112,8 @@ class ChainRun:
     transition: float | None
     precision: InferencePrecision
     progress: Progress | None
+    receiver: Receiver | None = None
+    every: float = 0.5
     generated: dict[str, Generated] = field(default_factory=dict)
     outputs: dict[str, Condition] = field(default_factory=dict)
 
@@ -120,6 +143,13 @@ class ChainRun:
             stacked = [part[..., :shortest] for part in encoded_targets]
             known = stacked[0] if len(stacked) == 1 else torch.cat(stacked, 1)
         stream = Stream(spec.frames(self.seconds), [o.output for o in self._wanted_outputs(name)], known)
+        sender = None
+        if self.receiver is not None and plan is self.system.plan.last_stage:
+            targets = {target.source: self.system.spec(target) for target in plan.targets}
+            self.receiver.start(self.generated)
+            sender = FrameSender(self.receiver, targets, self.generated, len(self.seeds), stream.total)
+            if known is not None:
+                sender.send(0, Generated(known))
         ranges, parts = self._windows(name, plan, 0 if known is None else known.shape[-1])
         conditions: dict[tuple[Any, ...], tuple[Condition, Condition]] = {}
         for index, ((start, begin, stop), part) in enumerate(zip(ranges, parts, strict=True)):
@@ -140,6 +170,8 @@ class ChainRun:
                     pair = (pair[0].crop(first, last), pair[1].crop(first, last))
                 given[source] = pair
             generate_options = self.generate_options[name] | ({"outputs": stream.names} if stream.names else {})
+            if sender is not None and stage.delivers:
+                generate_options["delivery"] = sender.delivery(start, spec.frames(self.every))
             try:
                 new = stage.generate(
                     given,
@@ -152,6 +184,8 @@ class ChainRun:
             except FloatingPointError as error:
                 raise not_finite_error(f"the stage {name} fails because {error}") from None
             stream.extend(start, new)
+            if sender is not None:
+                sender.send(start, new)
             if stream.finished:
                 break
         made = stream.result()
@@ -241,7 +275,7 @@ class ChainRun:
         spec = tokenizer.spec
         audio = convert(continuation, output.sample_rate, spec.sample_rate, spec.channels)
         frames = continuation_frames(continuation.shape[-1], output.sample_rate, spec)
-        encoded = tokenizer.encode(audio)
+        encoded = encode_long(tokenizer, audio)
         if not finite(encoded):
             raise not_finite_error(f"the tokenizer {target.tokenizer} returns latents that are not finite numbers")
         return target.take(encoded)[..., :frames]
@@ -259,15 +293,24 @@ def continuation_frames(samples: int, sample_rate: int, spec: RepresentationSpec
     return max(1, spec.whole_frames(samples, sample_rate))
 
 
+def continuation_samples(samples: int, spec: RepresentationSpec) -> int:
+    """Return the number of output samples that represent the audio to continue, of ``samples`` samples."""
+    return round(continuation_frames(samples, spec.sample_rate, spec) * exact(spec.sample_rate) / exact(spec.rate))
+
+
 def decoded(tokenizer: Tokenizer | LatentView, made: Generated) -> Tensor:
     """Decode a generated representation to audio ``[B, C, T]``. Samples that end early are padded with silence.
+
+    Long clips are decoded in chunks, where the tokenizer can, so that the memory does not grow with their length.
 
     Raises:
         NotImplementedError: The tokenizer cannot decode to audio.
     """
     if made.whole:
-        return tokenizer.decode(made.values)
-    clips = [tokenizer.decode(made.values[i : i + 1, :, :length]) for i, length in enumerate(made.lengths.tolist())]
+        return decode_long(tokenizer, made.values)
+    clips = [
+        decode_long(tokenizer, made.values[i : i + 1, :, :length]) for i, length in enumerate(made.lengths.tolist())
+    ]
     longest = max(clip.shape[-1] for clip in clips)
     return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
 

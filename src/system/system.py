@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from rich.console import Group
 from torch import Tensor
 
+from ..core.background import Handing, in_background
 from ..core.console import showing_progress
 from ..core.contracts import Generated, finite
 from ..core.devices import find_device
 from ..core.excerpt import spliced
 from ..core.progress import progress
-from ..core.rates import exact
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
 from ..recipe.plan import load_recipe
@@ -26,11 +27,12 @@ from ..storage.download import fetch
 from ..storage.files import kind
 from .assembly import FILES, INDEX, Assembly
 from .checked_request import CheckedRequest
-from .generation import continuation_frames, decoded, generate, not_finite_error
+from .generation import continuation_samples, decoded, generate, not_finite_error
 from .mix import mixed
 from .prompts import input_warnings
 from .request import Prompts, Request, build_request, takes_request
 from .saved import checked_plan
+from .streaming import StreamDecoder, check_streamable
 from .summary import PartSummary, overview, summary, summary_text
 
 
@@ -75,11 +77,49 @@ class System(Assembly):
         audio = self.decode(self._represented(request, progress))
         if request.continuation is None or not request.splice:
             return audio
-        spec, known = self.output.spec, request.continuation.shape[-1]
-        frames = continuation_frames(known, spec.sample_rate, spec)
-        return spliced(
-            audio, request.continuation, round(frames * exact(spec.sample_rate) / exact(spec.rate)), spec.sample_rate
-        )
+        spec, samples = self.output.spec, request.continuation.shape[-1]
+        return spliced(audio, request.continuation, continuation_samples(samples, spec), spec.sample_rate)
+
+    @takes_request
+    def stream(
+        self, prompts: Prompts | Request = None, *, progress: bool = True, chunk: float = 0.5, **options: Any
+    ) -> Iterator[Tensor]:
+        """Yield the audio of :meth:`generate`, chunk by chunk while it is generated: ``[B, C, n]`` in [-1, 1].
+
+        The chunks together are the result of :meth:`generate`, up to rounding. An autoregressive stage at the end of
+        the chain yields frames as soon as their codes are complete, and a diffusion stage yields its windows. Earlier
+        stages generate the whole clip before the first chunk. Generation runs in a thread, at most a few chunks ahead
+        of the loop over the chunks, and stops with it.
+
+        Args:
+            prompts: Prompts as in :meth:`generate`.
+            progress: Whether to show a progress bar.
+            chunk: Seconds of audio that are generated between chunks. The first chunk comes later by the context of
+                the decoder.
+            options: Fields of :class:`partita.Request`.
+
+        Raises:
+            PartitaError: The request is invalid, or the tokenizer decodes only whole clips.
+        """
+        request = CheckedRequest.of(self, build_request(prompts, options))
+        if not isinstance(chunk, int | float) or not 0 < chunk < math.inf:
+            raise PartitaError(f"chunk must be more than 0 seconds, not {chunk!r}")
+        check_streamable(self, request)
+        for warning in input_warnings(self, request.inputs):
+            warnings.warn(warning, stacklevel=2)
+        return in_background(lambda handing: self._stream(request, handing, progress, chunk))
+
+    @torch.inference_mode()
+    def _stream(self, request: CheckedRequest, handing: Handing, show: bool, chunk: float) -> None:
+        decoder = StreamDecoder(self, request, handing.hand_out)
+
+        def report(stage: str, done: int, total: int) -> None:
+            handing.check()
+            progress(stage, done, total)
+
+        with showing_progress(show):
+            generate(self, request, report, decoder, chunk)
+        decoder.finish()
 
     @takes_request
     def generate_representations(

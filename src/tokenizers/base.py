@@ -16,6 +16,7 @@ from ..core.part import Part
 from ..core.resample import convert
 from ..errors import PartitaError
 from ..layers.chunks import Step
+from .chunked import decode_long, encode_long
 
 
 class Tokenizer(Part):
@@ -84,7 +85,7 @@ class Tokenizer(Part):
         if excerpt.sample_rate is None and not isinstance(excerpt.audio, str | Path):
             raise PartitaError("an array has no sample rate of its own: pass it, as in sample_rate=44100")
         spec = self.spec
-        return self.encode(excerpt.read(spec.sample_rate, spec.channels).to(self.device))
+        return encode_long(self, excerpt.read(spec.sample_rate, spec.channels).to(self.device))
 
     @torch.inference_mode()
     def decode_audio(self, representation: Any, sample_rate: int | None = None, channels: int | None = None) -> Tensor:
@@ -117,7 +118,7 @@ class Tokenizer(Part):
             if not 0 <= least <= most < cardinality:
                 raise PartitaError(f"{what} lie in [0, {cardinality}), not in [{least}, {most}]")
         try:
-            made = self.decode(given.long() if spec.discrete else given.float()).float().cpu().clamp(-1, 1)
+            made = decode_long(self, given.long() if spec.discrete else given.float()).float().cpu().clamp(-1, 1)
         except NotImplementedError as error:
             raise PartitaError(str(error)) from None
         return convert(made, spec.sample_rate, sample_rate or spec.sample_rate, channels or spec.channels)

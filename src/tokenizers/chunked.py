@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..core.contracts import RepresentationSpec
 from ..core.rates import exact
-from ..layers.chunks import Local, in_chunks
+from ..layers.chunks import Local, Step, in_chunks
 from ..layers.convolution import pad_to_multiple
-from .base import LatentView, Tokenizer
 
 CHUNK = 10.0
 """Seconds of audio that are encoded or decoded at a time. A clip of up to two chunks is processed as a whole."""
 
 
+class Coder(Protocol):
+    """What encoding and decoding in chunks needs of a tokenizer."""
+
+    @property
+    def spec(self) -> RepresentationSpec:
+        """Spec of the representation."""
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Encode audio ``[B, C, T]``."""
+
+    def decode(self, representation: Tensor) -> Tensor:
+        """Decode to audio ``[B, C, T]``."""
+
+    def encoding_steps(self) -> list[Step] | None:
+        """Steps of :meth:`encode`."""
+
+    def decoding_steps(self) -> list[Step] | None:
+        """Steps of :meth:`decode`."""
+
+
 @torch.no_grad()
-def encode_long(tokenizer: Tokenizer | LatentView, audio: Tensor, chunk: float = CHUNK) -> Tensor:
+def encode_long(tokenizer: Coder, audio: Tensor, chunk: float = CHUNK) -> Tensor:
     """Encode audio ``[B, C, T]`` like ``tokenizer.encode``, but long audio chunk by chunk where the tokenizer can.
 
     The memory that the encoder takes then depends on the length of a chunk rather than of the clip.
@@ -35,7 +56,7 @@ def encode_long(tokenizer: Tokenizer | LatentView, audio: Tensor, chunk: float =
 
 
 @torch.no_grad()
-def decode_long(tokenizer: Tokenizer | LatentView, representation: Tensor, chunk: float = CHUNK) -> Tensor:
+def decode_long(tokenizer: Coder, representation: Tensor, chunk: float = CHUNK) -> Tensor:
     """Decode a representation to audio ``[B, C, T]`` like ``tokenizer.decode``, but a long one chunk by chunk where the
     tokenizer can.
 

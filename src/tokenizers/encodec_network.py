@@ -188,7 +188,7 @@ class Recurrence:
 
 
 def _reflected(places: Tensor, left: int, right: int) -> Tensor:
-    """``[B, T, C]`` with reflected edges. A sequence that is too short is first extended by zeros, as in the package."""
+    """``[B, T, C]`` with reflected edges. A sequence that is too short is first extended by zeros, as in encodec."""
     missing = max(0, max(left, right) + 1 - places.shape[1])
     length = places.shape[1] + left + right
     if missing:

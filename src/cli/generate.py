@@ -16,6 +16,7 @@ from ..core.console import out
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_value
 from .options import Device, InferencePrecisionName, Model, grouped
+from .player import load_sounddevice, play_each
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,9 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first clip; it increases by 1 for each further clip.")] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Maximum number of clips in a batch.")] = 8,
+    play: Annotated[
+        bool, typer.Option("--play", help="Play each clip while it is generated, one after the other.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Generate audio from prompts."""
@@ -215,6 +219,8 @@ def generate(
             raise PartitaError("--prompts reads all prompts from a file: remove the other prompts, --then and --input")
         if manifest is not None and manifest.resolve() == prompt_file.resolve():
             raise PartitaError(f"the manifest would overwrite {manifest}: choose another name with -o")
+    if play:
+        load_sounddevice()
     rows, excerpt, sampling_changes = story.rows(prompts), beginning.excerpt(), sampling.settings()
     system = partita.load(model, device=device)
     spec = system.output.spec
@@ -235,7 +241,8 @@ def generate(
         precision=sampling.precision,
     )
     made: dict[int, dict[str, Any]] = {}
-    for i, clip in partita.generate_each(system, rows, request, at_once=at_once):
+    clips = play_each(system, rows, request) if play else partita.generate_each(system, rows, request, at_once=at_once)
+    for i, clip in clips:
         path = output if len(rows) == 1 and manifest is None else output.with_stem(f"{output.stem}-{i + 1}")
         done = master(clip.numpy(), spec.sample_rate)
         partita.write_audio(path, done.audio, spec.sample_rate, bits)

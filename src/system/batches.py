@@ -56,24 +56,13 @@ def generate_each(
         raise PartitaError(f"at_once must be at least 1, not {at_once}")
     if common.prompts is not None:
         raise PartitaError("the rows contain the prompts: leave out the prompts of the request")
-    first, negative = common.seed, common.negative
-    if not isinstance(first, int):
-        raise PartitaError(f"seed must be a whole number, the seed of the first row, not {first!r}")
-    if negative is not None and not isinstance(negative, str):
-        raise PartitaError(f"negative must be one text for all clips, not {negative!r}")
+    if not isinstance(common.seed, int):
+        raise PartitaError(f"seed must be a whole number, the seed of the first row, not {common.seed!r}")
+    if common.negative is not None and not isinstance(common.negative, str):
+        raise PartitaError(f"negative must be one text for all clips, not {common.negative!r}")
 
     def checked(members: Sequence[int], continuation: Continuation = None) -> CheckedRequest:
-        names = dict.fromkeys(name for i in members for name in rows[i].inputs)
-        inputs = {name: [rows[i].inputs.get(name) for i in members] for name in names}
-        own = replace(
-            common,
-            prompts=inputs or None,
-            duration=common.duration if rows[members[0]].duration is None else rows[members[0]].duration,
-            seed=[first + i if (seed := rows[i].seed) is None else seed for i in members],
-            negative=None if negative is None else [negative] * len(members),
-            continuation=continuation,
-        )
-        return CheckedRequest.of(system, own)
+        return CheckedRequest.of(system, replace(row_request(rows, members, common), continuation=continuation))
 
     groups: dict[float, list[int]] = {}
     for i in range(len(rows)):
@@ -94,3 +83,24 @@ def generate_each(
             audio = system.fulfill(checked(members, continuation), progress=progress)
         yield from zip(members, audio.cpu(), strict=True)
         done += len(members)
+
+
+def row_request(rows: Sequence[Row], members: Sequence[int], common: Request) -> Request:
+    """Return the request of a batch of rows.
+
+    Args:
+        rows: All rows.
+        members: Indices of the rows of the batch, which have the same duration.
+        common: Options common to all rows, as in :func:`generate_each`.
+    """
+    names = dict.fromkeys(name for i in members for name in rows[i].inputs)
+    inputs = {name: [rows[i].inputs.get(name) for i in members] for name in names}
+    first, duration = common.seed, rows[members[0]].duration
+    assert isinstance(first, int)
+    return replace(
+        common,
+        prompts=inputs or None,
+        duration=common.duration if duration is None else duration,
+        seed=[first + i if (seed := rows[i].seed) is None else seed for i in members],
+        negative=None if common.negative is None else [common.negative] * len(members),
+    )

@@ -1,14 +1,12 @@
 """Audio that is decoded while it is generated is the audio that would have been decoded afterwards."""
 
 import threading
-import time
 
 import pytest
 import torch
 import yaml
 
 import partita
-from partita.core.contracts import Generated
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
 from toys import TOY_RECIPE
@@ -143,9 +141,7 @@ def test_samples_that_end_early_are_followed_by_silence(make, monkeypatch):
 
 def test_several_ends_are_mixed(make):
     values = recipe()
-    values["tokenizers"] = {
-        name: {**codec(CAUSAL), "reads": f"stems.{name}"} for name in ("low", "high")
-    }
+    values["tokenizers"] = {name: {**codec(CAUSAL), "reads": f"stems.{name}"} for name in ("low", "high")}
     values["stages"] = {"one": stage("low"), "two": stage("high")}
     values["data"] = {"name": "corpus", "stems": True}
     agree(make(values))
@@ -154,7 +150,9 @@ def test_several_ends_are_mixed(make):
 def test_a_decoder_of_whole_clips_cannot_stream(make):
     values = recipe(acoustic=stage("acoustic", name="diffusion", sampling={"steps": 2}))
     values["tokenizers"] = {"acoustic": {"name": "log-mel", "sample_rate": 2000, "bands": 8}}
-    with pytest.raises(partita.PartitaError, match="the tokenizer acoustic decodes only whole clips, so they cannot stream"):
+    with pytest.raises(
+        partita.PartitaError, match="the tokenizer acoustic decodes only whole clips, so they cannot stream"
+    ):
         make(values).stream(["a"], duration=2)
 
 

@@ -11,7 +11,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -126,7 +126,12 @@ def did_you_mean(name: object, candidates: Iterable[str]) -> str:
 
 @cache
 def _entry_points(family: str) -> dict[str, EntryPoint]:
-    return {e.name: e for e in entry_points(group=f"partita.{family}")}
+    return {e.name: e for e in _all_entry_points().select(group=f"partita.{family}")}
+
+
+@cache
+def _all_entry_points() -> EntryPoints:
+    return entry_points()  # reads the metadata of every installed package
 
 
 @cache
@@ -136,7 +141,8 @@ def _sources(family: str) -> dict[str, _Source]:
     found = {}
     for path in (path for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))):
         folder = path.parent.relative_to(PACKAGE).as_posix()
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "@register(" in text else ():
             for name in _registered_names(node, family):
                 summary = (ast.get_docstring(node) or "").split("\n")[0]  # type: ignore[arg-type]
                 found[name] = _Source(f"{PACKAGE_NAME}.{folder.replace('/', '.')}.{path.stem}", summary)

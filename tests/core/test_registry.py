@@ -44,10 +44,12 @@ def test_another_package_adds_a_part_by_entry_point(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     from partita.core import registry
 
+    registry._all_entry_points.cache_clear()
     registry._entry_points.cache_clear()
     try:
         assert "zither" in names("tokenizer")["zither"]
         assert lookup("tokenizer", "zither").__name__ == "Zither"
     finally:
         registry._classes.pop(("tokenizer", "zither"), None)
+        registry._all_entry_points.cache_clear()
         registry._entry_points.cache_clear()

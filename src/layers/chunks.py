@@ -6,7 +6,7 @@ the layer needs, and the context is cropped. A recurrent layer carries its state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -116,15 +116,21 @@ class _RecurrentRun:
 
 def in_chunks(steps: Sequence[Step], whole: Tensor, length: int) -> Tensor:
     """Return the output of steps for a whole sequence ``[B, C, n]``, run ``length`` positions at a time."""
-    return torch.cat(list(_chunks(steps, whole, length)), -1)
-
-
-def _chunks(steps: Sequence[Step], whole: Tensor, length: int) -> Iterator[Tensor]:
-    chunks = Chunks(steps)
+    local = [step for step in steps if isinstance(step, Local)]
+    total = whole.shape[-1] // prod(step.inputs for step in local) * prod(step.outputs for step in local)
+    chunks, result, done = Chunks(steps), None, 0
     for start in range(0, whole.shape[-1], length):
         made = chunks.push(whole[..., start : start + length], start + length >= whole.shape[-1])
-        if made is not None:
-            yield made
+        if made is None:
+            continue
+        if (
+            result is None
+        ):  # allocated once, because chunks that are kept between large blocks would fragment the memory
+            result = made.new_empty(*made.shape[:-1], total)
+        result[..., done : done + made.shape[-1]] = made
+        done += made.shape[-1]
+    assert result is not None
+    return result
 
 
 def steps_of(layers: Sequence[Any], mirrored: bool = False) -> list[Step]:

@@ -13,7 +13,7 @@ from ..core.rates import exact
 from ..layers.chunks import Local, Step, in_chunks
 from ..layers.convolution import pad_to_multiple
 
-CHUNK = 10.0
+CHUNK = 5.0
 """Seconds of audio that are encoded or decoded at a time. A clip of up to two chunks is processed as a whole."""
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .system.batches import generate_each
     from .system.data_check import check_data
     from .system.mastering import Mastering
+    from .system.player import check_player, play_each
     from .system.prompts import Row, prompt_warnings, read_prompts, write_manifest
     from .system.ready_parts import load_part
     from .system.request import Request, Story
@@ -55,6 +56,7 @@ __all__ = [
     "ablate",
     "check_data",
     "check_listening_test",
+    "check_player",
     "check_writable",
     "evaluate",
     "gather_clips",
@@ -65,6 +67,7 @@ __all__ = [
     "load_part",
     "load_recipe",
     "perform_task",
+    "play_each",
     "preview_ablation",
     "preview_push",
     "prompt_warnings",
@@ -96,6 +99,7 @@ _HOMES = {
     "ablate": "evaluation.ablate",
     "check_data": "system.data_check",
     "check_listening_test": "evaluation.listen",
+    "check_player": "system.player",
     "check_writable": "storage.audio_file",
     "evaluate": "evaluation.evaluate",
     "gather_clips": "evaluation.listen",
@@ -106,6 +110,7 @@ _HOMES = {
     "load_part": "system.ready_parts",
     "load_recipe": "recipe.plan",
     "perform_task": "evaluation.tasks",
+    "play_each": "system.player",
     "preview_ablation": "evaluation.ablate",
     "preview_push": "publishing.push",
     "prompt_warnings": "system.prompts",

@@ -12,7 +12,8 @@ ROOT = Path(partita.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {
     *("diffusers", "encodec", "huggingface_hub", "librosa", "loguru", "mir_eval", "music21", "PIL", "pyloudnorm"),
-    *("datasets", "litdata", "submitit", "torchaudio", "trackio", "transformers", "vector_quantize_pytorch"),
+    *("datasets", "litdata", "sounddevice", "submitit", "torchaudio", "trackio", "transformers"),
+    "vector_quantize_pytorch",
 }
 """Packages that are imported where they are used: slow to import, or optional."""
 

@@ -16,7 +16,6 @@ from ..core.console import out
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_value
 from .options import Device, InferencePrecisionName, Model, grouped
-from .player import load_sounddevice, play_each
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def generate(
         if manifest is not None and manifest.resolve() == prompt_file.resolve():
             raise PartitaError(f"the manifest would overwrite {manifest}: choose another name with -o")
     if play:
-        load_sounddevice()
+        partita.check_player()
     rows, excerpt, sampling_changes = story.rows(prompts), beginning.excerpt(), sampling.settings()
     system = partita.load(model, device=device)
     spec = system.output.spec
@@ -241,7 +240,11 @@ def generate(
         precision=sampling.precision,
     )
     made: dict[int, dict[str, Any]] = {}
-    clips = play_each(system, rows, request) if play else partita.generate_each(system, rows, request, at_once=at_once)
+    clips = (
+        partita.play_each(system, rows, request)
+        if play
+        else partita.generate_each(system, rows, request, at_once=at_once)
+    )
     for i, clip in clips:
         path = output if len(rows) == 1 and manifest is None else output.with_stem(f"{output.stem}-{i + 1}")
         done = master(clip.numpy(), spec.sample_rate)

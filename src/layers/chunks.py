@@ -123,9 +123,7 @@ def in_chunks(steps: Sequence[Step], whole: Tensor, length: int) -> Tensor:
         made = chunks.push(whole[..., start : start + length], start + length >= whole.shape[-1])
         if made is None:
             continue
-        if (
-            result is None
-        ):  # allocated once, because chunks that are kept between large blocks would fragment the memory
+        if result is None:  # allocated once: chunks that are kept between large blocks would fragment the memory
             result = made.new_empty(*made.shape[:-1], total)
         result[..., done : done + made.shape[-1]] = made
         done += made.shape[-1]

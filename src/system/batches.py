@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,15 +51,9 @@ def generate_each(
     Raises:
         PartitaError: The request or a row is invalid. Nothing has been generated yet.
     """
-    common = build_request(request or Request(), options)
     if at_once < 1:
         raise PartitaError(f"at_once must be at least 1, not {at_once}")
-    if common.prompts is not None:
-        raise PartitaError("the rows contain the prompts: leave out the prompts of the request")
-    if not isinstance(common.seed, int):
-        raise PartitaError(f"seed must be a whole number, the seed of the first row, not {common.seed!r}")
-    if common.negative is not None and not isinstance(common.negative, str):
-        raise PartitaError(f"negative must be one text for all clips, not {common.negative!r}")
+    common = common_request(request, options)
 
     def checked(members: Sequence[int], continuation: Continuation = None) -> CheckedRequest:
         return CheckedRequest.of(system, replace(row_request(rows, members, common), continuation=continuation))
@@ -83,6 +77,22 @@ def generate_each(
             audio = system.fulfill(checked(members, continuation), progress=progress)
         yield from zip(members, audio.cpu(), strict=True)
         done += len(members)
+
+
+def common_request(request: Request | None, options: Mapping[str, Any]) -> Request:
+    """Return the options common to all rows after checking them.
+
+    Raises:
+        PartitaError: An option cannot be common to several rows.
+    """
+    common = build_request(request or Request(), options)
+    if common.prompts is not None:
+        raise PartitaError("the rows contain the prompts: leave out the prompts of the request")
+    if not isinstance(common.seed, int):
+        raise PartitaError(f"seed must be a whole number, the seed of the first row, not {common.seed!r}")
+    if common.negative is not None and not isinstance(common.negative, str):
+        raise PartitaError(f"negative must be one text for all clips, not {common.negative!r}")
+    return common
 
 
 def row_request(rows: Sequence[Row], members: Sequence[int], common: Request) -> Request:

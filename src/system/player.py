@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import partita
+import torch
+from torch import Tensor
 
 from ..errors import PartitaError
+from .batches import common_request, row_request
+from .prompts import Row
+from .request import Request
+from .system import System
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def load_sounddevice() -> Any:
+def check_player() -> Any:
     """Return the module sounddevice, after checking that it finds a device to play on.
 
     Raises:
@@ -47,7 +49,7 @@ class Player:
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
-        sounddevice = load_sounddevice()
+        sounddevice = check_player()
         try:
             self._stream = sounddevice.OutputStream(samplerate=sample_rate, channels=channels, dtype="float32")
         except (sounddevice.PortAudioError, ValueError) as error:
@@ -71,18 +73,21 @@ class Player:
         self._stream.write(audio.T.contiguous().numpy())
 
 
-def play_each(
-    system: partita.System, rows: Sequence[partita.Row], request: partita.Request
-) -> Iterator[tuple[int, Tensor]]:
+def play_each(system: System, rows: Sequence[Row], request: Request | None = None) -> Iterator[tuple[int, Tensor]]:
     """Generate and play the clips of all rows, one after the other, and yield the index of each row and its ``[C, T]``.
 
     What is played has the level that the system generates: the loudness of a clip is known only at its end.
+
+    Args:
+        system: System to generate with.
+        rows: Rows, one clip for each.
+        request: Options common to all rows, as in :func:`partita.generate_each`.
+
+    Raises:
+        PartitaError: The request or a row is invalid, or there is no device. Nothing has been generated yet.
     """
-    import torch
-
-    from ..system.batches import row_request
-
-    streams = [system.stream(row_request(rows, [i], request)) for i in range(len(rows))]  # checks all requests
+    common = common_request(request, {})
+    streams = [system.stream(row_request(rows, [i], common)) for i in range(len(rows))]  # checks all requests
     with Player(system.sample_rate, system.output.spec.channels) as player:
         for i, stream in enumerate(streams):
             chunks = []

@@ -55,7 +55,9 @@ def main() -> None:
     rows = [{"what": name, "seconds": statistics.median(values)} for name, values in times.items()]
     if options.run is not None:
         pairs = zip(times["generation starts"], times["import torch, lightning"], strict=True)
-        rows.append({"what": "generation starts after the imports", "seconds": statistics.median(a - b for a, b in pairs)})
+        rows.append(
+            {"what": "generation starts after the imports", "seconds": statistics.median(a - b for a, b in pairs)}
+        )
     for row in rows:
         print(f"{row['what']}: {row['seconds']:.3f} s")
     save("startup", rows)

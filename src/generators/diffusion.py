@@ -110,6 +110,7 @@ class Diffusion(Generator):
         clean: Tensor | None = None,
         known: Tensor | None = None,
         mask: Tensor | None = None,
+        inputs: DenoiserContext | None = None,
     ) -> Tensor:
         """The prediction of the objective for standardized latents, ``[B, D, S]`` float32.
 
@@ -120,6 +121,7 @@ class Diffusion(Generator):
             clean: Clean latents ``[B, D, S]``, shown where ``known``; unused in a stage not trained to continue.
             known: ``[B, S]`` bool, true on known frames; ``None`` if there are none.
             mask: ``[B, S]`` bool, false on padding; ``None`` means no padding.
+            inputs: Context of the denoiser, prepared for several steps; ``None`` takes that of ``context``.
         """
         features = noisy
         if self.continuation:
@@ -131,7 +133,8 @@ class Diffusion(Generator):
         x = self.input(features.mT.to(self.input.weight.dtype))
         if context.added is not None:
             x = x + context.added
-        inputs = DenoiserContext(mask, context.cross, context.cross_mask, context.pooled)
+        if inputs is None:
+            inputs = DenoiserContext(mask, context.cross, context.cross_mask, context.pooled)
         return self.denoiser(x, noise_level, inputs).mT.float()
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
@@ -201,10 +204,13 @@ class Diffusion(Generator):
             known = (torch.arange(frames, device=device) < prefix.shape[2]).expand(len(clean), -1)
         with evaluating(self), torch.autocast(device.type, enabled=False):
             context = self.conditioning(conditions_of(terms, conditions), frames)
+            inputs = DenoiserContext(None, context.cross, context.cross_mask, context.pooled)
+            inputs = self.denoiser.prepare(inputs, frames)
 
             def predict(noisy: Tensor, noise_level: Tensor) -> Tensor:
                 copies = noisy.repeat(len(terms), 1, 1)
-                predictions = self.predict(copies, noise_level.expand(len(copies)), context, clean=clean, known=known)
+                level = noise_level.expand(len(copies))
+                predictions = self.predict(copies, level, context, clean=clean, known=known, inputs=inputs)
                 return combine(predictions, terms)
 
             latents = self.standardize.inverse(sampler.run(predict, noise, generators, known=start, progress=progress))

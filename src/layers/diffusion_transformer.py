@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,20 +71,38 @@ class DiffusionBlock(nn.Module):
         positions: tuple[Tensor, Tensor],
         cross: Tensor | None,
         over_cross: Mask,
+        keys_values: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """``x`` ``[B, S, width]``, ``modulation`` ``[B, 6, width]``, ``cross`` ``[B, L, width]``."""
+        """``x`` ``[B, S, width]``, ``modulation`` ``[B, 6, width]``, ``cross`` ``[B, L, width]`` or keys and values."""
         tables = (modulation + self.table)[:, :, None].unbind(1)
         shift, scale, gate, feed_shift, feed_scale, feed_gate = tables
         seen = modulate(self.self_norm(x), shift, scale)
         x = x + gate * self._drop(self.self_attention(seen, over_self, positions))
-        if cross is not None:
+        if keys_values is None and cross is not None:
             keys_values = self.cross_attention.keys_values(cross)
+        if keys_values is not None:
             x = x + self._drop(self.cross_attention(self.cross_norm(x), keys_values, over_cross))
         seen = modulate(self.feed_forward_norm(x), feed_shift, feed_scale)
         return x + feed_gate * self._drop(self.feed_forward(seen))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Prepared(NamedTuple):
+    """What all steps of a generation share.
+
+    Attributes:
+        over_self: Mask of self-attention.
+        over_cross: Mask of cross-attention.
+        positions: Rotary positions.
+        keys_values: Keys and values of cross-attention, of each block; empty if each step computes them.
+    """
+
+    over_self: Mask
+    over_cross: Mask
+    positions: tuple[Tensor, Tensor]
+    keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 class DiffusionTransformer(nn.Module):
@@ -142,6 +161,28 @@ class DiffusionTransformer(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def prepare(
+        self, places: int, mask: Tensor | None = None, cross: Tensor | None = None, cross_mask: Tensor | None = None
+    ) -> Prepared:
+        """Compute what all steps of a generation share.
+
+        Args:
+            places: Length ``S`` of the sequence.
+            mask: ``[B, S]`` bool, false on padding; ``None`` means no padding.
+            cross: ``[B, L, width]``, the sequence for cross-attention.
+            cross_mask: ``[B, L]`` bool, false on padding; ``None`` means no padding.
+        """
+        shared = self._shared(places, mask, cross_mask)
+        if cross is None:
+            return shared
+        return shared._replace(keys_values=tuple(b.cross_attention.keys_values(cross) for b in self.blocks))
+
+    def _shared(self, places: int, mask: Tensor | None, cross_mask: Tensor | None) -> Prepared:
+        weight = self.output.weight
+        cos, sin = rotary(torch.arange(places, device=weight.device), self.head_width)
+        over_self = self_mask(places, places, mask, False, weight.device)
+        return Prepared(over_self, key_mask(cross_mask), (cos.to(weight.dtype), sin.to(weight.dtype)))
+
     def forward(
         self,
         x: Tensor,
@@ -151,6 +192,7 @@ class DiffusionTransformer(nn.Module):
         cross: Tensor | None = None,
         cross_mask: Tensor | None = None,
         pooled: Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> Tensor:
         """The prediction ``[B, S, output]``.
 
@@ -161,22 +203,20 @@ class DiffusionTransformer(nn.Module):
             cross: ``[B, L, width]``, the sequence for cross-attention.
             cross_mask: ``[B, L]`` bool, false on padding; ``None`` means no padding.
             pooled: ``[B, width]``, added to the embedding of the noise level.
+            prepared: Result of :meth:`prepare` for the same masks and cross-attention sequence; ``None`` computes it.
         """
-        places = x.shape[1]
         # the residual keeps the precision of the weights, even if autocast uses a lower one
         dtype = self.output.weight.dtype
         x = x.to(dtype)
-        over_self = self_mask(places, places, mask, False, x.device)
-        over_cross = key_mask(cross_mask)
-        cos, sin = rotary(torch.arange(places, device=x.device), self.head_width)
-        positions = (cos.to(dtype), sin.to(dtype))
+        shared = self._shared(x.shape[1], mask, cross_mask) if prepared is None else prepared
         embedding = self.level(level)
         embedding = F.silu(embedding if pooled is None else embedding + pooled)
         modulation = self.modulation(embedding).unflatten(1, (6, -1))
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
-        for block in self.blocks:
-            inputs = (x, modulation, over_self, positions, cross, over_cross)
+        for index, block in enumerate(self.blocks):
+            keys_values = shared.keys_values[index] if shared.keys_values else None
+            inputs = (x, modulation, shared.over_self, shared.positions, cross, shared.over_cross, keys_values)
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:

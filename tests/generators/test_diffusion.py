@@ -8,8 +8,10 @@ from partita.core.contracts import Condition, ConditionSpec, Given, Representati
 from partita.core.part import Part
 from partita.errors import PartitaError
 from partita.generators.base import NO_DROPOUT, ConditionDropout
+from partita.generators.denoisers.base import Denoiser
 from partita.generators.denoisers.dit import DiT
 from partita.generators.diffusion import Diffusion
+from partita.layers.attention import CrossAttention
 from partita.layers.guidance import Term, nested_guidance
 from partita.layers.noise_process import SCHEDULERS, DiffusionSampling
 from partita.layers.transformer_blocks import BlockConfig
@@ -343,3 +345,18 @@ def test_an_earlier_representation_is_followed_at_its_time_however_long_the_clip
         made = stage.generate(pairs, frames, seeds=range(16), guidance=[Term(None, 1.0)]).values
         ratio = latents.var() / (made - latents).square().mean()
         assert 10 * ratio.log10() >= 10, frames
+
+
+@pytest.mark.parametrize("given", [TEXT, EVERYTHING], ids=["text", "everything"])
+def test_keys_and_values_are_computed_once_and_change_nothing(given, monkeypatch):
+    stage, computed = shaken(make(given)), []
+    keys_values = CrossAttention.keys_values
+    monkeypatch.setattr(CrossAttention, "keys_values", lambda *inputs: computed.append(0) or keys_values(*inputs))
+    options = {"seeds": [1, 2], "sampling": DiffusionSampling(steps=3, guidance=2.0)}
+    prefix = torch.randn(2, 8, 5)
+    once = [stage.generate(pairs_of(given, 2), FRAMES, prefix=known, **options).values for known in (None, prefix)]
+    assert len(computed) == 2 * SIZES["depth"]
+    monkeypatch.setattr(DiT, "prepare", Denoiser.prepare)
+    each = [stage.generate(pairs_of(given, 2), FRAMES, prefix=known, **options).values for known in (None, prefix)]
+    assert len(computed) == 2 * SIZES["depth"] * (1 + 3)
+    assert all(torch.equal(a, b) for a, b in zip(once, each, strict=True))

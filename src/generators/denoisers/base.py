@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -33,12 +33,14 @@ class DenoiserContext:
         cross_mask: ``[B, L]`` bool, true on real places of ``cross``; ``None`` if all are.
         pooled: ``[B, width]``, one vector per sample, to be added to the embedding of the noise level; ``None``
             without one.
+        prepared: Results of :meth:`Denoiser.prepare`; ``None`` without them.
     """
 
     mask: Tensor | None = None
     cross: Tensor | None = None
     cross_mask: Tensor | None = None
     pooled: Tensor | None = None
+    prepared: Any = None
 
 
 class Denoiser(StageNetwork):
@@ -61,6 +63,15 @@ class Denoiser(StageNetwork):
 
     family: ClassVar[str] = "denoiser"
     fusions: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
+
+    def prepare(self, context: DenoiserContext, frames: int) -> DenoiserContext:
+        """Return the context with what all steps of a generation share, which sets :attr:`DenoiserContext.prepared`.
+
+        Args:
+            context: The context of the batch.
+            frames: Number of frames ``S``.
+        """
+        return context
 
     @abstractmethod
     def forward(self, x: Tensor, noise_level: Tensor, context: DenoiserContext) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ...core.registry import register
@@ -43,6 +45,11 @@ class DiT(Denoiser):
             checkpointing=setting.checkpointing,
         )
 
+    def prepare(self, context: DenoiserContext, frames: int) -> DenoiserContext:
+        """The keys and values of cross-attention, the masks and the positions."""
+        prepared = self.layers.prepare(frames, context.mask, context.cross, context.cross_mask)
+        return replace(context, prepared=prepared)
+
     def forward(self, x: Tensor, noise_level: Tensor, context: DenoiserContext) -> Tensor:
         """The prediction ``[B, S, outputs]``."""
         return self.layers(
@@ -52,4 +59,5 @@ class DiT(Denoiser):
             cross=context.cross,
             cross_mask=context.cross_mask,
             pooled=context.pooled,
+            prepared=context.prepared,
         )

@@ -34,6 +34,7 @@ from ..tokenizers.base import LatentView, Tokenizer
 from .compatibility import CompatibilityChecker, PartCatalog
 from .mix import Mix
 from .outline import construct, outlining
+from .uninitialized import without_drawing
 
 INDEX = "recipe.yaml"
 """File with the resolved recipe of a system, which marks a folder as a saved system."""
@@ -51,6 +52,7 @@ class Assembly:
     Args:
         plan: Plan of a recipe.
         files: Whether to check that the data and the weights that training needs exist.
+        loading: Whether all weights are loaded afterwards, so that weights need not be drawn at random first.
 
     Attributes:
         tokenizers: Tokenizers by name.
@@ -62,7 +64,7 @@ class Assembly:
         RecipeError: Parts cannot be built or are incompatible, or files are missing. The message lists every mistake.
     """
 
-    def __init__(self, plan: Plan, *, files: bool = False) -> None:
+    def __init__(self, plan: Plan, *, files: bool = False, loading: bool = False) -> None:
         self.plan = plan
         problems = list(plan.problems)
 
@@ -79,7 +81,10 @@ class Assembly:
                     )
 
             try:
-                built = construct(built_from_arguments)
+                if loading:
+                    built = construct(lambda: without_drawing(built_from_arguments))
+                else:
+                    built = construct(built_from_arguments)
             except TooMuch as error:  # the limit counts all parts, so no further part can be built
                 raise RecipeError([*problems, Problem(plan.blame(part.key), part.key, str(error))]) from None
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:

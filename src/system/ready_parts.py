@@ -79,7 +79,7 @@ def build_part(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
     key = PartKey.of(GROUPS[family], "part")
     recipe: dict[str, Any] = {"tokenizers": {}, "data": "corpus"} | {GROUPS[family]: {"part": slot}}
     try:
-        system = System(check_recipe(compose(recipe)))
+        system = System(check_recipe(compose(recipe)), loading=True)
     except RecipeError as error:
         if not all(problem.key.endswith(".weights") for problem in error.problems):
             raise

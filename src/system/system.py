@@ -199,7 +199,7 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
     if kind(path) == "folder":
         if kind(path / INDEX) != "file":
             raise PartitaError(f"{path} is not a saved system: it contains no {INDEX}")
-        return System(checked_plan(path)).load_parts(path).to(device)
+        return System(checked_plan(path), loading=True).load_parts(path).to(device)
     if kind(path) != "file" and str(source) not in recipes():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
             raise PartitaError(
@@ -209,7 +209,7 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
         return load(fetch(str(source), FILES, revision), device=device)
     plan = load_recipe(source)
     System.outline(plan)  # checks limits before memory is allocated
-    system = System(plan)
+    system = System(plan, loading=True)
     for name, part in system.parts.items():
         weights = system.part_plan(name).weights
         if weights is None:

@@ -15,7 +15,6 @@ Built = TypeVar("Built")
 
 _DRAWING = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 _DRAWING |= {nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.trunc_normal_}
-_CHANGING = {Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}
 
 
 def without_drawing(make: Callable[[], Built]) -> Built:
@@ -44,23 +43,20 @@ def without_drawing(make: Callable[[], Built]) -> Built:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves parameters as they are instead of drawing them at random.
+    """Sets parameters to zero instead of drawing them at random.
 
     Attributes:
-        parameters: The parameters that were not drawn.
+        parameters: Number of times that it did so.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.parameters: dict[int, Tensor] = {}
+        self.parameters = 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensor = args[0] if args else kwargs.get("tensor")
-        if isinstance(tensor, nn.Parameter) and not tensor.is_meta:
-            if function in _DRAWING:
-                self.parameters[id(tensor)] = tensor
-                return tensor
-            if function in _CHANGING and id(tensor) in self.parameters:
-                return tensor
+        if function in _DRAWING and isinstance(tensor, nn.Parameter) and not tensor.is_meta:
+            self.parameters += 1
+            return nn.init.zeros_(tensor)  # which all truncated distributions accept at once
         return function(*args, **kwargs)

@@ -11,7 +11,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -130,7 +130,7 @@ def _entry_points(family: str) -> dict[str, EntryPoint]:
 
 
 @cache
-def _all_entry_points() -> EntryPoints:
+def _all_entry_points() -> Any:
     return entry_points()  # reads the metadata of every installed package
 
 

@@ -294,6 +294,7 @@ class _Delivered:
         complete = layout.steps.amax(0).cummax(0).values.tolist()  # the step that completes each frame and all before
         dues = [(complete[n - 1], n) for n in range(delivery.every, len(complete), delivery.every)]
         self._dues = iter(sorted({step: n for step, n in dues if step >= first}.items()))
+        self.due: int
         self.due, self._frames = next(self._dues, (0, 0))
 
     def send(self, sequence: Tensor) -> None:

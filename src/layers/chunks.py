@@ -180,7 +180,7 @@ def rates(layers: Sequence[Any]) -> tuple[int, int]:
 
 def needs(layers: Sequence[Any], start: int, stop: int) -> tuple[int, int]:
     """Return the range of the input on which a range of the output of layers depends."""
-    for layer in reversed(layers):  # type: ignore[call-overload]
+    for layer in reversed(layers):
         if isinstance(layer, nn.Sequential):
             start, stop = needs(layer, start, stop)  # type: ignore[arg-type]
         elif hasattr(layer, "needs"):

@@ -170,7 +170,8 @@ class EnCodec(Tokenizer):
 
     def _codebooks(self, number: int) -> list[Tensor]:
         """The first codebooks, ``[cardinality, 128]`` each."""
-        return [layer._codebook.embed for layer in self.quantizer.vq.layers[:number]]
+        layers: Any = self.quantizer.vq.layers
+        return [layer._codebook.embed for layer in layers[:number]]
 
     def load_weights(self, source: str | Path) -> None:
         """Load weights of EnCodec from the Hub or the encodec package, or that :meth:`save` wrote.

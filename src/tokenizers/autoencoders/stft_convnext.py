@@ -31,6 +31,9 @@ class STFTConvNeXt(Autoencoder):
         expansion: Width of the feed-forward layers relative to the channels.
     """
 
+    encoder: SpectralEncoder
+    decoder: SpectralDecoder
+
     def __init__(
         self,
         *,
@@ -63,15 +66,11 @@ class STFTConvNeXt(Autoencoder):
 
     def encoding_steps(self) -> list[Step]:
         """The encoder, with the hops that the transform and the blocks cover."""
-        before, after = self.encoder.stft.reach  # type: ignore[misc, union-attr]
-        blocks = self.encoder.trunk.reach  # type: ignore[union-attr]
-        return [Local(self.encoder, before + blocks, after + blocks, inputs=self.hop)]  # type: ignore[operator]
+        return [Local(self.encoder, *self.encoder.reach, inputs=self.hop)]
 
     def decoding_steps(self) -> list[Step]:
         """The decoder, with the frames that the blocks and the inverse transform cover."""
-        after, before = self.decoder.stft.reach  # type: ignore[misc, union-attr]
-        blocks = self.decoder.trunk.reach + self.decoder.embed.padding[0]  # type: ignore[union-attr, index]
-        return [Local(self.decoder, before + blocks, after + blocks, outputs=self.hop)]  # type: ignore[operator]
+        return [Local(self.decoder, *self.decoder.reach, outputs=self.hop)]
 
 
 class SpectralEncoder(nn.Module):
@@ -92,6 +91,12 @@ class SpectralEncoder(nn.Module):
         self.embed = nn.Linear(3 * channels * stft.bins, width)
         self.trunk = ConvNeXt(width, depth, expansion=expansion)
         self.project = nn.Linear(width, dim)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Number of earlier and later hops that a frame depends on."""
+        before, after = self.stft.reach
+        return before + self.trunk.reach, after + self.trunk.reach
 
     def forward(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, S · hop]`` to latents ``[B, D, S]``."""
@@ -121,6 +126,13 @@ class SpectralDecoder(nn.Module):
         self.embed = nn.Conv1d(dim, width, 7, padding=3)
         self.trunk = ConvNeXt(width, depth, expansion=expansion)
         self.head = nn.Linear(width, 2 * channels * stft.bins)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Number of earlier and later frames that a hop depends on."""
+        after, before = self.stft.reach
+        blocks = self.trunk.reach + self.embed.kernel_size[0] // 2
+        return before + blocks, after + blocks
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""

@@ -78,10 +78,10 @@ class Convolution:
         """``[B, C, T]`` to ``[B, C', T / stride]``."""
         convolution = self.module.conv.conv
         places = x.mT
-        if self.activate:
-            places = F.elu(places, inplace=self.owned)
         if self.taps > 1:
-            places = _reflected(places, *self.padding)
+            places = _reflected(places, *self.padding, self.activate)
+        elif self.activate:
+            places = F.elu(places, inplace=self.owned)
         if self.taps == 1:
             made = F.linear(places, convolution.weight[..., 0], convolution.bias).mT
         elif convolution.in_channels == 1 and convolution.dilation[0] == 1:
@@ -130,17 +130,19 @@ class Transposed:
         if whole:  # one more place, for the outputs after the last input
             places = F.pad(places, (0, 0, 0, 1))
         # An output is the sum of two inputs: the first half of the taps at one, and the second half at the one before.
-        taps = convolution.weight.mT.flatten(1).unflatten(1, (2, -1))
-        bias = convolution.bias.repeat(stride)
-        made = torch.stack([_product(bias, sample, taps) for sample in places])
-        made = self.module.convtr.norm(made.view(len(made), -1, convolution.out_channels).mT)
+        # The bias is one more input, of ones, because adding it afterwards would take a pass over the large output.
+        now, before = convolution.weight.mT.flatten(1).unflatten(1, (2, -1)).unbind(1)
+        now = torch.cat([now, convolution.bias.repeat(stride)[None]])
+        samples = [_product(sample, now, before) for sample in places]
+        made = samples[0][None] if len(samples) == 1 else torch.stack(samples)
+        made = self.module.convtr.norm(made.view(len(samples), -1, convolution.out_channels).mT)
         return made[..., self.left : self.left + length * stride] if whole else made
 
 
-def _product(bias: Tensor, places: Tensor, taps: Tensor) -> Tensor:
-    """Outputs ``[S, stride · C']`` of one sample ``[S, C]``."""
-    made = torch.addmm(bias, places, taps[:, 0])
-    made[1:].addmm_(places[:-1], taps[:, 1])
+def _product(places: Tensor, now: Tensor, before: Tensor) -> Tensor:
+    """Outputs ``[S, stride · C']`` of one sample ``[S, C]`` and ones, and of the places before it."""
+    made = F.pad(places, (0, 1), value=1.0) @ now
+    made[1:].addmm_(places[:-1], before)
     return made
 
 
@@ -162,8 +164,15 @@ class Residual:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[B, C, T]`` to the same shape."""
-        added = self.last(self.first(x))
-        return added.add_(x if self.shortcut is None else self.shortcut(x))
+        inner = self.first(x)
+        if self.shortcut is None or not isinstance(self.last.module.conv.norm, nn.Identity):
+            added = self.last(inner)
+            return added.add_(x if self.shortcut is None else self.shortcut(x))
+        # Both products add up in one output, with one bias.
+        last, shortcut = self.last.module.conv.conv, self.shortcut.module.conv.conv
+        rows, shortcut_rows = F.elu(inner.mT, inplace=True).flatten(0, 1), x.mT.flatten(0, 1)
+        made = torch.addmm(last.bias + shortcut.bias, rows, last.weight[..., 0].T)
+        return made.addmm_(shortcut_rows, shortcut.weight[..., 0].T).unflatten(0, (len(x), -1)).mT
 
 
 class Recurrence:
@@ -187,12 +196,23 @@ class Recurrence:
         return (made + places).permute(1, 0, 2).contiguous().mT, state
 
 
-def _reflected(places: Tensor, left: int, right: int) -> Tensor:
-    """``[B, T, C]`` with reflected edges. A sequence that is too short is first extended by zeros, as in encodec."""
-    missing = max(0, max(left, right) + 1 - places.shape[1])
-    length = places.shape[1] + left + right
-    if missing:
-        places = F.pad(places, (0, 0, 0, missing))
-    end = places.shape[1]
-    before, after = places[:, 1 : left + 1].flip(1), places[:, end - right - 1 : end - 1].flip(1)
-    return torch.cat([before, places, after], 1)[:, :length]
+def _reflected(places: Tensor, left: int, right: int, activate: bool) -> Tensor:
+    """``[B, T, C]`` after an optional ELU, with reflected edges.
+
+    A sequence that is too short for the reflection is first extended by zeros, as in the encodec package.
+    """
+    batch, length, channels = places.shape
+    missing = max(0, max(left, right) + 1 - length)
+    made = places.new_empty(batch, left + length + missing + right, channels)
+    middle = made[:, left : left + length]
+    if activate and torch.is_grad_enabled():
+        middle.copy_(F.elu(places))
+    elif activate:  # without a copy
+        torch._C._nn.elu(places, out=middle)
+    else:
+        middle.copy_(places)
+    made[:, left + length : left + length + missing] = 0
+    end = left + length + missing
+    made[:, :left] = made[:, left + 1 : 2 * left + 1].flip(1)
+    made[:, end:] = made[:, end - right - 1 : end - 1].flip(1)
+    return made[:, : left + length + right]

@@ -208,7 +208,7 @@ def _reflected(places: Tensor, left: int, right: int, activate: bool) -> Tensor:
     if activate and torch.is_grad_enabled():
         middle.copy_(F.elu(places))
     elif activate:  # without a copy
-        torch._C._nn.elu(places, out=middle)
+        torch.ops.aten.elu.out(places, out=middle)
     else:
         middle.copy_(places)
     made[:, left + length : left + length + missing] = 0

@@ -306,10 +306,10 @@ def decoded(tokenizer: Tokenizer | LatentView, made: Generated) -> Tensor:
     Raises:
         NotImplementedError: The tokenizer cannot decode to audio.
     """
-    if made.whole:
-        return decode_long(tokenizer, made.values)
+    # One clip at a time: in a batch, the samples of a clip would depend on the others by rounding errors.
     clips = [
-        decode_long(tokenizer, made.values[i : i + 1, :, :length]) for i, length in enumerate(made.lengths.tolist())
+        decode_long(tokenizer, made.values[i : i + 1, :, :length].contiguous())
+        for i, length in enumerate(made.lengths.tolist())
     ]
     longest = max(clip.shape[-1] for clip in clips)
     return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])

@@ -63,6 +63,16 @@ def test_without_kernels_the_operators_of_pytorch_generate_the_same(folder, monk
     assert kinds == {torch.nn.Linear}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_clip_has_the_same_samples_alone_and_in_a_batch(precision):
+    torch.manual_seed(0)
+    system = System(load_recipe("chorales-tiny", ["conditioners.text={name: lookup, dim: 32}"]))
+    prompts = ["organ", "a slow chorale in G minor for flute and harp", "", "lively strings"]
+    batch = system.generate(prompts, duration=1, seed=[3, 4, 5, 6], precision=precision)
+    for i, prompt in enumerate(prompts):
+        assert torch.equal(batch[i : i + 1], system.generate([prompt], duration=1, seed=3 + i, precision=precision))
+
+
 def test_an_unknown_precision_is_refused(folder, monkeypatch, capfd):
     with pytest.raises(
         partita.PartitaError, match=r"precision must be one of fp32, bf16, int8, auto, not 'int88'.*int8"

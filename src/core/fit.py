@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from .optimizers import MuonWithAdamW, make_adam
 from .precision import Precision
 
 
@@ -28,7 +29,8 @@ class Fit:
             examples per process, with the memory of ``batch_size``.
         crop: Seconds of audio per example; stages use their window instead.
         lr: Peak learning rate.
-        optimizer: ``adamw`` or ``adam``.
+        optimizer: ``adamw``, ``adam``, or ``muon``, which updates the hidden matrices of a stage by Muon and all other
+            parameters by AdamW.
         betas: Coefficients of the optimizer's running averages of the gradient and its square.
         eps: Term that the optimizer adds to the denominator for numerical stability.
         weight_decay: Weight decay of the optimizer.
@@ -56,7 +58,7 @@ class Fit:
     accumulate: int = 1
     crop: float = 1.0
     lr: float = 3e-4
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["adamw", "adam", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -104,10 +106,20 @@ class Fit:
         """Examples that a process sees in one step."""
         return self.batch_size * self.accumulate
 
-    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer over ``parameters``."""
+    def make_optimizer(
+        self, parameters: Iterable[torch.nn.Parameter], hidden: Collection[torch.nn.Parameter] = ()
+    ) -> torch.optim.Optimizer:
+        """The optimizer over ``parameters``.
+
+        Args:
+            parameters: The parameters to train.
+            hidden: The matrices between input and output layers, which ``muon`` updates by Muon.
+        """
+        options = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
+        if self.optimizer == "muon":
+            return MuonWithAdamW(parameters, hidden, **options)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
-        return kind(parameters, lr=self.lr, betas=tuple(self.betas), eps=self.eps, weight_decay=self.weight_decay)
+        return make_adam(kind, parameters, **options)
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
         """The learning-rate schedule with its warm-up, to be advanced once per step."""

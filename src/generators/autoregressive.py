@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.contracts import Condition, ConditionSpec, Generated, Given, RepresentationSpec
+from ..core.processes import mean_of_all
 from ..core.registry import register
 from ..layers.conditioning import Conditioning, Context, Interpolation
 from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
@@ -19,7 +20,7 @@ from ..layers.transformer_blocks import scaled_normal_
 from .backbones.base import Backbone, SequenceContext
 from .backbones.transformer import Transformer
 from .base import DEFAULT_DROPOUT, ConditionDropout, Delivery, Generator
-from .codebooks import Codebooks
+from .codebooks import Codebooks, Outputs
 from .network import NetworkSetting
 
 DEFAULT_SAMPLING = Sampling()
@@ -59,6 +60,7 @@ class Autoregressive(Generator):
 
     discrete: ClassVar[bool] = True
     stepwise: ClassVar[bool] = True
+    outer_layers: ClassVar[tuple[str, ...]] = (*Generator.outer_layers, "embeddings.", "output_heads.")
     fusions: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
     delivers: ClassVar[bool] = True
 
@@ -111,15 +113,21 @@ class Autoregressive(Generator):
             mask: ``[B, T]`` bool, false on padding; ``None`` means no padding. A stage that ends by itself also
                 predicts the end, in the first codebook and the frame after the last.
         """
+        outputs, valid = self._outputs(codes, conditions, mask)
+        logits = outputs.logits(self.codebooks.weights(outputs.table))
+        return self.codebooks.allow(logits, books=1), valid
+
+    def _outputs(
+        self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None
+    ) -> tuple[Outputs, Tensor]:
+        """What the logits of :meth:`logits` are computed from, and which of them count, ``[B, K, T]``."""
         layout, hidden = self._hidden(codes, conditions, mask)
-        weight = self.codebooks.weights(self.output_heads.weight)
-        logits = torch.einsum("bktd,kcd->bktc", layout.predicted(hidden), weight)
         counts = torch.ones_like(layout.timely) if self.tail else layout.timely
         present = codes.new_ones(codes.shape[0], codes.shape[2], dtype=torch.bool) if mask is None else mask
         valid = present[:, None] & counts
         if self.codebooks.end is not None:
             valid[:, 0] |= self.codebooks.with_end(codes, present)[1]
-        return self.codebooks.allow(logits, books=1), valid
+        return Outputs(hidden, layout, self.output_heads.weight), valid
 
     def _hidden(self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None) -> tuple[Layout, Tensor]:
         """The layout of the codes, and the hidden states ``[B, N, width]`` of each step but the last."""
@@ -134,10 +142,12 @@ class Autoregressive(Generator):
 
     def loss(self, target: Tensor, mask: Tensor, conditions: dict[str, Condition]) -> dict[str, Tensor]:
         """Cross-entropy in nats: ``ce_k`` of each codebook, over the codes that count, and their mean, ``loss``."""
-        logits, valid = self.logits(target, conditions, mask)
+        outputs, valid = self._outputs(target, conditions, mask)
         codes, _ = self.codebooks.with_end(target, mask)
-        entropy = self.codebooks.cross_entropy(logits, codes, valid)
+        entropy = self.codebooks.cross_entropy(outputs, codes, valid)
         counts = valid.sum(dim=(0, 2))
+        if self.training:
+            counts = mean_of_all(counts)
         per_codebook = entropy.sum(dim=(0, 2)) / counts.clamp(min=1)
         loss = per_codebook.sum() / counts.count_nonzero().clamp(min=1)
         return {"loss": loss, **{f"ce_{k}": ce for k, ce in enumerate(per_codebook.unbind())}}

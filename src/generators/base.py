@@ -18,7 +18,9 @@ from ..core.contracts import (
     RepresentationSpec,
     StageBatch,
 )
+from ..core.optimizers import hidden_matrices
 from ..core.part import Part
+from ..core.processes import per_example
 from ..core.schema import build, plain
 from ..errors import PartitaError
 from ..layers.guidance import Term as Term
@@ -83,6 +85,7 @@ class Generator(Part):
             a component has :attr:`fusions` of its own, only those that both have are possible.
         delivers: Whether :meth:`generate` takes another argument, ``delivery``: a :class:`Delivery` or ``None``.
         joint: Conditioners that learn together with this stage, by name; the system sets them.
+        outer_layers: Prefixes of the layers that read inputs or compute outputs, which Muon leaves to AdamW.
         sampling: A dataclass of default sampling options for :meth:`generate`.
     """
 
@@ -93,6 +96,7 @@ class Generator(Part):
     sampling: Any
     training_input = "stage"
     training_only = ("joint.",)
+    outer_layers: ClassVar[tuple[str, ...]] = ("joint.", "conditioning.")
 
     def __init__(
         self,
@@ -245,7 +249,10 @@ class Generator(Part):
         kept = {}
         keep_all: Tensor | None = None
         for name, (condition, null) in pairs.items():
-            uniform = torch.rand(2, condition.mask.shape[0], device=condition.mask.device)
+            device = condition.mask.device
+            uniform = per_example(
+                lambda examples, device=device: torch.rand(2, examples, device=device), len(condition.mask), device, 1
+            )
             if keep_all is None:
                 keep_all = uniform[0] >= self.condition_dropout.together
             keep = keep_all & (uniform[1] >= self.condition_dropout.alone.get(name, 0.0))
@@ -272,6 +279,7 @@ class Generator(Part):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the fit options, for all trainable parameters of the stage."""
-        optimizer = self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        trained = (p for p in self.parameters() if p.requires_grad)
+        optimizer = self.fit_options.make_optimizer(trained, hidden_matrices(self, self.outer_layers))
         scheduler = self.fit_options.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

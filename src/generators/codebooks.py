@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..core.contracts import RepresentationSpec
+from ..layers.patterns import Layout
+
+
+MOST_LOGITS = 1 << 23
+"""Maximum number of logits that training computes at once; in float32 they take 32 MB, and as much for each of their
+gradient and their logarithms of probabilities."""
+
+
+class Outputs(NamedTuple):
+    """What the logits of codes are computed from.
+
+    Attributes:
+        hidden: Hidden states ``[B, N, width]``.
+        layout: The layout of the codes.
+        table: The output table ``[predicted, width]``.
+    """
+
+    hidden: Tensor
+    layout: Layout
+    table: Tensor
+
+    def logits(self, weights: Tensor) -> Tensor:
+        """All logits at once, ``[B, K, T, most]``, with the table as ``weights`` ``[K, most, width]``."""
+        return torch.einsum("bktd,kcd->bktc", self.layout.predicted(self.hidden), weights)
 
 
 class Codebooks(nn.Module):
@@ -98,9 +125,48 @@ class Codebooks(nn.Module):
         first = codes[:, :1].masked_fill(at[:, None], self.end)
         return torch.cat([first, codes[:, 1:]], dim=1), at
 
-    def cross_entropy(self, logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-        """Cross-entropy in nats ``[B, K, T]`` of codes under logits ``[B, K, T, most]``, 0 where ``valid`` is false."""
+    def cross_entropy(self, outputs: Outputs, codes: Tensor, valid: Tensor) -> Tensor:
+        """Cross-entropy in nats ``[B, K, T]`` of codes ``[B, K, T]``, 0 where ``valid`` is false.
+
+        More than :data:`MOST_LOGITS` logits never exist at once: they are computed in chunks of one codebook and some
+        frames, and again in the backward pass.
+        """
         if self.any_refused:  # padding may hold ids that cannot be predicted
             codes = codes.masked_fill(~valid, 0)
-        entropy = F.cross_entropy(logits.flatten(0, 2), codes.flatten(), reduction="none").view_as(codes)
+        weights = self.weights(outputs.table)
+        if codes.numel() * self.most <= MOST_LOGITS:
+            entropy = _entropy(self.allow(outputs.logits(weights), books=1), codes)
+        else:
+            frames = max(1, MOST_LOGITS // (len(codes) * self.most))
+            entropy = torch.stack(
+                [
+                    torch.cat(
+                        [
+                            self._some(outputs.hidden, weight, refused, at, some)
+                            for at, some in zip(places.split(frames), book.split(frames, dim=1), strict=True)
+                        ],
+                        dim=1,
+                    )
+                    for weight, refused, places, book in zip(
+                        weights.unbind(), self.refused, outputs.layout.steps - 1, codes.unbind(1), strict=True
+                    )
+                ],
+                dim=1,
+            )
         return entropy.masked_fill(~valid, 0.0)
+
+    def _some(self, hidden: Tensor, weight: Tensor, refused: Tensor, places: Tensor, codes: Tensor) -> Tensor:
+        """Cross-entropy ``[B, T]`` of some codes of one codebook, whose logits are not kept for the backward pass."""
+
+        def entropy(hidden: Tensor, weight: Tensor) -> Tensor:
+            logits = F.linear(hidden[:, places], weight)
+            return _entropy(logits.masked_fill(refused, -torch.inf) if self.any_refused else logits, codes)
+
+        if not torch.is_grad_enabled():
+            return entropy(hidden, weight)
+        return checkpoint(entropy, hidden, weight, use_reentrant=False, preserve_rng_state=False)
+
+
+def _entropy(logits: Tensor, codes: Tensor) -> Tensor:
+    """Cross-entropy in nats of codes ``[…]`` under logits ``[…, ids]``."""
+    return F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view_as(codes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.contracts import Condition, ConditionSpec, Generated, Given, RepresentationSpec
+from ..core.processes import mean_of_all, per_example
 from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.conditioning import Conditioning, Context, Interpolation
@@ -54,6 +55,11 @@ class Diffusion(Generator):
     """
 
     discrete: ClassVar[bool] = False
+    outer_layers: ClassVar[tuple[str, ...]] = (
+        *Generator.outer_layers,
+        "input.",
+        *(f"denoiser.layers.{name}." for name in ("level", "modulation", "last_modulation", "output")),
+    )
     fusions: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
 
     def __init__(
@@ -149,13 +155,15 @@ class Diffusion(Generator):
         prediction = self.predict(noisy, noise_level, context, clean=clean, known=known, mask=mask)
         counts = mask & ~known
         errors = (prediction - wanted).square().mean(1) * counts
-        return {"loss": errors.sum() / counts.sum().clamp(min=1)}
+        number = mean_of_all(counts.sum()) if self.training else counts.sum()
+        return {"loss": errors.sum() / number.clamp(min=1)}
 
     def _beginnings(self, mask: Tensor) -> Tensor:
         """``[B, S]`` bool, true on the random beginnings that are shown. At least one frame remains to learn from."""
         if not self.training or not self.continuation:
             return torch.zeros_like(mask)
-        shown, length = torch.rand(2, len(mask), device=mask.device)
+        drawn = per_example(lambda n: torch.rand(2, n, device=mask.device), len(mask), mask.device, 1)
+        shown, length = drawn
         frames = torch.where(shown < self.continuation, (length * mask.sum(1)).long(), 0)
         return mask & (torch.arange(mask.shape[1], device=mask.device) < frames[:, None])
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
+from ..core.processes import mean_of_all
 from .mel import MelSpectrum, log_magnitude
 
 Judgment = tuple[Tensor, list[Tensor]]
@@ -108,12 +108,15 @@ def feature_matching(real: Sequence[Judgment], fake: Sequence[Judgment], *, rela
         fake: Judgments of reconstructions.
         relative: Divide each layer by the mean magnitude of the recordings' features, as EnCodec does.
     """
-    distances = []
-    for (_, real_features), (_, fake_features) in zip(real, fake, strict=True):
-        for r, f in zip(real_features, fake_features, strict=True):
-            distance = (r.detach() - f).abs().mean()
-            distances.append(distance / r.detach().abs().mean().clamp(min=1e-8) if relative else distance)
-    return torch.stack(distances).mean()
+    pairs = [
+        (r.detach(), f)
+        for (_, real_features), (_, fake_features) in zip(real, fake, strict=True)
+        for r, f in zip(real_features, fake_features, strict=True)
+    ]
+    distances = torch.stack([(r - f).abs().mean() for r, f in pairs])
+    if relative:
+        distances = distances / mean_of_all(torch.stack([r.abs().mean() for r, _ in pairs])).clamp(min=1e-8)
+    return distances.mean()
 
 
 class Balancer(nn.Module):
@@ -148,10 +151,7 @@ class Balancer(nn.Module):
         names = list(self.weights)
         whole = sum(self.weights[names[i]] for i in present)
         gradients = [torch.autograd.grad(losses[names[i]], output, retain_graph=True)[0] for i in present]
-        norms = torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients])
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(norms)
-            norms /= torch.distributed.get_world_size()
+        norms = mean_of_all(torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients]))
         for i, gradient, norm in zip(present, gradients, norms, strict=True):
             self.norms[i] = self.decay * self.norms[i] + norm
             self.total[i] = self.decay * self.total[i] + 1

@@ -28,6 +28,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..core.processes import per_example
+
 Objective = Literal["flow", "v", "epsilon"]
 NoiseSchedule = Literal["squaredcos_cap_v2", "linear", "scaled_linear"]
 NoiseLevels = Literal["uniform", "logit_normal"]
@@ -161,10 +163,13 @@ class NoiseProcess:
         The levels of a batch are spread evenly over the range, from a random start, which reduces the variance of the
         loss; each level alone has the right distribution (arXiv 2107.00630, appendix I.1).
         """
-        batch = len(clean)
-        noise = torch.randn_like(clean)
-        start = torch.rand((), device=clean.device)
-        uniform = (start + torch.arange(batch, device=clean.device) / batch) % 1
+        noise = per_example(
+            # the drawn noise depends on the memory layout
+            lambda n: torch.randn_like(clean.new_empty_strided((n, *clean.shape[1:]), clean.stride())),
+            len(clean),
+            clean.device,
+        )
+        uniform = per_example(lambda n: _spread(n, clean.device), len(clean), clean.device)
         if self.objective == "flow":
             noise_level = uniform
             if self.noise_levels == "logit_normal":
@@ -305,6 +310,12 @@ class Sampler:
             if progress is not None:
                 progress(index + 1, total)
         return state if known is None else torch.cat([known, state[:, :, given:]], dim=2)
+
+
+def _spread(number: int, device: torch.device) -> Tensor:
+    """Numbers ``[number]`` in [0, 1), spread evenly from a random start."""
+    start = torch.rand((), device=device)
+    return (start + torch.arange(number, device=device) / number) % 1
 
 
 def seeded_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:

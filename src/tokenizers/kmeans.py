@@ -9,6 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ..core.contracts import RepresentationSpec
+from ..core.processes import drawing_together, of_all
 from ..core.registry import register
 from ..layers.chunks import Local, Step
 from ..layers.standardize import Standardize
@@ -131,12 +132,13 @@ class KMeans(Tokenizer):
         latents = self._latents(batch["audio"])
         if not self.started:
             self.standardize.observe(latents)
-            self._collect(_of_all(latents.mT.flatten(0, 1)))
+            self._collect(of_all(latents.mT.flatten(0, 1)))
             if self.standardize.count >= self.updates:
-                self._start()
+                with drawing_together(latents.device):
+                    self._start()
         frames = self._standardized(latents).flatten(0, 1)
         distances, codes = _nearest(frames, self.centers)
-        self._follow(_of_all(frames), _of_all(distances), _of_all(codes))
+        self._follow(of_all(frames), of_all(distances), of_all(codes))
         self.log("train/loss", distances.mean() / frames.shape[1], prog_bar=True)
 
     @torch.no_grad()
@@ -173,7 +175,8 @@ class KMeans(Tokenizer):
     def _collect(self, frames: Tensor) -> None:
         """Keep a uniform sample of all frames so far: each gets a random number, and the highest are kept."""
         candidates = torch.cat([self.reservoir, frames])
-        priority = torch.cat([self.priority, torch.rand(len(frames), device=frames.device)])
+        with drawing_together(frames.device):
+            priority = torch.cat([self.priority, torch.rand(len(frames), device=frames.device)])
         kept = priority.topk(len(self.reservoir)).indices
         self.reservoir.copy_(candidates[kept])
         self.priority.copy_(priority[kept])
@@ -206,7 +209,8 @@ class KMeans(Tokenizer):
         self.share.lerp_(found * (len(found) / len(frames)), 1 - MEMORY)
         lost = (self.share < self.revive_below).nonzero()[:, 0][: len(frames)]
         if len(lost):
-            self.centers[lost] = frames[torch.multinomial(distances + 1e-12, len(lost))]
+            with drawing_together(frames.device):
+                self.centers[lost] = frames[torch.multinomial(distances + 1e-12, len(lost))]
             self.count[lost], self.share[lost] = 0.0, 1.0
             _from_first(self.centers.data)
 
@@ -254,15 +258,6 @@ def _sums(frames: Tensor, codes: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """The sum ``[K, D]`` and the number ``[K]`` of the frames ``[N, D]`` of each cluster."""
     sums = frames.new_zeros(number, frames.shape[1]).index_add_(0, codes, frames)
     return sums, torch.bincount(codes, minlength=number).to(frames.dtype)
-
-
-def _of_all(values: Tensor) -> Tensor:
-    """``values`` ``[N, …]`` of all processes, concatenated."""
-    if not torch.distributed.is_initialized():
-        return values
-    found = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(found, values.contiguous())
-    return torch.cat(found)
 
 
 def _from_first(*values: Tensor) -> None:

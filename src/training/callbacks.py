@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
+from ..core.processes import end_batch, seed_batch
 from ..errors import PartitaError
 from .loggers import log_clip, supports_clips
 
@@ -63,8 +64,12 @@ class Reseed(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed torch before each batch, differently in each process."""
-        torch.manual_seed((self.seed + batch_idx * trainer.world_size + trainer.global_rank) % 2**63)
+        """Seed torch before each batch."""
+        seed_batch(self.seed, batch_idx)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End the batch, because processes validate on different numbers of examples."""
+        end_batch()
 
 
 class NaNGuard(Callback):

@@ -9,6 +9,7 @@ import torch.distributed
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.processes import drawing_together, per_example, world_size
 from ...core.registry import register
 from .base import Bottleneck, Passed
 
@@ -169,13 +170,14 @@ class RVQ(Bottleneck):
         total = self.num_codebooks
         keep = torch.full((batch,), total, device=device)
         if self.training and self.dropout:
-            fewer = torch.randint(1, total + 1, (batch,), device=device)
-            keep = torch.where(torch.rand(batch, device=device) < self.dropout, fewer, keep)
+            fewer = per_example(lambda n: torch.randint(1, total + 1, (n,), device=device), batch, device)
+            chosen = per_example(lambda n: torch.rand(n, device=device), batch, device)
+            keep = torch.where(chosen < self.dropout, fewer, keep)
         return torch.arange(total, device=device) < keep[:, None]
 
     def _prepare(self, frames: Tensor, keep: Tensor) -> None:
         """Share statistics between processes, scale the threshold to the batch, and start on the first one."""
-        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        processes = world_size()
         fewest = keep.sum(0)  # lowest number of examples of a process that use each codebook
         if processes > 1:
             torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
@@ -202,8 +204,16 @@ def _synchronize(codebook: Any) -> None:
 
     The library decides this in its constructor, which runs before the processes exist here.
     """
-    from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
-
     codebook.use_ddp = True
     codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = torch.distributed.all_reduce
-    codebook.sample_fn = codebook.replace_sample_fn = sample_vectors_distributed
+    codebook.sample_fn = codebook.replace_sample_fn = _sample
+
+
+def _sample(frames: Tensor, number: int) -> Tensor:
+    """Draw ``[1, number, D]`` from the frames ``[1, N, D]`` of all processes, as a single process would."""
+    from vector_quantize_pytorch.vector_quantize_pytorch import all_gather_sizes, all_gather_variably_sized, sample_vectors
+
+    sizes = all_gather_sizes(frames[0], dim=0).tolist()
+    whole = torch.cat(all_gather_variably_sized(frames[0].contiguous(), sizes))
+    with drawing_together(frames.device):
+        return sample_vectors(whole, number)[None]

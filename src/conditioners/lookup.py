@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.contracts import Clip, Condition, ConditionSpec
+from ..core.processes import largest_of_all
 from ..core.registry import register
 from .base import Conditioner
 from .words import check_word_dropout, texts_of
@@ -83,7 +84,9 @@ class Lookup(Conditioner):
         """Embeddings ``[B, L, dim]``, zero where masked."""
         words, mask = prepared["words"], prepared["mask"]
         if self.training:
-            self.met[torch.where(mask, words, len(self.met) - 1)] = 1
+            now = torch.zeros_like(self.met)
+            now[torch.where(mask, words, len(now) - 1)] = 1
+            self.met |= largest_of_all(now)
         return Condition(self.embeddings(words) * mask[..., None], mask)
 
     def knows(self, value: Any) -> bool:

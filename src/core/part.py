@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 from ..errors import PartitaError
@@ -21,6 +20,7 @@ from ..storage.pretrained import checkpoint_folder, read_config
 from ..storage.saved_format import check_format, numbered
 from ..storage.tensor_file import read_tensors, write_tensors
 from ..storage.untrusted import read_json
+from .averaging import AverageWeights
 from .checkpoint import formats_for
 from .configured import Configured
 from .contracts import finite
@@ -62,6 +62,11 @@ class Part(Configured, L.LightningModule):
     def audio_format(self) -> tuple[int, int] | None:
         """Sample rate in Hz and number of channels of the audio that its training reads; ``None`` if it reads none."""
         return None
+
+    @property
+    def blocks(self) -> list[torch.nn.Module]:
+        """Modules with most of the weights, called one after the other, which machines can hold in shares."""
+        return []
 
     @property
     def num_parameters(self) -> int:
@@ -230,20 +235,12 @@ class Part(Configured, L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """The callback that averages the weights, if the fit options ask for it."""
         options = self.fit_options
-        if options.ema is None:
-            return []
-        # buffers (codebooks, counters) are copied rather than averaged
-        return [
-            EMAWeightAveraging(
-                device=self.trainer.strategy.root_device,  # where Lightning moves the part later
-                decay=options.ema,
-                update_every_n_steps=options.ema_every,
-                use_buffers=False,
-            )
-        ]
+        return [] if options.ema is None else [AverageWeights(options.ema, options.ema_every)]
 
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
-        """Log a value as Lightning does. Validation values are averaged over all processes."""
+        """Log a value as Lightning does. Values of training and validation are averaged over all processes."""
+        if name.startswith("train/"):
+            options = {"sync_dist": True} | options
         if name.startswith("val/"):
             options = {"sync_dist": True} | options
             if options.get("batch_size"):  # Lightning would average the numbers of examples over processes as integers

@@ -42,6 +42,15 @@ def mean_of_all(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+def largest_of_all(values: Tensor) -> Tensor:
+    """The largest of each value over the processes."""
+    if world_size() == 1:
+        return values
+    largest = values.clone()
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return largest
+
+
 def of_all(values: Tensor) -> Tensor:
     """The rows ``[N, …]`` of all processes, concatenated, with a gradient. All have equally many.
 

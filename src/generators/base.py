@@ -25,6 +25,8 @@ from ..core.schema import build, plain
 from ..errors import PartitaError
 from ..layers.guidance import Term as Term
 from ..layers.guidance import classifier_free as classifier_free
+from .network import StageNetwork
+
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Generator(Part):
                     f"{name} cannot enter by {condition.fusion!r} with the {component.family} "
                     f"{component.registered_name}: choose from {known}"
                 )
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the networks of the stage."""
+        return [block for network in self.children() if isinstance(network, StageNetwork) for block in network.blocks]
 
     @classmethod
     def default_fusion(cls, spec: ConditionSpec) -> str:

@@ -6,6 +6,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import nn
+
 from ..core.component import Component
 
 
@@ -46,6 +48,13 @@ class StageNetwork(Component):
         if setting.cross and "cross" not in self.fusions:
             raise ValueError(f"the {self.family} {self.registered_name} has no cross-attention (cross)")
         self.make_layers(setting)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The members of the network's lists of modules, which it calls one after the other."""
+        lists = [module for module in self.modules() if isinstance(module, nn.ModuleList)]
+        inner = {id(module) for outer in lists for member in outer for module in member.modules()}
+        return [member for outer in lists if id(outer) not in inner for member in outer]
 
     @abstractmethod
     def make_layers(self, setting: Any) -> None:

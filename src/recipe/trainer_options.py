@@ -16,6 +16,9 @@ from ..core.registry import did_you_mean
 from ..core.schema import Mistake, build, check
 from .logger_options import check_loggers
 
+SHARDED = "fsdp2"
+"""Strategy that divides the weights of stages among the processes."""
+
 MOST_DEVICES = 1024
 """Maximum number of devices of one machine; a larger number is a typing error."""
 
@@ -26,7 +29,8 @@ class TrainerOptions:
 
     Args:
         accelerator: ``auto``, ``cpu``, ``gpu``, or another accelerator of Lightning.
-        strategy: How processes train together: ``auto``, ``ddp``, or another strategy of Lightning.
+        strategy: How processes train together: ``auto``, ``ddp``, ``fsdp2``, which divides the weights of stages among
+            the processes, or another strategy of Lightning.
         devices: ``auto``, the number of devices (-1 for all), or a list of their indices.
         num_nodes: Number of machines that train together.
         precision: Numerical precision. ``None`` uses ``fit.precision`` as far as the machine supports it.
@@ -65,9 +69,11 @@ class TrainerOptions:
             raise ValueError(
                 f"there is no accelerator {self.accelerator!r}{did_you_mean(self.accelerator, accelerators)}"
             )
-        strategies = ["auto", *StrategyRegistry.available_strategies()]
+        strategies = ["auto", SHARDED, *StrategyRegistry.available_strategies()]
         if self.strategy not in strategies:
             raise ValueError(f"there is no strategy {self.strategy!r}{did_you_mean(self.strategy, strategies)}")
+        if self.strategy.startswith("fsdp") and self.strategy != SHARDED:
+            raise ValueError(f"strategy {self.strategy!r} is the first version of FSDP: use {SHARDED!r}")
         if any(kind in self.strategy for kind in ("notebook", "fork", "spawn")):
             raise ValueError(
                 f"strategy {self.strategy!r} trains in copies of this process, which do not return what they "

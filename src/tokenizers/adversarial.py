@@ -172,7 +172,8 @@ class AdversarialPart(Part):
             scheduler.step()
         self.step += 1
         self.log("train/loss", total.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": value.detach() for name, value in (others | losses).items()})
+        values = {f"train/{name}": value.detach() for name, value in (others | losses).items()}
+        self.log_dict(values, sync_dist=True)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
         """One optimizer for the part and one for the discriminator, on the same schedule."""

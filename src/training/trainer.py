@@ -20,12 +20,13 @@ from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from ..recipe.plan import Plan
 from ..recipe.slots import flatten
-from ..recipe.trainer_options import trainer_options
+from ..recipe.trainer_options import SHARDED, trainer_options
 from .callbacks import ClipLogger, CountSteps, NaNGuard, ProgressLines, Reseed, StepProgressBar, Throughput
 from .checkpoints import AtomicCheckpoints, KeepCheckpoint, checkpoint_path
 from .fit_data import FitData
 from .loggers import make_loggers
 from .run_log import FILE_ONLY
+from .sharded import FullySharded
 
 log = shared_logger(__name__)
 
@@ -88,6 +89,10 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
         "val_check_interval": min(fit.validate_every or fit.steps, fit.steps) * fit.accumulate,
         "use_distributed_sampler": False,
     }
+    if options.get("strategy") == SHARDED:
+        options["strategy"] = _sharded(part, key, options)
+    if isinstance(options.get("strategy"), FullySharded):  # its weights are not in one place when clips are rendered
+        options["callbacks"] = [one for one in options["callbacks"] if not isinstance(one, ClipLogger)]
     try:
         trainer = L.Trainer(**options)
         if trainer.world_size > 1 and not part.automatic_optimization and options.get("strategy") in (None, *_PLAIN):
@@ -99,6 +104,20 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
 
 
 _PLAIN = ("auto", "ddp")
+
+
+def _sharded(part: Part, key: PartKey, options: dict[str, Any]) -> FullySharded | str:
+    """Return the strategy that trains a stage in shares. All other parts are small and trained by DDP.
+
+    Raises:
+        PartitaError: The precision needs a scaler of gradients, which shares do not have.
+    """
+    if part.training_input != "stage" or not part.automatic_optimization:
+        return "ddp"
+    if options["precision"] == "16-mixed":
+        raise PartitaError(f"{key}: {SHARDED} cannot train in 16-mixed: set fit.precision (or trainer.precision) to "
+                           "bf16-mixed")
+    return FullySharded()
 
 
 def check_nodes(trainer: L.Trainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import signal
 import statistics
 import warnings
@@ -44,6 +45,7 @@ from .fit_data import FitData
 from .loggers import close_loggers
 from .run_lock import exclusive_training, is_first_process
 from .run_log import log_to_file, quiet
+from .sharded import FullySharded, whole_state
 from .token_plan import stored_needs
 from .token_store import Workforce, check_storable, store_tokens, wait_for_tokens
 from .trainer import check_nodes, make_trainer
@@ -132,12 +134,12 @@ def _train_parts(system: System, run: Path) -> None:
         if key not in done and key not in joint:
             if key.group == "stages":
                 source = source or _stage_source(system, run)
-            since = ", resuming from the last checkpoint" if checkpoint_path(run, key).is_file() else ""
+            since = ", resuming from the last checkpoint" if checkpoint_path(run, key).exists() else ""
             log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
                 log.info(f"{key}: {doubt}")
             _fit(system, key, run, source)
-        part.eval().requires_grad_(False)
+        system.parts[key].eval().requires_grad_(False)
 
 
 def _check_trainable_without_audio(system: System, run: Path, joint: Mapping[PartKey, PartKey]) -> None:
@@ -230,7 +232,7 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
             "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
         )
         try:
-            trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
+            trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
         except torch.OutOfMemoryError as error:
             raise PartitaError(
                 f"{key}: out of memory at batch size {part.fit_options.batch_size}: lower fit.batch_size (and raise "
@@ -254,15 +256,29 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
             f"{key}: the training ended after {done:,} of {part.fit_options.steps:,} steps, so the weights are not "
             "final: find the cause (perhaps an environment variable PL_TRAINER_…), and run the same command again"
         )
+    if isinstance(trainer.strategy, FullySharded):
+        part = _unsharded(system, key)
     part.cpu()
     if trainer.is_global_zero:
         for name, conditioner in getattr(part, "joint", {}).items():
             conditioner.save(run / PartKey.of("conditioners", name))
         part.save(run / key)
+        if checkpoint.is_dir():
+            shutil.rmtree(checkpoint)
         checkpoint.unlink(missing_ok=True)
         with suppress(OSError):  # other parts may have checkpoints there
             checkpoint.parent.rmdir()
     trainer.strategy.barrier()
+
+
+def _unsharded(system: System, key: PartKey) -> Part:
+    """Replace a stage that was trained in shares by an ordinary one with its weights, and return it."""
+    state, fresh = whole_state(system.parts[key]), System(system.plan)
+    part = fresh.stages[key.name]
+    part.load_state_dict(state, assign=True)
+    system.stages[key.name] = part
+    system.conditioners |= {name: fresh.conditioners[name] for name in part.joint}
+    return part
 
 
 def seconds_per_step(plan: Plan, key: PartKey, *, steps: int = 24) -> float:

@@ -1,0 +1,187 @@
+"""Two processes train like one that sees their batches, under each strategy, and resume from shares."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors.torch import load_file
+
+import partita.training.sharded
+from partita import load
+from partita.core.contracts import Example
+from partita.core.registry import register
+from partita.recipe.plan import load_recipe
+from partita.training.report import read_curves
+from partita.training.training import train
+from saved_systems import same, weights
+from toys import ToySines
+
+RECIPE = """
+tokenizers:
+  acoustic:
+    name: codec
+    sample_rate: 4000
+    dim: 4
+    autoencoder: {name: seanet, network: {width: 2, strides: [5, 8], dilations: [1]}}
+    bottleneck: {name: rvq, num_codebooks: 2, cardinality: 8, warmup_steps: 1, dropout: 0.5, kmeans_iterations: 2}
+    losses: {adversarial: 1.0, feature_matching: 1.0, relative_features: true}
+    spectral: {windows: [64, 256], bands: 20}
+    discriminator: {name: multi-scale, wave_scales: [2], wave_width: 1, stft_windows: [256], stft_width: 2}
+    adversarial_start: 1
+    fit: {steps: 4, batch_size: 4, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, accumulate: 2, ema: 0.5, validation_examples: 4}
+conditioners:
+  text: {name: lookup, dim: 8, num_embeddings: 64, word_dropout: 0.2}
+stages:
+  codes:
+    generator:
+      name: autoregressive
+      backbone: {name: transformer, width: 16, depth: 2, num_heads: 2}
+      ends: true
+      condition_dropout: {together: 0.3}
+      checkpointing: true
+      fit: {steps: 4, batch_size: 4, lr: 1.0e-2, eps: 1.0e-2, ema: 0.5, validation_examples: 4, checkpoint_every: 2}
+    target: acoustic
+    given: [text]
+    window: 1.0
+  latents:
+    generator:
+      name: diffusion
+      denoiser: {name: dit, width: 16, depth: 2, num_heads: 2}
+      noise_levels: logit_normal
+      fit: {steps: 4, batch_size: 4, lr: 1.0e-2, eps: 1.0e-2, optimizer: muon, validation_examples: 4, accumulate: 2}
+    target: acoustic/latents
+    given: [text, acoustic]
+    window: 1.0
+data: toy-unequal
+trainer: {accelerator: cpu, logger: csv, log_every_n_steps: 1}
+"""
+PARTS = ("tokenizers/acoustic", "stages/codes", "stages/latents")
+
+
+@register("data", "toy-unequal")
+class Unequal(ToySines):
+    """Sines, most of which end before the clip does."""
+
+    def read(self, split, index, *, seed, seconds, sample_rate, channels):
+        whole = super().read(split, index, seed=seed, seconds=seconds, sample_rate=sample_rate, channels=channels)
+        length = int(whole.num_samples * np.random.default_rng(seed).choice([0.2, 0.5, 0.8, 1.0]))
+        whole.audio[:, length:] = 0
+        return Example(whole.audio, length, whole.fields)
+
+
+def process(rank, port, recipe, changes, run, prepare):
+    """Train as one of two processes."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "GROUP_RANK": "0"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    rank_zero_only.rank = rank  # a fork has that of its parent
+    if prepare is not None:
+        prepare()
+    train(load_recipe(recipe, ["trainer.devices=2", *changes]), run)
+
+
+def together(recipe, changes, run, prepare=None):
+    """Train in two processes, and return their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A fork need not import everything again; but autograd has threads for a GPU, which forks lack.
+    context = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork")
+    both = [context.Process(target=process, args=(rank, port, recipe, changes, run, prepare)) for rank in range(2)]
+    for one in both:
+        one.start()
+    end = time.monotonic() + 100
+    while time.monotonic() < end and all(one.exitcode in (None, 0) for one in both) and any(map(alive, both)):
+        multiprocessing.connection.wait([one.sentinel for one in both if one.is_alive()], 1)
+    for one in both:  # the other one waits for it
+        one.kill()
+        one.join()
+    return [one.exitcode for one in both]
+
+
+def alive(one):
+    """Whether a process runs."""
+    return one.is_alive()
+
+
+HALVES = [f"{key}.fit.batch_size=2" for key in ("tokenizers.acoustic", "stages.codes.generator", "stages.latents.generator")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The recipe, and its training in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    train(load_recipe(folder / "recipe.yaml"), folder / "one")
+    return folder / "recipe.yaml", folder / "one"
+
+
+def compare(two, one):
+    """Check that two runs have the same losses at every step, and the same weights."""
+    for part in PARTS:
+        mine, others = read_curves(two, part), read_curves(one, part)
+        names = [name for name in others if name.startswith("train/")]
+        assert len(names) >= 1
+        for name in names:
+            assert len(mine[name][1]) >= 3, name
+            assert mine[name][1] == pytest.approx(others[name][1], rel=1e-4), f"{part} {name}"
+    found, expected = weights(two), weights(one)
+    assert found.keys() == expected.keys()
+    for key in expected:
+        rounded = key[0].startswith("stages/latents") and expected[key].dim() == 2  # Muon computes in bfloat16
+        torch.testing.assert_close(
+            found[key], expected[key], atol=2e-3 if rounded else 1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one(alone, tmp_path, strategy):
+    """Codecs with an adversary, stages of both kinds, and a conditioner that is trained along; clips end early."""
+    recipe, one = alone
+    assert together(recipe, [f"trainer.strategy={strategy}", *HALVES], tmp_path / "two") == [0, 0]
+    compare(tmp_path / "two", one)
+
+
+def die_in_the_second_checkpoint():
+    """Make the first process die while it writes its second sharded checkpoint."""
+    save, count = torch.save, 0
+
+    def dying(value, file, *args):
+        nonlocal count
+        count += str(file).endswith(partita.training.sharded.OTHERS)
+        if count == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(value, file, *args)
+
+    torch.save = dying
+
+
+def test_a_training_in_shares_resumes_exactly(alone, tmp_path):
+    """SIGKILL while a sharded checkpoint is being written; an optimizer of two kinds and averaged weights."""
+    recipe, _ = alone
+    stage = "stages.codes.generator.fit."
+    changes = ["trainer.strategy=fsdp2", *HALVES, "stages.latents=null", stage + "optimizer=muon"]
+    changes += [stage + "checkpoint_every=1", stage + "steps=3", "tokenizers.acoustic.fit.steps=2"]
+    statuses = together(recipe, changes, tmp_path / "run", die_in_the_second_checkpoint)
+    assert statuses == [-signal.SIGKILL, -signal.SIGKILL]
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")
+    shares = [load_file(file) for file in sorted(checkpoint.glob("*.safetensors"))]
+    name = "state_dict.backbone.layers.blocks.0.feed_forward.expand.weight"
+    assert [share[name].shape for share in shares] == [(32, 16), (32, 16)]  # half of 64 rows in each process
+    assert any("exp_avg" in key for key in shares[1])
+    assert any("momentum_buffer" in key for key in shares[1])
+    assert together(recipe, changes, tmp_path / "run") == [0, 0]
+    assert together(recipe, changes, tmp_path / "whole") == [0, 0]
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert not list((tmp_path / "run").rglob(".*.part"))
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    system = load(tmp_path / "run")  # an ordinary system, whatever the strategy
+    assert system.generate(["tone 1"], duration=0.5, progress=False).isfinite().all()

@@ -36,9 +36,25 @@ tokenizers:
     discriminator: {name: multi-scale, wave_scales: [2], wave_width: 1, stft_windows: [256], stft_width: 2}
     adversarial_start: 1
     fit: {steps: 4, batch_size: 4, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, accumulate: 2, ema: 0.5, validation_examples: 4}
+  semantic:
+    name: kmeans
+    features: {name: log-mel, sample_rate: 4000, frame_rate: 40, bands: 8}
+    cardinality: 4
+    updates: 2
+    reservoir: 64
+    iterations: 3
+    fit: {steps: 4, batch_size: 4, crop: 0.5, validation_examples: 4}
 conditioners:
   text: {name: lookup, dim: 8, num_embeddings: 64, word_dropout: 0.2}
 stages:
+  meaning:
+    generator:
+      name: autoregressive
+      backbone: {name: transformer, width: 8, depth: 1, num_heads: 2}
+      fit: {steps: 4, batch_size: 4, validation_examples: 4}
+    target: semantic
+    given: []
+    window: 0.5
   codes:
     generator:
       name: autoregressive
@@ -57,12 +73,12 @@ stages:
       noise_levels: logit_normal
       fit: {steps: 4, batch_size: 4, lr: 1.0e-2, eps: 1.0e-2, optimizer: muon, validation_examples: 4, accumulate: 2}
     target: acoustic/latents
-    given: [text, acoustic]
+    given: [text, acoustic, semantic]
     window: 1.0
 data: toy-unequal
 trainer: {accelerator: cpu, logger: csv, log_every_n_steps: 1}
 """
-PARTS = ("tokenizers/acoustic", "stages/codes", "stages/latents")
+PARTS = ("tokenizers/acoustic", "tokenizers/semantic", "stages/meaning", "stages/codes", "stages/latents")
 
 
 @register("data", "toy-unequal")
@@ -112,7 +128,13 @@ def alive(one):
     return one.is_alive()
 
 
-HALVES = [f"{key}.fit.batch_size=2" for key in ("tokenizers.acoustic", "stages.codes.generator", "stages.latents.generator")]
+KEYS = [
+    "tokenizers.acoustic",
+    "tokenizers.semantic",
+    "stages.meaning.generator",
+    "stages.codes.generator",
+    "stages.latents.generator",
+]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +168,7 @@ def compare(two, one):
 def test_two_processes_train_as_one(alone, tmp_path, strategy):
     """Codecs with an adversary, stages of both kinds, and a conditioner that is trained along; clips end early."""
     recipe, one = alone
-    assert together(recipe, [f"trainer.strategy={strategy}", *HALVES], tmp_path / "two") == [0, 0]
+    assert together(recipe, [f"trainer.strategy={strategy}", *[f"{key}.fit.batch_size=2" for key in KEYS]], tmp_path / "two") == [0, 0]
     compare(tmp_path / "two", one)
 
 
@@ -166,10 +188,10 @@ def die_in_the_second_checkpoint():
 
 def test_a_training_in_shares_resumes_exactly(alone, tmp_path):
     """SIGKILL while a sharded checkpoint is being written; an optimizer of two kinds and averaged weights."""
-    recipe, _ = alone
+    recipe, one = alone
     stage = "stages.codes.generator.fit."
-    changes = ["trainer.strategy=fsdp2", *HALVES, "stages.latents=null", stage + "optimizer=muon"]
-    changes += [stage + "checkpoint_every=1", stage + "steps=3", "tokenizers.acoustic.fit.steps=2"]
+    changes = ["trainer.strategy=fsdp2", "stages.latents=null", "stages.meaning=null", "tokenizers.semantic=null", stage + "optimizer=muon"]
+    changes += [stage + "checkpoint_every=1", stage + "steps=3", f"tokenizers.acoustic.weights={one}/tokenizers/acoustic"]
     statuses = together(recipe, changes, tmp_path / "run", die_in_the_second_checkpoint)
     assert statuses == [-signal.SIGKILL, -signal.SIGKILL]
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")

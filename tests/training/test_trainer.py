@@ -123,10 +123,9 @@ def test_clips_are_logged_from_the_weights_that_are_saved(toy_recipe, tmp_path, 
 def test_averaged_weights_are_where_the_training_is():
     part = ToyCodec()
     part.fit_options = Fit(ema=0.9)
-    part._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
     (callback,) = part.configure_callbacks()
-    callback.setup(part._trainer, part, "fit")
-    assert callback._average_model.module.gain.device.type == "meta"
+    callback.on_train_batch_end(SimpleNamespace(global_step=1), part.to("meta"), None, None, 0)
+    assert callback.average["gain"].device.type == "meta"
 
 
 def test_a_step_of_several_batches_is_timed_whole(toy_recipe, monkeypatch):

@@ -134,7 +134,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             losses[name].append(loss)
             if run:
                 times[name].append(seconds)
-            print(f"{options.precision} {name}: {seconds:.2f} s, loss {loss:.4f}, peak {peaks[name] / 1e9:.2f} GB", flush=True)
+            print(
+                f"{options.precision} {name}: {seconds:.2f} s, loss {loss:.4f}, peak {peaks[name] / 1e9:.2f} GB",
+                flush=True,
+            )
     for turns in ends.values():
         turns.send(False)
     for process in processes:

@@ -18,10 +18,28 @@ def check(
     recipe: Recipe,
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data", help="Also decode all audio, and list damaged files.")] = False,
+    devices: Annotated[
+        int | None, typer.Option("--devices", min=1, help="Estimate the training on this number of devices.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="Estimate the training with ddp or fsdp2.", metavar="NAME")
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            "--hardware", help="Estimate the training on a100, h100, l4, 4090 or cpu (this one).", metavar="NAME"
+        ),
+    ] = None,
 ) -> None:
-    """Compose and validate a recipe, and print its parts, rates, shapes and parameter counts."""
+    """Compose and validate a recipe, print its parts, rates and shapes, and estimate its training.
+
+    Nothing is built: memory, operations and seconds per step follow from the sizes.
+    """
+    if strategy not in (None, "ddp", "fsdp2"):
+        raise PartitaError(f"--strategy must be ddp or fsdp2, not {strategy!r}")
     system = partita.System.checked(recipe, overrides or [])
     out.print(system.overview())
+    out.print(system.forecast(devices=devices, strategy=strategy, hardware=hardware))
     if not data:
         return
     with showing_progress():

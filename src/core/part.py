@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -64,9 +64,36 @@ class Part(Configured, L.LightningModule):
         return None
 
     @property
-    def blocks(self) -> list[torch.nn.Module]:
-        """Modules with most of the weights, called one after the other, which machines can hold in shares."""
+    def networks(self) -> Sequence[torch.nn.Module]:
+        """The modules that contain :attr:`blocks`."""
         return []
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the networks recompute the activations of their blocks in the backward pass."""
+        return False
+
+    @property
+    def blocks(self) -> list[torch.nn.Module]:
+        """The modules with most of the weights, each of which gets the output of the one before as first argument."""
+        return []
+
+    @property
+    def hidden_matrices(self) -> list[torch.nn.Parameter]:
+        """The trained matrices between input and output layers, which Muon can update."""
+        return []
+
+    def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
+        """A function that computes the loss of a batch without values, to estimate what a training step takes.
+
+        Args:
+            examples: Examples of the batch.
+            seconds: Length of the examples.
+
+        Raises:
+            NotImplementedError: The part has no such function.
+        """
+        raise NotImplementedError
 
     @property
     def num_parameters(self) -> int:

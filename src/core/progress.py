@@ -45,3 +45,17 @@ def listening() -> bool:
     except LookupError:
         return False
     return True
+
+
+def duration(seconds: float) -> str:
+    """Format a duration with one or two units.
+
+    >>> [duration(s) for s in (8, 95, 3 * 3600 + 600, 50 * 3600)]
+    ['8 s', '1 min 35 s', '3 h 10 min', '2 d 2 h']
+    """
+    for unit, smaller, length in (("d", "h", 3600), ("h", "min", 60), ("min", "s", 1)):
+        ratio = {"d": 24, "h": 60, "min": 60}[unit]
+        whole, rest = divmod(round(seconds / length), ratio)
+        if whole:
+            return f"{whole} {unit} {rest} {smaller}" if rest else f"{whole} {unit}"
+    return f"{round(seconds)} s"

@@ -117,9 +117,7 @@ class Autoregressive(Generator):
         logits = outputs.logits(self.codebooks.weights(outputs.table))
         return self.codebooks.allow(logits, books=1), valid
 
-    def _outputs(
-        self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None
-    ) -> tuple[Outputs, Tensor]:
+    def _outputs(self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None) -> tuple[Outputs, Tensor]:
         """What the logits of :meth:`logits` are computed from, and which of them count, ``[B, K, T]``."""
         layout, hidden = self._hidden(codes, conditions, mask)
         counts = torch.ones_like(layout.timely) if self.tail else layout.timely
@@ -151,6 +149,11 @@ class Autoregressive(Generator):
         per_codebook = entropy.sum(dim=(0, 2)) / counts.clamp(min=1)
         loss = per_codebook.sum() / counts.count_nonzero().clamp(min=1)
         return {"loss": loss, **{f"ce_{k}": ce for k, ce in enumerate(per_codebook.unbind())}}
+
+    def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
+        """The loss of a batch."""
+        self.pattern.layout(self.target.frames(seconds))  # is computed once, from values
+        return super().outline_step(examples, seconds)
 
     @classmethod
     def default_fusion(cls, spec: ConditionSpec) -> str:

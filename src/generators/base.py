@@ -28,7 +28,6 @@ from ..layers.guidance import classifier_free as classifier_free
 from .network import StageNetwork
 
 
-
 @dataclass(frozen=True)
 class ConditionDropout:
     """How often a stage loses conditions in training, which guidance needs. Conditions are dropped for each sample.
@@ -49,6 +48,9 @@ class ConditionDropout:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a probability in [0, 1], not {value}")
 
+
+OUTLINED = 64
+"""Number of positions, such as tokens of a text, that estimates assume for a condition."""
 
 NO_DROPOUT = ConditionDropout()
 DEFAULT_DROPOUT = ConditionDropout(together=0.1)
@@ -141,9 +143,46 @@ class Generator(Part):
                 )
 
     @property
+    def networks(self) -> Sequence[StageNetwork]:
+        """The networks of the stage."""
+        return [network for network in self.children() if isinstance(network, StageNetwork)]
+
+    @property
     def blocks(self) -> list[nn.Module]:
         """The blocks of the networks of the stage."""
-        return [block for network in self.children() if isinstance(network, StageNetwork) for block in network.blocks]
+        return [block for network in self.networks for block in network.blocks]
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether one of the networks does."""
+        return any(network.checkpointing for network in self.networks)
+
+    @property
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights of linear layers that are no :attr:`outer_layers`."""
+        return hidden_matrices(self, self.outer_layers)
+
+    def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
+        """The loss of a batch under all conditions; those without a frame rate have :data:`OUTLINED` positions."""
+        target = self.target
+        frames = target.frames(seconds)
+
+        def loss() -> Tensor:
+            shape = (examples, target.num_codebooks or target.dim or 1, frames)
+            values = torch.zeros(shape, dtype=torch.long if target.discrete else torch.float32)
+            conditions = {}
+            for name, given in self.given.items():
+                spec = given.spec
+                length = OUTLINED if spec.frame_rate is None else max(1, round(spec.frame_rate * seconds))
+                mask = torch.ones(examples, length, dtype=torch.bool)
+                if spec.dim is None:
+                    codes = torch.zeros(examples, spec.num_codebooks or 1, length, dtype=torch.long)
+                    conditions[name] = Condition(codes, mask)
+                else:
+                    conditions[name] = Condition(torch.zeros(examples, length, spec.dim), mask)
+            return self.loss(values, torch.ones(examples, frames, dtype=torch.bool), conditions)["loss"]
+
+        return loss
 
     @classmethod
     def default_fusion(cls, spec: ConditionSpec) -> str:
@@ -287,6 +326,6 @@ class Generator(Part):
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the fit options, for all trainable parameters of the stage."""
         trained = (p for p in self.parameters() if p.requires_grad)
-        optimizer = self.fit_options.make_optimizer(trained, hidden_matrices(self, self.outer_layers))
+        optimizer = self.fit_options.make_optimizer(trained, self.hidden_matrices)
         scheduler = self.fit_options.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from ..core.contracts import RepresentationSpec
 from ..layers.patterns import Layout
 
-
 MOST_LOGITS = 1 << 23
 """Maximum number of logits that training computes at once; in float32 they take 32 MB, and as much for each of their
 gradient and their logarithms of probabilities."""

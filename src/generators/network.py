@@ -30,10 +30,12 @@ class StageNetwork(Component):
     Attributes:
         fusions: The ways in which conditions can enter a stage with this network.
         width: Width of the input; it is known before :meth:`build`.
+        checkpointing: Whether the blocks are recomputed in the backward pass.
     """
 
     fusions: ClassVar[tuple[str, ...]]
     width: int
+    checkpointing: bool = False
 
     def build(self, setting: Any) -> None:
         """Create the weights. The stage calls this once.
@@ -45,6 +47,7 @@ class StageNetwork(Component):
             ValueError: The network already belongs to another stage, or lacks the cross-attention that the stage needs.
         """
         self.claim()
+        self.checkpointing = bool(setting.checkpointing)
         if setting.cross and "cross" not in self.fusions:
             raise ValueError(f"the {self.family} {self.registered_name} has no cross-attention (cross)")
         self.make_layers(setting)

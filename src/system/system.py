@@ -47,6 +47,20 @@ class System(Assembly):
         """Return a table of all parts, followed by lines about the data, as `partita check` prints them."""
         return overview(self)
 
+    def forecast(
+        self, *, devices: int | None = None, strategy: str | None = None, hardware: str | None = None
+    ) -> Group:
+        """Return a table of what training each part takes; see :func:`partita.system.forecast.forecast`.
+
+        Args:
+            devices: Number of devices that train together. ``None`` takes those of the recipe, or one.
+            strategy: ``ddp`` or ``fsdp2``. ``None`` takes that of the recipe.
+            hardware: ``a100``, ``h100``, ``l4``, ``4090``, or ``cpu`` for this processor. ``None`` takes this machine.
+        """
+        from .forecast import forecast  # what it needs of torch takes a second to import
+
+        return forecast(self, devices=devices, strategy=strategy, hardware=hardware)
+
     def __repr__(self) -> str:
         return summary_text(self)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
 from ..layers.chunks import Local, Step
-from ..layers.codec_losses import SpectralDistance
+from ..layers.codec_losses import SpectralDistance, discriminator_hinge, feature_matching, generator_hinge
 from ..layers.convolution import pad_to_multiple
 from ..metrics.codec import CodebookUsage, MelDistance
 from .adversarial import AdversarialPart, Losses, Reconstruction
@@ -146,6 +148,22 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         audio = batch["audio"]
         latents, losses = self.bottleneck(self._encoded(audio), self.step)
         return Reconstruction(audio, self.autoencoder.decode(latents)[..., : audio.shape[-1]].float(), losses)
+
+    def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
+        """The losses of a batch without those of the bottleneck, whose operations are few."""
+
+        def loss() -> Tensor:
+            audio = torch.zeros(examples, self.channels, round(seconds * self.sample_rate))
+            latents = self._encoded(audio)[:, : self.bottleneck.dim]
+            estimate = self.autoencoder.decode(latents)[..., : audio.shape[-1]].float()
+            total = self.spectral_loss(estimate, audio)
+            if self.discriminator is None:
+                return total
+            real, fake = self.discriminator(audio), self.discriminator(estimate)
+            total = total + generator_hinge(fake) + feature_matching(real, fake)
+            return total + discriminator_hinge(real, self.discriminator(estimate.detach()))
+
+        return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Reconstruct ``batch["audio"]`` ``[B, C, T]`` from its codes or latents."""

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from ..core.processes import end_batch, seed_batch
+from ..core.progress import duration
 from ..errors import PartitaError
 from .loggers import log_clip, supports_clips
 
@@ -170,20 +171,6 @@ class ProgressLines(StepCallback):
             left = f", {duration((self.steps - done) / speed)} left" if speed else ""
             self.logger.info(f"  step {done:,} of {self.steps:,}{shown}, {speed:.2f} steps/s{left}")
             self._last = (done, now)
-
-
-def duration(seconds: float) -> str:
-    """Format a duration with one or two units.
-
-    >>> [duration(s) for s in (8, 95, 3 * 3600 + 600, 50 * 3600)]
-    ['8 s', '1 min 35 s', '3 h 10 min', '2 d 2 h']
-    """
-    for unit, smaller, length in (("d", "h", 3600), ("h", "min", 60), ("min", "s", 1)):
-        ratio = {"d": 24, "h": 60, "min": 60}[unit]
-        whole, rest = divmod(round(seconds / length), ratio)
-        if whole:
-            return f"{whole} {unit} {rest} {smaller}" if rest else f"{whole} {unit}"
-    return f"{round(seconds)} s"
 
 
 class StepProgressBar(RichProgressBar):

@@ -73,11 +73,10 @@ class FullySharded(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write the shares of all processes, and the rest once. The folder appears complete or not at all."""
         shares: dict[str, Tensor] = {}
-        others = checkpoint | {
-            name: _divided(checkpoint[name], name, shares) for name in _STATES if name in checkpoint
-        }
+        others = checkpoint | {name: _divided(checkpoint[name], name, shares) for name in _STATES if name in checkpoint}
         others["optimizer_states"] = [
-            one | {"state": {name: _divided(values, f"{number}.{name}", shares) for name, values in one["state"].items()}}
+            one
+            | {"state": {name: _divided(values, f"{number}.{name}", shares) for name, values in one["state"].items()}}
             for number, one in enumerate(checkpoint["optimizer_states"])
         ]
         with replacing_folder(Path(filepath)) if self.is_global_zero else nullcontext(Path()) as new:

@@ -115,8 +115,9 @@ def _sharded(part: Part, key: PartKey, options: dict[str, Any]) -> FullySharded 
     if part.training_input != "stage" or not part.automatic_optimization:
         return "ddp"
     if options["precision"] == "16-mixed":
-        raise PartitaError(f"{key}: {SHARDED} cannot train in 16-mixed: set fit.precision (or trainer.precision) to "
-                           "bf16-mixed")
+        raise PartitaError(
+            f"{key}: {SHARDED} cannot train in 16-mixed: set fit.precision (or trainer.precision) to bf16-mixed"
+        )
     return FullySharded()
 
 

@@ -70,7 +70,7 @@ def test_muon_turns_hidden_matrices_and_adamw_moves_the_rest():
     moved = before * (1 - 0.1 * 0.3) - hidden.detach()
     # five iterations leave the singular values between 0.7 and 1.2
     assert torch.nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), 0) > 0.97
-    assert 0.65 < (torch.linalg.svdvals(moved) / torch.linalg.svdvals(expected)).min()
+    assert (torch.linalg.svdvals(moved) / torch.linalg.svdvals(expected)).min() > 0.65
     assert (torch.linalg.svdvals(moved) / torch.linalg.svdvals(expected)).max() < 1.3
 
 
@@ -112,7 +112,12 @@ def test_the_hidden_matrices_of_a_stage_are_those_of_its_blocks():
         muon = {id(p) for group in optimizer.param_groups if "momentum" in group for p in group["params"]}
         names = {name for name, parameter in stage.named_parameters() if id(parameter) in muon}
         layers = ("self_attention.query_key_value", "self_attention.output", "cross_attention.query")
-        layers += ("cross_attention.key_value", "cross_attention.output", "feed_forward.expand", "feed_forward.contract")
+        layers += (
+            "cross_attention.key_value",
+            "cross_attention.output",
+            "feed_forward.expand",
+            "feed_forward.contract",
+        )
         assert names == {f"{block}{layer}.weight" for layer in layers}
         assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(stage.parameters()))
 

@@ -168,7 +168,9 @@ def compare(two, one):
 def test_two_processes_train_as_one(alone, tmp_path, strategy):
     """Codecs with an adversary, stages of both kinds, and a conditioner that is trained along; clips end early."""
     recipe, one = alone
-    assert together(recipe, [f"trainer.strategy={strategy}", *[f"{key}.fit.batch_size=2" for key in KEYS]], tmp_path / "two") == [0, 0]
+    assert together(
+        recipe, [f"trainer.strategy={strategy}", *[f"{key}.fit.batch_size=2" for key in KEYS]], tmp_path / "two"
+    ) == [0, 0]
     compare(tmp_path / "two", one)
 
 
@@ -190,8 +192,18 @@ def test_a_training_in_shares_resumes_exactly(alone, tmp_path):
     """SIGKILL while a sharded checkpoint is being written; an optimizer of two kinds and averaged weights."""
     recipe, one = alone
     stage = "stages.codes.generator.fit."
-    changes = ["trainer.strategy=fsdp2", "stages.latents=null", "stages.meaning=null", "tokenizers.semantic=null", stage + "optimizer=muon"]
-    changes += [stage + "checkpoint_every=1", stage + "steps=3", f"tokenizers.acoustic.weights={one}/tokenizers/acoustic"]
+    changes = [
+        "trainer.strategy=fsdp2",
+        "stages.latents=null",
+        "stages.meaning=null",
+        "tokenizers.semantic=null",
+        stage + "optimizer=muon",
+    ]
+    changes += [
+        stage + "checkpoint_every=1",
+        stage + "steps=3",
+        f"tokenizers.acoustic.weights={one}/tokenizers/acoustic",
+    ]
     statuses = together(recipe, changes, tmp_path / "run", die_in_the_second_checkpoint)
     assert statuses == [-signal.SIGKILL, -signal.SIGKILL]
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")

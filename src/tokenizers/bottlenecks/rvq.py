@@ -211,7 +211,11 @@ def _synchronize(codebook: Any) -> None:
 
 def _sample(frames: Tensor, number: int) -> Tensor:
     """Draw ``[1, number, D]`` from the frames ``[1, N, D]`` of all processes, as a single process would."""
-    from vector_quantize_pytorch.vector_quantize_pytorch import all_gather_sizes, all_gather_variably_sized, sample_vectors
+    from vector_quantize_pytorch.vector_quantize_pytorch import (
+        all_gather_sizes,
+        all_gather_variably_sized,
+        sample_vectors,
+    )
 
     sizes = all_gather_sizes(frames[0], dim=0).tolist()
     whole = torch.cat(all_gather_variably_sized(frames[0].contiguous(), sizes))

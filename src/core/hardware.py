@@ -1,0 +1,70 @@
+"""Hardware that training times are estimated for, with the figures of its public data sheets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .precision import feasible
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device and its links.
+
+    Attributes:
+        name: Name of the product.
+        half: Operations per second in bfloat16, dense, with sums in float32.
+        single: Operations per second in float32.
+        memory: Bytes of memory; ``None`` if it is unknown.
+        bandwidth: Bytes per second that are read from or written to the memory.
+        link: Bytes per second and direction to the other devices of the same machine.
+        network: Bytes per second and direction to other machines, for each device. Data sheets do not contain it: it is
+            that of common machines.
+        share: Share of the operations per second that training reaches. It is an assumption.
+        dollars: Price per device and hour. It is an assumption, as prices differ between providers and over time.
+    """
+
+    name: str
+    half: float
+    single: float
+    memory: float | None
+    bandwidth: float
+    link: float
+    network: float
+    share: float = 0.4
+    dollars: float = 0.0
+
+
+HARDWARE = {
+    "a100": Hardware("NVIDIA A100 80GB SXM", 312e12, 19.5e12, 80e9, 2039e9, 300e9, 25e9, dollars=1.8),
+    "h100": Hardware("NVIDIA H100 SXM", 989e12, 67e12, 80e9, 3350e9, 450e9, 50e9, dollars=3.0),
+    "l4": Hardware("NVIDIA L4", 121e12, 30.3e12, 24e9, 300e9, 32e9, 3e9, dollars=0.7),
+    "4090": Hardware("NVIDIA GeForce RTX 4090", 165.2e12, 82.6e12, 24e9, 1008e9, 32e9, 3e9, dollars=0.4),
+}
+"""Devices by name. ``cpu`` is this machine, which :func:`measured` measures."""
+
+DEVICES_PER_MACHINE = 8
+"""Number of devices beyond which processes communicate over the network."""
+
+
+def measured() -> Hardware:
+    """This machine's processor, by the speed of a matrix product and of a copy, in about a tenth of a second."""
+    speed = {}
+    for dtype in (torch.float32, torch.bfloat16 if feasible("bf16-mixed", "cpu") == "bf16-mixed" else torch.float32):
+        a, b = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        speed[dtype] = 2 * 1024**3 / min(_seconds(lambda a=a, b=b: a @ b) for _ in range(4))
+    values, copies = torch.ones(8_000_000), torch.ones(8_000_000)
+    copied = 2 * values.nbytes / min(_seconds(lambda: copies.copy_(values)) for _ in range(4))
+    single = speed[torch.float32]
+    half = speed.get(torch.bfloat16, single)
+    return Hardware("this processor", half, single, None, copied, copied, copied, share=0.6)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

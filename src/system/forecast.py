@@ -1,0 +1,128 @@
+"""The table of what training a system will take, which `partita check` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from ..core.console import columns
+from ..core.devices import find_device
+from ..core.hardware import HARDWARE, Hardware, measured
+from ..core.progress import duration
+from ..core.registry import did_you_mean
+from ..errors import PartitaError
+from .assembly import Assembly
+from .estimate import Step, estimate
+
+
+def forecast(
+    system: Assembly, *, devices: int | None = None, strategy: str | None = None, hardware: str | None = None
+) -> Group:
+    """Return a table of memory, operations, seconds per step and duration of the training of each part.
+
+    Args:
+        system: The system, also on the meta device.
+        devices: Number of devices that train together. ``None`` takes those of the recipe, or one.
+        strategy: ``ddp`` or ``fsdp2``. ``None`` takes that of the recipe.
+        hardware: One of :data:`~partita.core.hardware.HARDWARE`, or ``cpu`` for this processor. ``None`` is ``cpu`` on
+            a machine without a GPU, and otherwise its GPU.
+
+    Raises:
+        PartitaError: The hardware is unknown.
+    """
+    where, lines = find_hardware(hardware), []
+    table = columns(
+        "part",
+        "trained",
+        "memory",
+        "activations",
+        "operations",
+        "step",
+        "steps",
+        "training",
+        right=("trained", "memory", "activations", "operations", "step", "steps", "training"),
+    )
+    for key, part in system.parts.items():
+        if system.part_plan(key).weights is not None or part.weightless or getattr(part, "trained_with_stage", False):
+            continue
+        fit, trainer = part.fit_options, system.plan.trainer | part.fit_options.trainer
+        count = devices or _devices(trainer)
+        seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
+        step = estimate(part, seconds)
+        if step is None:
+            table.add_row(key, f"{part.num_parameters:,}", "not estimated", "", "", "", f"{fit.steps:,}", "")
+            continue
+        sharded = (strategy or trainer.get("strategy")) == "fsdp2"
+        memory, each = step.memory(count, sharded=sharded), step.seconds(where, count, sharded=sharded)
+        table.add_row(
+            key,
+            f"{step.trained:,}",
+            _bytes(memory),
+            _bytes(step.activations),
+            f"{step.operations / 1e12:,.3g} T",
+            _seconds(each),
+            f"{fit.steps:,}",
+            duration(each * fit.steps) + price(where, count, each * fit.steps),
+        )
+        if where.memory is not None and memory > where.memory:
+            lines.append(f"{key} does not fit: {advice(step, where, count, sharded)}")
+    shares = f"{where.half * where.share / 1e12:,.3g} trillion operations per second in bfloat16 on each device"
+    notes = [f"estimated for {where.name}, at {shares}, with the tokens stored (memory per device)", *lines]
+    return Group(table, *(Text(f"training: {line}") for line in notes))
+
+
+def find_hardware(name: str | None) -> Hardware:
+    """Return the hardware of a name; see :func:`forecast`.
+
+    Raises:
+        PartitaError: It is unknown.
+    """
+    if name is None:
+        import torch
+
+        device = find_device("auto")
+        found = torch.cuda.get_device_name().lower() if device.type == "cuda" else "cpu"
+        name = next((one for one in HARDWARE if one in found), "cpu")
+    if name == "cpu":
+        return measured()
+    if name not in HARDWARE:
+        raise PartitaError(
+            f"there are no figures for the hardware {name!r}{did_you_mean(name, [*HARDWARE, 'cpu'])}; choose from "
+            f"{', '.join([*HARDWARE, 'cpu'])}"
+        )
+    return HARDWARE[name]
+
+
+def price(hardware: Hardware, devices: int, seconds: float) -> str:
+    """Return the price of a training, as a note after its duration; empty without a price."""
+    dollars = hardware.dollars * devices * seconds / 3600
+    return f", {dollars:,.0f} $" if dollars else ""
+
+
+def advice(step: Step, hardware: Hardware, devices: int, sharded: bool) -> str:
+    """Return what to change so that a training step fits into the memory."""
+    most = hardware.memory or 0.0
+    changes = []
+    if not sharded and devices > 1 and step.memory(devices, sharded=True) <= most:
+        changes.append("set trainer.strategy=fsdp2")
+    if not step.recomputed:
+        changes.append("set checkpointing=true")
+    if step.activations > most / 4:
+        changes.append("lower fit.batch_size and raise fit.accumulate")
+    return " or ".join(changes or ["train on more devices with trainer.strategy=fsdp2"])
+
+
+def _devices(trainer: dict[str, Any]) -> int:
+    given = trainer.get("devices")
+    each = given if isinstance(given, int) and given > 0 else len(given) if isinstance(given, list) else 1
+    return each * int(trainer.get("num_nodes") or 1)
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:,.3g} GB" if number >= 1e8 else f"{number / 1e6:,.3g} MB"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.3g} s" if seconds >= 1 else f"{seconds * 1000:,.3g} ms"

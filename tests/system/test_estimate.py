@@ -1,0 +1,159 @@
+"""Estimates of training steps, against steps that were really taken."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from partita.core.console import written
+from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
+from partita.core.fit import Fit
+from partita.core.hardware import HARDWARE, Hardware, measured
+from partita.errors import PartitaError
+from partita.generators.autoregressive import Autoregressive
+from partita.generators.backbones.transformer import Transformer
+from partita.generators.denoisers.dit import DiT
+from partita.generators.diffusion import Diffusion
+from partita.recipe.plan import load_recipe
+from partita.system.estimate import Step, estimate
+from partita.system.forecast import forecast
+from partita.system.system import System
+
+LARGE = ["stages.acoustic.generator=musicgen-large", "tokenizers.acoustic=encodec-48khz"]
+TEXT = {"text": Given(ConditionSpec(dim=12), "cross")}
+CODES = RepresentationSpec(4000, 1, 50.0, 4, 100)
+LATENTS = RepresentationSpec(4000, 1, 50.0, dim=8)
+
+
+def stage(kind, checkpointing, precision, batch=3):
+    sizes = {"width": 32, "depth": 5, "num_heads": 2}
+    if kind == "codes":
+        made = Autoregressive(CODES, TEXT, backbone=Transformer(**sizes), checkpointing=checkpointing)
+    else:
+        made = Diffusion(LATENTS, TEXT, denoiser=DiT(**sizes), checkpointing=checkpointing)
+    made.fit_options = Fit(batch_size=batch, precision=precision)
+    return made.train()
+
+
+def kept_and_operations(made, seconds):
+    """Bytes that a real step keeps for its backward pass, and the operations of its forward pass."""
+    fit, frames = made.fit_options, round(50 * seconds)
+    text = Condition(torch.randn(fit.batch_size, 64, 12), torch.ones(fit.batch_size, 64, dtype=torch.bool))
+    shape = (fit.batch_size, 4 if made.discrete else 8, frames)
+    target = torch.randint(100, shape) if made.discrete else torch.randn(shape)
+    kept, own = {}, {p.untyped_storage().data_ptr() for p in made.parameters()}
+
+    def keep(value):
+        if value.untyped_storage().data_ptr() not in own:
+            kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+        torch.autocast("cpu", torch.bfloat16, enabled=fit.precision != "32-true"),
+    ):
+        loss = made.loss(target, torch.ones(fit.batch_size, frames, dtype=torch.bool), {"text": text})["loss"]
+    assert loss.isfinite()
+    return sum(kept.values()), counter.get_total_flops()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("kind", ["codes", "latents"])
+def test_activations_and_operations_are_those_of_a_real_step(kind, precision, checkpointing):
+    made = stage(kind, checkpointing, precision)
+    kept, operations = kept_and_operations(made, 4.0)
+    step = estimate(made, 4.0)
+    if checkpointing:  # a block is kept while it is recomputed
+        whole, _ = kept_and_operations(stage(kind, False, precision), 4.0)
+        kept += (whole - kept) / 5
+        assert step.operations == pytest.approx(4 * operations)
+    else:
+        assert step.operations == pytest.approx(3 * operations)
+    assert step.activations == pytest.approx(kept, rel=0.05 if checkpointing else 0.02)
+    assert step.forward == pytest.approx(operations, rel=0.01)
+    assert made.training
+    assert made.backbone.training if kind == "codes" else made.denoiser.training
+
+
+def test_the_size_is_estimated_without_memory():
+    """MusicGen-large with its published batch of 192 clips of 30 s, on the meta device."""
+    made = System.outline(load_recipe("music-44khz-stereo", [*LARGE, "stages.acoustic.window=30"])).stages["acoustic"]
+    step = estimate(made, 30.0)
+    assert step.trained == pytest.approx(3.25e9, rel=0.02)
+    tokens = 192 * 30 * made.target.frame_rate
+    # two operations per token and weight: of 48 blocks without the keys and values of the text, and of the output
+    products = 2 * tokens * (48 * 14 * 2048**2 + made.codebooks.predicted * 2048)
+    assert products < step.forward < 1.1 * products  # the attention is the rest
+    assert step.memory() == 4 * (2 * step.trained + step.state) + step.activations
+    assert step.state == 3 * step.trained  # Adam's two averages, and averaged weights
+
+
+STEP = Step(
+    trained=1000, state=2000, largest_block=100, activations=5000, forward=10**9, recomputed=0, batches=2,
+    precision="bf16-mixed", moved=10_000,
+)  # fmt: skip
+DEVICE = Hardware("toy", 1e12, 1e11, 1e6, 1e6, 1e3, 1e2, share=0.5)
+
+
+def test_memory_is_divided_by_fsdp2_and_repeated_by_ddp():
+    assert STEP.memory() == 4 * 4000 + 5000
+    assert STEP.memory(4) == 4 * 5000 + 5000  # gradients in buckets
+    assert STEP.memory(4, sharded=True) == 4 * (1000 + 300) + 5000
+
+
+def test_the_slower_of_computation_and_communication_counts():
+    computed = 2 * 3e9 / (1e12 * 0.5)
+    assert STEP.seconds(DEVICE) == pytest.approx(computed + 0.01)
+    assert STEP.communicated(4) == 2 * 4 * 1000 * 3 / 4
+    assert STEP.seconds(DEVICE, 4) == pytest.approx(6.0 + 0.01)  # 6,000 bytes over the link
+    assert STEP.seconds(DEVICE, 16) == pytest.approx(75.0 + 0.01)  # 7,500 bytes over the network
+    assert STEP.seconds(DEVICE, 4, sharded=True) == pytest.approx(18.0 + 0.01 / 4)  # weights twice in both batches
+
+
+def test_muon_and_accumulation_are_counted():
+    made = stage("codes", False, "32-true")
+    adamw = estimate(made, 1.0)
+    made.fit_options = Fit(batch_size=3, optimizer="muon", accumulate=4, ema=0.9)
+    muon = estimate(made, 1.0)
+    hidden = sum(p.numel() for p in made.backbone.layers.blocks.parameters() if p.dim() == 2)
+    assert muon.state == adamw.state - hidden + adamw.trained
+    assert muon.operations == 4 * adamw.operations
+    assert muon.activations == adamw.activations
+
+
+def test_a_codec_is_estimated_and_k_means_is_not():
+    system = System.outline(load_recipe("chorales-hierarchical-tiny"))
+    codec = estimate(system.tokenizers["acoustic"], 1.0)
+    assert codec.trained == sum(p.numel() for p in system.tokenizers["acoustic"].parameters())
+    assert codec.forward > 0 < codec.activations
+    assert estimate(system.tokenizers["semantic"], 1.0) is None
+
+
+def test_the_forecast_says_what_does_not_fit_and_why():
+    system = System.outline(load_recipe("music-44khz-stereo", LARGE))
+    one = render(forecast(system, devices=1, hardware="a100"))
+    assert "stages/acoustic does not fit" in one
+    assert "lower fit.batch_size and raise fit.accumulate" in one
+    system = System.outline(load_recipe("music-44khz-stereo", [*LARGE, "stages.acoustic.generator.fit.batch_size=1"]))
+    assert "set trainer.strategy=fsdp2" in render(forecast(system, devices=64, hardware="4090"))
+    assert "does not fit" not in render(forecast(system, devices=64, hardware="4090", strategy="fsdp2"))
+
+
+def test_unknown_hardware_is_refused():
+    system = System.outline(load_recipe("chorales-tiny"))
+    with pytest.raises(PartitaError, match=r"no figures for the hardware 'a10'.*did you mean 'a100'"):
+        forecast(system, hardware="a10")
+
+
+def test_this_processor_is_measured():
+    here = measured()
+    assert 1e8 < here.single < 1e14
+    assert here.half >= 1e8 < here.bandwidth
+    assert all(one.half > one.single and one.memory for one in HARDWARE.values())
+
+
+def render(thing):
+    """A printed table as text."""
+
+    return written(thing)

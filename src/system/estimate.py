@@ -62,8 +62,7 @@ class Step:
         if sharded:
             # the blocks at hand: one that computes, the next one, and the gradients of one
             return SINGLE * (-(-numbers // devices) + 3 * self.largest_block) + self.activations
-        copies = self.trained if devices > 1 else 0  # DDP collects gradients in buckets of their own
-        return SINGLE * (numbers + copies) + self.activations
+        return SINGLE * numbers + self.activations
 
     def seconds(self, hardware: Hardware, devices: int = 1, *, sharded: bool = False) -> float:
         """Seconds of a step. Communication runs beside the computation; the slower one counts."""

@@ -222,6 +222,7 @@ class FitData(L.LightningDataModule):
             collate_fn=self.collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..core.logs import shared_logger
@@ -95,9 +96,12 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
         options["callbacks"] = [one for one in options["callbacks"] if not isinstance(one, ClipLogger)]
     try:
         trainer = L.Trainer(**options)
-        if trainer.world_size > 1 and not part.automatic_optimization and options.get("strategy") in (None, *_PLAIN):
-            # each of the two updates of a codec leaves the parameters of the other unused
-            trainer = L.Trainer(**options | {"strategy": "ddp_find_unused_parameters_true"})
+        if trainer.world_size > 1 and options.get("strategy") in (None, *_PLAIN):
+            # Each of the two updates of a codec leaves the parameters of the other unused. Gradients that are views of
+            # the buckets in which they are sent take no memory of their own.
+            unused = not part.automatic_optimization
+            strategy = DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
+            trainer = L.Trainer(**options | {"strategy": strategy})
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise PartitaError(f"{key}: L.Trainer refuses these options: {error}") from None
     return trainer

@@ -150,8 +150,8 @@ def page() -> str:
         for depth, frames, checkpointing in ((4, 500, False), (4, 500, True), (4, 1000, False)):
             seconds, expected, share = real(precision, depth, frames, checkpointing)
             checks.append(
-                f"| {precision} | {depth} | {frames} | {'yes' if checkpointing else 'no'} | {seconds:.2f} s | {expected:.2f} s "
-                f"| {share:.0%} |"
+                f"| {precision} | {depth} | {frames} | {'yes' if checkpointing else 'no'} | {seconds:.2f} s | "
+                f"{expected:.2f} s | {share:.0%} |"
             )
             print(checks[-1], flush=True)
     facts = machine()
@@ -174,7 +174,7 @@ from sizes and data sheets: none of them was measured on a GPU.** The same estim
     partita check chorales-tiny stages.acoustic.generator=musicgen-small --devices 64 --hardware h100
     partita check chorales-tiny stages.acoustic.generator=musicgen-large --devices 64 --hardware a100 --strategy fsdp2
 
-`--devices` and `--strategy` are those of the recipe's [`trainer:`](training.md#many-gpus-and-machines) unless they are given.
+Without `--devices` and `--strategy`, those of the recipe's [`trainer:`](training.md#many-gpus-and-machines) count.
 
 ## Full-size stages
 
@@ -191,9 +191,9 @@ code and {tokens} positions of text in half precision per clip. Steps are those 
 ## Hardware
 
 Figures of the data sheets: dense operations per second in bfloat16 with sums in float32 and in float32, memory, its
-bandwidth, and the bandwidth of the links inside a machine per direction. Training is assumed to reach {share:.0%} of the
-operations. The network between machines of 8 GPUs, per GPU and direction, and the price of a GPU hour are assumptions:
-look up your own.
+bandwidth, and the bandwidth of the links inside a machine per direction. Training is assumed to reach {share:.0%} of
+the operations. The network between machines of 8 GPUs, per GPU and direction, and the price of a GPU hour are
+assumptions: look up your own.
 
 | name | product | bfloat16 | float32 | memory | bandwidth | link | network | dollars per hour |
 |---|---|---|---|---|---|---|---|---|
@@ -203,12 +203,13 @@ look up your own.
 
 - **Operations** are counted: the forward pass of two blocks and one example is run without values, and multiplied. The
   backward pass takes twice as many, and a recomputed block once more.
-- **Memory** is four bytes per weight, gradient and number of the optimizer's and the average's state, and the tensors that
-  the forward pass keeps. FSDP2 divides weights, gradients and state by the number of GPUs and adds three blocks. Tests
-  compare the kept tensors with those of real steps: they agree within 2 %, and within 5 % if blocks are recomputed. The
+- **Memory** is four bytes per weight, gradient and number of the optimizer's and the average's state, and the tensors
+  that the forward pass keeps. FSDP2 divides weights, gradients and state by the number of GPUs and adds three blocks.
+  Tests compare the kept tensors with those of real steps: they agree within 2 %, or 5 % if blocks are recomputed. The
   memory of CUDA itself, about 1 GB, and fragmentation come on top.
-- **Time** is the larger of operations and communication, which run at the same time, and the optimizer's traffic to memory.
-  DDP sends the gradients around once; FSDP2 gathers weights in each pass and adds up gradients, in single precision.
+- **Time** is the larger of operations and communication, which run at the same time, and the optimizer's traffic to
+  memory. DDP sends the gradients around once; FSDP2 gathers weights in each pass and adds up gradients, in single
+  precision.
 - Not counted: loading data, and encoding audio and text if they are not stored.
 
 ## Against measured steps

@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="length of the text")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], nargs="+", default=["32-true", "bf16-mixed"])
+    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], nargs="+", default=["bf16-mixed", "32-true"])
     parser.add_argument("--checkpointing", action="store_true", help="recompute the blocks of ours")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dry", action="store_true", help="write no results")
@@ -178,8 +178,8 @@ def main() -> None:
         row = compare(argparse.Namespace(**vars(options) | {"precision": precision}))
         print(f"{precision}: {row['ratio']:.2f} times as fast, at {row['memory']:.2f} of the memory")
         rows.append(row)
-    if not options.dry:
-        save("train_step", rows, width=options.width, heads=options.heads)
+        if not options.dry:
+            save("train_step", rows, width=options.width, heads=options.heads)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,13 @@ import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file
+from torch import nn
 
 import partita.training.sharded
 from partita import load
-from partita.core.contracts import Example
+from partita.conditioners.base import Conditioner
+from partita.core.contracts import Condition, ConditionSpec, Example
+from partita.core.processes import of_all
 from partita.core.registry import register
 from partita.recipe.plan import load_recipe
 from partita.training.report import read_curves
@@ -46,6 +49,7 @@ tokenizers:
     fit: {steps: 4, batch_size: 4, crop: 0.5, validation_examples: 4}
 conditioners:
   text: {name: lookup, dim: 8, num_embeddings: 64, word_dropout: 0.2}
+  tone: {name: toy-gathered, fit: {steps: 4, batch_size: 4, lr: 1.0e-2, eps: 1.0e-2, validation_examples: 4}}
 stages:
   meaning:
     generator:
@@ -73,12 +77,19 @@ stages:
       noise_levels: logit_normal
       fit: {steps: 4, batch_size: 4, lr: 1.0e-2, eps: 1.0e-2, optimizer: muon, validation_examples: 4, accumulate: 2}
     target: acoustic/latents
-    given: [text, acoustic, semantic]
+    given: [text, tone, acoustic, semantic]
     window: 1.0
 data: toy-unequal
 trainer: {accelerator: cpu, logger: csv, log_every_n_steps: 1}
 """
-PARTS = ("tokenizers/acoustic", "tokenizers/semantic", "stages/meaning", "stages/codes", "stages/latents")
+PARTS = (
+    "tokenizers/acoustic",
+    "tokenizers/semantic",
+    "conditioners/tone",
+    "stages/meaning",
+    "stages/codes",
+    "stages/latents",
+)
 
 
 @register("data", "toy-unequal")
@@ -90,6 +101,37 @@ class Unequal(ToySines):
         length = int(whole.num_samples * np.random.default_rng(seed).choice([0.2, 0.5, 0.8, 1.0]))
         whole.audio[:, length:] = 0
         return Example(whole.audio, length, whole.fields)
+
+
+@register("conditioner", "toy-gathered")
+class Gathered(Conditioner):
+    """Learns two embeddings of each tone by telling them from those of the other examples."""
+
+    inputs = ("text",)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Embedding(8, 6), nn.Embedding(8, 6)
+
+    @property
+    def spec(self):
+        return ConditionSpec(dim=6)
+
+    def prepare(self, clips):
+        return {"tone": torch.tensor([int((clip.fields["text"] or "0").split()[-1]) for clip in clips])}
+
+    def forward(self, prepared):
+        values = self.first(prepared["tone"])[:, None]
+        return Condition(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+    def training_step(self, prepared, batch_idx):
+        first, second = of_all(self.first(prepared["tone"])), of_all(self.second(prepared["tone"]))
+        loss = nn.functional.cross_entropy(first @ second.T, torch.arange(len(first)))
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return self.fit_options.make_optimizer(self.parameters())
 
 
 def process(rank, port, recipe, changes, run, prepare):
@@ -131,6 +173,7 @@ def alive(one):
 KEYS = [
     "tokenizers.acoustic",
     "tokenizers.semantic",
+    "conditioners.tone",
     "stages.meaning.generator",
     "stages.codes.generator",
     "stages.latents.generator",
@@ -197,6 +240,7 @@ def test_a_training_in_shares_resumes_exactly(alone, tmp_path):
         "stages.latents=null",
         "stages.meaning=null",
         "tokenizers.semantic=null",
+        "conditioners.tone=null",
         stage + "optimizer=muon",
     ]
     changes += [

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 _SHARED: ContextVar[dict[str, Any] | None] = ContextVar("random state that the processes share", default=None)
 
@@ -59,8 +60,6 @@ def of_all(values: Tensor) -> Tensor:
     if world_size() == 1:
         return values
     if values.requires_grad:
-        from torch.distributed.nn.functional import all_gather
-
         return torch.cat(all_gather(values.contiguous()))
     found = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(world_size())]
     torch.distributed.all_gather(found, values.contiguous())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from rich.console import Group
 from rich.text import Text
 
@@ -80,8 +81,6 @@ def find_hardware(name: str | None) -> Hardware:
         PartitaError: It is unknown.
     """
     if name is None:
-        import torch
-
         device = find_device("auto")
         found = torch.cuda.get_device_name().lower() if device.type == "cuda" else "cpu"
         name = next((one for one in HARDWARE if one in found), "cpu")

@@ -27,6 +27,7 @@ from ..storage.download import fetch
 from ..storage.files import kind
 from .assembly import FILES, INDEX, Assembly
 from .checked_request import CheckedRequest
+from .forecast import forecast
 from .generation import continuation_samples, decoded, generate, not_finite_error
 from .mix import mixed
 from .prompts import input_warnings
@@ -57,8 +58,6 @@ class System(Assembly):
             strategy: ``ddp`` or ``fsdp2``. ``None`` takes that of the recipe.
             hardware: ``a100``, ``h100``, ``l4``, ``4090``, or ``cpu`` for this processor. ``None`` takes this machine.
         """
-        from .forecast import forecast  # what it needs of torch takes a second to import
-
         return forecast(self, devices=devices, strategy=strategy, hardware=hardware)
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 from collections.abc import Callable
@@ -19,12 +20,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from generate import CARDINALITY, CODEBOOKS, models
+from decode import CARDINALITY, CODEBOOKS, models
 from measuring import median_ratio, save, timed
 from torch import Tensor
 
 from partita.core.contracts import Condition
 from partita.core.fit import Fit
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of the processes, as in the command line: idle threads yield
 
 FIT = Fit(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
@@ -37,7 +40,7 @@ def batch(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def ours(options: argparse.Namespace) -> Callable[[], float]:
-    stage, _ = models(options.width, options.depth, options.heads, torch.float32)
+    stage, _ = models(options.width, options.depth, options.heads)
     stage.tail = False  # as in transformers' labels below
     stage.backbone.layers.checkpointing = options.checkpointing
     stage.train().to(options.device)
@@ -58,7 +61,7 @@ def ours(options: argparse.Namespace) -> Callable[[], float]:
 
 
 def theirs(options: argparse.Namespace) -> Callable[[], float]:
-    _, reference = models(options.width, options.depth, options.heads, torch.float32)
+    _, reference = models(options.width, options.depth, options.heads)
     reference.train().to(options.device)
     reference.config.use_cache = False
     for module in reference.modules():  # ours has none

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -55,8 +56,8 @@ def measured() -> Hardware:
     """This machine's processor, by the speed of a matrix product and of a copy, in about a tenth of a second."""
     speed = {}
     for dtype in (torch.float32, torch.bfloat16 if feasible("bf16-mixed", "cpu") == "bf16-mixed" else torch.float32):
-        a, b = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        speed[dtype] = 2 * 1024**3 / min(_seconds(lambda a=a, b=b: a @ b) for _ in range(4))
+        matrix = torch.ones(1024, 1024, dtype=dtype)
+        speed[dtype] = 2 * 1024**3 / min(_seconds(partial(torch.matmul, matrix, matrix)) for _ in range(4))
     values, copies = torch.ones(8_000_000), torch.ones(8_000_000)
     copied = 2 * values.nbytes / min(_seconds(lambda: copies.copy_(values)) for _ in range(4))
     single = speed[torch.float32]

@@ -28,7 +28,7 @@ def make_adam(kind: type[Adam], parameters: Iterable[nn.Parameter], **options: A
     chosen = list(parameters)
     optimizer = kind(chosen, fused=_pays(chosen) or None, **options)
     # Gradients in half precision are clipped, so they must be unscaled before the step rather than in the kernel.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
@@ -92,7 +92,9 @@ def hidden_matrices(module: nn.Module, left_out: tuple[str, ...]) -> list[nn.Par
         module: The module.
         left_out: Prefixes of the layers that read inputs or compute outputs.
     """
-    weights = [
-        (f"{name}.weight", layer.weight) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
+    linear = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        if name in linear and parameter.requires_grad and not name.startswith(left_out)
     ]
-    return [weight for name, weight in weights if weight.requires_grad and not name.startswith(left_out)]

@@ -65,7 +65,7 @@ class Part(Configured, L.LightningModule):
 
     @property
     def networks(self) -> Sequence[torch.nn.Module]:
-        """The modules that contain :attr:`blocks`."""
+        """The modules that contain :attr:`repeated_blocks`."""
         return []
 
     @property
@@ -74,7 +74,7 @@ class Part(Configured, L.LightningModule):
         return False
 
     @property
-    def blocks(self) -> list[torch.nn.Module]:
+    def repeated_blocks(self) -> list[torch.nn.Module]:
         """The modules with most of the weights, each of which gets the output of the one before as first argument."""
         return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -148,9 +149,9 @@ class Generator(Part):
         return [network for network in self.children() if isinstance(network, StageNetwork)]
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The blocks of the networks of the stage."""
-        return [block for network in self.networks for block in network.blocks]
+        return [block for network in self.networks for block in network.repeated_blocks]
 
     @property
     def recomputes(self) -> bool:
@@ -296,9 +297,7 @@ class Generator(Part):
         keep_all: Tensor | None = None
         for name, (condition, null) in pairs.items():
             device = condition.mask.device
-            uniform = per_example(
-                lambda examples, device=device: torch.rand(2, examples, device=device), len(condition.mask), device, 1
-            )
+            uniform = per_example(partial(_two, device), len(condition.mask), device, 1)
             if keep_all is None:
                 keep_all = uniform[0] >= self.condition_dropout.together
             keep = keep_all & (uniform[1] >= self.condition_dropout.alone.get(name, 0.0))
@@ -329,3 +328,8 @@ class Generator(Part):
         optimizer = self.fit_options.make_optimizer(trained, self.hidden_matrices)
         scheduler = self.fit_options.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _two(device: torch.device, examples: int) -> Tensor:
+    """Two uniform random numbers for each example, ``[2, examples]``."""
+    return torch.rand(2, examples, device=device)

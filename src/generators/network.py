@@ -53,7 +53,7 @@ class StageNetwork(Component):
         self.make_layers(setting)
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def repeated_blocks(self) -> list[nn.Module]:
         """The members of the network's lists of modules, which it calls one after the other."""
         lists = [module for module in self.modules() if isinstance(module, nn.ModuleList)]
         inner = {id(module) for outer in lists for member in outer for module in member.modules()}

@@ -90,7 +90,7 @@ def estimate(part: Part, seconds: float) -> Step | None:
         part: The part, also on the meta device.
         seconds: Length of the training examples.
     """
-    fit, blocks = part.fit_options, part.blocks
+    fit, blocks = part.fit_options, part.repeated_blocks
     numbers = sum(p.numel() for p in part.parameters() if p.requires_grad)
     try:
         kept, forward = _costs(part, seconds, recompute=part.recomputes)
@@ -118,7 +118,7 @@ def _costs(part: Part, seconds: float, *, recompute: bool) -> tuple[int, int]:
     Both are proportional to the number of examples and of equal blocks, apart from weights that are kept in half
     precision. Therefore few examples and blocks are outlined, which takes a fraction of a second for any size.
     """
-    fit, blocks = part.fit_options, part.blocks
+    fit, blocks = part.fit_options, part.repeated_blocks
     if len(blocks) < 3 or len({_shape(block) for block in blocks}) > 1:
         return _outlined(part, seconds, fit.batch_size, recompute)
     one, two = (_outlined(part, seconds, 1, recompute, blocks[number:]) for number in (1, 2))
@@ -130,7 +130,7 @@ def _costs(part: Part, seconds: float, *, recompute: bool) -> tuple[int, int]:
 
 def _of_a_block(part: Part, seconds: float) -> int:
     """Bytes that a block keeps while it is recomputed."""
-    blocks, fit = part.blocks, part.fit_options
+    blocks, fit = part.repeated_blocks, part.fit_options
     if len(blocks) < 2:
         return 0
     two, one = (_outlined(part, seconds, 1, False, blocks[number:])[0] for number in (2, 1))
@@ -183,7 +183,7 @@ class _Outline(nn.Module):
 def _without(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Make blocks return their input."""
     for block in blocks:
-        block.forward = _unchanged  # type: ignore[method-assign]
+        block.forward = _unchanged
     try:
         yield
     finally:

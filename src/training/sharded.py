@@ -43,7 +43,7 @@ class FullySharded(ModelParallelStrategy):
         self.accelerator.setup(trainer)
         part: Any = self.lightning_module
         try:
-            for block in (*part.blocks, part):
+            for block in (*part.repeated_blocks, part):
                 fully_shard(block, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True)
         except ValueError as error:
             raise PartitaError(f"{part.registered_name} cannot be trained in shares: {error}; use ddp") from None
@@ -120,8 +120,8 @@ class FullySharded(ModelParallelStrategy):
                 "this part and keeps the finished ones"
             ) from None
         for optimizer, one in zip(self.optimizers, others["optimizer_states"], strict=True):
-            numbers = {name: number for number, name in enumerate(self._ordered(optimizer))}
-            state = {numbers[name]: values for name, values in one["state"].items()}
+            order = self._ordered(optimizer)
+            state = {order.index(name): values for name, values in one["state"].items()}
             optimizer.load_state_dict({"state": state, "param_groups": one["param_groups"]})
         return others
 

@@ -107,9 +107,9 @@ class FullySharded(ModelParallelStrategy):
 
         try:
             others = torch.load(path / OTHERS, map_location="cpu", weights_only=True)
-            for state in _STATES:
-                if state in others:
-                    whole(others[state], state)
+            for kind in _STATES:
+                if kind in others:
+                    whole(others[kind], kind)
             for number, one in enumerate(others["optimizer_states"]):
                 for name, values in one["state"].items():
                     whole(values, f"{number}.{name}", name)

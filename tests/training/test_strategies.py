@@ -249,7 +249,8 @@ def test_a_training_in_shares_resumes_exactly(alone, tmp_path):
         f"tokenizers.acoustic.weights={one}/tokenizers/acoustic",
     ]
     statuses = together(recipe, changes, tmp_path / "run", die_in_the_second_checkpoint)
-    assert statuses == [-signal.SIGKILL, -signal.SIGKILL]
+    assert statuses[0] == -signal.SIGKILL
+    assert statuses[1] != 0  # it cannot go on alone
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")
     shares = [load_file(file) for file in sorted(checkpoint.glob("*.safetensors"))]
     name = "state_dict.backbone.layers.blocks.0.feed_forward.expand.weight"

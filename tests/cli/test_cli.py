@@ -197,3 +197,12 @@ def test_check_and_train_say_which_files_are_missing(partita, toy_recipe, tmp_pa
     for command in ("check", "train"):
         status, text = partita(command, toy_recipe, *wrong)
         assert (status, "3 mistakes" in text, f"no file or folder {tmp_path}/gone" in text) == (2, True, True), text
+
+
+def test_check_estimates_the_training_on_hardware_that_is_not_there(partita):
+    status, text = partita("check", "chorales-tiny", "--devices", "4", "--strategy", "fsdp2", "--hardware", "h100")
+    assert status == 0
+    assert "estimated for NVIDIA H100 SXM" in text
+    status, text = partita("check", "chorales-tiny", "--strategy", "pipeline")
+    assert status == 2
+    assert "--strategy must be ddp or fsdp2, not 'pipeline'" in text

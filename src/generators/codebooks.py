@@ -12,6 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from ..core.contracts import RepresentationSpec
 from ..layers.patterns import Layout
 
+AT_ONCE = 1 << 21
+"""Number of logits up to which those of all codebooks are computed at once, in one product. Larger products gain nothing
+by it, and the gradient of the output table would have to be rearranged."""
+
 MOST_LOGITS = 1 << 23
 """Maximum number of logits that training computes at once; in float32 they take 32 MB, and as much for each of their
 gradient and their logarithms of probabilities."""
@@ -133,7 +137,7 @@ class Codebooks(nn.Module):
         if self.any_refused:  # padding may hold ids that cannot be predicted
             codes = codes.masked_fill(~valid, 0)
         weights = self.weights(outputs.table)
-        if codes.numel() * self.most <= MOST_LOGITS:
+        if codes.numel() * self.most <= min(AT_ONCE, MOST_LOGITS):
             entropy = _entropy(self.allow(outputs.logits(weights), books=1), codes)
         else:
             frames = max(1, MOST_LOGITS // (len(codes) * self.most))

@@ -13,8 +13,8 @@ from ..core.contracts import RepresentationSpec
 from ..layers.patterns import Layout
 
 AT_ONCE = 1 << 21
-"""Number of logits up to which those of all codebooks are computed at once, in one product. Larger products gain nothing
-by it, and the gradient of the output table would have to be rearranged."""
+"""Number of logits up to which those of all codebooks are computed at once, in one product. Larger products gain
+nothing by it, and the gradient of the output table would have to be rearranged."""
 
 MOST_LOGITS = 1 << 23
 """Maximum number of logits that training computes at once; in float32 they take 32 MB, and as much for each of their

@@ -154,10 +154,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "partita_seconds": statistics.median(times["partita"]),
         "transformers_seconds": statistics.median(times["transformers"]),
         "ratio": median_ratio(times["transformers"], times["partita"]),
-        "partita_bytes": peaks["partita"],
-        "transformers_bytes": peaks["transformers"],
+        "partita_gibibytes": peaks["partita"] / 2**30,
+        "transformers_gibibytes": peaks["transformers"] / 2**30,
         "memory": peaks["partita"] / peaks["transformers"],
-        "first_losses": [losses[name][0] for name in CONTENDERS],
     }
 
 

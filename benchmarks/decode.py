@@ -113,11 +113,14 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs="+", default=[1], help="Numbers of clips in a batch.")
     parser.add_argument("--precisions", nargs="+", default=list(BYTES), choices=BYTES)
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="1 generates without guidance.")
+    parser.add_argument("--half", action="store_true", help="Also measure transformers in bfloat16.")
     options = parser.parse_args()
     torch.manual_seed(0)
     width, depth, heads = SHAPES[options.shape]
     stage, reference = models(width, depth, heads)
-    references = {"transformers fp32": reference, "transformers bf16": copy.deepcopy(reference).bfloat16()}
+    references = {"transformers fp32": reference}
+    if options.half:
+        references["transformers bf16"] = copy.deepcopy(reference).bfloat16()
     steps, speed = options.frames + CODEBOOKS - 1, bandwidth()
     print(f"memory: {speed / 1e9:.1f} GB/s with {torch.get_num_threads()} threads")
     stages = {precision: lowered(stage, precision, stepwise=True) for precision in options.precisions}

@@ -77,7 +77,7 @@ def main() -> None:
         facts = f"{where}, {result['threads']} threads, torch {result['torch']}, commit {result['commit']}"
         if "bandwidth" in result:
             facts += f"; the memory reads {result['bandwidth'] / 1e9:.3g} GB/s"
-        parts.append(f"`{result['command']}` on {facts}.\n")
+        parts.append(f"    {result['command']}\n\nMeasured on {facts}.\n")
         parts.append(table(result["rows"]) + "\n")
         if "plot" in result:
             plot(path.with_suffix(".png"), result["rows"], *result["plot"])

@@ -1,8 +1,10 @@
 """Kernels for generation on CPUs: PyTorch's numbers, and the same bits for a sample in every batch."""
 
 import os
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from itertools import product
 
 import pytest
@@ -258,3 +260,42 @@ def test_a_folder_that_cannot_be_written_only_warns(tmp_path):
     there, said = library_in_a_new_process(tmp_path / "file")
     assert not there
     assert "PARTITA_CACHE" in said
+
+
+UNDEFINED = """
+import ctypes, sys
+import torch
+from partita.layers import lowered, native_decoder, native_library, native_linear
+from partita.layers.transformer_blocks import BlockConfig, Transformer
+
+library = ctypes.CDLL(sys.argv[1])
+for function in (library.partita_step, library.partita_linear):
+    function.restype = None
+for module in (lowered, native_decoder, native_library, native_linear):
+    module.native_library = lambda: library
+torch.set_grad_enabled(False)
+for activation in ("gelu", "swiglu"):
+    network = Transformer(18, 1, 3, cross=True, block=BlockConfig(activation=activation)).eval()
+    for precision in ("fp32", "bf16", "int8"):
+        layers = lowered.lowered(network, precision, stepwise=True)
+        for size in (1.0, 1e-37, 1e-41, 1e38, float("inf"), float("nan")):
+            x, cross = torch.randn(2, 3, 18), torch.randn(2, 4, 18)
+            x[0] *= min(size, 1.0)
+            x[0, :, 4] = 0
+            x[1, 0, 2] = cross[1, 1, 5] = size
+            positions = network.positions(torch.arange(3)[None])
+            native_linear.NativeLinear(torch.nn.Linear(18, 7), precision)(x)
+            native_decoder.DecoderState(layers, positions, 3, cross=cross)(x)
+"""
+
+
+@pytest.mark.parametrize("processor", ["native", "any"])
+def test_kernels_do_nothing_undefined_whatever_the_numbers(tmp_path, processor):
+    """They are compiled so that whatever C leaves undefined, such as converting NaN to an integer, ends the process."""
+    source = files("partita.layers") / "csrc" / native_library.SOURCES[-1]
+    checks = ["-fsanitize=undefined,float-cast-overflow", "-fsanitize-undefined-trap-on-error", "-O1", "-w"]
+    flags = [*native_library.FLAGS, *checks, *(["-march=native"] if processor == "native" else [])]
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
+    made = tmp_path / "kernels.so"
+    subprocess.run([compiler, *flags, str(source), "-o", str(made), "-lm"], check=True)
+    subprocess.run([sys.executable, "-c", UNDEFINED, str(made)], check=True)

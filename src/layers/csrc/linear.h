@@ -42,16 +42,20 @@ static int threads(void) {
 #define BARRIER
 #endif
 
-/* Rounds a row to bytes and returns the size of one, which is no number if one of the row is none. */
+/* Rounds a row to bytes and returns the size of one, which is no number if one of the row is infinite or none. A row
+ * of numbers so small that 127 times the inverse of the largest overflows is zero. */
 static float round_row(const float *x, byte *out, int64_t width) {
     float most = 0;
     int32_t odd = 0;
     for (int64_t i = 0; i < width; i++) {
         most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        odd |= x[i] != x[i];
+        odd |= !(fabsf(x[i]) < INFINITY);
     }
-    float inverse = most > 0 ? 127.0f / most : 0;
-    for (int64_t i = 0; i < width; i++) out[i] = (byte)((int32_t)rintf(x[i] * inverse) + ZERO);
+    float inverse = most > 4e-37f ? 127.0f / most : 0;
+    if (odd) /* to convert such a number to an integer is undefined */
+        memset(out, ZERO, width);
+    else
+        for (int64_t i = 0; i < width; i++) out[i] = (byte)((int32_t)rintf(x[i] * inverse) + ZERO);
     return odd ? NAN : most / 127.0f;
 }
 

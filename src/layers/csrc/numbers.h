@@ -86,7 +86,7 @@ INLINE float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
+    int32_t bits = ((int32_t)(n > -127.0f ? n : -127.0f) + 127) << 23; /* also if x is no number */
     float power;
     memcpy(&power, &bits, 4);
     return p * power;

@@ -275,7 +275,8 @@ class ChainRun:
         spec = tokenizer.spec
         audio = convert(continuation, output.sample_rate, spec.sample_rate, spec.channels)
         frames = continuation_frames(continuation.shape[-1], output.sample_rate, spec)
-        encoded = encode_long(tokenizer, audio)
+        # One clip at a time: in a batch, rounding errors could change the latents or codes of a clip.
+        encoded = torch.cat([encode_long(tokenizer, clip[None]) for clip in audio])
         if not finite(encoded):
             raise not_finite_error(f"the tokenizer {target.tokenizer} returns latents that are not finite numbers")
         return target.take(encoded)[..., :frames]

@@ -189,3 +189,12 @@ def test_errors_reach_the_loop_over_the_chunks(make):
 
 def test_toys_stream(make):
     agree(make(TOY_RECIPE))
+
+
+def test_a_continuation_has_the_same_samples_alone_and_in_a_batch(make):
+    system = make(recipe(acoustic=stage("acoustic/latents", name="diffusion", sampling={"steps": 2})))
+    start = torch.sin(torch.arange(1777) / 5)[None, None] * torch.tensor([0.5, 0.2, 0.7])[:, None, None]
+    batch = system.generate(["a", "b", "c"], duration=2.0, seed=[3, 4, 5], continuation=start, splice=False)
+    for i, prompt in enumerate("abc"):
+        alone = system.generate([prompt], duration=2.0, seed=3 + i, continuation=start[i : i + 1], splice=False)
+        assert torch.equal(alone[0], batch[i])

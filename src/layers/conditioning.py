@@ -190,16 +190,18 @@ def _interpolate(values: Tensor, mask: Tensor, ratio: Fraction, frames: int, nea
 
     A place takes the frame that contains its center, or a mixture of the two frames around it. Masked
     neighbors do not count, so that values do not fade out at a border. Where the center falls into a masked
-    frame or past the end, the result is zero.
+    frame or past the end, the result is zero. A center on the border of two frames falls into both, so that the last
+    frame of a sequence counts for the same places whether padding follows it or not.
     """
     centers = (2 * torch.arange(frames, device="cpu") + 1) * ratio.numerator
     whole = 2 * ratio.denominator  # unit in which centers are counted
     last = values.shape[1] - 1
     at = (centers // whole).clamp(max=last).to(values.device)
+    before = ((centers - 1) // whole).clamp(max=last).to(values.device)  # another frame only on a border
     inside = (centers <= (last + 1) * whole).to(values.device)
-    present = (mask[:, at] & inside)[..., None]
+    present = ((mask[:, at] | mask[:, before]) & inside)[..., None]
     if nearest:
-        return values[:, at] * present
+        return torch.where(mask[:, at, None], values[:, at], values[:, before]) * present
     place = (centers.double() / whole - 0.5).clamp(0, last)
     low = place.long().to(values.device)
     high = (low + 1).clamp(max=last)

@@ -138,3 +138,14 @@ def test_what_is_attended_to_knows_its_time():
     cross = Conditioning(given, 8, 50.0)({"coarse": condition}, 6).cross
     assert not torch.allclose(cross[0, 0], cross[0, 1])
     assert torch.equal(cross[0, 2], torch.zeros(8))
+
+
+@pytest.mark.parametrize("nearest", [True, False])
+@pytest.mark.parametrize("ratio", ["2", "4", "2/3", "1", "1/2", "5/3"])
+def test_padding_after_a_condition_changes_nothing(ratio, nearest):
+    values = torch.randn(1, 3, 2)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    padded = torch.cat([values, torch.full((1, 4, 2), 9.0)], 1)
+    longer = torch.arange(7)[None] < 3
+    expected = _interpolate(values, mask, Fraction(ratio), 6, nearest)
+    assert torch.equal(_interpolate(padded, longer, Fraction(ratio), 6, nearest), expected)

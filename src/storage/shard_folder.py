@@ -10,8 +10,11 @@ import json
 import os
 import re
 import shutil
+import sys
 import zlib
+from array import array
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from ..errors import PartitaError
 from ..limits import LARGEST_INDEX, MOST_SHARDS, TooMuch, beyond
-from .files import replacing_file, saying_when_full
+from .files import kind, replacing_file, saying_when_full
 from .packed import unpack
 from .untrusted import own_file, read_json
 
@@ -159,7 +162,7 @@ def check_index(folder: Path, expected: int, *, shards: bool = True) -> None:
     Raises:
         PartitaError: The index is damaged, or names other files or another format, or a shard is incomplete.
     """
-    path = own_file(folder, INDEX, LARGEST_INDEX)
+    path = _held(folder, INDEX, LARGEST_INDEX)
     index = read_json(path, LARGEST_INDEX)
     config, chunks = index.get("config"), index.get("chunks")
     if not isinstance(config, dict) or not isinstance(chunks, list) or not chunks:
@@ -181,12 +184,40 @@ def check_index(folder: Path, expected: int, *, shards: bool = True) -> None:
                 seen.add(name)
             case _:
                 raise PartitaError(f"{path} names a shard that `partita tokenize` does not write: refused")
-        if shards and (held := own_file(folder, name).stat().st_size) != size:
-            raise PartitaError(
-                f"{folder / name} is damaged: it has {held:,} bytes instead of {size:,}; run `partita tokenize` again"
-            )
     if total != expected:
         raise PartitaError(f"{path} lists {total:,} examples instead of {expected:,}: run `partita tokenize` again")
+    for chunk in chunks if shards else ():
+        _check_shard(_held(folder, chunk["filename"]), chunk["chunk_size"], chunk["chunk_bytes"])
+
+
+def _held(folder: Path, name: str, largest: int | None = None) -> Path:
+    """Return the path of a file that a complete folder has; see :func:`~partita.storage.untrusted.own_file`."""
+    if not kind(folder / name):
+        raise PartitaError(f"{folder / name} cannot be read: there is no such file; run `partita tokenize` again")
+    return own_file(folder, name, largest)
+
+
+def _check_shard(path: Path, count: int, size: int) -> None:
+    """Check the size of a shard, and the table at its start: the number of examples, and where each begins and ends.
+
+    litdata makes room for as many examples as the table says, which can be billions in a damaged one.
+    """
+    held, table = path.stat().st_size, 4 * (count + 2)
+    if held != size:
+        raise PartitaError(
+            f"{path} is damaged: it has {held:,} bytes instead of {size:,}; run `partita tokenize` again"
+        )
+    with path.open("rb") as file:
+        numbers = array("I", file.read(table) if table <= size else b"")
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    borders = numbers[1:]
+    if (
+        len(numbers) != count + 2
+        or (numbers[0], borders[0], borders[-1]) != (count, table, size)
+        or any(begin >= end for begin, end in pairwise(borders))
+    ):
+        raise PartitaError(f"{path} is damaged: its table of examples is wrong; run `partita tokenize` again")
 
 
 class ShardReader:

@@ -193,7 +193,7 @@ def test_a_damaged_shard_is_named_and_written_again(base, folder):
     with pytest.raises(partita.PartitaError, match=r"shard-.* is damaged: it has .* bytes instead of"):
         read(folder)
     shard.unlink()
-    with pytest.raises(partita.PartitaError, match="cannot be read"):
+    with pytest.raises(partita.PartitaError, match=r"cannot be read: .*run `partita tokenize` again"):
         read(folder)
     partita.tokenize(base, folder, progress=False)
     assert shard.read_bytes() == content
@@ -203,6 +203,16 @@ def test_a_damaged_shard_is_named_and_written_again(base, folder):
     assert all(
         torch.equal(a, b) for a, b in zip(read(folder).representations.values(), wanted[0].values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("place", [3, 7, 11, 4 * 9 + 2])
+def test_a_damaged_table_of_examples_is_noticed_before_litdata_makes_room_for_billions(folder, place):
+    shard = next(folder.glob("train/shard*"))
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 0xFF
+    shard.write_bytes(content)
+    with pytest.raises(partita.PartitaError, match=r"shard-.* is damaged: .*run `partita tokenize` again"):
+        Shards(str(folder)).setup()
 
 
 def test_a_full_disk_ends_with_one_message_and_the_work_goes_on_later(base, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from ..errors import PartitaError
+from ..errors import PartitaError, printable
 from ..limits import LARGEST_AUDIO, TooMuch, beyond
 from ..storage.download import check_id
 from ..storage.files import kind
@@ -214,10 +214,14 @@ def audio_path(value: Any, roots: Sequence[Path] | None) -> Iterator[Path]:
                     raise PartitaError("it names a file outside the data set: refused")
                 yield path
                 return
-        case None:
+        case None | {"bytes": None, "path": None}:
             raise PartitaError("it has no audio")
         case _:
-            raise PartitaError(f"its audio is {type(value).__name__}, not an audio file")
+            found = f"a mapping of {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
+            raise PartitaError(
+                f"its audio is {printable(found):.80}, not an audio file: store the bytes or the path of a file, as "
+                "columns of the type datasets.Audio do"
+            )
     if beyond(len(content), LARGEST_AUDIO):
         raise TooMuch(f"its audio has {len(content):,} bytes, more than there can be ({LARGEST_AUDIO:,})")
     suffix = Path(name).suffix if isinstance(name, str) and re.fullmatch(r"\.\w{1,5}", Path(name).suffix) else ""

@@ -146,6 +146,22 @@ def test_unreadable_rows_are_named_and_skipped(tmp_path):
     assert len(found.report) == 5
 
 
+@pytest.mark.parametrize(
+    ("audio", "words"),
+    [
+        ({"array": [0.0, 0.5], "sampling_rate": 8000}, r"a mapping of array, sampling_rate, not .*datasets\.Audio"),
+        ([0.0, 0.5], r"list, not .*datasets\.Audio"),
+        ({"bytes": None, "path": None}, "it has no audio"),
+    ],
+)
+def test_what_is_no_audio_file_is_told(audio, words, tmp_path):
+    datasets.Dataset.from_dict({"audio": [audio] * 3}).save_to_disk(tmp_path / "set")
+    found = HubData(path=str(tmp_path / "set"))
+    found.setup()
+    with pytest.raises(UnreadableClip, match=words):
+        read(found, "train", 0)
+
+
 def test_audio_of_all_formats_is_the_same_as_in_a_folder(tmp_path):
     (tmp_path / "music").mkdir()
     songs = []

@@ -109,7 +109,7 @@ def _compile(sources: dict[str, str], kernels: Path, name: str) -> bool:
             command = [compiler, *FLAGS, *choice, str(made.with_name(SOURCES[-1])), "-o", str(made), "-lm"]
             try:
                 subprocess.run(command, check=True, capture_output=True, timeout=LONGEST)
-            except subprocess.SubprocessError:
+            except (OSError, subprocess.SubprocessError):  # what is called like a compiler may be none
                 continue
             made.chmod(0o700)
             made.replace(kernels / f"{name}-{_digest(made.read_bytes())}.so")

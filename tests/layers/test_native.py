@@ -228,6 +228,16 @@ def test_without_a_working_compiler_there_are_no_kernels(tmp_path):
     assert not list((tmp_path / "broken" / "kernels").iterdir())
 
 
+def test_a_compiler_that_cannot_be_started_gives_way_to_the_next(tmp_path):
+    path = fake_compiler(tmp_path, "exit 1")
+    for name in ("cc", "gcc", "clang"):
+        (tmp_path / name).write_bytes(b"\x7fELF nonsense")
+    there, said = library_in_a_new_process(tmp_path / "none", PATH=path, CC="")
+    assert not there
+    assert "install a C compiler" in said
+    assert library_in_a_new_process(tmp_path / "next", CC=str(tmp_path / "cc")) == (True, "")
+
+
 def test_a_compiler_that_writes_nonsense_is_survived(tmp_path):
     script = 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"'
     there, said = library_in_a_new_process(tmp_path / "c", PATH=fake_compiler(tmp_path, script), CC="")

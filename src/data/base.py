@@ -111,6 +111,7 @@ class Source(ABC):
         fields_known: Whether ``fields`` is exact before :meth:`setup`.
         carries_audio: Whether examples carry audio. Otherwise only stages can be trained on them, with stored
             representations.
+        license_option: Where the owner of the data states its license.
         varied: Whether two readings of a whole piece differ, because their seed decides more than the crop.
         stored_keys: Keys of the stored conditions that examples may carry, after :meth:`setup`.
         revision: Increased whenever the same arguments yield other examples, so that an evaluation of the old examples
@@ -119,6 +120,7 @@ class Source(ABC):
 
     attributes: ClassVar[tuple[str, ...]] = ()
     carries_audio: bool = True
+    license_option: str = "`license` of the folder"
     varied: bool = False
     stored_keys: frozenset[str] = frozenset()
     revision: int = 0

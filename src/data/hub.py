@@ -78,6 +78,7 @@ class HubData(Source):
     """
 
     fields_known = False
+    license_option = "`options.license` of the data"
 
     def __init__(
         self,

@@ -41,8 +41,13 @@ def supplies(source: Source) -> list[str]:
 
 def provenance(source: Source) -> list[str]:
     """Return a line for everything that the data is made of, with its license, also before its setup."""
-    yours = {UNKNOWN_LICENSE: f"{UNKNOWN_LICENSE}; state it with `license` of the folder"}
-    return [f"made of {origin.what}: {yours.get(origin.license, origin.license)}" for origin in source.origins]
+    lines = []
+    for member in source.members:
+        yours = {UNKNOWN_LICENSE: f"{UNKNOWN_LICENSE}; state it with {member.source.license_option}"}
+        lines += [
+            f"made of {origin.what}: {yours.get(origin.license, origin.license)}" for origin in member.source.origins
+        ]
+    return list(dict.fromkeys(lines))
 
 
 def training_gaps(source: Source, reads: Mapping[str, Sequence[str]], *, advise: bool = True) -> list[str]:

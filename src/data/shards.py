@@ -47,6 +47,7 @@ class Shards(Source):
 
     fields_known = False
     carries_audio = False
+    license_option = "`license` of the shards"
 
     def __init__(self, path: str, license: str | None = None) -> None:
         if not path:

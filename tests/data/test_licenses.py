@@ -10,10 +10,12 @@ from partita.data import library
 from partita.data.arrangement import Arrangements
 from partita.data.corpus import Corpus
 from partita.data.folder import Folder
+from partita.data.hub import HubData
 from partita.data.licenses import RESTRICTED, restriction
 from partita.data.mixture import Mixture
 from partita.data.overview import overview, provenance
 from partita.data.scores import read_pieces
+from partita.data.shards import Shards
 from partita.data.soundfont import SoundFont
 
 GOOD = "X:1\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|]\n"
@@ -96,3 +98,12 @@ def test_sources_say_what_they_are_made_of(tmp_path):
     assert "TimGM6mb.sf2" in lines[1]
     assert lines[2] == f"made of audio files in {tmp_path.name}: CC BY 4.0"
     assert "license not stated; state it with `license` of the folder" in provenance(Folder(str(tmp_path)))[0]
+
+
+def test_the_option_that_states_a_license_is_that_of_the_source(tmp_path):
+    own = [HubData(path=str(tmp_path)), Shards(str(tmp_path)), Folder(str(tmp_path))]
+    options = ("`options.license` of the data", "`license` of the shards", "`license` of the folder")
+    for source, option in zip(own, options, strict=True):
+        (line,) = provenance(source)
+        assert f"license not stated; state it with {option}" in line
+    assert provenance(Mixture(own, [1, 1, 1])) == [line for source in own for line in provenance(source)]

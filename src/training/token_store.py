@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,7 +148,14 @@ class Readers:
         order = [number for job in jobs for number in numbers_of(self.catalog, split, job)]
         workers = min(self.workforce.workers, len(order))
         try:
-            yield from DataLoader(readings, batch_size=None, sampler=order, num_workers=workers, collate_fn=_unchanged)
+            yield from DataLoader(
+                readings,
+                batch_size=None,
+                sampler=order,
+                num_workers=workers,
+                collate_fn=_unchanged,
+                worker_init_fn=_ignore_interrupts,
+            )
         except PartitaError as error:
             raise from_worker(error) from None
 
@@ -319,6 +327,11 @@ def _alone(store: ShardStore, node: int) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the main process, which ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(reading: Any) -> Any:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 import partita
@@ -261,6 +262,22 @@ def test_pieces_that_cannot_be_read_are_skipped_as_on_the_fly(base, tmp_path):
         Folder.read = read_folder
     assert found[0] == found[1]
     assert shards.report == ["1.wav: it is damaged", "4.wav: it is damaged"]
+
+
+def test_interrupts_of_a_terminal_are_left_to_the_main_process(base, tmp_path, monkeypatch):
+    (tmp_path / "music").mkdir()
+    soundfile.write(tmp_path / "music" / "a.wav", torch.zeros(4000).numpy(), 4000)
+    plan = load_recipe(base.values, [f"data={{name: folder, path: {tmp_path / 'music'}, validation: 0.0, test: 0.0}}"])
+    read_folder, main = Folder.read, os.getpid()
+
+    def interrupted(self, *arguments, **how):
+        assert os.getpid() != main
+        os.kill(os.getpid(), signal.SIGINT)
+        return read_folder(self, *arguments, **how)
+
+    monkeypatch.setattr(Folder, "read", interrupted)
+    partita.tokenize(plan, tmp_path / "shards", workers=1, progress=False)
+    assert (tmp_path / "shards" / CATALOG).is_file()
 
 
 class Bucket:

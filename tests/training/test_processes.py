@@ -1,6 +1,5 @@
 """Trainings in processes of their own: one that is killed, and two that train together."""
 
-import multiprocessing
 import os
 import runpy
 import signal
@@ -9,24 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import in_a_process
 
 from partita.recipe.plan import load_recipe
 from partita.training.report import read_curves
 from partita.training.training import train
 from saved_systems import same, weights
-
-
-def in_a_process(function, *args):
-    """Run a function in another process, and return the exit status."""
-    # A fork need not import everything again; but autograd has threads for a GPU, which forks lack.
-    process = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork").Process(
-        target=function, args=args
-    )
-    process.start()
-    process.join(300)
-    process.kill()  # rather than wait for one that hangs
-    process.join()
-    return process.exitcode
 
 
 def train_until_killed(recipe, run):

@@ -1,7 +1,6 @@
 """Tokens on disk: what is stored, resumed, refused, and trained on."""
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import in_a_process
 
 import partita
 from partita.core.part_key import PartKey
@@ -138,17 +138,6 @@ def killed_at_write(number, plan, folder):
 
     Path.replace = dying
     partita.tokenize(plan, folder, progress=False)
-
-
-def in_a_process(function, *args):
-    process = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork").Process(
-        target=function, args=args
-    )
-    process.start()
-    process.join(120)
-    process.kill()
-    process.join()
-    return process.exitcode
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ INLINE void products(const void *weight, const float *x, int64_t width, int colu
     for (i = 0; i + LANES <= width; i += LANES)
         for (int n = 0; n < columns; n++) {
             vector w = load(weight, n * width + i, kind);
-            __builtin_prefetch((const char *)weight + ((COLUMNS + n) * width + i) * size);
+            __builtin_prefetch((const char *)weight + ((COLUMNS + n) * width + i) * size, 0, 2);
             for (int m = 0; m < rows; m++) sums[n][m] += w * *(const loaded *)(x + m * width + i);
         }
     for (int n = 0; n < columns; n++)

@@ -5,7 +5,7 @@
 The stage is that of chorales-tiny, on clips of five seconds of rendered chorales. Waiting is the time between asking
 the loader for a batch and getting it; the rest of a step is encoding, if any, and the update of the weights. Processor
 seconds are those of the training process, also on a machine that is busy with other work. Without
-``--codec``, the codec has random weights, which does not change the time.
+a trained codec, it has random weights, which does not change the time.
 """
 
 from __future__ import annotations

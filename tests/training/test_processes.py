@@ -1,6 +1,5 @@
 """Trainings in processes of their own: one that is killed, and two that train together."""
 
-import os
 import runpy
 import signal
 import sys
@@ -8,29 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import in_a_process
+from processes import in_a_process, train_until_killed
 
 from partita.recipe.plan import load_recipe
 from partita.training.report import read_curves
 from partita.training.training import train
 from saved_systems import same, weights
-
-
-def train_until_killed(recipe, run):
-    """Train until the second checkpoint is half written."""
-    save, count = torch.save, 0
-
-    def dying(value, file, *args):
-        nonlocal count
-        count += 1
-        if count == 2:
-            file.write(b"half")
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        save(value, file, *args)
-
-    torch.save = dying
-    train(load_recipe(recipe), run)
 
 
 def run_script(path):
@@ -41,7 +23,7 @@ def run_script(path):
 
 def test_a_killed_process_leaves_no_half_file_and_resumes(toy_recipe, tmp_path):
     """SIGKILL while a checkpoint is being written."""
-    assert in_a_process(train_until_killed, toy_recipe, tmp_path / "run") == -signal.SIGKILL
+    assert in_a_process(train_until_killed, load_recipe(toy_recipe), tmp_path / "run") == -signal.SIGKILL
     checkpoint = tmp_path / "run" / "checkpoints" / "tokenizers-acoustic.ckpt"
     assert torch.load(checkpoint, weights_only=True)["state_dict"]
     plan = load_recipe(toy_recipe)
@@ -77,10 +59,8 @@ trainer: {accelerator: cpu, logger: csv}
 """
 
 
-def test_two_processes_train_as_one_with_all_their_examples(tmp_path):
-    """A codec with adversary, balancer, accumulation and averaged weights, and a stage on it."""
-    recipe = tmp_path / "together.yaml"
-    recipe.write_text(TOGETHER)
+def states_of_two(recipe, folder, before=""):
+    """Train in two processes, and return the state of each."""
     script = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
@@ -88,13 +68,21 @@ import toys, torch
 from partita.recipe.plan import load_recipe
 from partita.training.run_lock import is_first_process
 from partita.training.training import train
-system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(tmp_path / "two")!r})
+{before}
+system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(folder / "two")!r})
 state = {{f"{{name}} {{key}}": v for name, part in system.parts.items() for key, v in part.state_dict().items()}}
-torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first_process() else 1}}.pt")
+torch.save(state, {str(folder)!r} + f"/{{0 if is_first_process() else 1}}.pt")
 """
-    (tmp_path / "ddp.py").write_text(script)
-    assert in_a_process(run_script, tmp_path / "ddp.py") == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    (folder / "ddp.py").write_text(script)
+    assert in_a_process(run_script, folder / "ddp.py") == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def test_two_processes_train_as_one_with_all_their_examples(tmp_path):
+    """A codec with adversary, balancer, accumulation and averaged weights, and a stage on it."""
+    recipe = tmp_path / "together.yaml"
+    recipe.write_text(TOGETHER)
+    first, second = states_of_two(recipe, tmp_path)
     assert any("balancer.norms" in key for key in first)
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
     larger = ["tokenizers.acoustic.fit.batch_size=4", "stages.main.generator.fit.batch_size=4"]
@@ -112,22 +100,12 @@ def test_two_processes_share_the_tokens_that_the_first_one_stores(tmp_path):
     """The second process waits for them, also while the first one still stores."""
     recipe = tmp_path / "together.yaml"
     recipe.write_text(TOGETHER + "tokens: {versions: 2}\n")
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-import time, toys, torch
-from partita.recipe.plan import load_recipe
+    slow = """
+import time
 from partita.training import token_store
-from partita.training.run_lock import is_first_process
-from partita.training.training import train
 finish = token_store._finish
 token_store._finish = lambda *given: (time.sleep(1.0), finish(*given))
-system = train(load_recipe({str(recipe)!r}, ["trainer.devices=2"]), {str(tmp_path / "two")!r})
-state = {{f"{{name}} {{key}}": v for name, part in system.parts.items() for key, v in part.state_dict().items()}}
-torch.save(state, {str(tmp_path)!r} + f"/{{0 if is_first_process() else 1}}.pt")
 """
-    (tmp_path / "ddp.py").write_text(script)
-    assert in_a_process(run_script, tmp_path / "ddp.py") == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first, second = states_of_two(recipe, tmp_path, slow)
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
     assert (tmp_path / "two" / "tokens" / "tokens.json").is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import in_a_process
+from processes import in_a_process, train_until_killed
 
 import partita
 from partita.core.part_key import PartKey
@@ -220,22 +220,6 @@ def test_the_crop_is_the_frame_that_is_nearest_to_the_crop_on_the_fly(toy_recipe
         assert abs(kept[i].fields["seconds_start"] - live[i].fields["seconds_start"]) <= 0.5 / 40 + 1e-3
 
 
-def killed_in_training(plan, run):
-    save, count = torch.save, 0
-
-    def dying(value, file, *args):
-        nonlocal count
-        count += 1
-        if count == 2:
-            file.write(b"half")
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        save(value, file, *args)
-
-    torch.save = dying
-    train(plan, run)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_killed_on_shards_resumes_bit_by_bit(trained, tmp_path, workers):
     music = write_music(tmp_path / "long", [3.0, 2.5, 4.2, 1.5])
@@ -243,7 +227,7 @@ def test_a_training_killed_on_shards_resumes_bit_by_bit(trained, tmp_path, worke
     partita.tokenize(plan, tmp_path / "shards", progress=False)
     plan = from_shards(plan, tmp_path / "shards", f"stages.main.generator.fit.num_workers={workers}")
     train(plan, tmp_path / "uninterrupted")
-    assert in_a_process(killed_in_training, plan, tmp_path / "killed") == -signal.SIGKILL
+    assert in_a_process(train_until_killed, plan, tmp_path / "killed") == -signal.SIGKILL
     assert not (tmp_path / "killed" / "stages" / "main").exists()
     train(plan, tmp_path / "killed")
     assert same(weights(tmp_path / "uninterrupted"), weights(tmp_path / "killed"))

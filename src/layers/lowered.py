@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..core.precision import has_bfloat16
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
+from .large_pages import LargePages
 from .native_library import native_library
 from .native_linear import NativeLinear, fits
 
@@ -132,7 +133,7 @@ def lowered(module: Module, precision: InferencePrecision, *, stepwise: bool = F
         _copies[module] = state, {}
     made, kind = _copies[module][1], f"native {precision}" if native else precision
     if kind not in made:
-        lower = partial(NativeLinear, precision=precision) if native else LAYERS[precision]
+        lower = partial(NativeLinear, precision=precision, memory=LargePages()) if native else LAYERS[precision]
         made[kind] = _copy(
             module, {layer: lower(layer) for layer in weights if native or layer.in_features >= SMALLEST}
         )

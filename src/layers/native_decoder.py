@@ -7,8 +7,9 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from .large_pages import LargePages
 from .native_library import native_library
-from .native_linear import LinearStruct, NativeLinear, ScratchStruct, address, cores
+from .native_linear import LinearStruct, NativeLinear, ScratchStruct, address, cores, rounding_memory
 from .positions import Positions
 from .transformer_blocks import Block, Transformer
 
@@ -105,7 +106,7 @@ class DecoderState:
         self._width, self._heads, self._hidden = layers.width, layers.num_heads, first.feed_forward.contract.in_features
         self._wide = max(3 * layers.width, first.feed_forward.expand.out_features)
         self._work = sum(layer.weight.numel() for layer in first.modules() if isinstance(layer, NativeLinear))
-        rounded = first.self_attention.query_key_value.rounded.dtype != torch.float32
+        rounded = first.self_attention.query_key_value.precision != "fp32"
         self._dtype = torch.bfloat16 if rounded else torch.float32
         self._blocks = (BlockStruct * len(layers.blocks))(*(_block(block) for block in layers.blocks))
         self._stack = StackStruct(
@@ -133,7 +134,7 @@ class DecoderState:
     def _allocate(self, batch: int) -> None:
         """Allocate keys and values, and pass on where all tables are."""
         shape = (self._stack.depth, batch, self._heads, self.capacity, self._width // self._heads)
-        self._tables |= {name: torch.empty(shape, dtype=self._dtype) for name in ("keys", "values")}
+        self._tables |= {name: LargePages().empty(*shape, dtype=self._dtype) for name in ("keys", "values")}
         self._sequence.batch = batch
         for name, table in self._tables.items():
             setattr(self._sequence, name, address(table))
@@ -175,9 +176,11 @@ class DecoderState:
         if key not in self._scratches:
             widest = max(self._width, self._hidden)
             scores = threads * (self.capacity + self._sequence.cross_capacity)
-            sizes = [rows * widest, rows * self._width, rows * self._wide, scores, rows]
-            tensors = [torch.empty(size) for size in sizes] + [torch.empty(rows * widest, dtype=torch.int8)]
-            self._scratches = {key: (ScratchStruct(*map(address, tensors)), tensors)}
+            sizes = {"normed": widest, "mixed": self._width, "wide": self._wide}
+            memory = {name: torch.empty(rows, size) for name, size in sizes.items()}
+            memory |= {"scores": torch.empty(scores), **rounding_memory(rows, widest)}
+            pointers = {name: address(tensor) for name, tensor in memory.items()}
+            self._scratches = {key: (ScratchStruct(**pointers), [*memory.values()])}
         return self._scratches[key][0]
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..storage.cache import default_cache_dir
 
-SOURCES = ("numbers.h", "linear.h", "decoder.c")
+SOURCES = ("numbers.h", "rounded.h", "linear.h", "decoder.c")
 FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 CHOICES = (
     ("-march=native", "-fopenmp"),
@@ -59,8 +59,14 @@ def native_library() -> ctypes.CDLL | None:
     if library is None:
         warnings.warn("generation takes longer without its kernels: install a C compiler, such as gcc", stacklevel=2)
         return None
-    for function in (library.partita_step, library.partita_linear):
+    return declared(library)
+
+
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Return the kernels with the types of what their functions return."""
+    for function in (library.partita_step, library.partita_linear, library.partita_round):
         function.restype = None
+    library.partita_size.restype = ctypes.c_int64
     return library
 
 

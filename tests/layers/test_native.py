@@ -278,9 +278,7 @@ import torch
 from partita.layers import lowered, native_decoder, native_library, native_linear
 from partita.layers.transformer_blocks import BlockConfig, Transformer
 
-library = ctypes.CDLL(sys.argv[1])
-for function in (library.partita_step, library.partita_linear):
-    function.restype = None
+library = native_library.declared(ctypes.CDLL(sys.argv[1]))
 for module in (lowered, native_decoder, native_library, native_linear):
     module.native_library = lambda: library
 torch.set_grad_enabled(False)

@@ -67,23 +67,43 @@ INLINE float dot(const float *q, const void *keys, int64_t at, int64_t width, in
     return value;
 }
 
+#define SOON 32 /* places between those that are read and those that are fetched into the cache */
+
+/* Fetches `count` numbers from place i on. */
+INLINE void fetch(const void *from, int64_t i, int64_t count, int kind) {
+    int64_t size = kind == FLOAT ? 4 : 2;
+    for (int64_t j = 0; j < count * size; j += 64) __builtin_prefetch((const char *)from + i * size + j, 0, 2);
+}
+
+/* The i-th of the places that `order` lists, or of all. */
+INLINE int64_t place_at(const int32_t *order, int64_t i) { return order ? order[i] : i; }
+
 /* Attention of one query over `count` places, those that `order` lists or the first ones. */
 INLINE void attend(const float *q, const void *keys, const void *values, int64_t offset, const int32_t *order,
                    int64_t count, int64_t width, float *scores, float *out, int kind) {
-    float most = -INFINITY, total = 0, scale = 1.0f / sqrtf((float)width);
+    float most = -INFINITY, scale = 1.0f / sqrtf((float)width);
     for (int64_t i = 0; i < count; i++) {
-        scores[i] = dot(q, keys, offset + (order ? order[i] : i) * width, width, kind) * scale;
+        int64_t soon = i + SOON;
+        if (soon < count)
+            fetch(keys, offset + place_at(order, soon) * width, width, kind);
+        else if (soon < 2 * count)
+            fetch(values, offset + place_at(order, soon - count) * width, width, kind);
+        scores[i] = dot(q, keys, offset + place_at(order, i) * width, width, kind) * scale;
         most = scores[i] > most ? scores[i] : most;
     }
     for (int64_t i = 0; i < count; i++) scores[i] = exponential(scores[i] - most);
-    for (int64_t i = 0; i < count; i++) total += scores[i];
-    int64_t d = 0;
+    vector parts = {0};
+    int64_t i = 0, d = 0;
+    for (; i + LANES <= count; i += LANES) parts += *(const loaded *)(scores + i);
+    float total = sum(parts);
+    for (; i < count; i++) total += scores[i];
 #define PART(SIZE)                                                                          \
     for (; d + (SIZE) * LANES <= width; d += (SIZE) * LANES) {                              \
         vector mixed[SIZE];                                                                 \
         for (int j = 0; j < (SIZE); j++) mixed[j] = (vector){0};                            \
-        for (int64_t i = 0; i < count; i++) {                                               \
-            int64_t at = offset + (order ? order[i] : i) * width + d;                       \
+        for (i = 0; i < count; i++) {                                                       \
+            int64_t at = offset + place_at(order, i) * width + d, soon = i + SOON;          \
+            if (soon < count) fetch(values, offset + place_at(order, soon) * width + d, (SIZE) * LANES, kind); \
             for (int j = 0; j < (SIZE); j++) mixed[j] += scores[i] * load(values, at + j * LANES, kind); \
         }                                                                                   \
         for (int j = 0; j < (SIZE); j++) *(loaded *)(out + d + j * LANES) = mixed[j] / total; \
@@ -92,8 +112,8 @@ INLINE void attend(const float *q, const void *keys, const void *values, int64_t
     PART(1)
     for (; d < width; d++) {
         float mixed = 0;
-        for (int64_t i = 0; i < count; i++)
-            mixed += scores[i] * load_one(values, offset + (order ? order[i] : i) * width + d, kind);
+        for (i = 0; i < count; i++)
+            mixed += scores[i] * load_one(values, offset + place_at(order, i) * width + d, kind);
         out[d] = mixed / total;
     }
 }
@@ -136,6 +156,8 @@ static void self_attention(const Stack *stack, const Sequence *sequence, int64_t
             store_one(sequence->keys, to + i, k[i], sequence->half ? HALF : FLOAT);
             store_one(sequence->values, to + i, v[i], sequence->half ? HALF : FLOAT);
         }
+        int64_t first = place < SOON ? place : SOON;
+        fetch(sequence->keys, to - place * width, first * width, sequence->half ? HALF : FLOAT);
     }
     BARRIER
     for (int64_t task = thread(); task < rows * heads; task += threads()) {

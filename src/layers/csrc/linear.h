@@ -2,22 +2,24 @@
 
 #pragma once
 
-#include "numbers.h"
+#include "rounded.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
+#define COLUMNS 4 /* outputs of a linear layer of floats that are computed together */
+
 typedef struct {
-    const void *weight;   /* [outputs, inputs], row by row: float, bfloat16 or int8 */
-    const float *scales;  /* [outputs] of int8 weights */
-    const int32_t *sums;  /* [outputs], sums of the int8 weights of a row */
-    const float *bias;    /* [outputs] or NULL */
+    const void *weight;  /* floats [outputs, inputs], or rounded numbers in panels */
+    const float *scales; /* [outputs] of bytes, with room for whole panels */
+    const float *bias;   /* [outputs] or NULL */
     int64_t outputs, inputs, kind;
 } Linear;
 
 typedef struct {
     float *normed, *mixed, *wide, *scores, *scales; /* [rows, ...], scores [threads, capacity] */
     byte *bytes;                                    /* [rows, widest input] */
+    int32_t *totals;                                /* [rows] */
 } Scratch;
 
 static int thread(void) {
@@ -42,156 +44,98 @@ static int threads(void) {
 #define BARRIER
 #endif
 
-/* Rounds a row to bytes and returns the size of one, which is no number if one of the row is infinite or none. A row
- * of numbers so small that 127 times the inverse of the largest overflows is zero. */
-static float round_row(const float *x, byte *out, int64_t width) {
-    float most = 0;
-    int32_t odd = 0;
-    for (int64_t i = 0; i < width; i++) {
-        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        odd |= !(fabsf(x[i]) < INFINITY);
-    }
-    float inverse = most > 4e-37f ? 127.0f / most : 0;
-    if (odd) /* to convert such a number to an integer is undefined */
-        memset(out, ZERO, width);
-    else
-        for (int64_t i = 0; i < width; i++) out[i] = (byte)((int32_t)rintf(x[i] * inverse) + ZERO);
-    return odd ? NAN : most / 127.0f;
-}
-
-/* Products of `columns` rows of weights with `rows` rows of numbers, one sum for each pair. */
-INLINE void products(const void *weight, const float *x, int64_t width, int columns, int rows, int kind,
-                     float out[COLUMNS][COLUMNS]) {
-    vector sums[COLUMNS][COLUMNS];
-    int size = kind == FLOAT ? 4 : 2;
+/* Products of `columns` outputs with `rows` rows of numbers, one sum for each pair. */
+INLINE void products(const float *weight, const float *x, int64_t width, int columns, int rows,
+                     float out[COLUMNS][ROWS]) {
+    vector sums[COLUMNS][ROWS];
     for (int n = 0; n < columns; n++)
         for (int m = 0; m < rows; m++) sums[n][m] = (vector){0};
     int64_t i;
     for (i = 0; i + LANES <= width; i += LANES)
         for (int n = 0; n < columns; n++) {
-            vector w = load(weight, n * width + i, kind);
-            __builtin_prefetch((const char *)weight + ((COLUMNS + n) * width + i) * size, 0, 2);
+            vector w = *(const loaded *)(weight + n * width + i);
+            __builtin_prefetch(weight + (COLUMNS + n) * width + i, 0, 2);
             for (int m = 0; m < rows; m++) sums[n][m] += w * *(const loaded *)(x + m * width + i);
         }
     for (int n = 0; n < columns; n++)
         for (int m = 0; m < rows; m++) {
             float value = sum(sums[n][m]);
-            for (int64_t j = i; j < width; j++) value += load_one(weight, n * width + j, kind) * x[m * width + j];
+            for (int64_t j = i; j < width; j++) value += weight[n * width + j] * x[m * width + j];
             out[n][m] = value;
         }
 }
 
-INLINE void byte_products(const int8_t *weight, const byte *x, int64_t width, int columns, int rows,
-                          int32_t out[COLUMNS][COLUMNS]) {
-    int64_t i = 0;
-#if ZERO
-    __m512i sums[COLUMNS][COLUMNS];
-    for (int n = 0; n < columns; n++)
-        for (int m = 0; m < rows; m++) sums[n][m] = _mm512_setzero_si512();
-    for (; i + 64 <= width; i += 64)
-        for (int n = 0; n < columns; n++) {
-            __m512i w = _mm512_loadu_si512(weight + n * width + i);
-            __builtin_prefetch(weight + (COLUMNS + n) * width + i);
-            for (int m = 0; m < rows; m++)
-                sums[n][m] = _mm512_dpbusd_epi32(sums[n][m], _mm512_loadu_si512(x + m * width + i), w);
-        }
-    for (int n = 0; n < columns; n++)
-        for (int m = 0; m < rows; m++) out[n][m] = _mm512_reduce_add_epi32(sums[n][m]);
-#elif defined(__AVX2__)
-    __m256i sums[COLUMNS][COLUMNS];
-    for (int n = 0; n < columns; n++)
-        for (int m = 0; m < rows; m++) sums[n][m] = _mm256_setzero_si256();
-    for (; i + 16 <= width; i += 16)
-        for (int n = 0; n < columns; n++) {
-            __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weight + n * width + i)));
-            __builtin_prefetch(weight + (COLUMNS + n) * width + i);
-            for (int m = 0; m < rows; m++) {
-                __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(x + m * width + i)));
-                sums[n][m] = _mm256_add_epi32(sums[n][m], _mm256_madd_epi16(v, w));
-            }
-        }
-    for (int n = 0; n < columns; n++)
-        for (int m = 0; m < rows; m++) {
-            int32_t lanes[8], total = 0;
-            memcpy(lanes, &sums[n][m], sizeof lanes);
-            for (int j = 0; j < 8; j++) total += lanes[j];
-            out[n][m] = total;
-        }
-#else
-    for (int n = 0; n < columns; n++)
-        for (int m = 0; m < rows; m++) {
-            int32_t total = 0;
-            for (; i < width; i++) total += (int32_t)weight[n * width + i] * x[m * width + i];
-            out[n][m] = total;
-            i = 0;
-        }
-    i = width;
-#endif
-    for (int n = 0; n < columns; n++)
-        for (int m = 0; m < rows; m++)
-            for (int64_t j = i; j < width; j++) out[n][m] += (int32_t)weight[n * width + j] * x[m * width + j];
+INLINE void write_one(const Linear *layer, float value, float *to, int64_t n, int add) {
+    if (layer->bias) value += layer->bias[n];
+    to[n] = add ? to[n] + value : value;
 }
 
-INLINE void tile(const Linear *layer, const float *x, const byte *bytes, const float *scales, float *out, int64_t n0,
-                 int columns, int rows, int add) {
-    float made[COLUMNS][COLUMNS];
-    int64_t width = layer->inputs;
+/* Outputs from n on, COLUMNS of a layer of floats or one, of `rows` rows from m on. */
+INLINE void column_tile(const Linear *layer, const float *x, float *out, int64_t n, int64_t m, int columns, int rows,
+                        int add) {
+    float made[COLUMNS][ROWS];
+    products((const float *)layer->weight + n * layer->inputs, x + m * layer->inputs, layer->inputs, columns, rows, made);
+    for (int j = 0; j < rows; j++)
+        for (int i = 0; i < columns; i++) write_one(layer, made[i][j], out + (m + j) * layer->outputs, n + i, add);
+}
+
+/* The panel of outputs from n on, of `rows` rows from m on. */
+INLINE void panel_tile(const Linear *layer, const float *x, float *out, int64_t n, int64_t m, int rows, int add,
+                       const Scratch *scratch) {
+    int64_t room = stored_inputs(layer->inputs, layer->kind), count = layer->outputs - n;
+    vector made[ROWS];
     if (layer->kind == BYTE) {
-        int32_t whole[COLUMNS][COLUMNS];
-        byte_products((const int8_t *)layer->weight + n0 * width, bytes, width, columns, rows, whole);
-        for (int n = 0; n < columns; n++)
-            for (int m = 0; m < rows; m++)
-                made[n][m] = (float)(whole[n][m] - ZERO * layer->sums[n0 + n]) * (layer->scales[n0 + n] * scales[m]);
-    } else if (layer->kind == HALF) {
-        products((const uint16_t *)layer->weight + n0 * width, x, width, columns, rows, HALF, made);
+        byte_panel((const uint8_t *)layer->weight + n * room, scratch->bytes + m * room, scratch->totals + m,
+                   scratch->scales + m, room, rows, made);
+        for (int j = 0; j < rows; j++) made[j] *= *(const loaded *)(layer->scales + n);
     } else {
-        products((const float *)layer->weight + n0 * width, x, width, columns, rows, FLOAT, made);
+        half_panel((const uint16_t *)layer->weight + n * room, x + m * layer->inputs, layer->inputs, rows, made);
     }
-    for (int m = 0; m < rows; m++)
-        for (int n = 0; n < columns; n++) {
-            float value = layer->bias ? made[n][m] + layer->bias[n0 + n] : made[n][m];
-            float *to = out + m * layer->outputs + n0 + n;
-            *to = add ? *to + value : value;
+    for (int j = 0; j < rows; j++) {
+        float *to = out + (m + j) * layer->outputs;
+        if (count >= LANES) {
+            loaded *place = (loaded *)(to + n);
+            if (layer->bias) made[j] += *(const loaded *)(layer->bias + n);
+            if (add) made[j] += *place;
+            *place = made[j];
+        } else {
+            for (int i = 0; i < count; i++) write_one(layer, made[j][i], to, n + i, add);
         }
+    }
 }
 
-/* The share of this thread of the outputs `[begin, end)` of a linear layer. */
-static void share(const Linear *layer, int64_t *begin, int64_t *end) {
-    int64_t groups = (layer->outputs + COLUMNS - 1) / COLUMNS, t = thread(), all = threads();
-    *begin = groups * t / all * COLUMNS;
-    *end = groups * (t + 1) / all * COLUMNS;
-    if (*end > layer->outputs) *end = layer->outputs;
+INLINE void tile(const Linear *layer, const float *x, float *out, int64_t n, int64_t m, int rows, int add,
+                 const Scratch *scratch) {
+    if (layer->kind != FLOAT)
+        panel_tile(layer, x, out, n, m, rows, add, scratch);
+    else if (n + COLUMNS <= layer->outputs)
+        column_tile(layer, x, out, n, m, COLUMNS, rows, add);
+    else
+        for (; n < layer->outputs; n++) column_tile(layer, x, out, n, m, 1, rows, add);
 }
 
 /* A linear layer of all rows, computed by all threads; it ends with a barrier. Rows as bytes are made before. */
 static void linear(const Linear *layer, const float *x, float *out, int64_t rows, int add, const Scratch *scratch) {
-    int64_t begin, end, width = layer->inputs;
+    int64_t width = layer->inputs, room = stored_inputs(width, BYTE);
     if (layer->kind == BYTE) {
         for (int64_t m = thread(); m < rows; m += threads())
-            scratch->scales[m] = round_row(x + m * width, scratch->bytes + m * width, width);
+            scratch->scales[m] =
+                round_row(x + m * width, scratch->bytes + m * room, width, room, scratch->totals + m);
         BARRIER
     }
-    share(layer, &begin, &end);
-    for (int64_t n = begin; n < end;) {
-        int columns = end - n >= COLUMNS ? COLUMNS : 1;
-        for (int64_t m = 0; m < rows; m += COLUMNS) {
-            const float *from = x + m * width, *scales = scratch->scales + m;
-            const byte *bytes = scratch->bytes + m * width;
-            float *to = out + m * layer->outputs;
-#define CASE(ROWS)                                                               \
-    if (columns == 1)                                                            \
-        tile(layer, from, bytes, scales, to, n, 1, ROWS, add);                   \
-    else                                                                         \
-        tile(layer, from, bytes, scales, to, n, COLUMNS, ROWS, add);             \
-    break;
-            switch (rows - m) {
-            case 1: CASE(1)
-            case 2: CASE(2)
-            case 3: CASE(3)
-            default: CASE(COLUMNS)
+    int64_t size = layer->kind == FLOAT ? COLUMNS : LANES, groups = (layer->outputs + size - 1) / size;
+    int64_t most = layer->kind == FLOAT && ROWS > 4 ? 4 : ROWS; /* rows whose sums there are registers for */
+    for (int64_t group = groups * thread() / threads(); group < groups * (thread() + 1) / threads(); group++)
+        for (int64_t m = 0, taken; m < rows; m += taken) {
+            int64_t left = rows - m, n = group * size;
+            taken = left >= most ? most : left < 4 ? left : 4;
+            switch (taken) {
+            case 1: tile(layer, x, out, n, m, 1, add, scratch); break;
+            case 2: tile(layer, x, out, n, m, 2, add, scratch); break;
+            case 3: tile(layer, x, out, n, m, 3, add, scratch); break;
+            case 4: tile(layer, x, out, n, m, 4, add, scratch); break;
+            default: panel_tile(layer, x, out, n, m, ROWS, add, scratch);
             }
         }
-        n += columns;
-    }
     BARRIER
 }

@@ -11,22 +11,18 @@
 
 #ifdef __AVX512F__
 #define LANES 16
+#define ROWS 8 /* maximum number of rows of a linear layer that are computed together */
 #else
 #define LANES 8
-#endif
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define ZERO 128 /* the instruction multiplies unsigned with signed bytes */
-typedef uint8_t byte;
-#else
-#define ZERO 0
-typedef int8_t byte;
+#define ROWS 4
 #endif
 #define INLINE static inline __attribute__((always_inline))
-#define COLUMNS 4 /* outputs of a linear layer that are computed together, and rows */
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float loaded __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint32_t loaded_words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t integers __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 enum { FLOAT = 0, HALF = 1, BYTE = 2 };
@@ -43,16 +39,22 @@ INLINE float sum(vector v) {
 #endif
 }
 
-INLINE float from_half(uint16_t half) {
-    uint32_t bits = (uint32_t)half << 16;
+INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+INLINE float float_of(uint32_t bits) {
     float value;
     memcpy(&value, &bits, 4);
     return value;
 }
 
+INLINE float from_half(uint16_t half) { return float_of((uint32_t)half << 16); }
+
 INLINE uint16_t to_half(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
+    uint32_t bits = bits_of(value);
     if (value != value) return 0x7fc0; /* rounding would make it a number */
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
@@ -60,7 +62,12 @@ INLINE uint16_t to_half(float value) {
 /* The numbers from place i of an array of floats or halves. */
 INLINE vector load(const void *from, int64_t i, int kind) {
     if (kind == FLOAT) return *(const loaded *)((const float *)from + i);
-    return (vector)(__builtin_convertvector(*(const halves *)((const uint16_t *)from + i), words) << 16);
+    const uint16_t *place = (const uint16_t *)from + i;
+#ifdef __AVX512F__ /* compilers take four instructions to widen the numbers */
+    return (vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)place)), 16);
+#else
+    return (vector)(__builtin_convertvector(*(const halves *)place, words) << 16);
+#endif
 }
 
 INLINE float load_one(const void *from, int64_t i, int kind) {
@@ -86,10 +93,7 @@ INLINE float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)(n > -127.0f ? n : -127.0f) + 127) << 23; /* also if x is no number */
-    float power;
-    memcpy(&power, &bits, 4);
-    return p * power;
+    return p * float_of((uint32_t)((int32_t)(n > -127.0f ? n : -127.0f) + 127) << 23); /* also if x is no number */
 }
 
 /* x times the normal distribution function, whose error is below 1e-7 (Abramowitz and Stegun 7.1.26). */

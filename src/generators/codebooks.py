@@ -12,13 +12,15 @@ from torch.utils.checkpoint import checkpoint
 from ..core.contracts import RepresentationSpec
 from ..layers.patterns import Layout
 
-AT_ONCE = 1 << 21
-"""Number of logits up to which those of all codebooks are computed at once, in one product. Larger products gain
-nothing by it, and the gradient of the output table would have to be rearranged."""
+MOST_KEPT = 1 << 21
+"""Maximum number of logits that are kept for the backward pass rather than computed again."""
 
 MOST_LOGITS = 1 << 23
 """Maximum number of logits that training computes at once; in float32 they take 32 MB, and as much for each of their
 gradient and their logarithms of probabilities."""
+
+NO_CODE = -100
+"""Stands for a code that is not there, in targets alone."""
 
 
 class Outputs(NamedTuple):
@@ -33,6 +35,11 @@ class Outputs(NamedTuple):
     hidden: Tensor
     layout: Layout
     table: Tensor
+
+    @property
+    def dense(self) -> bool:
+        """Whether almost every hidden state predicts a code of each codebook."""
+        return self.hidden.shape[1] <= 1.25 * self.layout.steps.shape[1]
 
     def logits(self, weights: Tensor) -> Tensor:
         """All logits at once, ``[B, K, T, most]``, with the table as ``weights`` ``[K, most, width]``."""
@@ -131,45 +138,72 @@ class Codebooks(nn.Module):
     def cross_entropy(self, outputs: Outputs, codes: Tensor, valid: Tensor) -> Tensor:
         """Cross-entropy in nats ``[B, K, T]`` of codes ``[B, K, T]``, 0 where ``valid`` is false.
 
-        More than :data:`MOST_LOGITS` logits never exist at once: they are computed in chunks of one codebook and some
-        frames, and again in the backward pass.
+        More than :data:`MOST_LOGITS` logits never exist at once: they are computed in chunks, and again in the backward
+        pass. A chunk has some hidden states and all codebooks or, where a hidden state does not predict a code of each,
+        some frames of one codebook.
         """
         if self.any_refused:  # padding may hold ids that cannot be predicted
             codes = codes.masked_fill(~valid, 0)
-        weights = self.weights(outputs.table)
-        if codes.numel() * self.most <= min(AT_ONCE, MOST_LOGITS):
-            entropy = _entropy(self.allow(outputs.logits(weights), books=1), codes)
+        hidden, places, weights = outputs.hidden, outputs.layout.steps - 1, self.weights(outputs.table)
+        keep = codes.numel() * self.most <= min(MOST_KEPT, MOST_LOGITS)
+        if outputs.dense:
+            books = torch.arange(len(places), device=places.device)[:, None]
+            targets = codes.new_full((len(codes), hidden.shape[1], len(places)), NO_CODE)
+            targets[:, places, books] = codes
+            size = len(codes) * len(places) * self.most
+            parts = zip(_chunks(hidden, size), _chunks(targets, size), strict=True)
+            chunks = [self._some(part, weights, self.refused, some, keep) for part, some in parts]
+            entropy = torch.cat(chunks, dim=1)[:, places, books]
         else:
-            frames = max(1, MOST_LOGITS // (len(codes) * self.most))
+            size = len(codes) * self.most
             entropy = torch.stack(
                 [
                     torch.cat(
                         [
-                            self._some(outputs.hidden, weight, refused, at, some)
-                            for at, some in zip(places.split(frames), book.split(frames, dim=1), strict=True)
+                            self._some(hidden, weights[k : k + 1], self.refused[k], some[..., None], keep, at)[..., 0]
+                            for at, some in zip(_chunks(places[k], size, 0), _chunks(codes[:, k], size), strict=True)
                         ],
                         dim=1,
                     )
-                    for weight, refused, places, book in zip(
-                        weights.unbind(), self.refused, outputs.layout.steps - 1, codes.unbind(1), strict=True
-                    )
+                    for k in range(len(places))
                 ],
                 dim=1,
             )
         return entropy.masked_fill(~valid, 0.0)
 
-    def _some(self, hidden: Tensor, weight: Tensor, refused: Tensor, places: Tensor, codes: Tensor) -> Tensor:
-        """Cross-entropy ``[B, T]`` of some codes of one codebook, whose logits are not kept for the backward pass."""
+    def _some(
+        self,
+        hidden: Tensor,
+        weights: Tensor,
+        refused: Tensor,
+        codes: Tensor,
+        keep: bool,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """Cross-entropy of some codes.
 
-        def entropy(hidden: Tensor, weight: Tensor) -> Tensor:
-            logits = F.linear(hidden[:, places], weight)
-            return _entropy(logits.masked_fill(refused, -torch.inf) if self.any_refused else logits, codes)
+        Args:
+            hidden: Hidden states ``[B, N, width]``.
+            weights: Output tables of some codebooks, ``[K, most, width]``.
+            refused: ``[K, most]`` bool, ids of these codebooks that cannot be predicted.
+            codes: ``[B, N', K]``, codes of these codebooks.
+            keep: Whether the logits are kept for the backward pass.
+            at: ``[N']``, the places of the hidden states that predict the codes; ``None`` means all.
+        """
 
-        if not torch.is_grad_enabled():
-            return entropy(hidden, weight)
-        return checkpoint(entropy, hidden, weight, use_reentrant=False, preserve_rng_state=False)
+        def entropy(hidden: Tensor, weights: Tensor) -> Tensor:
+            logits = F.linear(hidden if at is None else hidden[:, at], weights.flatten(0, 1))
+            logits = logits.unflatten(-1, weights.shape[:2])
+            if self.any_refused:
+                logits = logits.masked_fill(refused, -torch.inf)
+            flat = logits.flatten(0, -2), codes.flatten()
+            return F.cross_entropy(*flat, reduction="none", ignore_index=NO_CODE).view_as(codes)
+
+        if keep or not torch.is_grad_enabled():
+            return entropy(hidden, weights)
+        return checkpoint(entropy, hidden, weights, use_reentrant=False, preserve_rng_state=False)
 
 
-def _entropy(logits: Tensor, codes: Tensor) -> Tensor:
-    """Cross-entropy in nats of codes ``[…]`` under logits ``[…, ids]``."""
-    return F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view_as(codes)
+def _chunks(x: Tensor, logits: int, dim: int = 1) -> tuple[Tensor, ...]:
+    """Split an axis so that no more than :data:`MOST_LOGITS` logits exist at once, given how many each place has."""
+    return x.split(max(1, MOST_LOGITS // logits), dim=dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -39,10 +40,8 @@ def _reserve(size: int) -> Tensor:
     """Return bytes that begin with a page."""
     memory = mmap.mmap(-1, size + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a system without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a system without them
     reserved = torch.frombuffer(memory, dtype=torch.uint8)
     start = -reserved.data_ptr() % PAGE
     return reserved[start : start + size]

@@ -97,7 +97,7 @@ def fitted(request):
     ).train()
     copies = torch.arange(2).repeat(8)
     target, mask, repeated = clips()[copies], torch.ones(16, FRAMES).bool(), rows(pairs_of(TEXT, 2), copies)
-    steps = 320
+    steps = 400
     optimizer = torch.optim.AdamW(stage.parameters(), 2e-2, betas=(0.9, 0.98), fused=True)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-2 * min((step + 1) / 20, 1 - step / steps)

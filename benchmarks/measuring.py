@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from partita.layers.large_pages import LargePages
+
 RESULTS = Path(__file__).parents[1] / "docs" / "performance"
 """Folder of the results that ``docs/performance.md`` is rendered from, one JSON file per benchmark and machine."""
 
@@ -44,8 +46,13 @@ def median_ratio(reference: list[float], times: list[float]) -> float:
 
 
 def bandwidth(device: str = "cpu") -> float:
-    """Return the bytes per second that the device reads from its memory, the best of several passes over 1 GiB."""
-    large = torch.ones(1 << 28, device=device)
+    """Return the bytes per second that the device reads from its memory, the best of several passes over 1 GiB.
+
+    On a CPU, the memory lies in large pages, as rounded weights do.
+    """
+    size = 1 << 28
+    large = LargePages().empty(size, dtype=torch.float32) if device == "cpu" else torch.empty(size, device=device)
+    large.fill_(1)
     large.sum()
     return large.nbytes / min(timed(large.sum) for _ in range(7))
 

@@ -20,7 +20,7 @@ from ..storage.files import kind
 from .annotations import manifest_fields
 from .base import UNKNOWN_LICENSE, Origin, Source, Split, Summary, UnreadableClip
 from .fields.base import crop_fields, parse_value
-from .hub_rows import BLOCK, Rows, Stream, Table, audio_path, expanded, load_splits, require_datasets
+from .hub_rows import BLOCK, Rows, Stream, Table, audio_path, expanded, first_line, load_splits, require_datasets
 from .splits import check_fractions, split_names
 
 ALIASES: dict[Split, tuple[str, ...]] = {
@@ -285,7 +285,7 @@ class HubData(Source):
         except PartitaError as error:
             raise UnreadableClip(piece, str(error)) from None
         except Exception as error:  # pyarrow and the clients of the network raise errors of many kinds
-            raise UnreadableClip(piece, f"this row cannot be read: {str(error).splitlines()[0]}") from None
+            raise UnreadableClip(piece, f"this row cannot be read: {first_line(error)}") from None
 
     def _fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
         fields = {}

@@ -72,7 +72,7 @@ def load_splits(
         except PartitaError:
             raise
         except Exception as error:  # pyarrow and fsspec raise errors of many kinds
-            raise PartitaError(f"{folder} cannot be read as a data set: {_line(error)}") from None
+            raise PartitaError(f"{folder} cannot be read as a data set: {first_line(error)}") from None
     else:
         assert repository is not None
         check_id(repository)
@@ -82,7 +82,7 @@ def load_splits(
             try:
                 found = datasets.load_dataset(repository, config, revision=revision, streaming=streaming)
             except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
-                raise PartitaError(f"{repository} cannot be loaded: {_line(error)}") from None
+                raise PartitaError(f"{repository} cannot be loaded: {first_line(error)}") from None
     return dict(found) if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
@@ -238,7 +238,7 @@ def _remote_bytes(url: str) -> bytes:
         with HfFileSystem().open(url, "rb") as file:
             return file.read(LARGEST_AUDIO + 1)
     except Exception as error:  # as of any client of a network
-        raise PartitaError(f"{url} cannot be read: {_line(error)}") from None
+        raise PartitaError(f"{url} cannot be read: {first_line(error)}") from None
 
 
 def expanded(path: str) -> Path:
@@ -249,5 +249,6 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -146,6 +146,17 @@ def test_unreadable_rows_are_named_and_skipped(tmp_path):
     assert len(found.report) == 5
 
 
+def test_a_failure_without_a_message_is_named_by_its_type(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ConnectionResetError
+
+    found = source(made().save_to_disk(tmp_path / "set") or tmp_path / "set")
+    found.setup()
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", fail)
+    with pytest.raises(UnreadableClip, match="ConnectionResetError"):
+        read(found, "train", 0)
+
+
 @pytest.mark.parametrize(
     ("audio", "words"),
     [

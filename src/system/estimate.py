@@ -10,11 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ..core.fit import Fit
 from ..core.hardware import DEVICES_PER_MACHINE, Hardware
 from ..core.part import Part
+
+
+def _of_attention(queries: Any, keys: Any, values: Any, *args: Any, **options: Any) -> int:
+    """Operations of fused attention, from the shapes."""
+    return sdpa_flop_count(queries, keys, values)
+
+
+FUSED: dict[Any, Callable[..., int]] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _of_attention}
+"""Operations of kernels that PyTorch's counter does not know."""
 
 SINGLE = 4
 """Bytes of a weight, a gradient and each number of the optimizer's state, which are always in single precision."""
@@ -159,7 +168,7 @@ def _outlined(
             return value
 
         with (
-            FlopCounterMode(display=False) as counter,
+            FlopCounterMode(display=False, custom_mapping=FUSED) as counter,
             torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
             torch.autocast("cpu", torch.bfloat16, enabled=fit.precision != "32-true"),
         ):

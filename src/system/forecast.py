@@ -33,7 +33,7 @@ def forecast(
     Raises:
         PartitaError: The hardware is unknown.
     """
-    where, lines = find_hardware(hardware), []
+    where, lines, most = find_hardware(hardware), [], 1
     table = columns(
         "part",
         "trained",
@@ -50,12 +50,13 @@ def forecast(
             continue
         fit, trainer = part.fit_options, system.plan.trainer | part.fit_options.trainer
         count = devices or _devices(trainer)
+        most = max(most, count)
         seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
         step = estimate(part, seconds)
         if step is None:
             table.add_row(key, f"{part.num_parameters:,}", "not estimated", "", "", "", f"{fit.steps:,}", "")
             continue
-        sharded = (strategy or trainer.get("strategy")) == "fsdp2"
+        sharded = (strategy or trainer.get("strategy")) == "fsdp2" and key.group == "stages"  # others train by DDP
         memory, each = step.memory(count, sharded=sharded), step.seconds(where, count, sharded=sharded)
         table.add_row(
             key,
@@ -68,8 +69,12 @@ def forecast(
             duration(each * fit.steps) + price(where, count, each * fit.steps),
         )
         if where.memory is not None and memory > where.memory:
-            lines.append(f"{key} does not fit: {advice(step, where, count, sharded)}")
+            lines.append(f"{key} does not fit: {advice(step, where, count, sharded, key.group == 'stages')}")
+        if sharded and trainer.get("precision", fit.precision) == "16-mixed":
+            lines.append(f"{key} cannot be trained by fsdp2 in 16-mixed: set fit.precision=bf16-mixed")
     shares = f"{where.half * where.share / 1e12:,.3g} trillion operations per second in bfloat16 on each device"
+    if most > 1:
+        lines.append("every device has fit.batch_size examples: lower it to keep the number of examples of a step")
     notes = [f"estimated for {where.name}, at {shares}, with the tokens stored (memory per device)", *lines]
     return Group(table, *(Text(f"training: {line}") for line in notes))
 
@@ -100,8 +105,10 @@ def price(hardware: Hardware, devices: int, seconds: float) -> str:
     return f", {dollars:,.0f} $" if dollars else ""
 
 
-def advice(step: Step, hardware: Hardware, devices: int, sharded: bool) -> str:
-    """Return what to change so that a training step fits into the memory."""
+def advice(step: Step, hardware: Hardware, devices: int, sharded: bool, stage: bool) -> str:
+    """Return what to change so that a training step fits into the memory; a part that is no ``stage`` has no shares."""
+    if not stage:
+        return "lower fit.batch_size and raise fit.accumulate"
     most = hardware.memory or 0.0
     changes = []
     if not sharded and devices > 1 and step.memory(devices, sharded=True) <= most:

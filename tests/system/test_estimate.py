@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from partita.core.console import written
@@ -47,13 +48,13 @@ def kept_and_operations(made, seconds):
             kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         return value
 
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
-        torch.autocast("cpu", torch.bfloat16, enabled=fit.precision != "32-true"),
-    ):
-        loss = made.loss(target, torch.ones(fit.batch_size, frames, dtype=torch.bool), {"text": text})["loss"]
+    half = torch.autocast("cpu", torch.bfloat16, enabled=fit.precision != "32-true")
+    mask = torch.ones(fit.batch_size, frames, dtype=torch.bool)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), half:
+        loss = made.loss(target, mask, {"text": text})["loss"]
     assert loss.isfinite()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), half:
+        made.loss(target, mask, {"text": text})  # matrix products also in attention, all of which are counted
     return sum(kept.values()), counter.get_total_flops()
 
 
@@ -81,10 +82,12 @@ def test_the_size_is_estimated_without_memory():
     made = System.outline(load_recipe("music-44khz-stereo", [*LARGE, "stages.acoustic.window=30"])).stages["acoustic"]
     step = estimate(made, 30.0)
     assert step.trained == pytest.approx(3.25e9, rel=0.02)
-    tokens = 192 * 30 * made.target.frame_rate
+    tokens = 30 * made.target.frame_rate
     # two operations per token and weight: of 48 blocks without the keys and values of the text, and of the output
     products = 2 * tokens * (48 * 14 * 2048**2 + made.codebooks.predicted * 2048)
-    assert products < step.forward < 1.1 * products  # the attention is the rest
+    # the same for the keys and values, and two per pair of places and number of the width, for scores and for sums
+    attention = 48 * 2048 * (2 * 64 * 2 * 2048 + 4 * tokens * (tokens + 64))
+    assert step.forward == pytest.approx(192 * (products + attention), rel=0.005)
     assert step.memory() == 4 * (2 * step.trained + step.state) + step.activations
     assert step.state == 3 * step.trained  # Adam's two averages, and averaged weights
 
@@ -138,6 +141,31 @@ def test_the_forecast_says_what_does_not_fit_and_why():
     system = System.outline(load_recipe("music-44khz-stereo", [*LARGE, "stages.acoustic.generator.fit.batch_size=1"]))
     assert "set trainer.strategy=fsdp2" in render(forecast(system, devices=64, hardware="4090"))
     assert "does not fit" not in render(forecast(system, devices=64, hardware="4090", strategy="fsdp2"))
+
+
+def test_only_stages_are_divided_by_fsdp2():
+    system = System.outline(load_recipe("chorales-tiny"))
+
+    def rows(strategy):
+        printed = render(forecast(system, devices=8, hardware="a100", strategy=strategy)).splitlines()
+        return [next(line for line in printed if line.startswith(key)) for key in ("tokenizers/acoustic", "stages/")]
+
+    (codec, stage), (same, shared) = rows("ddp"), rows("fsdp2")
+    assert codec == same
+    assert stage != shared
+
+
+def test_the_forecast_tells_what_fsdp2_refuses_and_how_many_examples_there_are():
+    half = ["stages.acoustic.generator.fit.precision=16-mixed"]
+    system = System.outline(load_recipe("chorales-tiny", half))
+    two = render(forecast(system, devices=2, hardware="a100", strategy="fsdp2"))
+    assert "cannot be trained by fsdp2 in 16-mixed" in two
+    assert "every device has fit.batch_size examples" in two
+    one = render(forecast(system, devices=1, hardware="a100"))
+    assert "16-mixed" not in one
+    assert "every device" not in one
+    other = System.outline(load_recipe("chorales-tiny", [*half, "trainer.precision=bf16-mixed"]))
+    assert "16-mixed" not in render(forecast(other, devices=2, hardware="a100", strategy="fsdp2"))
 
 
 def test_unknown_hardware_is_refused():

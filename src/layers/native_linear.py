@@ -84,7 +84,8 @@ class NativeLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.precision, self.rounded, self.scales = precision, linear.weight.detach(), None
+        self.precision, self.rounded = precision, linear.weight.detach()
+        self.scales: Tensor | None = None
         if precision != "fp32":
             self._round(memory or LargePages())
         self.struct = LinearStruct(

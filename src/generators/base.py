@@ -311,16 +311,19 @@ class Generator(Part):
         return losses["loss"]
 
     def validation_step(self, batch: StageBatch, batch_idx: int) -> None:
-        """Log the losses under all conditions, with the same random numbers in every validation."""
+        """Log the losses under all conditions, with the same random numbers in every validation.
+
+        Batches count by their frames that are no padding, so that the mean hardly depends on their size.
+        """
         conditions = {name: condition for name, (condition, _) in self.resolve(batch).items()}
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)  # a seed per batch of all
             losses = self.loss(batch.target, batch.mask, conditions)
-        self._log("val", losses, len(batch.target))
+        self._log("val", losses, max(1, int(batch.mask.sum())))
 
-    def _log(self, split: str, losses: dict[str, Tensor], batch_size: int) -> None:
+    def _log(self, split: str, losses: dict[str, Tensor], weight: int) -> None:
         for name, value in losses.items():
-            self.log(f"{split}/{name}", value, prog_bar=name == "loss", batch_size=batch_size)
+            self.log(f"{split}/{name}", value, prog_bar=name == "loss", batch_size=weight)
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the fit options, for all trainable parameters of the stage."""

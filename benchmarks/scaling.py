@@ -209,7 +209,7 @@ assumptions: look up your own.
   memory of CUDA itself, about 1 GB, and fragmentation come on top.
 - **Time** is the larger of operations and communication, which run at the same time, and the optimizer's traffic to
   memory. DDP sends the gradients around once; FSDP2 gathers weights in each pass and adds up gradients, in single
-  precision.
+  precision. A ring of all GPUs passes each machine once, over the network of its 8 GPUs together.
 - Not counted: loading data, and encoding audio and text if they are not stored.
 
 ## Against measured steps

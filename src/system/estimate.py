@@ -235,4 +235,11 @@ def _shape(block: nn.Module) -> tuple[Any, ...]:
 
 
 def _link(hardware: Hardware, devices: int) -> float:
-    return hardware.link if devices <= DEVICES_PER_MACHINE else hardware.network
+    """Bytes per second that each device sends on a ring of all.
+
+    What goes around passes each machine once, so that a machine sends to the next one as much as each of its devices
+    does, over the network of all of them.
+    """
+    if devices <= DEVICES_PER_MACHINE:
+        return hardware.link
+    return min(hardware.link, DEVICES_PER_MACHINE * hardware.network)

@@ -1,5 +1,7 @@
 """Estimates of training steps, against steps that were really taken."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -110,7 +112,10 @@ def test_the_slower_of_computation_and_communication_counts():
     assert STEP.seconds(DEVICE) == pytest.approx(computed + 0.01)
     assert STEP.communicated(4) == 2 * 4 * 1000 * 3 / 4
     assert STEP.seconds(DEVICE, 4) == pytest.approx(6.0 + 0.01)  # 6,000 bytes over the link
-    assert STEP.seconds(DEVICE, 16) == pytest.approx(75.0 + 0.01)  # 7,500 bytes over the network
+    # 7,500 bytes pass each machine, over the network of its 8 devices
+    assert STEP.seconds(DEVICE, 16) == pytest.approx(7500 / 800 + 0.01)
+    fast = replace(DEVICE, network=1e5)
+    assert STEP.seconds(fast, 16) == pytest.approx(7500 / 1000 + 0.01)  # over the links inside a machine
     assert STEP.seconds(DEVICE, 4, sharded=True) == pytest.approx(18.0 + 0.01 / 4)  # weights twice in both batches
 
 

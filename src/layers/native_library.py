@@ -11,13 +11,14 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
 
 from ..storage.cache import default_cache_dir
@@ -33,6 +34,8 @@ CHOICES = (
 """Flags of which a compiler gets the first that it knows: for this processor, and for all of its cores."""
 LONGEST = 120
 """Seconds after which a compiler counts as broken."""
+FUNCTIONS = ("partita_step", "partita_linear", "partita_round", "partita_size")
+"""Functions of the kernels."""
 
 
 @cache
@@ -101,23 +104,57 @@ def _load(folder: Path, name: str) -> ctypes.CDLL | None:
 
 
 def _compile(sources: dict[str, str], kernels: Path, name: str) -> bool:
-    """Compile the kernels into a folder, and return whether a compiler was able to."""
+    """Compile the kernels into a folder, and return whether a compiler was able to.
+
+    Raises:
+        OSError: Nothing can be stored in the folder, or not used from there.
+    """
     compilers = [os.environ.get("CC"), "cc", "gcc", "clang"]
     found = [place for name in compilers if name and (place := shutil.which(name))]
     if not found:
         return False
     kernels.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.statvfs(kernels).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise PermissionError("its file system allows no programs")
     with tempfile.TemporaryDirectory(dir=kernels, prefix=".build-") as folder:
-        made = Path(folder) / "decoder.so"
         for file, text in sources.items():
-            made.with_name(file).write_text(text)
-        for compiler, choice in product(dict.fromkeys(found), CHOICES):
-            command = [compiler, *FLAGS, *choice, str(made.with_name(SOURCES[-1])), "-o", str(made), "-lm"]
-            try:
-                subprocess.run(command, check=True, capture_output=True, timeout=LONGEST)
-            except (OSError, subprocess.SubprocessError):  # what is called like a compiler may be none
-                continue
-            made.chmod(0o700)
-            made.replace(kernels / f"{name}-{_digest(made.read_bytes())}.so")
-            return True
+            (Path(folder) / file).write_text(text)
+        for number, compiler in enumerate(dict.fromkeys(found)):
+            made = Path(folder) / f"{number}.so"
+            if _compiles(compiler, made):
+                made.chmod(0o700)
+                made.replace(kernels / f"{name}-{_digest(made.read_bytes())}.so")
+                return True
     return False
+
+
+def _compiles(compiler: str, made: Path) -> bool:
+    """Compile the sources beside ``made`` into it, and return whether the result can be used."""
+    for choice in CHOICES:
+        command = [compiler, *FLAGS, *choice, str(made.with_name(SOURCES[-1])), "-o", str(made), "-lm"]
+        try:
+            if _succeeds(command) and made.is_file():
+                # What is called like a compiler may be none, and a damaged library would end this process.
+                return _succeeds([sys.executable, "-I", "-S", "-c", _TRIAL, str(made)])
+        except subprocess.TimeoutExpired:
+            return False
+        except OSError:
+            continue
+    return False
+
+
+_TRIAL = f"import ctypes, sys; library = ctypes.CDLL(sys.argv[1]); [getattr(library, name) for name in {FUNCTIONS}]"
+"""A program that ends with an error if it cannot load a library."""
+
+
+def _succeeds(command: list[str]) -> bool:
+    """Run a program, and return whether it succeeds. If it takes too long, all of its processes are ended."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(LONGEST) == 0
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -238,11 +239,43 @@ def test_a_compiler_that_cannot_be_started_gives_way_to_the_next(tmp_path):
     assert library_in_a_new_process(tmp_path / "next", CC=str(tmp_path / "cc")) == (True, "")
 
 
-def test_a_compiler_that_writes_nonsense_is_survived(tmp_path):
+def test_what_a_wrong_compiler_writes_does_not_stay(tmp_path):
     script = 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"'
     there, said = library_in_a_new_process(tmp_path / "c", PATH=fake_compiler(tmp_path, script), CC="")
     assert not there
-    assert "invalid ELF header" in said or "PARTITA_CACHE" in said
+    assert "install a C compiler" in said
+    assert not list((tmp_path / "c" / "kernels").iterdir())  # a compiler that is installed now is used
+
+
+@pytest.mark.parametrize(
+    "writes", ["", "echo >", ": >", "mkdir", "ln -s /etc/passwd", 'head -c 20000 "$WHOLE" >', 'cp "$OTHER"']
+)
+def test_a_library_that_cannot_be_loaded_is_refused(tmp_path, monkeypatch, writes):
+    """One that is cut short would end the process that loads it, and another one lacks the functions."""
+    monkeypatch.setenv("WHOLE", native_library.native_library()._name)
+    monkeypatch.setenv("OTHER", torch._C.__file__)
+    (tmp_path / "wrong").write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n{writes or "true"} "$2"\n')
+    (tmp_path / "wrong").chmod(0o755)
+    assert not native_library._compiles(str(tmp_path / "wrong"), tmp_path / "made.so")
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_processes(tmp_path, monkeypatch):
+    pids = tmp_path / "pids"
+    (tmp_path / "slow").write_text(f"#!/bin/sh\nsleep 600 & echo $! >> {pids}\nwait\n")
+    (tmp_path / "slow").chmod(0o755)
+    monkeypatch.setattr(native_library, "LONGEST", 0.5)
+    assert not native_library._compiles(str(tmp_path / "slow"), tmp_path / "made.so")
+    (pid,) = map(int, pids.read_text().split())  # it is not tried with other flags
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "zombie" in status.read_text()
+
+
+def test_a_folder_in_which_no_program_may_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARTITA_CACHE", str(tmp_path))
+    found = os.statvfs_result((0,) * 8 + (os.ST_NOEXEC, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+    with pytest.warns(UserWarning, match=r"allows no programs.*set PARTITA_CACHE to another folder"):
+        assert native_library.native_library.__wrapped__() is None
 
 
 def test_damaged_kernels_are_compiled_again(tmp_path, monkeypatch):

@@ -90,6 +90,8 @@ class Fit:
         for name, values in (("betas", self.betas), ("final_lr", [self.final_lr]), ("ema", [self.ema or 0.0])):
             if not all(0 <= value <= 1 for value in values) or (name == "betas" and 1 in values):
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        if self.ema == 1:
+            raise ValueError("ema must be below 1: with 1, the average would stay at the initial weights")
         if self.trainable is not None and not self.trainable:
             raise ValueError("trainable is empty: name parameters, or use null to train all")
         for name in ("gradient_clip", "validate_every"):

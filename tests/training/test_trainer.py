@@ -134,3 +134,9 @@ def test_a_step_of_several_batches_is_timed_whole(toy_recipe, monkeypatch):
     monkeypatch.setattr(partita.training.training.statistics, "median", lambda times: 0.0)
     assert seconds_per_step(load_recipe(toy_recipe, [FIT + "accumulate=3"]), PartKey("stages/main"), steps=6) == 0.0
     assert ended == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_average_that_would_never_leave_the_initial_weights_is_refused():
+    with pytest.raises(ValueError, match="ema must be below 1"):
+        Fit(ema=1.0)
+    assert Fit(ema=0.0).ema == 0

@@ -30,6 +30,11 @@ def rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
+def connection_lost(error: BaseException) -> bool:
+    """Whether an error says that processes lost each other. Gloo, which connects CPUs, has no type for it."""
+    return isinstance(error, torch.distributed.DistError) or "/gloo/transport/" in str(error)
+
+
 def mean_of_all(values: Tensor) -> Tensor:
     """The mean of a tensor over the processes, without a gradient.
 

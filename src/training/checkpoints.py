@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -13,8 +15,10 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ..core.part_key import PartKey
+from ..core.processes import connection_lost
 from ..errors import PartitaError, Stopped
 from ..storage.files import replacing_file
 from .callbacks import StepCallback
@@ -84,19 +88,45 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Raises:
             PartitaError: The checkpoint is damaged.
         """
-        try:
-            with ZipFile(path) as archive:
-                wrong = archive.testzip()
-            if wrong is None:
-                return torch.load(path, map_location=map_location, weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file can cause any error
-            wrong = type(error).__name__
+        with saying_when_damaged(Path(path)):
+            return read_values(Path(path), map_location)
+
+
+def read_values(path: Path, map_location: Any = None) -> dict[str, Any]:
+    """Read the tensors and plain values of a file that torch wrote, after verifying their checksums."""
+    with ZipFile(path) as archive:
+        if (wrong := archive.testzip()) is not None:
+            raise Damaged(wrong)
+    return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class Damaged(Exception):
+    """What is wrong with a checkpoint."""
+
+
+@contextmanager
+def saying_when_damaged(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a checkpoint into one message.
+
+    Raises:
+        PartitaError: The checkpoint is damaged.
+    """
+    try:
+        yield
+    except (Exception, CheckpointException) as told:  # a damaged file can cause any error
+        error = first_failure(told) if isinstance(told, CheckpointException) else told
+        if isinstance(error, MemoryError) or connection_lost(error):
+            raise error from None
+        wrong = str(error) if isinstance(error, Damaged) else type(error).__name__
         raise PartitaError(
             f"{path} is damaged ({wrong}): delete it and run the same command again, which retrains this part "
             "and keeps the finished ones"
-        )
+        ) from None
+
+
+def first_failure(error: CheckpointException) -> BaseException:
+    """Return one of the errors that processes had with a checkpoint: each process gets those of all."""
+    return next(iter(error.failures.values()))[0]
 
 
 def checkpoint_path(run: Path, key: PartKey) -> Path:

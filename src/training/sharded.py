@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter, load, save
 from torch.distributed.checkpoint.api import CheckpointException
@@ -19,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from ..core.part import Part
 from ..errors import PartitaError
 from ..storage.files import replacing_folder
+from ..storage.shard_folder import file_checksum
+from .checkpoints import Damaged, first_failure, read_values, saying_when_damaged
 
 OTHERS = "others.ckpt"
 """File of a sharded checkpoint with everything but the shares: counters, buffers and the progress of the training."""
@@ -81,9 +82,14 @@ class FullySharded(ModelParallelStrategy):
         ]
         with replacing_folder(Path(filepath)) if self.is_global_zero else nullcontext(Path()) as new:
             folder = Path(self.broadcast(str(new)))
-            save(shares, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+            try:
+                save(shares, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+            except CheckpointException as error:
+                raise first_failure(error) from None
+            checksums = self._checksums(folder, sorted(file.name for file in folder.iterdir()))
             if self.is_global_zero:
-                torch.save(others, folder / OTHERS)
+                with (folder / OTHERS).open("wb") as file:  # given a path, torch hides causes of errors
+                    torch.save(others | {"checksums": checksums}, file)
             self.barrier()
         self.barrier()
 
@@ -105,8 +111,12 @@ class FullySharded(ModelParallelStrategy):
                     values[name] = shares[f"{prefix}.{name}"] = torch.empty_like(like)
             return values
 
-        try:
-            others = torch.load(path / OTHERS, map_location="cpu", weights_only=True)
+        with saying_when_damaged(path):
+            others = read_values(path / OTHERS, "cpu")
+            expected = others.pop("checksums")
+            found = self._checksums(path, sorted(expected))
+            if wrong := [name for name, checksum in expected.items() if found[name] != checksum]:
+                raise Damaged(wrong[0])  # shares that are missing would otherwise keep whatever is in the memory
             for kind in _STATES:
                 if kind in others:
                     whole(others[kind], kind)
@@ -114,16 +124,23 @@ class FullySharded(ModelParallelStrategy):
                 for name, values in one["state"].items():
                     whole(values, f"{number}.{name}", name)
             load(shares, storage_reader=HuggingFaceStorageReader(str(path)))
-        except (OSError, RuntimeError, KeyError, ValueError, SafetensorError, CheckpointException) as error:
-            raise PartitaError(
-                f"{path} is damaged ({type(error).__name__}): delete it and run the same command again, which retrains "
-                "this part and keeps the finished ones"
-            ) from None
         for optimizer, one in zip(self.optimizers, others["optimizer_states"], strict=True):
             order = self._ordered(optimizer)
             state = {order.index(name): values for name, values in one["state"].items()}
             optimizer.load_state_dict({"state": state, "param_groups": one["param_groups"]})
         return others
+
+    def _checksums(self, folder: Path, names: list[str]) -> dict[str, int | None]:
+        """Checksums of files, of which each process reads some; ``None`` of those that cannot be read."""
+        own: dict[str, int | None] = {}
+        for name in self.broadcast(names)[self.global_rank :: self.world_size]:
+            try:
+                own[name] = file_checksum(folder / name)
+            except OSError:
+                own[name] = None
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, own)
+        return {name: checksum for one in gathered for name, checksum in one.items()}
 
     @property
     def _names(self) -> dict[int, str]:

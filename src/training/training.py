@@ -25,6 +25,7 @@ from ..core.devices import find_device
 from ..core.logs import shared_logger
 from ..core.part import Part
 from ..core.part_key import PartKey
+from ..core.processes import connection_lost
 from ..data.base import Source
 from ..data.overview import check_training_pieces, overview, training_gaps
 from ..data.shards import Shards
@@ -78,8 +79,12 @@ def train(plan: Plan, run: str | Path) -> System:
     with exclusive_training(run):
         if is_first_process():
             _claim(plan, run)
+        connected = torch.distributed.is_initialized()
         with log_to_file(run / "logs" / "train.log"):
             _train_parts(system, run)
+        # What follows, such as the report, is up to the first process: metrics would wait for the others, which end.
+        if torch.distributed.is_initialized() and not connected:
+            torch.distributed.destroy_process_group()
     return system
 
 
@@ -241,7 +246,9 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
             ) from None
         except MisconfigurationException as error:
             raise PartitaError(f"{key}: L.Trainer refuses these options: {error}") from None
-        except torch.distributed.DistError as error:
+        except RuntimeError as error:
+            if not connection_lost(error):
+                raise
             raise PartitaError(
                 f"{key}: the processes of the training did not connect, or lost their connection: check whether one "
                 f"of them ended, and run the same command again ({str(error).splitlines()[0]})"

@@ -3,6 +3,8 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
+import resource
 import signal
 import socket
 import time
@@ -14,14 +16,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file
 from torch import nn
 
-import partita.training.sharded
 from partita import load
 from partita.conditioners.base import Conditioner
 from partita.core.contracts import Condition, ConditionSpec, Example
 from partita.core.processes import of_all
 from partita.core.registry import register
+from partita.errors import PartitaError
 from partita.recipe.plan import load_recipe
+from partita.training.checkpoints import KeepCheckpoint
 from partita.training.report import read_curves
+from partita.training.sharded import OTHERS
 from partita.training.training import train
 from saved_systems import same, weights
 from toys import ToySines
@@ -144,6 +148,7 @@ def process(rank, port, recipe, changes, run, prepare):
     if prepare is not None:
         prepare()
     train(load_recipe(recipe, ["trainer.devices=2", *changes]), run)
+    assert not torch.distributed.is_initialized()  # else metrics in the report would wait for the other process
 
 
 def together(recipe, changes, run, prepare=None):
@@ -227,12 +232,116 @@ def die_in_the_second_checkpoint():
 
     def dying(value, file, *args):
         nonlocal count
-        count += str(file).endswith(partita.training.sharded.OTHERS)
+        count += OTHERS in str(file)
         if count == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         save(value, file, *args)
 
     torch.save = dying
+
+
+ONLY_CODES = ["stages.latents=null", "stages.meaning=null", "tokenizers.semantic=null", "conditioners.tone=null"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "garbage", "none", "progress"])
+def test_a_damaged_checkpoint_in_shares_is_refused(alone, tmp_path, damage):
+    """Of a share that is missing, PyTorch leaves what happens to be in the memory; one with other bits, it accepts."""
+    recipe, one = alone
+    changes = ["trainer.strategy=fsdp2", "stages.codes.generator.fit.checkpoint_every=1", *ONLY_CODES]
+    changes.append(f"tokenizers.acoustic.weights={one}/tokenizers/acoustic")
+    assert together(recipe, changes, tmp_path, die_in_the_third_step)[0] != 0
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*.ckpt")
+    first, _ = sorted(checkpoint.glob("*.safetensors"))
+    content = bytearray(first.read_bytes())
+    content[-100] ^= 1
+    match damage:
+        case "missing":
+            first.unlink()
+        case "changed":
+            first.write_bytes(content)
+        case "garbage":
+            first.write_bytes(b"garbage" * 1000)
+        case "none":
+            [file.unlink() for file in checkpoint.iterdir()]
+        case "progress":
+            (checkpoint / OTHERS).write_bytes(pickle.dumps({"state_dict": print}))
+    said = errors_of_both(recipe, changes, tmp_path)
+    assert all(f"{checkpoint} is damaged" in words and "run the same command again" in words for words in said)
+
+
+def errors_of_both(recipe, changes, run, prepare=(None, None)):
+    """Train in two processes, and return the exit status of each, or the error with which it ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork")
+    said = [run.with_name(f"{run.name}-{rank}.txt") for rank in range(2)]
+    for file in said:
+        file.unlink(missing_ok=True)
+    both = [
+        context.Process(target=saying, args=(rank, said[rank], port, recipe, changes, run, prepare[rank]))
+        for rank in range(2)
+    ]
+    for started in both:
+        started.start()
+    for started in both:
+        started.join(100)
+        started.kill()
+    return [file.read_text() if file.exists() else one.exitcode for file, one in zip(said, both, strict=True)]
+
+
+def saying(rank, said, *args):
+    """Train as one of two processes, and write the error that ends the training into a file."""
+    try:
+        process(rank, *args)
+    except PartitaError as error:
+        said.write_text(str(error))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_process_says_that_another_one_ended(alone, tmp_path, strategy):
+    recipe, one = alone
+    changes = [f"trainer.strategy={strategy}", *ONLY_CODES, f"tokenizers.acoustic.weights={one}/tokenizers/acoustic"]
+    said, status = errors_of_both(recipe, changes, tmp_path / "run", (None, die_in_the_third_step))
+    assert status == -signal.SIGKILL
+    assert said.startswith("stages/codes: the processes of the training did not connect, or lost their connection")
+    assert "run the same command again" in said
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_in_shares(alone, tmp_path):
+    """The second checkpoint does not fit; with room, the training goes on from the first one."""
+    recipe, one = alone
+    changes = ["trainer.strategy=fsdp2", "stages.codes.generator.fit.checkpoint_every=1", *ONLY_CODES]
+    changes.append(f"tokenizers.acoustic.weights={one}/tokenizers/acoustic")
+    said = errors_of_both(recipe, changes, tmp_path / "run", (allow_small_files_later,) * 2)
+    assert all("cannot be written: the file would be larger than is allowed" in words for words in said), said
+    assert not list((tmp_path / "run").rglob(".*.part"))
+    assert errors_of_both(recipe, changes, tmp_path / "run") == [0, 0]
+
+
+def allow_small_files_later():
+    """Make files that are as large as a share fail from the second checkpoint on."""
+    before = KeepCheckpoint.on_step_start
+
+    def limited(self, trainer, part, step):
+        if step == 2:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        before(self, trainer, part, step)
+
+    KeepCheckpoint.on_step_start = limited
+
+
+def die_in_the_third_step():
+    """Make this process die when it starts the third step."""
+    before = KeepCheckpoint.on_step_start
+
+    def dying(self, trainer, part, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        before(self, trainer, part, step)
+
+    KeepCheckpoint.on_step_start = dying
 
 
 def test_a_training_in_shares_resumes_exactly(alone, tmp_path):

@@ -13,7 +13,7 @@ import shutil
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,11 +144,15 @@ def file_checksum(path: Path) -> int:
 
 def write_index(folder: Path, jobs: Iterable[Job]) -> Path:
     """Write litdata's index of the shards of all jobs, in the order of the jobs, and return its path."""
-    jobs = list(jobs)
-    index = {"chunks": [chunk for job in jobs for chunk in job.chunks], "config": jobs[0].config}
     with replacing_file(folder / INDEX) as new:
-        new.write_text(json.dumps(index, sort_keys=True), encoding="utf-8")
+        new.write_text(index_of(list(jobs)), encoding="utf-8")
     return folder / INDEX
+
+
+def index_of(jobs: Sequence[Job]) -> str:
+    """Return the content of litdata's index of the shards of all jobs."""
+    index = {"chunks": [chunk for job in jobs for chunk in job.chunks], "config": jobs[0].config}
+    return json.dumps(index, sort_keys=True)
 
 
 def check_index(folder: Path, expected: int, *, shards: bool = True) -> None:

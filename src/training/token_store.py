@@ -29,6 +29,7 @@ from ..storage.shard_folder import (
     INDEX,
     Job,
     file_checksum,
+    index_of,
     job_index,
     read_job,
     require_litdata,
@@ -101,14 +102,16 @@ def store_tokens(
             for job in range(-(-catalog.readings(split) // JOB))
             if job % nodes == node and not _is_done(store, catalog, split, job)
         ]
-        if complete and not pending:
+        if complete and not pending and (nodes > 1 or _is_indexed(store, catalog)):
             log.info(f"tokens: {store} is complete")
             return
         if complete:
-            log.info(f"tokens: {len(pending)} damaged or missing jobs of {store} are done again")
+            again = f"{len(pending)} damaged or missing jobs of {store} are done again"
+            log.info(f"tokens: {again if pending else f'a damaged or missing index of {store} is written again'}")
             _write_catalog(store, catalog, PLAN)
             store.remove(CATALOG)
-        _work(store, Readers(system, plan, catalog, workforce), pending)
+        if pending:
+            _work(store, Readers(system, plan, catalog, workforce), pending)
         _finish(store, catalog)
 
 
@@ -272,6 +275,20 @@ def _is_done(store: ShardStore, catalog: Catalog, split: Split, job: int) -> boo
     except (PartitaError, OSError, ValueError, AttributeError):
         whole = False
     return whole and len(done.counts) == len(numbers_of(catalog, split, job))
+
+
+def _is_indexed(store: ShardStore, catalog: Catalog) -> bool:
+    """Return whether the index of each split in a folder, all of whose jobs are done, is what was written."""
+    if isinstance(store, ObjectStore):
+        return True
+    for split in SPLITS:
+        jobs = [read_job(store.root / split / job_index(job)) for job in range(-(-catalog.readings(split) // JOB))]
+        try:
+            if jobs and (store.root / split / INDEX).read_text(encoding="utf-8") != index_of(jobs):
+                return False
+        except (OSError, ValueError):
+            return False
+    return True
 
 
 def _finish(store: ShardStore, catalog: Catalog) -> None:

@@ -165,6 +165,18 @@ def test_killed_anywhere_it_resumes_without_duplicates_or_holes(trained, tmp_pat
         assert {p.name for p in folder.glob("*/shard*")} == {p.name for p in (tmp_path / "whole").glob("*/shard*")}
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("{")])
+def test_a_damaged_index_is_written_again(trained, tmp_path, spoil):
+    folder = tmp_path / "shards"
+    partita.tokenize(trained, folder, progress=False)
+    whole = contents(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    spoil(folder / "train" / "index.json")
+    partita.tokenize(trained, folder, progress=False)
+    assert contents(folder) == whole
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.usefixtures("small_jobs")
 def test_nodes_share_the_work_and_the_last_one_completes_it(trained, tmp_path):
     partita.tokenize(trained, tmp_path / "alone", progress=False)

@@ -179,6 +179,15 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def _places(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """All values in nested mappings, with their keys. Those in a list have the key of the list."""
+    if not isinstance(value, Mapping):
+        yield from ((path, leaf) for leaf in _leaves(value))
+        return
+    for name, inner in value.items():
+        yield from _places(inner, f"{path}.{name}")
+
+
 def _check_part(argument: Argument, value: Any, path: str) -> list[Mistake]:
     base = part_type(argument.type)
     if isinstance(value, base) or (value is None and type(None) in typing.get_args(argument.type)):
@@ -275,8 +284,9 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     group = _group(argument.type)
     if group is not None and isinstance(value, Mapping):
         return check(group, value, key=path)
-    if not all(math.isfinite(leaf) for leaf in _leaves(value) if isinstance(leaf, float)):
-        return [Mistake(path, f"expected {type_name(argument.type)}, got a number that is not finite, {value!r:.80}")]
+    numbers = [(at, leaf) for at, leaf in _places(value, path) if isinstance(leaf, float)]
+    if endless := [(at, leaf) for at, leaf in numbers if not math.isfinite(leaf)]:
+        return [Mistake(at, f"expected a finite number, got {leaf}") for at, leaf in endless]
     try:
         _converted(argument.type, value)
     except _REFUSALS:

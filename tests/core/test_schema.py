@@ -1,3 +1,4 @@
+import math
 from dataclasses import asdict, dataclass, field, make_dataclass
 from typing import Any, Literal
 
@@ -274,3 +275,15 @@ def test_references_and_missing_values_are_mistakes(hint, text):
 
     value = {Any: text, dict[str, Any]: {"a": text}}.get(hint, [text])
     assert [mistake.key for mistake in check(Takes, {"value": value})] == ["value"]
+
+
+def test_a_number_that_is_not_finite_is_one_mistake_wherever_it_is_checked():
+    class Taking:
+        def __init__(self, *, anything: dict[str, Any], rate: float = 1.0) -> None: ...
+
+    values = {"anything": {"inner": {"rates": [1.0, math.nan], "rate": math.inf}}, "rate": math.inf}
+    assert [(one.key, one.message) for one in check(Taking, values)] == [
+        ("anything.inner.rates", "expected a finite number, got nan"),
+        ("anything.inner.rate", "expected a finite number, got inf"),
+        ("rate", "expected a finite number, got inf"),
+    ]

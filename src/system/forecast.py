@@ -122,6 +122,9 @@ def advice(step: Step, hardware: Hardware, devices: int, sharded: bool, stage: b
 
 def _devices(trainer: dict[str, Any]) -> int:
     given = trainer.get("devices")
+    if isinstance(given, str):  # as a number, or as indices
+        numbers = [number for number in given.split(",") if number.strip()]
+        given = numbers if "," in given else int(given) if given.strip().isdecimal() else None
     each = given if isinstance(given, int) and given > 0 else len(given) if isinstance(given, list) else 1
     return each * int(trainer.get("num_nodes") or 1)
 

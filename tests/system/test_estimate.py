@@ -191,3 +191,9 @@ def render(thing):
     """A printed table as text."""
 
     return written(thing)
+
+
+@pytest.mark.parametrize("devices", ["'2'", "'0,1'", "[0, 1]", "2"])
+def test_the_forecast_counts_devices_however_they_are_written(devices):
+    system = System.outline(load_recipe("music-44khz-stereo", [*LARGE, f"trainer.devices={devices}"]))
+    assert render(forecast(system, hardware="h100")) == render(forecast(system, devices=2, hardware="h100"))

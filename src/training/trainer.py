@@ -107,6 +107,8 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
     return trainer
 
 
+LARGEST_PORT = 65535
+
 _PLAIN = ("auto", "ddp")
 
 
@@ -126,11 +128,17 @@ def _sharded(part: Part, key: PartKey, options: dict[str, Any]) -> FullySharded 
 
 
 def check_nodes(trainer: L.Trainer) -> None:
-    """Check that a training on several machines can connect them, and log the address.
+    """Check that a training can connect its processes, and log the address if they are on several machines.
 
     Raises:
-        PartitaError: The environment does not define the address.
+        PartitaError: The environment does not define the address, or a wrong one.
     """
+    port = os.environ.get("MASTER_PORT", "1")
+    if trainer.world_size > 1 and not (port.isdecimal() and 1 <= int(port[:6]) <= LARGEST_PORT):
+        raise PartitaError(
+            f"the environment variable MASTER_PORT is {port!r}: set it to a free port (1 to {LARGEST_PORT:,}) of the "
+            "first machine, or unset it if there is only one"
+        )
     if trainer.num_nodes == 1:
         return
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)

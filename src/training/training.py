@@ -249,6 +249,8 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
         except RuntimeError as error:
             if not connection_lost(error):
                 raise
+            if trainer.strategy.launcher is not None:  # those that are not connected yet would wait for minutes
+                trainer.strategy.launcher.kill(signal.SIGKILL)
             raise PartitaError(
                 f"{key}: the processes of the training did not connect, or lost their connection: check whether one "
                 f"of them ended, and run the same command again ({str(error).splitlines()[0]})"

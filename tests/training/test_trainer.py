@@ -1,4 +1,5 @@
 import csv
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,12 @@ from safetensors.torch import load_file
 import partita.training.training
 from partita.core.fit import Fit
 from partita.core.part_key import PartKey
+from partita.errors import PartitaError
 from partita.recipe.plan import load_recipe
 from partita.training.callbacks import Reseed, StepProgressBar
 from partita.training.fit_data import FitData
 from partita.training.report import read_curves
+from partita.training.trainer import check_nodes
 from partita.training.training import seconds_per_step, train
 from saved_systems import weights
 from toys import ToyBigram, ToyCodec
@@ -140,3 +143,30 @@ def test_an_average_that_would_never_leave_the_initial_weights_is_refused():
     with pytest.raises(ValueError, match="ema must be below 1"):
         Fit(ema=1.0)
     assert Fit(ema=0.0).ema == 0
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "99999", "-1", ""])
+def test_a_wrong_port_is_named(monkeypatch, port):
+    monkeypatch.setenv("MASTER_PORT", port)
+    trainer = SimpleNamespace(world_size=2, num_nodes=1)
+    with pytest.raises(PartitaError, match=f"MASTER_PORT is '{port}': set it to a free port"):
+        check_nodes(trainer)
+    trainer.world_size = 1
+    check_nodes(trainer)
+
+
+def test_processes_that_could_not_connect_do_not_stay_behind(toy_recipe, tmp_path, monkeypatch):
+    """The first process cannot listen at the port; those that it started would try to connect for minutes."""
+    ended = []
+
+    def fit(*args, **options):
+        raise torch.distributed.DistNetworkError("The server socket has failed to listen")
+
+    launcher = SimpleNamespace(kill=ended.append)
+    trainer = SimpleNamespace(
+        fit=fit, strategy=SimpleNamespace(launcher=launcher), loggers=[], world_size=2, num_nodes=1
+    )
+    monkeypatch.setattr("partita.training.training.make_trainer", lambda *args: trainer)
+    with pytest.raises(PartitaError, match=r"did not connect.*failed to listen"):
+        train(load_recipe(toy_recipe), tmp_path / "run")
+    assert ended == [signal.SIGKILL]

@@ -93,14 +93,18 @@ def read_catalog(folder: Path, name: str = CATALOG) -> Catalog:
         PartitaError: The catalog is damaged, or was written by another version of Partita.
     """
     path = own_file(folder, name, LARGEST_INDEX)
-    values = read_json(path, LARGEST_INDEX)
+    remedy = "delete its folder, and run `partita tokenize` again"
+    try:
+        values = read_json(path, LARGEST_INDEX)
+    except PartitaError as error:
+        raise PartitaError(f"{error}: {remedy}") from None
     if values.get("format") != FORMAT:
         raise PartitaError(
             f"{path} has the format {values.get('format')!r:.20} instead of {FORMAT}: another version of Partita wrote "
             "these shards; run `partita tokenize` again into another folder"
         )
     if set(values) != {one.name for one in fields(Catalog)} or not _well_formed(values):
-        raise PartitaError(f"{path} is damaged: run `partita tokenize` again")
+        raise PartitaError(f"{path} is damaged: {remedy}")
     return Catalog(**values)
 
 

@@ -224,7 +224,9 @@ def _claim(store: ShardStore, catalog: Catalog) -> bool:
     if held is None:
         others = [] if isinstance(store, ObjectStore) else [path.name for path in _visible(store.root)]
         if others:
-            raise PartitaError(f"{store} is not empty and holds no shards: choose another folder with --output")
+            raise PartitaError(
+                f"{store} is not empty and has no {CATALOG}: choose another folder with --output, or delete this one"
+            )
         _write_catalog(store, catalog, PLAN)
         return False
     path = store.get(held)

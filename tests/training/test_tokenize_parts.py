@@ -290,7 +290,11 @@ def test_a_folder_of_other_tokens_is_not_continued(base, shards, tmp_path, music
     again("differ in the number of versions", options=partita.recipe.token_options.TokenOptions(versions=2))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    again("is not empty and holds no shards", folder=tmp_path / "full")
+    again(r"is not empty and has no tokens\.json: choose", folder=tmp_path / "full")
+    for number, content in enumerate(["{", "[]", '{"format": 1}']):
+        (tmp_path / f"damaged-{number}").mkdir()
+        (tmp_path / f"damaged-{number}" / "tokens.json").write_text(content)
+        again(r"tokens\.json.*: (delete its folder|another version)", folder=tmp_path / f"damaged-{number}")
     again("is a file; give a folder", folder=tmp_path / "full" / "thesis.tex")
     again("shards cannot be written there", folder="hf://datasets/x")
     again("stored tokens already", f"data={{name: shards, path: {shards}}}", folder=tmp_path / "new")

@@ -163,18 +163,27 @@ def page() -> str:
     return TEMPLATE.format(
         tables="\n".join(tables), checks="\n".join(checks), devices=devices, processor=facts["processor"],
         threads=facts["threads"], torch=facts["torch"], share=HARDWARE["a100"].share, code=CODE_BYTES, tokens=OUTLINED,
+        row=ROW,
     )  # fmt: skip
 
 
+ROW = (
+    "partita check music-44khz-stereo data=chorales stages.acoustic.generator.checkpointing=true "
+    "stages.acoustic.generator.fit.batch_size=1 --devices 8 --hardware h100"
+)
 TEMPLATE = """# Scaling
 
 What full-size stages need on many GPUs. `benchmarks/scaling.py` writes this page. **The figures for GPUs are estimates
-from sizes and data sheets: none of them was measured on a GPU.** The same estimate for any recipe:
+from sizes and data sheets: none of them was measured on a GPU.** Estimates for any recipe:
 
     partita check chorales-tiny stages.acoustic.generator=musicgen-small --devices 64 --hardware h100
     partita check chorales-tiny stages.acoustic.generator=musicgen-large --devices 64 --hardware a100 --strategy fsdp2
 
 Without `--devices` and `--strategy`, those of the recipe's [`trainer:`](training.md#many-gpus-and-machines) count.
+`fit.batch_size` counts per GPU, so 64 GPUs take 64 times as many examples in a step; `check` prints how many. The table
+below divides the examples among the GPUs instead. Its row of `music-44khz-stereo` on eight H100 with `ddp` is:
+
+    {row}
 
 ## Full-size stages
 

@@ -63,16 +63,20 @@ def forecast(
             f"{step.trained:,}",
             _bytes(memory),
             _bytes(step.activations),
-            f"{step.operations / 1e12:,.3g} T",
+            f"{_rounded(step.operations / 1e12)} T",
             _seconds(each),
             f"{fit.steps:,}",
             duration(each * fit.steps) + price(where, count, each * fit.steps),
         )
+        if count > 1:
+            each_device = f"{fit.batch_size:,}" + (f" × {fit.accumulate}" if fit.accumulate > 1 else "")
+            total = fit.batch_size * fit.accumulate * count
+            lines.append(f"a step of {key} has {total:,} examples: {each_device} on each of {count:,} devices")
         if where.memory is not None and memory > where.memory:
             lines.append(f"{key} does not fit: {advice(step, where, count, sharded, key.group == 'stages')}")
         if sharded and trainer.get("precision", fit.precision) == "16-mixed":
             lines.append(f"{key} cannot be trained by fsdp2 in 16-mixed: set fit.precision=bf16-mixed")
-    shares = f"{where.half * where.share / 1e12:,.3g} trillion operations per second in bfloat16 on each device"
+    shares = f"{_rounded(where.half * where.share / 1e12)} trillion operations per second in bfloat16 on each device"
     if most > 1:
         lines.append("every device has fit.batch_size examples: lower it to keep the number of examples of a step")
     notes = [f"estimated for {where.name}, at {shares}, with the tokens stored (memory per device)", *lines]
@@ -92,17 +96,14 @@ def find_hardware(name: str | None) -> Hardware:
     if name == "cpu":
         return measured()
     if name not in HARDWARE:
-        raise PartitaError(
-            f"there are no figures for the hardware {name!r}{did_you_mean(name, [*HARDWARE, 'cpu'])}; choose from "
-            f"{', '.join([*HARDWARE, 'cpu'])}"
-        )
+        raise PartitaError(f"there are no figures for the hardware {name!r}{did_you_mean(name, [*HARDWARE, 'cpu'])}")
     return HARDWARE[name]
 
 
 def price(hardware: Hardware, devices: int, seconds: float) -> str:
     """Return the price of a training, as a note after its duration; empty without a price."""
     dollars = hardware.dollars * devices * seconds / 3600
-    return f", {dollars:,.0f} $" if dollars else ""
+    return f", ${dollars:,.0f}" if dollars else ""
 
 
 def advice(step: Step, hardware: Hardware, devices: int, sharded: bool, stage: bool) -> str:
@@ -130,8 +131,13 @@ def _devices(trainer: dict[str, Any]) -> int:
 
 
 def _bytes(number: float) -> str:
-    return f"{number / 1e9:,.3g} GB" if number >= 1e8 else f"{number / 1e6:,.3g} MB"
+    return f"{_rounded(number / 1e9)} GB" if number >= 1e8 else f"{_rounded(number / 1e6)} MB"
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:,.3g} s" if seconds >= 1 else f"{seconds * 1000:,.3g} ms"
+    return f"{_rounded(seconds)} s" if seconds >= 1 else f"{_rounded(seconds * 1000)} ms"
+
+
+def _rounded(number: float) -> str:
+    """Format a number with three significant digits, or as a whole number if it has more."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"

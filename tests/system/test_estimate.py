@@ -1,5 +1,6 @@
 """Estimates of training steps, against steps that were really taken."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -177,6 +178,25 @@ def test_unknown_hardware_is_refused():
     system = System.outline(load_recipe("chorales-tiny"))
     with pytest.raises(PartitaError, match=r"no figures for the hardware 'a10'.*did you mean 'a100'"):
         forecast(system, hardware="a10")
+    with pytest.raises(PartitaError) as refused:
+        forecast(system, hardware="b200")
+    assert str(refused.value).count("choose from") == 1
+
+
+def test_the_forecast_says_how_many_examples_a_step_has_on_all_devices():
+    changes = [*LARGE, "stages.acoustic.generator.fit.batch_size=24", "stages.acoustic.generator.fit.accumulate=2"]
+    system = System.outline(load_recipe("music-44khz-stereo", changes))
+    many = render(forecast(system, devices=64, hardware="h100"))
+    assert "a step of stages/acoustic has 3,072 examples: 24 × 2 on each of 64 devices" in many
+    assert "examples" not in render(forecast(system, devices=1, hardware="h100"))
+
+
+def test_large_figures_of_a_forecast_are_written_out():
+    changes = ["stages.acoustic.generator.fit.batch_size=4000", "stages.acoustic.generator.fit.steps=1000000"]
+    text = render(forecast(System.outline(load_recipe("chorales-tiny", [*LARGE, *changes])), hardware="l4"))
+    assert re.search(r", \$\d{1,3}(,\d{3})+", text)
+    assert re.search(r"\d,\d{3} GB", text)
+    assert not re.search(r"\de\+\d", text)
 
 
 def test_this_processor_is_measured():

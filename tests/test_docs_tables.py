@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from markdown_pages import rows, section
+from typer.main import get_command
 
 import partita
+from partita.cli.main import app
 from partita.core.contracts import ConditionSpec
 from partita.core.fit import Fit
 from partita.core.registry import COMPONENTS, lookup, names
@@ -95,6 +97,14 @@ def test_options_of_loggers_and_evaluations():
         row[1] for row in rows(section(ROOT / "docs/ablation.md", "An ablation file")) if row[0] == "`evaluation`"
     )
     assert re.findall(r"`(\w+)`", named) == [field.name for field in fields(Evaluation)]
+
+
+def test_options_of_evaluate():
+    """The table names all options of the command."""
+    documented = " ".join(row[0] for row in rows(section(ROOT / "docs/evaluation.md", "Evaluation")))
+    command = get_command(app).commands["evaluate"]
+    options = {max(p.opts, key=len) for p in command.params if p.param_type_name == "option"}
+    assert options - {"--help"} == set(re.findall(r"--[a-z-]+", documented))
 
 
 def test_parts_and_presets_exist():

@@ -55,6 +55,11 @@ def test_every_row_says_what_measured_it_and_on_how_many(run, joint):
     assert all("weights:" in row["embedding"] for name, row in rows.items() if joint in name)
 
 
+def test_the_page_names_the_precision(run):
+    evaluate(run, options=replace(FEW, precision="bf16"))
+    assert "precision bf16" in (run / "evaluation" / "evaluation.html").read_text()
+
+
 def test_what_stages_listen_to_is_in_the_results(other, lines):
     """Weights that project a text to nothing make nothing of it."""
     deaf = other("stages.main.generator={name: toy-bigram}")

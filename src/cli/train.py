@@ -49,7 +49,7 @@ def check(
     for line in damaged:
         out.print(f"  {line}")
     if damaged:
-        raise PartitaError(f"{len(damaged)} damaged; training would skip what cannot be read of them")
+        raise PartitaError(f"damaged files or rows: {len(damaged)}; training skips what it cannot read of them")
     system.check_fields()
     out.print("data: nothing is damaged")
 

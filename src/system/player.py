@@ -25,10 +25,10 @@ def check_player() -> Any:
     try:
         import sounddevice
     except ImportError:
-        raise PartitaError("--play requires the package sounddevice: pip install 'partita[play]'") from None
+        raise PartitaError("playback requires the package sounddevice: pip install 'partita[play]'") from None
     except OSError:
         raise PartitaError(
-            "--play requires the library PortAudio: install it (Debian and Ubuntu: apt install libportaudio2)"
+            "playback requires the library PortAudio: install it (Debian and Ubuntu: apt install libportaudio2)"
         ) from None
     try:
         sounddevice.query_devices(kind="output")

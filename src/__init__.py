@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .publishing.pull import pull
     from .publishing.push import Commit, preview_push, push
     from .recipe.plan import load_recipe
+    from .recipe.token_options import TokenOptions
     from .storage.audio_file import check_writable, write_audio
     from .system.batches import generate_each
     from .system.data_check import check_data
@@ -52,6 +53,7 @@ __all__ = [
     "Story",
     "System",
     "Term",
+    "TokenOptions",
     "__version__",
     "ablate",
     "check_data",
@@ -96,6 +98,7 @@ _HOMES = {
     "Story": "system.request",
     "System": "system.system",
     "Term": "layers.guidance",
+    "TokenOptions": "recipe.token_options",
     "ablate": "evaluation.ablate",
     "check_data": "system.data_check",
     "check_listening_test": "evaluation.listen",

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
@@ -138,3 +139,17 @@ def test_arguments_of_generate():
                 keywords += [keyword.arg for keyword in ast.parse(f"f({code})").body[0].value.keywords]
     assert len(keywords) > 5
     assert set(keywords) <= accepted
+
+
+def test_arguments_of_public_functions_are_public():
+    """Whoever calls a function finds the classes of its options beside it."""
+    missing = set()
+    for name in partita.__all__:
+        function = getattr(partita, name)
+        if inspect.isfunction(function):
+            home = sys.modules[function.__module__]
+            for parameter in inspect.signature(function).parameters.values():
+                words = re.findall(r"\b[A-Z]\w+", str(parameter.annotation))
+                missing |= {word for word in words if is_dataclass(getattr(home, word, None))}
+    returned = {"Plan", "Material"}  # by load_recipe and gather_clips
+    assert missing <= {*partita.__all__, *returned}

@@ -20,9 +20,11 @@ matplotlib.use("Agg")
 PAGE = RESULTS.with_suffix(".md")
 INTRODUCTION = """# Performance
 
-What the benchmarks measured, each against another library with the same weights, in one process and in turns. A ratio
-is the median over the turns: 2 means that Partita takes half of the time. Times hold for the named machine only.
-This page is written by `python benchmarks/render.py` from the files in `docs/performance`, which the scripts in
+What the benchmarks measured: generation, codecs and training steps against other libraries, and what stored tokens and
+the start of a command take. Contenders take turns, so that a busy machine slows all of them. A ratio is the time of
+another library divided by that of Partita, as the median over the turns: 2 means that Partita takes half of the time.
+It can differ from the ratio of the times in a table, which are medians of their own. Times hold for the named machine
+only. This page is written by `python benchmarks/render.py` from the files in `docs/performance`, which the scripts in
 `benchmarks` write.
 """
 UNITS = {"milliseconds": "ms", "gibibytes": "GiB", "mebibytes": "MiB"}
@@ -38,7 +40,9 @@ def cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         if column.endswith("share"):
             return f"{value:.0%}"
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if isinstance(value, int) and value >= 10000:
+        return f"{value:,}"
     return "" if value is None else str(value)
 
 
@@ -66,7 +70,8 @@ def plot(path: Path, rows: list[dict[str, Any]], across: str, up: str, lines: st
     plt.close(figure)
 
 
-def main() -> None:
+def page() -> str:
+    """Return the page, and draw its plots."""
     parts = [INTRODUCTION]
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
@@ -74,7 +79,8 @@ def main() -> None:
         parts.append(f"## {heading.rstrip('.')}\n")
         parts += [f"{paragraph}\n" for paragraph in about if not paragraph.startswith("    ")]
         where = result["gpu"] or result["processor"]
-        facts = f"{where}, {result['threads']} threads, torch {result['torch']}, commit {result['commit']}"
+        threads = f"{result['threads']} thread" + "s" * (result["threads"] > 1)
+        facts = f"{where}, {threads}, torch {result['torch']}, commit {result['commit']}"
         if "bandwidth" in result:
             facts += f"; the memory reads {result['bandwidth'] / 1e9:.3g} GB/s"
         parts.append(f"    {result['command']}\n\nMeasured on {facts}.\n")
@@ -82,7 +88,11 @@ def main() -> None:
         if "plot" in result:
             plot(path.with_suffix(".png"), result["rows"], *result["plot"])
             parts.append(f"![{heading}]({path.parent.name}/{path.stem}.png)\n")
-    PAGE.write_text("\n".join(parts))
+    return "\n".join(parts)
+
+
+def main() -> None:
+    PAGE.write_text(page())
     print(PAGE)
 
 

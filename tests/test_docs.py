@@ -362,3 +362,8 @@ def test_make_and_extras(page):
 def test_every_guide_is_linked_from_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"(docs/{page.name})" in text for page in GUIDES[1:])
+
+
+def test_the_page_of_performance_shows_the_results_that_are_stored(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert importlib.import_module("render").page() == (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")

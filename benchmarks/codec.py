@@ -19,7 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does: thr
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
-from measuring import in_turns, median_ratio, save
+from measuring import add_save, in_turns, median_ratio, save
 from torch import Tensor, nn
 from transformers import EncodecConfig
 from transformers import EncodecModel as TransformersModel
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    add_save(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
     rows = []
@@ -144,7 +145,8 @@ def main() -> None:
     codes = codec.encode(audio)
     compare("soundstream-24khz", "encode", {"partita": lambda: codec.encode(audio)})
     compare("soundstream-24khz", "decode", {"partita": lambda: codec.decode(codes)})
-    save("codec", rows, seconds=options.seconds)
+    if options.save:
+        save("codec", rows, seconds=options.seconds)
 
 
 if __name__ == "__main__":

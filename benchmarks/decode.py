@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measuring import bandwidth, in_turns, median_ratio, save
+from measuring import add_save, bandwidth, in_turns, median_ratio, save
 from torch import Tensor, nn
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=list(BYTES), choices=BYTES)
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="1 generates without guidance.")
     parser.add_argument("--half", action="store_true", help="Also measure transformers in bfloat16.")
+    add_save(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
     width, depth, heads = SHAPES[options.shape]
@@ -143,7 +144,8 @@ def main() -> None:
                 rows.append(row)
                 print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
     clips_name = "-".join(map(str, options.clips))
-    save(f"decode-{options.shape}-{clips_name}", rows, bandwidth=speed)
+    if options.save:
+        save(f"decode-{options.shape}-{clips_name}", rows, bandwidth=speed)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does: thr
 
 import torch
 from diffusers import StableAudioDiTModel
-from measuring import in_turns, median_ratio, save
+from measuring import add_save, in_turns, median_ratio, save
 from torch import Tensor
 
 from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    add_save(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
     target = RepresentationSpec(sample_rate=44100, channels=2, frame_rate=44100 / 2048, dim=LATENTS)
@@ -116,7 +117,8 @@ def main() -> None:
         }
         rows.append(row)
         print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    save("diffusion", rows, **vars(options))
+    if options.save:
+        save("diffusion", rows)
 
 
 if __name__ == "__main__":

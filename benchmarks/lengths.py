@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from measuring import save, timed
+from measuring import add_save, save, timed
 
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10, 30, 60, 120])
     parser.add_argument("--precisions", nargs="+", default=["int8"])
     parser.add_argument("--one", nargs=3, metavar=("FOLDER", "SECONDS", "PRECISION"), help=argparse.SUPPRESS)
+    add_save(parser)
     options = parser.parse_args()
     if options.one:
         folder, seconds, precision = options.one
@@ -77,7 +78,8 @@ def main() -> None:
                     sys.exit(said.stderr)
                 rows.append(json.loads(said.stdout.splitlines()[-1]))
                 print(rows[-1])
-    save("lengths", rows, plot=("seconds_of_audio", "seconds", "precision"))
+    if options.save:
+        save("lengths", rows, plot=("seconds_of_audio", "seconds", "precision"))
 
 
 if __name__ == "__main__":

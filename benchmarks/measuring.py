@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -73,6 +74,11 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "commit": commit.stdout.strip(),
     }
+
+
+def add_save(parser: argparse.ArgumentParser) -> None:
+    """Add the option that stores the results."""
+    parser.add_argument("--save", action="store_true", help="Store the results in docs/performance.")
 
 
 def save(benchmark: str, rows: list[dict[str, Any]], **facts: Any) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/render.py
 
-Each benchmark writes its results to docs/performance, and says there how it measured.
+Each benchmark writes its results to docs/performance with --save, and says there how it measured.
 """
 
 from __future__ import annotations

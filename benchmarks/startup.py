@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from measuring import in_turns, save
+from measuring import add_save, in_turns, save
 
 COMMAND = "import sys; sys.argv = ['partita', *{arguments!r}]; from partita.cli.main import main; main()"
 UNTIL_GENERATION = """
@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, help="folder of a trained run; by default, only the commands are measured")
     parser.add_argument("--runs", type=int, default=7)
+    add_save(parser)
     options = parser.parse_args()
     scripts = {
         "python": "pass",
@@ -60,7 +61,8 @@ def main() -> None:
         )
     for row in rows:
         print(f"{row['what']}: {row['seconds']:.3f} s")
-    save("startup", rows)
+    if options.save:
+        save("startup", rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from measuring import save
+from measuring import add_save, save
 
 import partita
 from partita.core.part_key import PartKey
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=1)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--codec", help="folder of a trained codec")
+    add_save(parser)
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
@@ -193,7 +194,8 @@ def main() -> None:
         for key, value in figures.items():
             print(f"{key}: {value:,.4g}")
         next(row for row in rows if row["training"] == "shards").update(figures)
-        save("tokens", rows)
+        if options.save:
+            save("tokens", rows)
 
 
 if __name__ == "__main__":

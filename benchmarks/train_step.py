@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from decode import CARDINALITY, CODEBOOKS, models
-from measuring import median_ratio, save, timed
+from measuring import add_save, median_ratio, save, timed
 from torch import Tensor
 
 from partita.core.contracts import Condition
@@ -173,14 +173,14 @@ def main() -> None:
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], nargs="+", default=["bf16-mixed", "32-true"])
     parser.add_argument("--checkpointing", action="store_true", help="recompute the blocks of ours")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dry", action="store_true", help="write no results")
+    add_save(parser)
     options = parser.parse_args()
     rows = []
     for precision in options.precision:
         row = compare(argparse.Namespace(**vars(options) | {"precision": precision}))
         print(f"{precision}: {row['ratio']:.2f} times as fast, at {row['memory']:.2f} of the memory")
         rows.append(row)
-        if not options.dry:
+        if options.save:
             save("train_step", rows, width=options.width, heads=options.heads)
 
 

@@ -54,8 +54,8 @@ def bandwidth(device: str = "cpu") -> float:
     size = 1 << 28
     large = LargePages().empty(size, dtype=torch.float32) if device == "cpu" else torch.empty(size, device=device)
     large.fill_(1)
-    large.sum()
-    return large.nbytes / min(timed(large.sum) for _ in range(7))
+    large.max()  # of all operations that read a tensor once, the fastest on CPUs
+    return large.nbytes / min(timed(large.max) for _ in range(7))
 
 
 def machine() -> dict[str, Any]:

@@ -70,11 +70,15 @@ def plot(path: Path, rows: list[dict[str, Any]], across: str, up: str, lines: st
     plt.close(figure)
 
 
+def results() -> list[tuple[Path, dict[str, Any]]]:
+    """Return the results of all benchmarks, with their files."""
+    return [(path, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
+
+
 def page() -> str:
-    """Return the page, and draw its plots."""
+    """Return the page."""
     parts = [INTRODUCTION]
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text())
+    for path, result in results():
         heading, *about = result["about"].strip().split("\n\n")
         parts.append(f"## {heading.rstrip('.')}\n")
         parts += [f"{paragraph}\n" for paragraph in about if not paragraph.startswith("    ")]
@@ -86,12 +90,14 @@ def page() -> str:
         parts.append(f"    {result['command']}\n\nMeasured on {facts}.\n")
         parts.append(table(result["rows"]) + "\n")
         if "plot" in result:
-            plot(path.with_suffix(".png"), result["rows"], *result["plot"])
             parts.append(f"![{heading}]({path.parent.name}/{path.stem}.png)\n")
     return "\n".join(parts)
 
 
 def main() -> None:
+    for path, result in results():
+        if "plot" in result:
+            plot(path.with_suffix(".png"), result["rows"], *result["plot"])
     PAGE.write_text(page())
     print(PAGE)
 

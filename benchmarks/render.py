@@ -78,10 +78,13 @@ def results() -> list[tuple[Path, dict[str, Any]]]:
 def page() -> str:
     """Return the page."""
     parts = [INTRODUCTION]
+    explained: set[str] = set()
     for path, result in results():
         heading, *about = result["about"].strip().split("\n\n")
-        parts.append(f"## {heading.rstrip('.')}\n")
-        parts += [f"{paragraph}\n" for paragraph in about if not paragraph.startswith("    ")]
+        if heading not in explained:
+            explained.add(heading)
+            parts.append(f"## {heading.rstrip('.')}\n")
+            parts += [f"{paragraph}\n" for paragraph in about if not paragraph.startswith("    ")]
         where = result["gpu"] or result["processor"]
         threads = f"{result['threads']} thread" + "s" * (result["threads"] > 1)
         facts = f"{where}, {threads}, torch {result['torch']}, commit {result['commit']}"

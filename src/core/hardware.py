@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Hardware:
         link: Bytes per second and direction to the other devices of the same machine.
         network: Bytes per second and direction to other machines, for each device. Data sheets do not contain it: it is
             that of common machines.
-        share: Share of the operations per second that training reaches. It is an assumption.
+        share: Share of the operations per second in bfloat16 that training reaches. It is an assumption.
+        single_share: Share of those in float32. It is an assumption.
         dollars: Price per device and hour. It is an assumption, as prices differ between providers and over time.
     """
 
@@ -37,6 +39,7 @@ class Hardware:
     link: float
     network: float
     share: float = 0.4
+    single_share: float = 0.4
     dollars: float = 0.0
 
 
@@ -64,7 +67,10 @@ def measured() -> Hardware:
     values, copies = torch.ones(8_000_000), torch.ones(8_000_000)
     copied = 2 * values.nbytes / min(_seconds(partial(copies.copy_, values)) for _ in range(4))
     single = speed[False]
-    return Hardware("this processor", speed.get(True, single), single, None, copied, copied, copied, share=0.6)
+    half, share = (speed[True], 0.3) if True in speed else (single, 0.6)  # other operations than products stay as slow
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    links = {"bandwidth": copied, "link": copied, "network": copied}
+    return Hardware("this processor", half, single, memory, **links, share=share, single_share=0.6)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -75,7 +75,8 @@ class Step:
 
     def seconds(self, hardware: Hardware, devices: int = 1, *, sharded: bool = False) -> float:
         """Seconds of a step. Communication runs beside the computation; the slower one counts."""
-        speed = (hardware.single if self.precision == "32-true" else hardware.half) * hardware.share
+        single, half = hardware.single * hardware.single_share, hardware.half * hardware.share
+        speed = single if self.precision == "32-true" else half
         update = self.moved / hardware.bandwidth / (devices if sharded else 1)
         return (
             max(self.operations / speed, self.communicated(devices, sharded=sharded) / _link(hardware, devices))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ STEP = Step(
     trained=1000, state=2000, largest_block=100, activations=5000, forward=10**9, recomputed=0, batches=2,
     precision="bf16-mixed", moved=10_000,
 )  # fmt: skip
-DEVICE = Hardware("toy", 1e12, 1e11, 1e6, 1e6, 1e3, 1e2, share=0.5)
+DEVICE = Hardware("toy", 1e12, 1e11, 1e6, 1e6, 1e3, 1e2, share=0.5, single_share=0.25)
 
 
 def test_memory_is_divided_by_fsdp2_and_the_same_under_ddp():
@@ -111,6 +112,7 @@ def test_memory_is_divided_by_fsdp2_and_the_same_under_ddp():
 def test_the_slower_of_computation_and_communication_counts():
     computed = 2 * 3e9 / (1e12 * 0.5)
     assert STEP.seconds(DEVICE) == pytest.approx(computed + 0.01)
+    assert replace(STEP, precision="32-true").seconds(DEVICE) == pytest.approx(2 * 3e9 / (1e11 * 0.25) + 0.01)
     assert STEP.communicated(4) == 2 * 4 * 1000 * 3 / 4
     assert STEP.seconds(DEVICE, 4) == pytest.approx(6.0 + 0.01)  # 6,000 bytes over the link
     # 7,500 bytes pass each machine, over the network of its 8 devices
@@ -204,6 +206,9 @@ def test_this_processor_is_measured():
     assert 1e8 < here.single < 1e14
     assert 1e8 < here.half < 1e14
     assert here.bandwidth > 1e7
+    if (info := Path("/proc/meminfo")).exists():
+        total = next(int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("MemTotal"))
+        assert here.memory == pytest.approx(total * 1024, rel=0.05)
     assert all(one.half > one.single and one.memory for one in HARDWARE.values())
 
 

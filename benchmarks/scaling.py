@@ -225,7 +225,7 @@ assumptions: look up your own.
 
 Steps of musicgen-small's width (1024, 16 heads, 4 codebooks of 2048), batch 1, AdamW, with {threads} threads of
 {processor}, PyTorch {torch}. The estimate takes the speed of a product of two matrices of
-1024 × 1024, measured at the same time, times 60 % in float32 and 30 % in bfloat16; the share is what the step really
+1024 × 1024, measured at the same time, times 60 % in float32 and 50 % in bfloat16; the share is what the step really
 reached of that speed. Both vary if the machine is busy.
 
 | precision | layers | frames | recomputed | measured | estimated | share |

@@ -67,7 +67,7 @@ def measured() -> Hardware:
     values, copies = torch.ones(8_000_000), torch.ones(8_000_000)
     copied = 2 * values.nbytes / min(_seconds(partial(copies.copy_, values)) for _ in range(4))
     single = speed[False]
-    fastest, share = (speed[True], 0.3) if True in speed else (single, 0.6)  # only products are faster in bfloat16
+    fastest, share = (speed[True], 0.5) if True in speed else (single, 0.6)  # only products are faster in bfloat16
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     links = {"bandwidth": copied, "link": copied, "network": copied}
     return Hardware("this processor", fastest, single, memory, **links, share=share, single_share=0.6)

@@ -144,32 +144,31 @@ class Codebooks(nn.Module):
         """
         if self.any_refused:  # padding may hold ids that cannot be predicted
             codes = codes.masked_fill(~valid, 0)
-        hidden, places, weights = outputs.hidden, outputs.layout.steps - 1, self.weights(outputs.table)
+        compute = self._by_state if outputs.dense else self._by_codebook
         keep = codes.numel() * self.most <= min(MOST_KEPT, MOST_LOGITS)
-        if outputs.dense:
-            books = torch.arange(len(places), device=places.device)[:, None]
-            targets = codes.new_full((len(codes), hidden.shape[1], len(places)), NO_CODE)
-            targets[:, places, books] = codes
-            size = len(codes) * len(places) * self.most
-            parts = zip(_chunks(hidden, size), _chunks(targets, size), strict=True)
-            chunks = [self._some(part, weights, self.refused, some, keep) for part, some in parts]
-            entropy = torch.cat(chunks, dim=1)[:, places, books]
-        else:
-            size = len(codes) * self.most
-            entropy = torch.stack(
-                [
-                    torch.cat(
-                        [
-                            self._some(hidden, weights[k : k + 1], self.refused[k], some[..., None], keep, at)[..., 0]
-                            for at, some in zip(_chunks(places[k], size, 0), _chunks(codes[:, k], size), strict=True)
-                        ],
-                        dim=1,
-                    )
-                    for k in range(len(places))
-                ],
-                dim=1,
-            )
-        return entropy.masked_fill(~valid, 0.0)
+        return compute(outputs, codes, keep).masked_fill(~valid, 0.0)
+
+    def _by_state(self, outputs: Outputs, codes: Tensor, keep: bool) -> Tensor:
+        """Cross-entropy ``[B, K, T]``, in chunks of some hidden states and all codebooks."""
+        hidden, places, weights = outputs.hidden, outputs.layout.steps - 1, self.weights(outputs.table)
+        books = torch.arange(len(places), device=places.device)[:, None]
+        targets = codes.new_full((len(codes), hidden.shape[1], len(places)), NO_CODE)
+        targets[:, places, books] = codes
+        size = len(codes) * len(places) * self.most
+        parts = zip(_chunks(hidden, size), _chunks(targets, size), strict=True)
+        chunks = [self._some(part, weights, self.refused, some, keep) for part, some in parts]
+        return torch.cat(chunks, dim=1)[:, places, books]
+
+    def _by_codebook(self, outputs: Outputs, codes: Tensor, keep: bool) -> Tensor:
+        """Cross-entropy ``[B, K, T]``, in chunks of some frames of one codebook."""
+        places, weights, size = outputs.layout.steps - 1, self.weights(outputs.table), len(codes) * self.most
+        books = []
+        for k in range(len(places)):
+            parts = zip(_chunks(places[k], size, dim=0), _chunks(codes[:, k, :, None], size), strict=True)
+            table, refused = weights[k : k + 1], self.refused[k]
+            chunks = [self._some(outputs.hidden, table, refused, some, keep, at) for at, some in parts]
+            books.append(torch.cat(chunks, dim=1))
+        return torch.cat(books, dim=2).transpose(1, 2)
 
     def _some(
         self,

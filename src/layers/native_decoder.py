@@ -134,7 +134,8 @@ class DecoderState:
     def _allocate(self, batch: int) -> None:
         """Allocate keys and values, and pass on where all tables are."""
         shape = (self._stack.depth, batch, self._heads, self.capacity, self._width // self._heads)
-        self._tables |= {name: LargePages().empty(*shape, dtype=self._dtype) for name in ("keys", "values")}
+        memory = LargePages()
+        self._tables |= {name: memory.empty(*shape, dtype=self._dtype) for name in ("keys", "values")}
         self._sequence.batch = batch
         for name, table in self._tables.items():
             setattr(self._sequence, name, address(table))

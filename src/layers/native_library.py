@@ -67,8 +67,8 @@ def native_library() -> ctypes.CDLL | None:
 
 def declared(library: ctypes.CDLL) -> ctypes.CDLL:
     """Return the kernels with the types of what their functions return."""
-    for function in (library.partita_step, library.partita_linear, library.partita_round):
-        function.restype = None
+    for name in FUNCTIONS:
+        getattr(library, name).restype = None
     library.partita_size.restype = ctypes.c_int64
     return library
 

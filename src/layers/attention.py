@@ -127,9 +127,7 @@ class SelfAttention(_Attention):
         super().__init__(width, num_heads, qk_norm=qk_norm, dropout=dropout)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
 
-    def forward(
-        self, x: Tensor, mask: Mask, rotary: tuple[Tensor, Tensor] | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, rotary: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
         """``x`` ``[B, N, width]``, only the new places if there is a cache, to the same shape."""
         queries, keys, values = self.split(self.query_key_value(x), 3)
         queries, keys = self.query_norm(queries), self.key_norm(keys)

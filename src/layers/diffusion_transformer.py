@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
+from .norms import make_norm
 from .positions import rotary, sinusoidal
-from .transformer_blocks import DEFAULT_BLOCK, BlockConfig, FeedForward, check_sizes, make_norm, scaled_normal_
+from .transformer_blocks import DEFAULT_BLOCK, BlockConfig, FeedForward, check_sizes, scaled_normal_
 
 LEVEL_FEATURES = 256
 """Width of the sinusoidal features of a noise level."""
@@ -68,7 +69,7 @@ class DiffusionBlock(nn.Module):
         x: Tensor,
         modulation: Tensor,
         over_self: Mask,
-        positions: tuple[Tensor, Tensor],
+        rotations: Tensor,
         cross: Tensor | None,
         over_cross: Mask,
         keys_values: tuple[Tensor, Tensor] | None = None,
@@ -77,7 +78,7 @@ class DiffusionBlock(nn.Module):
         tables = (modulation + self.table)[:, :, None].unbind(1)
         shift, scale, gate, feed_shift, feed_scale, feed_gate = tables
         seen = modulate(self.self_norm(x), shift, scale)
-        x = x + gate * self._drop(self.self_attention(seen, over_self, positions))
+        x = x + gate * self._drop(self.self_attention(seen, over_self, rotations))
         if keys_values is None and cross is not None:
             keys_values = self.cross_attention.keys_values(cross)
         if keys_values is not None:
@@ -95,13 +96,13 @@ class Prepared(NamedTuple):
     Attributes:
         over_self: Mask of self-attention.
         over_cross: Mask of cross-attention.
-        positions: Rotary positions.
+        rotations: Rotary positions, ``[S, head width / 2]`` complex64.
         keys_values: Keys and values of cross-attention, of each block; empty if each step computes them.
     """
 
     over_self: Mask
     over_cross: Mask
-    positions: tuple[Tensor, Tensor]
+    rotations: Tensor
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
@@ -179,9 +180,9 @@ class DiffusionTransformer(nn.Module):
 
     def _shared(self, places: int, mask: Tensor | None, cross_mask: Tensor | None) -> Prepared:
         weight = self.output.weight
-        cos, sin = rotary(torch.arange(places, device=weight.device), self.head_width)
+        rotations = rotary(torch.arange(places, device=weight.device), self.head_width)
         over_self = self_mask(places, places, mask, False, weight.device)
-        return Prepared(over_self, key_mask(cross_mask), (cos.to(weight.dtype), sin.to(weight.dtype)))
+        return Prepared(over_self, key_mask(cross_mask), rotations)
 
     def forward(
         self,
@@ -216,7 +217,7 @@ class DiffusionTransformer(nn.Module):
             x = F.dropout(x, self.dropout, self.training)
         for index, block in enumerate(self.blocks):
             keys_values = shared.keys_values[index] if shared.keys_values else None
-            inputs = (x, modulation, shared.over_self, shared.positions, cross, shared.over_cross, keys_values)
+            inputs = (x, modulation, shared.over_self, shared.rotations, cross, shared.over_cross, keys_values)
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:

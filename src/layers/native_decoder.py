@@ -57,7 +57,7 @@ class SequenceStruct(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("keys", "values", "cross_keys", "cross_values", "cross_lengths")),
-        *((name, ctypes.c_void_p) for name in ("order", "ranks", "added", "cosines", "sines")),
+        *((name, ctypes.c_void_p) for name in ("order", "ranks", "added", "rotations")),
         *((name, ctypes.c_int64) for name in ("batch", "capacity", "cross_capacity", "half", "shared_positions")),
     ]
 
@@ -236,5 +236,4 @@ def _position_tables(positions: Positions) -> dict[str, Tensor]:
     if positions.added is not None:
         return {"added": positions.added.float().contiguous()}
     assert positions.rotary is not None
-    cosines, sines = positions.rotary
-    return {"cosines": cosines.float().contiguous(), "sines": sines.float().contiguous()}
+    return {"rotations": torch.view_as_real(positions.rotary).contiguous()}

@@ -19,16 +19,16 @@ class Positions(NamedTuple):
 
     Attributes:
         added: ``[B or 1, N, width]`` to add to the input; ``None`` for rotary positions.
-        rotary: Cosines and sines ``[B or 1, 1, N, head width]``; ``None`` for sinusoidal positions.
+        rotary: Rotations ``[B or 1, 1, N, head width / 2]`` complex64; ``None`` for sinusoidal positions.
     """
 
     added: Tensor | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
+    rotary: Tensor | None = None
 
     def slice(self, start: int, stop: int) -> Positions:
         """The positions of places ``start`` to ``stop``."""
         added = None if self.added is None else self.added[:, start:stop]
-        rotary = None if self.rotary is None else (self.rotary[0][:, :, start:stop], self.rotary[1][:, :, start:stop])
+        rotary = None if self.rotary is None else self.rotary[:, :, start:stop]
         return Positions(added, rotary)
 
 
@@ -58,17 +58,17 @@ def sinusoidal(ids: Tensor, width: int, max_period: float = 10_000.0, *, inclusi
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotary(ids: Tensor, width: int, max_period: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[..., N, width]`` float32 for :func:`rotate` (RoFormer, arXiv 2104.09864)."""
+def rotary(ids: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """Rotations ``[..., N, width / 2]`` complex64 for :func:`rotate` (RoFormer, arXiv 2104.09864)."""
     frequencies = torch.exp(torch.arange(0, width, 2, device=ids.device) * (-math.log(max_period) / width))
-    angles = (ids[..., None].float() * frequencies).repeat_interleave(2, dim=-1)
-    # The sign of `rotate`'s second term is folded into the sines: (a, b) turns to (a cos − b sin, b cos + a sin).
-    sign = torch.tensor([-1.0, 1.0], device=ids.device).repeat(width // 2)
-    return angles.cos(), angles.sin() * sign
+    angles = ids[..., None].float() * frequencies
+    return torch.complex(angles.cos(), angles.sin())
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys ``[B, heads, N, head width]`` rotated by their positions."""
-    cos, sin = table
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return x * cos + swapped * sin
+def rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """Queries or keys ``[B, heads, N, head width]`` rotated by their positions, in float32.
+
+    Each pair of neighbours is a complex number, and is multiplied by a rotation.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotations).flatten(-2)

@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
 from .kv_cache import KeyValueCache, LayerCache
+from .norms import Norm, make_norm
 from .positions import PositionKind, Positions, rotary, sinusoidal
 
 Activation = Literal["gelu", "swiglu"]
-Norm = Literal["layer", "rms"]
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,6 @@ class BlockConfig:
 
 
 DEFAULT_BLOCK = BlockConfig()
-
-
-def make_norm(kind: Norm, width: int, *, affine: bool = True) -> nn.Module:
-    """Layer normalization, or its root-mean-square form (arXiv 1910.07467); with or without weights."""
-    if kind == "rms":
-        return nn.RMSNorm(width, eps=1e-6, elementwise_affine=affine)
-    return nn.LayerNorm(width) if affine else nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
 class FeedForward(nn.Module):
@@ -106,7 +99,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         over_self: Mask,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary: Tensor | None,
         cross: Tensor | None,
         over_cross: Mask,
         cache: LayerCache | None,
@@ -174,8 +167,7 @@ class Transformer(nn.Module):
         dtype = self.blocks[0].self_attention.output.weight.dtype
         if self.position_kind == "sinusoidal":
             return Positions(added=sinusoidal(ids, self.width).to(dtype))
-        cos, sin = rotary(ids[:, None], self.width // self.num_heads)
-        return Positions(rotary=(cos.to(dtype), sin.to(dtype)))
+        return Positions(rotary=rotary(ids[:, None], self.width // self.num_heads))
 
     def new_cache(
         self,

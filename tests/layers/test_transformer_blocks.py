@@ -45,6 +45,13 @@ def test_rotary_scores_depend_on_the_distance_only():
     torch.testing.assert_close(score(0, 0), (query * key).sum())
 
 
+def test_rotary_positions_turn_neighbours_by_their_angles():
+    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 2.0]).view(1, 1, 1, 4), rotary(torch.tensor([3]), 4))[0, 0, 0]
+    first, second = 3.0, 3.0 / 100
+    expected = [math.cos(first), math.sin(first), -2 * math.sin(second), 2 * math.cos(second)]
+    torch.testing.assert_close(turned, torch.tensor(expected))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_causal(variant):
     model = make(variant, cross=False)

@@ -32,7 +32,7 @@ typedef struct {
     const int32_t *order;                      /* [batch, capacity], the places that are no padding, or NULL for all */
     const int64_t *ranks;                      /* [batch, capacity], how many of them come up to a place */
     const float *added;                        /* [1 or batch, capacity, width], positions to add, or NULL */
-    const float *cosines, *sines;              /* [1 or batch, capacity, head width], or NULL */
+    const float *rotations;                    /* [1 or batch, capacity, head width / 2, cosine and sine], or NULL */
     int64_t batch, capacity, cross_capacity, half, shared_positions;
 } Sequence;
 
@@ -128,11 +128,11 @@ static void attention(const float *q, const void *keys, const void *values, int6
         attend(q, keys, values, offset, order, count, width, scores, out, FLOAT);
 }
 
-static void rotate(float *x, const float *cosines, const float *sines, int64_t width) {
+static void rotate(float *x, const float *rotations, int64_t width) {
     for (int64_t i = 0; i < width; i += 2) {
-        float a = x[i], b = x[i + 1];
-        x[i] = a * cosines[i] + b * sines[i];
-        x[i + 1] = b * cosines[i + 1] + a * sines[i + 1];
+        float a = x[i], b = x[i + 1], cosine = rotations[i], sine = rotations[i + 1];
+        x[i] = a * cosine - b * sine;
+        x[i + 1] = b * cosine + a * sine;
     }
 }
 
@@ -146,10 +146,10 @@ static void self_attention(const Stack *stack, const Sequence *sequence, int64_t
         float *q = scratch->wide + row * 3 * stack->width + head * width, *k = q + stack->width, *v = k + stack->width;
         if (block->self_queries.present) normalize(&block->self_queries, q, q, width);
         if (block->self_keys.present) normalize(&block->self_keys, k, k, width);
-        if (sequence->cosines) {
+        if (sequence->rotations) {
             int64_t at = ((sequence->shared_positions ? 0 : sample) * capacity + place) * width;
-            rotate(q, sequence->cosines + at, sequence->sines + at, width);
-            rotate(k, sequence->cosines + at, sequence->sines + at, width);
+            rotate(q, sequence->rotations + at, width);
+            rotate(k, sequence->rotations + at, width);
         }
         int64_t to = (((index * sequence->batch + sample) * heads + head) * capacity + place) * width;
         for (int64_t i = 0; i < width; i++) {

@@ -27,6 +27,24 @@ class PartKey(str):
         """
         return cls(f"{group}/{name}")
 
+    def inside(self, name: str) -> Self:
+        """The key of a part inside this one, which the argument ``name`` holds.
+
+        >>> PartKey.of("tokenizers", "semantic").inside("features")
+        'tokenizers/semantic.features'
+        """
+        return type(self)(f"{self}.{name}")
+
+    @property
+    def around(self) -> list[Self]:
+        """The keys of the parts that this one is inside, beginning with the innermost.
+
+        >>> PartKey("tokenizers/semantic.features.codec").around
+        ['tokenizers/semantic.features', 'tokenizers/semantic']
+        """
+        *outer, _ = self.split(".")
+        return [type(self)(".".join(outer[:count])) for count in range(len(outer), 0, -1)]
+
     @property
     def group(self) -> str:
         """``tokenizers``, ``conditioners`` or ``stages``."""
@@ -34,5 +52,5 @@ class PartKey(str):
 
     @property
     def name(self) -> str:
-        """The name that the recipe gives the part in its group."""
+        """The name that the recipe gives the part in its group; for one inside another, followed by its argument."""
         return self.partition("/")[2]

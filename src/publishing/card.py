@@ -213,7 +213,7 @@ def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict
 
 
 def _training(system: System) -> Iterator[dict[str, str]]:
-    for key, part in system.parts.items():
+    for key, part in system.training_order.items():
         plan, fit = system.part_plan(key), part.fit_options
         row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
         if plan.weights is not None or part.weightless:

@@ -161,13 +161,12 @@ def _expand_slot(tree: Tree, path: KeyPath, family: str, folder: Path, outer_pre
     elif any(layer.get("weights") is not None for layer, _ in layers):
         layers = [({k: v for k, v in layer.items() if k != "fit"}, file) for layer, file in layers]
     origins = {k: tree.origin(f"{key}.{k}") for k in value}
-    slot_origin, inside = tree.origin(key), family_of(path) is None
+    slot_origin = tree.origin(key)
     parent[path[-1]] = {}
     tree.set_origin(path, slot_origin)
     for layer, file in reversed(layers):
         for k, v in layer.items():
-            # A nested part is not trained on its own, so the training options of its preset do not apply.
-            if k != "preset" and not (k == "fit" and file and inside):
+            if k != "preset":
                 tree.merge({k: v}, file or origins.get(k, slot_origin), path)
     if "name" not in parent[path[-1]]:
         choices = ", ".join(_choices(family, folder))

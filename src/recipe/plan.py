@@ -238,7 +238,7 @@ def _plan_part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loa
         return None
     own = _own_keys(family, path)
     given = {k: v for k, v in value.items() if k not in own}
-    beside = [name for name in own if name != "name" and not (name == "fit" and inside)]
+    beside = [name for name in own if name != "name"]
     beside += [f"fit.{name}" for name in arguments(Fit)] if "fit" in beside else []
     skip = SUPPLIED if family == "generator" else ()
     mistakes = check(cls, given, skip=skip, key=key, leave_parts=True, beside=beside)
@@ -253,23 +253,19 @@ def _plan_part(tree: Tree, path: tuple[str, ...], inside: str | None = None, loa
             tree.add_problem(f"{key}.weights", f"{value['name']} has no weights: remove this key")
         elif weights is not None and not isinstance(weights, str):
             tree.add_problem(f"{key}.weights", f"expected a hub id or a path, got {weights!r}")
-        if init is not None and inside:
-            tree.add_problem(f"{key}.init", "a nested part is not trained on its own", ": set weights instead")
-        elif init is not None:
+        if init is not None:
             _check_init(tree, f"{key}.init", init, weights, cls)
-        if fit is not None and inside:
-            tree.add_problem(f"{key}.fit", "a nested part is not trained on its own", ": set weights instead")
+        if fit is not None and cls.weightless:
+            tree.add_problem(f"{key}.fit", f"{value['name']} has nothing to train", ": remove this key")
         elif fit is not None and not isinstance(fit, dict):
             tree.add_problem(f"{key}.fit", f"expected a mapping, got {fit!r}")
         elif fit:
             wrong = check(Fit, fit, key=f"{key}.fit")
             add_mistakes(tree, wrong)
             add_mistakes(tree, check_trainer(fit.get("trainer"), f"{key}.fit.trainer"))
-        if not (loaded or cls.weightless or (cls.trainable and not inside)):
-            where = "not trained inside another part" if cls.trainable else "not trainable"
-            tree.add_problem(
-                f"{key}.weights", f"{value['name']} is {where} and has no weights", ": add a hub id or a path"
-            )
+        if not (loaded or cls.weightless or cls.trainable):
+            message = f"{value['name']} is not trainable and has no weights"
+            tree.add_problem(f"{key}.weights", message, ": add a hub id or a path")
     reads = (
         _check_reads(tree, f"{key}.{READS}", value[READS]) if value.get(READS) is not None and READS in own else None
     )

@@ -154,9 +154,26 @@ class Assembly:
         groups = (("tokenizers", self.tokenizers), ("conditioners", self.conditioners), ("stages", self.stages))
         return {PartKey.of(group, name): part for group, parts in groups for name, part in parts.items()}
 
+    @property
+    def training_order(self) -> dict[PartKey, Part]:
+        """All parts by key in the order of training, each after the parts inside it that are trained on their own.
+
+        An inner part has a key such as ``tokenizers/semantic.features``. Inner parts that are saved with pretrained
+        weights, or that have nothing to train, are left out.
+        """
+        order: dict[PartKey, Part] = {}
+        for key, part in self.parts.items():
+            order |= _trained_inside(key, part, self.part_plan(key))
+            order[key] = part
+        return order
+
     def part_plan(self, key: PartKey) -> PartPlan:
-        """Return the plan of the part with the given key, which is one of :attr:`parts`."""
-        return self.plan.stages[key.name].part if key.group == "stages" else getattr(self.plan, key.group)[key.name]
+        """Return the plan of the part with the given key, which is one of :attr:`training_order`."""
+        name, *inside = key.name.split(".")
+        plan = self.plan.stages[name].part if key.group == "stages" else getattr(self.plan, key.group)[name]
+        for inner in inside:
+            plan = plan.parts[inner]
+        return plan
 
     @property
     def output(self) -> Tokenizer | LatentView | Mix:
@@ -287,7 +304,7 @@ class Assembly:
     def _check_trainable(self) -> None:
         """Check that every part has the parameters that its ``fit.trainable`` names."""
         problems = []
-        for name, part in self.parts.items():
+        for name, part in self.training_order.items():
             if (patterns := part.fit_options.trainable) is not None:
                 key = f"{self.part_plan(name).key}.fit.trainable"
                 try:
@@ -318,6 +335,16 @@ class Assembly:
             part.load_weights(Path(folder) / name)
             part.eval()
         return self
+
+
+def _trained_inside(key: PartKey, part: Part, plan: PartPlan) -> dict[PartKey, Part]:
+    """Return the parts inside a part that are trained on their own, in the order of training."""
+    found: dict[PartKey, Part] = {}
+    for name, inner_plan in plan.parts.items() if plan.weights is None else ():
+        inner, inner_key = getattr(part, name), key.inside(name)
+        if isinstance(inner, Part) and inner_plan.weights is None and not inner.weightless:
+            found |= _trained_inside(inner_key, inner, inner_plan) | {inner_key: inner}
+    return found
 
 
 def index_yaml(plan: Plan) -> str:

@@ -45,7 +45,7 @@ def forecast(
         "training",
         right=("trained", "memory", "activations", "operations", "step", "steps", "training"),
     )
-    for key, part in system.parts.items():
+    for key, part in system.training_order.items():
         if system.part_plan(key).weights is not None or part.weightless or getattr(part, "trained_with_stage", False):
             continue
         fit, trainer = part.fit_options, system.plan.trainer | part.fit_options.trainer

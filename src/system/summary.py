@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.text import Text
@@ -24,25 +24,26 @@ class PartSummary(NamedTuple):
 
 
 def summary(system: Assembly) -> list[PartSummary]:
-    """Return a summary of each part."""
-    spec = {PartKey.of("tokenizers", name): str(part.spec) for name, part in system.tokenizers.items()}
-    spec |= {
-        PartKey.of("conditioners", name): f"{', '.join(part.inputs)} → {part.spec}"
-        for name, part in system.conditioners.items()
-    }
-    for name, stage in system.plan.stages.items():
-        given = ", ".join(f"{n} ({g.fusion})" for n, g in system.stages[name].given.items())
-        spec[PartKey.of("stages", name)] = f"{stage.named_targets} given {given or 'nothing'}, {stage.window:g} s"
+    """Return a summary of each part, also of those inside others that are trained on their own."""
     lines = []
-    for key, part in system.parts.items():
+    for key, part in system.training_order.items():
         weights, fit = system.part_plan(key).weights, part.fit_options
         training = f"{fit.steps:,} steps of {fit.examples}" if weights is None else f"none: {weights}"
         if part.weightless:
             training = "nothing to learn"
         elif weights is None and getattr(part, "trained_with_stage", False):
             training = "with its stage"
-        lines.append(PartSummary(key, part.registered_name, part.num_parameters, spec[key], training))
+        lines.append(PartSummary(key, part.registered_name, part.num_parameters, _output(system, key, part), training))
     return lines
+
+
+def _output(system: Assembly, key: PartKey, part: Any) -> str:
+    """Return what a part makes, and of what."""
+    if key.group != "stages":
+        return f"{', '.join(part.inputs)} → {part.spec}" if part.family == "conditioner" else str(part.spec)
+    stage = system.plan.stages[key.name]
+    given = ", ".join(f"{name} ({one.fusion})" for name, one in part.given.items())
+    return f"{stage.named_targets} given {given or 'nothing'}, {stage.window:g} s"
 
 
 def overview(system: Assembly) -> Group:

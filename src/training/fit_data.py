@@ -45,7 +45,7 @@ class FitData(L.LightningDataModule):
         self.system = system
         self.source = source or system.source
         self.key = key
-        self.part: Any = system.parts[key]
+        self.part: Any = system.training_order[key]
         self.fit = self.part.fit_options
         name = key.name
         self.stage = system.plan.stages[name] if self.part.training_input == "stage" else None

@@ -66,7 +66,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
             *(s for split in SPLITS if (s := system.source.fallback_warning(split)) is not None),
             *training_gaps(system.source, system.reads),
         ],
-        curves=[group for key in system.parts if (group := _curves(run, key))["images"]],
+        curves=[group for key in system.training_order if (group := _curves(run, key))["images"]],
         notes=system.source.report,
         recipe=index_yaml(system.plan),
     )

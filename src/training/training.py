@@ -61,7 +61,8 @@ TOKENS = "tokens"
 def train(plan: Plan, run: str | Path) -> System:
     """Train every part of a system that has no weights, or resume an interrupted run.
 
-    Each action is logged (``partita.training``, INFO), also to ``logs/train.log`` of the run.
+    A part inside another one is trained before it, and stays in a folder of its own in the run. Each action is logged
+    (``partita.training``, INFO), also to ``logs/train.log`` of the run.
 
     Args:
         plan: A checked recipe.
@@ -112,9 +113,11 @@ def _train_parts(system: System, run: Path) -> None:
     if system.plan.tokens is not None:  # before parts are trained for which no tokens could be stored
         check_storable(system, system.plan.tokens)
     done = set()
-    for key, part in system.parts.items():  # first, so that missing weights do not waste any training
+    for key, part in system.training_order.items():  # first, so that missing weights do not waste any training
         weights = system.part_plan(key).weights
-        if (run / joint.get(key, key) / "model.safetensors").is_file():
+        if any((run / joint.get(outer, outer) / "model.safetensors").is_file() for outer in key.around):
+            done.add(key)  # it is saved with the part around it
+        elif (run / joint.get(key, key) / "model.safetensors").is_file():
             _load_finished(part, run / key)
             log.info(f"{key}: trained already" if weights is None else f"{key}: weights kept in the run")
             done.add(key)
@@ -135,7 +138,7 @@ def _train_parts(system: System, run: Path) -> None:
         if wrong is not None and key not in done:
             raise PartitaError(f"{key}: {wrong}")
     source = None
-    for key, part in system.parts.items():
+    for key, part in system.training_order.items():
         if key not in done and key not in joint:
             if key.group == "stages":
                 source = source or _stage_source(system, run)
@@ -144,7 +147,7 @@ def _train_parts(system: System, run: Path) -> None:
             if (doubt := part.doubt()) is not None:
                 log.info(f"{key}: {doubt}")
             _fit(system, key, run, source)
-        system.parts[key].eval().requires_grad_(False)
+        system.training_order[key].eval().requires_grad_(False)
 
 
 def _check_trainable_without_audio(system: System, run: Path, joint: Mapping[PartKey, PartKey]) -> None:
@@ -227,7 +230,7 @@ def _stage_source(system: System, run: Path) -> Source:
 
 def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) -> None:
     """Train one part from its last checkpoint, and save it with the conditioners that were trained with it."""
-    part = system.parts[key]
+    part = system.training_order[key]
     part.train().train_only(part.fit_options.trainable)
     data, checkpoint = FitData(system, key, source), checkpoint_path(run, key)
     trainer = make_trainer(system.plan, part, key, run, data)

@@ -128,7 +128,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are():
 def inside(folder):
     """A recipe whose tokenizer is made from another one."""
     write(folder, "tokenizer/words.yaml", "name: kmeans\nfeatures: mels\ncardinality: 8\nfit: {steps: 3}\n")
-    write(folder, "tokenizer/mels.yaml", "name: log-mel\nbands: 20\noverlap: 5\nfit: {steps: 5}\n")
+    write(folder, "tokenizer/mels.yaml", "name: log-mel\nbands: 20\noverlap: 5\n")
     return write(folder, "words.yaml", "tokenizers: {semantic: words}\ndata: {name: toy-sines}\n")
 
 
@@ -139,7 +139,6 @@ def features(path, *overrides):
 
 
 def test_a_part_inside_another_is_a_slot_like_any_other(inside):
-    """Its preset's fit block is left out: it is not trained on its own."""
     assert features(inside) == {"name": "log-mel", "bands": 20, "overlap": 5}
     assert features(inside, "tokenizers.semantic.features.bands=30") == {"name": "log-mel", "bands": 30, "overlap": 5}
     assert features(inside, "tokenizers.semantic.features=log-mel") == {"name": "log-mel"}
@@ -182,7 +181,7 @@ def test_parts_inside_parts_of_other_packages_and_of_unknown_names_are_left_alon
         ("{name: log-mel, band: 3}", ".band", "did you mean 'bands'"),
         ("{name: log-mel, bands: many}", ".bands", "expected int, got 'many'"),
         ("{name: log-mel, weights: x}", ".weights", "has no weights"),
-        ("{name: log-mel, fit: {steps: 3}}", ".fit", "not trained on its own"),
+        ("{name: log-mel, fit: {steps: 3}}", ".fit", "log-mel has nothing to train: remove this key"),
         ("{name: encodec}", ".weights", "not trainable and has no weights"),
         ("{name: encodec, weights: 3}", ".weights", "expected a hub id or a path"),
         ("'${description}'", "", "no tokenizer is called"),

@@ -1,0 +1,139 @@
+"""Parts inside other parts are trained before those."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import partita
+from partita.core.contracts import RepresentationSpec
+from partita.core.part_key import PartKey
+from partita.core.registry import register
+from partita.recipe.plan import load_recipe
+from partita.system.summary import summary_text
+from partita.system.system import System
+from partita.tokenizers.base import Tokenizer
+from partita.training.callbacks import Reseed
+from partita.training.training import train
+from saved_systems import same, weights
+
+ENCODER = PartKey("tokenizers/semantic.features")
+
+
+@register("tokenizer", "toy-encoder")
+class ToyEncoder(Tokenizer):
+    """A linear layer over frames of samples, which learns to reconstruct them."""
+
+    def __init__(self, *, dim: int = 3):
+        super().__init__()
+        self.down, self.up = nn.Linear(100, dim), nn.Linear(dim, 100)
+
+    @property
+    def spec(self):
+        return RepresentationSpec(4000, 1, 40, dim=self.down.out_features)
+
+    def encode(self, audio):
+        frames = F.pad(audio[:, 0], (0, -audio.shape[-1] % 100)).unflatten(-1, (-1, 100))
+        return self.down(frames).mT
+
+    def decode(self, representation):
+        return self.up(representation.mT).flatten(1)[:, None]
+
+    def training_step(self, batch, batch_idx):
+        loss = (self.decode(self.encode(batch["audio"])) - batch["audio"]).square().mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return self.fit_options.make_optimizer(self.parameters())
+
+
+FIT = "fit: {steps: 6, batch_size: 2, crop: 0.5, checkpoint_every: 2}"
+
+
+@pytest.fixture
+def recipe(toy_recipe):
+    (toy_recipe.parent / "tokenizer").mkdir()
+    (toy_recipe.parent / "tokenizer" / "small.yaml").write_text(f"name: toy-encoder\ndim: 2\n{FIT}\n")
+    toy_recipe.write_text(
+        "tokenizers:\n"
+        f"  semantic: {{name: kmeans, features: small, cardinality: 4, updates: 2, reservoir: 64, {FIT}}}\n"
+        "data: toy-sines\n"
+        "trainer: {logger: csv}\n"
+    )
+    return toy_recipe
+
+
+def test_it_is_trained_first_and_frozen_from_then_on(lines, recipe, tmp_path):
+    plan = load_recipe(recipe)
+    untrained = System(plan).tokenizers["semantic"].features.down.weight.clone()
+    train(plan, tmp_path / "run")
+    assert [line for line in lines if "steps of" in line] == [
+        "tokenizers/semantic.features: 6 steps of 2",
+        "tokenizers/semantic: 6 steps of 2",
+    ]
+    found = weights(tmp_path / "run")
+    alone = found[f"{ENCODER}/model.safetensors", "down.weight"]
+    assert not torch.equal(alone, untrained)
+    assert torch.equal(found["tokenizers/semantic/model.safetensors", "features.down.weight"], alone)
+
+
+def test_a_run_killed_anywhere_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):
+    plan = load_recipe(recipe)
+    train(plan, tmp_path / "whole")
+    batches, batch = 0, Reseed.on_train_batch_start
+
+    def dying(self, *args):
+        nonlocal batches
+        batches += 1
+        if batches in (4, 9, 13):
+            raise InterruptedError
+        batch(self, *args)
+
+    monkeypatch.setattr(Reseed, "on_train_batch_start", dying)
+    for _ in range(3):
+        with pytest.raises(InterruptedError):
+            train(plan, tmp_path / "broken")
+    train(plan, tmp_path / "broken")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    train(plan, tmp_path / "broken")
+    assert batches < 30  # what is trained is not trained again
+
+
+def test_the_outer_part_alone_is_loaded_saved_and_kept(recipe, tmp_path):
+    train(load_recipe(recipe), tmp_path / "run")
+    audio = torch.randn(1, 1, 2000)
+    expected = partita.load(tmp_path / "run").tokenizers["semantic"].encode(audio)
+    partita.load(tmp_path / "run").save(tmp_path / "export")
+    assert not (tmp_path / "export" / ENCODER).exists()
+    assert torch.equal(partita.load(tmp_path / "export").tokenizers["semantic"].encode(audio), expected)
+    outer = tmp_path / "run" / "tokenizers" / "semantic"
+    train(load_recipe(recipe, [f"tokenizers.semantic.weights={outer}"]), tmp_path / "kept")
+    assert not (tmp_path / "kept" / ENCODER).exists()
+
+
+def test_with_weights_it_is_not_trained(lines, recipe, tmp_path):
+    train(load_recipe(recipe), tmp_path / "run")
+    lines.clear()
+    train(load_recipe(recipe, [f"tokenizers.semantic.features.weights={tmp_path / 'run' / ENCODER}"]), tmp_path / "two")
+    assert [line for line in lines if "steps of" in line] == ["tokenizers/semantic: 6 steps of 2"]
+    first, second = (weights(tmp_path / run) for run in ("run", "two"))
+    key = ("tokenizers/semantic/model.safetensors", "features.down.weight")
+    assert torch.equal(first[key], second[key])
+
+
+def test_training_can_start_from_its_weights_in_another_run(lines, recipe, tmp_path):
+    train(load_recipe(recipe), tmp_path / "run")
+    start = [f"tokenizers.semantic.features.init={tmp_path / 'run'}", "tokenizers.semantic.features.fit.steps=1"]
+    train(load_recipe(recipe, start), tmp_path / "more")
+    assert f"{ENCODER}: starts from {tmp_path / 'run'}" in lines
+    key = (f"{ENCODER}/model.safetensors", "down.weight")
+    first, second = weights(tmp_path / "run")[key], weights(tmp_path / "more")[key]
+    assert 0 < (first - second).abs().max() < 0.01
+
+
+def test_its_training_can_be_changed_and_is_listed(recipe):
+    system = System(load_recipe(recipe, ["tokenizers.semantic.features.fit.steps=9"]))
+    table = summary_text(system)
+    assert "tokenizers/semantic.features" in table
+    assert "9 steps of 2" in table

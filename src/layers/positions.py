@@ -68,7 +68,7 @@ def rotary(ids: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
     """Queries or keys ``[B, heads, N, head width]`` rotated by their positions, in float32.
 
-    Each pair of neighbours is a complex number, and is multiplied by a rotation.
+    Each pair of neighbors is a complex number, and is multiplied by a rotation.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotations).flatten(-2)

@@ -17,8 +17,8 @@ class Mask(NamedTuple):
     """An attention mask in the form that the kernels expect.
 
     Attributes:
-        allowed: Bool, broadcastable to ``[B, heads, N, L]``, with at least one true key in every row; ``None`` allows
-            all.
+        allowed: Bool, broadcastable to ``[B, heads, N, L]``, with at least one true key in every row, or the bias of
+            each key, minus infinity where it is not allowed; ``None`` allows all.
         causal: Whether the kernel itself applies a causal mask; only without ``allowed``.
         present: ``[B, 1, 1]``, false for samples with nothing to attend to; ``None`` if there are none.
     """
@@ -51,6 +51,14 @@ def self_mask(new: int, total: int, valid: Tensor | None, causal: bool, device: 
         allowed = (allowed & valid[:, None, :]) | (keys == queries)
         return Mask(allowed[:, None])
     return Mask(allowed)
+
+
+def biased(mask: Mask, bias: Tensor) -> Mask:
+    """A mask without :attr:`Mask.present` that also adds a bias ``[B, heads, N, L]`` to the scores of attention."""
+    allowed = mask.allowed
+    if mask.causal:
+        allowed = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    return Mask(bias if allowed is None else bias.masked_fill(~allowed, -torch.inf))
 
 
 def key_mask(mask: Tensor | None) -> Mask:

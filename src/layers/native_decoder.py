@@ -57,8 +57,11 @@ class SequenceStruct(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("keys", "values", "cross_keys", "cross_values", "cross_lengths")),
-        *((name, ctypes.c_void_p) for name in ("order", "ranks", "added", "rotations")),
-        *((name, ctypes.c_int64) for name in ("batch", "capacity", "cross_capacity", "half", "shared_positions")),
+        *((name, ctypes.c_void_p) for name in ("order", "ranks", "added", "rotations", "numbers", "biases")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "capacity", "cross_capacity", "half", "shared_positions", "distances")
+        ),
     ]
 
 
@@ -119,9 +122,12 @@ class DecoderState:
             gated=first.feed_forward.gated,
             cross=cross is not None,
         )
-        self._tables = _position_tables(positions)
+        self._tables = _position_tables(positions, layers)
         self._sequence = SequenceStruct(
-            capacity=capacity, half=rounded, shared_positions=len(next(iter(self._tables.values()))) == 1
+            capacity=capacity,
+            half=rounded,
+            shared_positions=len(next(iter(self._tables.values()))) == 1,
+            distances=self._tables["biases"].shape[1] if "biases" in self._tables else 0,
         )
         if cross is not None:
             self._sequence.cross_capacity = cross.shape[1]
@@ -231,9 +237,14 @@ def _cross(layers: Transformer, cross: Tensor, mask: Tensor | None, dtype: torch
     return {"cross_keys": keys, "cross_values": values, "cross_lengths": lengths}
 
 
-def _position_tables(positions: Positions) -> dict[str, Tensor]:
+def _position_tables(positions: Positions, layers: Transformer) -> dict[str, Tensor]:
     """Return the tables of positions, without gaps."""
     if positions.added is not None:
         return {"added": positions.added.float().contiguous()}
-    assert positions.rotary is not None
-    return {"rotations": torch.view_as_real(positions.rotary).contiguous()}
+    if positions.rotary is not None:
+        return {"rotations": torch.view_as_real(positions.rotary).contiguous()}
+    assert positions.relative is not None
+    numbers = positions.relative[1].int().contiguous()
+    most = int(numbers.max())
+    biases = layers.relative.of_distances(torch.arange(-most, most + 1)).float().T.contiguous()
+    return {"numbers": numbers, "biases": biases}

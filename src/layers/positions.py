@@ -1,6 +1,6 @@
-"""Positions of a transformer: sinusoidal, added to the input, or rotary, applied to queries and keys.
+"""Positions of a transformer: added to the input, applied to queries and keys, or only relative to each other.
 
-Both are computed from position ids rather than from places in a tensor, so that padding inside a prefix has no effect.
+They are computed from position ids rather than from places in a tensor, so that padding inside a prefix has no effect.
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-PositionKind = Literal["sinusoidal", "rotary"]
+PositionKind = Literal["sinusoidal", "rotary", "relative"]
+"""Sinusoidal embeddings, rotary positions, or T5's bias by distance (:mod:`partita.layers.relative_positions`)."""
 
 
 class Positions(NamedTuple):
     """Positions of a sequence, ready for use, with a single batch row if all samples share them.
 
     Attributes:
-        added: ``[B or 1, N, width]`` to add to the input; ``None`` for rotary positions.
-        rotary: Rotations ``[B or 1, 1, N, head width / 2]`` complex64; ``None`` for sinusoidal positions.
+        added: ``[B or 1, N, width]`` to add to the input; ``None`` for other kinds than sinusoidal ones.
+        rotary: Rotations ``[B or 1, 1, N, head width / 2]`` complex64; ``None`` for other kinds.
+        relative: Position numbers ``[B or 1, N]`` int64 of these places, and those ``[B or 1, L]`` of all places up to
+            the last of these; ``None`` for other kinds.
     """
 
     added: Tensor | None = None
     rotary: Tensor | None = None
+    relative: tuple[Tensor, Tensor] | None = None
 
     def slice(self, start: int, stop: int) -> Positions:
         """The positions of places ``start`` to ``stop``."""
         added = None if self.added is None else self.added[:, start:stop]
         rotary = None if self.rotary is None else self.rotary[:, :, start:stop]
-        return Positions(added, rotary)
+        ids = None if self.relative is None else self.relative[1]
+        return Positions(added, rotary, None if ids is None else (ids[:, start:stop], ids[:, :stop]))
 
 
 def position_ids(mask: Tensor) -> Tensor:

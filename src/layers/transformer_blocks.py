@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .attention import CrossAttention, Mask, SelfAttention, key_mask, self_mask
+from .attention import CrossAttention, Mask, SelfAttention, biased, key_mask, self_mask
 from .kv_cache import KeyValueCache, LayerCache
 from .norms import Norm, make_norm
 from .positions import PositionKind, Positions, rotary, sinusoidal
+from .relative_positions import RelativeBias
 
 Activation = Literal["gelu", "swiglu"]
 
@@ -125,7 +126,7 @@ class Transformer(nn.Module):
         depth: Number of blocks.
         num_heads: Heads of every attention; twice their number must divide the width.
         block: Configuration of the blocks.
-        positions: ``sinusoidal`` or ``rotary``.
+        positions: ``sinusoidal``, ``rotary`` or ``relative``.
         cross: Whether there is cross-attention to another sequence.
         causal: Whether a place attends only to itself and earlier places.
         checkpointing: Whether to recompute each block in the backward pass, which saves memory.
@@ -161,9 +162,15 @@ class Transformer(nn.Module):
             for layer in made.modules():
                 if isinstance(layer, nn.Linear):
                     scaled_normal_(layer.weight, layer.in_features * 2 * (index + 1))
+        if positions == "relative":
+            self.relative = RelativeBias(num_heads, causal=causal)
+            scaled_normal_(self.relative.biases.weight, width)
 
     def positions(self, ids: Tensor) -> Positions:
         """Positions for ids ``[B or 1, N]``, in the dtype of the weights."""
+        if self.position_kind == "relative":
+            numbers = ids.round().long()
+            return Positions(relative=(numbers, numbers))
         dtype = self.blocks[0].self_attention.output.weight.dtype
         if self.position_kind == "sinusoidal":
             return Positions(added=sinusoidal(ids, self.width).to(dtype))
@@ -218,6 +225,8 @@ class Transformer(nn.Module):
             cross_mask = cache.cross_mask
         over_self = self_mask(new, total, mask, self.causal, x.device)
         over_cross = key_mask(cross_mask)
+        if positions.relative is not None:
+            over_self = biased(over_self, self.relative(*positions.relative))
         if positions.added is not None:
             x = x + positions.added
         if self.dropout:

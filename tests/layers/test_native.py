@@ -27,6 +27,7 @@ BLOCKS = {
     "rotary": ({"norm": "rms", "activation": "swiglu", "qk_norm": True}, "rotary"),
     "odd": ({"feed_forward": 3.1, "activation": "swiglu"}, "rotary"),
     "wide": ({"feed_forward": 1.7}, "sinusoidal"),
+    "relative": ({}, "relative"),
 }
 
 
@@ -89,6 +90,8 @@ def network(kind, cross=True, width=48, depth=2):
             norm.weight.normal_(1, 0.2)
             if isinstance(norm, nn.LayerNorm):
                 norm.bias.normal_(0, 0.2)
+    if positions == "relative":
+        made.relative.biases.weight.normal_()
     return made
 
 

@@ -9,6 +9,7 @@ from partita.layers.transformer_blocks import BlockConfig, Transformer
 
 VARIANTS = {
     "musicgen": {},
+    "t5": {"positions": "relative"},
     "modern": {"positions": "rotary", "norm": "rms", "activation": "swiglu", "qk_norm": True},
 }
 
@@ -17,7 +18,10 @@ def make(variant="musicgen", **options):
     torch.manual_seed(0)
     options = {"cross": True, **VARIANTS[variant], **options}
     block = BlockConfig(**{name: options.pop(name) for name in list(options) if hasattr(BlockConfig, name)})
-    return Transformer(32, 2, 4, block=block, **options).eval()
+    model = Transformer(32, 2, 4, block=block, **options).eval()
+    if model.position_kind == "relative":
+        torch.nn.init.normal_(model.relative.biases.weight)
+    return model
 
 
 def ids(n):

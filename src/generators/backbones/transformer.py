@@ -37,7 +37,8 @@ class Transformer(Backbone):
         width: Width of the sequence.
         depth: Number of blocks.
         num_heads: Attention heads; twice their number must divide the width.
-        positions: ``sinusoidal``, added to the input, or ``rotary``, in every self-attention.
+        positions: ``sinusoidal``, added to the input, ``rotary``, in every self-attention, or ``relative``, a learned
+            bias by distance in every self-attention (T5's, which MusicLM and AudioLM use).
         block: Configuration of the blocks.
 
     Raises:

@@ -33,8 +33,17 @@ typedef struct {
     const int64_t *ranks;                      /* [batch, capacity], how many of them come up to a place */
     const float *added;                        /* [1 or batch, capacity, width], positions to add, or NULL */
     const float *rotations;                    /* [1 or batch, capacity, head width / 2, cosine and sine], or NULL */
-    int64_t batch, capacity, cross_capacity, half, shared_positions;
+    const int32_t *numbers;                    /* [1 or batch, capacity], position numbers, or NULL */
+    const float *biases;                       /* [heads, distances], by the distance of two numbers; 0 is in the middle */
+    int64_t batch, capacity, cross_capacity, half, shared_positions, distances;
 } Sequence;
+
+/* The bias of scores: by the distance from a query's number to those of the keys. Without `biases`, there is none. */
+typedef struct {
+    const float *biases;
+    const int32_t *numbers;
+    int32_t number;
+} Bias;
 
 static void normalize(const Norm *norm, const float *x, float *out, int64_t width) {
     vector total = {0}, squares = {0};
@@ -80,7 +89,7 @@ INLINE int64_t place_at(const int32_t *order, int64_t i) { return order ? order[
 
 /* Attention of one query over `count` places, those that `order` lists or the first ones. */
 INLINE void attend(const float *q, const void *keys, const void *values, int64_t offset, const int32_t *order,
-                   int64_t count, int64_t width, float *scores, float *out, int kind) {
+                   int64_t count, int64_t width, Bias bias, float *scores, float *out, int kind) {
     float most = -INFINITY, scale = 1.0f / sqrtf((float)width);
     for (int64_t i = 0; i < count; i++) {
         int64_t soon = i + SOON;
@@ -89,6 +98,7 @@ INLINE void attend(const float *q, const void *keys, const void *values, int64_t
         else if (soon < 2 * count)
             fetch(values, offset + place_at(order, soon - count) * width, width, kind);
         scores[i] = dot(q, keys, offset + place_at(order, i) * width, width, kind) * scale;
+        if (bias.biases) scores[i] += bias.biases[bias.number - bias.numbers[place_at(order, i)]];
         most = scores[i] > most ? scores[i] : most;
     }
     for (int64_t i = 0; i < count; i++) scores[i] = exponential(scores[i] - most);
@@ -119,13 +129,13 @@ INLINE void attend(const float *q, const void *keys, const void *values, int64_t
 }
 
 static void attention(const float *q, const void *keys, const void *values, int64_t offset, const int32_t *order,
-                      int64_t count, int64_t width, float *scores, float *out, int64_t half) {
+                      int64_t count, int64_t width, Bias bias, float *scores, float *out, int64_t half) {
     if (count == 0)
         memset(out, 0, width * sizeof(float));
     else if (half)
-        attend(q, keys, values, offset, order, count, width, scores, out, HALF);
+        attend(q, keys, values, offset, order, count, width, bias, scores, out, HALF);
     else
-        attend(q, keys, values, offset, order, count, width, scores, out, FLOAT);
+        attend(q, keys, values, offset, order, count, width, bias, scores, out, FLOAT);
 }
 
 static void rotate(float *x, const float *rotations, int64_t width) {
@@ -164,8 +174,14 @@ static void self_attention(const Stack *stack, const Sequence *sequence, int64_t
         int64_t row = task / heads, head = task % heads, sample = row / places, place = start + row % places;
         const int32_t *order = sequence->order ? sequence->order + sample * capacity : 0;
         int64_t count = order ? sequence->ranks[sample * capacity + place] : place + 1;
+        Bias bias = {0};
+        if (sequence->biases) {
+            bias.biases = sequence->biases + head * sequence->distances + sequence->distances / 2;
+            bias.numbers = sequence->numbers + (sequence->shared_positions ? 0 : sample * capacity);
+            bias.number = bias.numbers[place];
+        }
         attention(scratch->wide + row * 3 * stack->width + head * width, sequence->keys, sequence->values,
-                  ((index * sequence->batch + sample) * heads + head) * capacity * width, order, count, width,
+                  ((index * sequence->batch + sample) * heads + head) * capacity * width, order, count, width, bias,
                   scratch->scores + thread() * (capacity + sequence->cross_capacity),
                   scratch->mixed + row * stack->width + head * width, sequence->half);
     }
@@ -182,7 +198,7 @@ static void cross_attention(const Stack *stack, const Sequence *sequence, int64_
         if (block->cross_queries.present) normalize(&block->cross_queries, q, q, width);
         attention(q, sequence->cross_keys, sequence->cross_values,
                   ((index * sequence->batch + sample) * heads + head) * sequence->cross_capacity * width, 0,
-                  sequence->cross_lengths[sample], width,
+                  sequence->cross_lengths[sample], width, (Bias){0},
                   scratch->scores + thread() * (sequence->capacity + sequence->cross_capacity),
                   scratch->mixed + row * stack->width + head * width, sequence->half);
     }

@@ -27,8 +27,8 @@ from .splits import check_fractions, split_names
 
 
 @dataclass
-class _Entry:
-    """An example. ``id`` is the name of its ``file``, numbered if the file has several captions."""
+class Entry:
+    """An example of a folder. ``id`` is the name of its ``file``, numbered if the file has several captions."""
 
     id: str
     file: str
@@ -79,7 +79,7 @@ class Folder(Source):
         self.validation = validation
         self.test = test
         self.license = license
-        self._splits: dict[Split, list[_Entry]] | None = None
+        self._splits: dict[Split, list[Entry]] | None = None
         self._unnamed = 0
 
     def setup(self) -> None:
@@ -96,7 +96,7 @@ class Folder(Source):
         found = list(self._from_manifest(root) if self.manifest else self._from_sidecars(root))
         if self.manifest:
             named = {os.path.realpath(entry.path) for entry in found}  # also resolves cyclic links without an error
-            there = _audio_files(root, lambda name, wrong: None)
+            there = audio_files(root, lambda name, wrong: None)
             self._unnamed = sum(os.path.realpath(path) not in named for path in there)
         with ThreadPoolExecutor(_threads()) as pool:
             entries = [entry for entry in pool.map(self._inspect, found) if entry is not None]
@@ -161,10 +161,10 @@ class Folder(Source):
         if kind(root) != "folder":
             there = "is a file; give a folder" if kind(root) else "does not exist"
             missing.append(("path", f"no folder of audio files: {root.absolute()} {there}"))
-        elif not self.manifest and not any(True for _ in _audio_files(root, lambda name, wrong: None)):
+        elif not self.manifest and not any(True for _ in audio_files(root, lambda name, wrong: None)):
             missing.append(("path", _no_audio_message(root)))
-        if self.manifest and not any(kind(place) == "file" for place in _candidate_paths(self.manifest, root)):
-            tried = ", ".join(str(place.absolute()) for place in _candidate_paths(self.manifest, root))
+        if self.manifest and not any(kind(place) == "file" for place in candidate_paths(self.manifest, root)):
+            tried = ", ".join(str(place.absolute()) for place in candidate_paths(self.manifest, root))
             missing.append(("manifest", f"no manifest {self.manifest}: tried {tried}"))
         return missing
 
@@ -189,29 +189,35 @@ class Folder(Source):
             fraction = np.random.default_rng(int.from_bytes(digest)).random()
             start = round(fraction * max(0.0, entry.seconds - seconds) * sample_rate) / sample_rate
         try:
-            audio, num_samples = read_clip(entry.path, start, seconds, sample_rate, channels)
+            audio, num_samples = self._clip(entry, start, seconds, sample_rate, channels)
         except PartitaError as error:
             raise UnreadableClip(entry.file, str(error).removeprefix(f"{printable(entry.path)}: ")) from None
         fields = {"seconds_start": 0.0, "seconds_total": entry.seconds} | entry.fields
         fields = crop_fields(fields, start, num_samples / sample_rate) | {"id": entry.id}
         return Example(torch.from_numpy(audio), num_samples, fields)
 
-    def _entries(self, split: Split) -> list[_Entry]:
+    def _clip(
+        self, entry: Entry, start: float, seconds: float | None, sample_rate: int, channels: int
+    ) -> tuple[np.ndarray, int]:
+        """Return a clip of an example; see :func:`~partita.storage.audio_file.read_clip`."""
+        return read_clip(entry.path, start, seconds, sample_rate, channels)
+
+    def _entries(self, split: Split) -> list[Entry]:
         self.setup()
         assert self._splits is not None
         return self._splits[split]
 
-    def _from_sidecars(self, root: Path) -> Iterator[_Entry]:
-        for path in sorted(_audio_files(root, self.note)):
+    def _from_sidecars(self, root: Path) -> Iterator[Entry]:
+        for path in sorted(audio_files(root, self.note)):
             name = printable(path.relative_to(root).as_posix())
             try:
                 fields = parse_row(read_sidecar(path))[0]
-                yield _Entry(name, name, path, _with_recordings(fields, path.parent, root))
+                yield Entry(name, name, path, _with_recordings(fields, path.parent, root))
             except PartitaError as error:
                 self.note(name, str(error))
 
-    def _from_manifest(self, root: Path) -> Iterator[_Entry]:
-        manifest = next(place for place in _candidate_paths(str(self.manifest), root) if kind(place) == "file")
+    def _from_manifest(self, root: Path) -> Iterator[Entry]:
+        manifest = next(place for place in candidate_paths(str(self.manifest), root) if kind(place) == "file")
         seen: Counter[str] = Counter()
         split_of: dict[str, Split] = {}
         for number, row in read_manifest(manifest):
@@ -224,9 +230,7 @@ class Folder(Source):
                 self.note(where, f"no {' or '.join(FILE_KEYS)}")
                 continue
             # normalized, so that a file has one name and all of its rows are in one split
-            tried = [
-                Path(os.path.normpath(place.absolute())) for place in _candidate_paths(file, manifest.parent, root)
-            ]
+            tried = [Path(os.path.normpath(place.absolute())) for place in candidate_paths(file, manifest.parent, root)]
             path = next((place for place in tried if kind(place)), None)
             if path is None:
                 places = ", ".join(printable(place) for place in tried)
@@ -246,9 +250,9 @@ class Folder(Source):
                 self.note(f"{where} ({name})", f"an earlier row puts it into {split_of[name]}, this one into {split}")
                 continue
             repeated = f"#{seen[name]}" if seen[name] > 1 else ""
-            yield _Entry(name + repeated, name, path, fields, split)
+            yield Entry(name + repeated, name, path, fields, split)
 
-    def _inspect(self, entry: _Entry) -> _Entry | None:
+    def _inspect(self, entry: Entry) -> Entry | None:
         try:
             entry.seconds = inspect_audio(entry.path).seconds
         except PartitaError as error:
@@ -256,8 +260,8 @@ class Folder(Source):
             return None
         return entry
 
-    def _divide(self, entries: list[_Entry]) -> dict[Split, list[_Entry]]:
-        divided: dict[Split, list[_Entry]] = {"train": [], "validation": [], "test": []}
+    def _divide(self, entries: list[Entry]) -> dict[Split, list[Entry]]:
+        divided: dict[Split, list[Entry]] = {"train": [], "validation": [], "test": []}
         if named := {entry.file: entry.split for entry in entries if entry.split}:
             place = {entry.id: named.get(entry.file, "train") for entry in entries}
         else:
@@ -282,7 +286,7 @@ def _no_audio_message(root: Path) -> str:
     return f"no audio files (.wav, .flac, .ogg, .mp3 …) in {root.absolute()}: found {there}"
 
 
-def _audio_files(root: Path, note: Callable[[str, str], Any]) -> Iterator[Path]:
+def audio_files(root: Path, note: Callable[[str, str], Any]) -> Iterator[Path]:
     """Yield the files below a folder with an audio suffix. Hidden files are ignored, and links are followed once.
 
     Args:
@@ -318,7 +322,7 @@ def _expanded(path: str) -> Path:
         return Path(path)
 
 
-def _candidate_paths(path: str, *folders: Path) -> list[Path]:
+def candidate_paths(path: str, *folders: Path) -> list[Path]:
     """Return the paths that a relative path can mean: below these folders, or below the working directory."""
     return list(dict.fromkeys(folder / _expanded(path) for folder in (*folders, Path())))
 
@@ -335,7 +339,7 @@ def _with_recordings(fields: dict[str, Any], *folders: Path) -> dict[str, Any]:
             return {key: found(f"{name}.{key}", inner) for key, inner in value.items()}
         if not isinstance(value, Path):
             return value
-        places = _candidate_paths(str(value), *folders)
+        places = candidate_paths(str(value), *folders)
         path = next((place for place in places if kind(place)), places[0])
         try:
             inspect_audio(path)

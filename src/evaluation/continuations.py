@@ -1,13 +1,13 @@
 """Memorization: continuations of training clips compared with the clips themselves (MusicLM, arXiv 2301.11325 §4.4).
 
-A system is prompted with the first half of a training clip and the clip's conditions. As in that study, it continues
+A system is prompted with the beginning of a training clip and the clip's conditions. As in that study, it continues
 the clip with greedy decoding where the stage supports it, and without guidance, which would lead it away from what it
 has learned. The codes of the continuation are compared with those of the clip.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,12 +69,16 @@ class Continuations:
         name: Name of the stage whose training clips are continued.
         tokenizer: Tokenizer of the compared codes. Only codes of its first codebook are compared.
         source: Name of the generated representation that holds these codes. ``None`` encodes the generated audio.
+        prompt: Length of the prompts, in seconds. ``None`` takes half a window.
+        continued: Length of the continuations, in seconds. ``None`` takes half a window.
     """
 
     system: System
     name: str
     tokenizer: Tokenizer
     source: str | None
+    prompt: float | None = None
+    continued: float | None = None
 
     @classmethod
     def of(cls, system: System) -> Self:
@@ -108,8 +112,33 @@ class Continuations:
 
     @property
     def prompt_seconds(self) -> float:
-        """Length of the prompt in seconds: half a window. The continuation has the same length."""
-        return self.plan.window / 2
+        """Length of the prompts, in seconds."""
+        return self.plan.window / 2 if self.prompt is None else self.prompt
+
+    @property
+    def continued_seconds(self) -> float:
+        """Length of the continuations, in seconds."""
+        return self.plan.window / 2 if self.continued is None else self.continued
+
+    @property
+    def seconds(self) -> float:
+        """Length of a prompt and its continuation, in seconds."""
+        return self.prompt_seconds + self.continued_seconds
+
+    def after(self, prompt: float | None, continued: float | None) -> Self:
+        """Return the same comparison with other lengths, in seconds; see :class:`Continuations`.
+
+        Raises:
+            PartitaError: Prompt and continuation are longer than the clips that the stage is trained on.
+        """
+        changed = replace(self, prompt=prompt, continued=continued)
+        if changed.seconds > self.plan.window + 1e-9:
+            raise PartitaError(
+                f"prompts of {changed.prompt_seconds:g} s with continuations of "
+                f"{changed.continued_seconds:g} s are longer than the training clips of stage "
+                f"{self.name}, {self.plan.window:g} s: shorten them"
+            )
+        return changed
 
     @torch.inference_mode()
     def generate(self, folder: Path, count: int, batch_size: int = 8, seed: int = 0) -> ContinuationCodes:
@@ -126,14 +155,14 @@ class Continuations:
         self.system.source.setup()
         order = derive_seed(self.system.plan.seed, PartKey.of("stages", self.name), "data")
         examples = Examples.for_spec(spec, self.system.source, "train", count, self.plan.window, order)
-        prompt = max(1, nearest(self.prompt_seconds, spec.sample_rate))
-        start = max(1, own.whole_frames(prompt, spec.sample_rate))
+        prompt, stop = (nearest(seconds, spec.sample_rate) for seconds in (self.prompt_seconds, self.seconds))
+        start = own.whole_frames(prompt, spec.sample_rate)
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
         targets, pieces = [], []
         for first in range(0, count, batch_size):
             batch = range(first, min(first + batch_size, count))
             clips = [examples[i] for i in batch]
-            audio = torch.stack([clip.audio for clip in clips])
+            audio = torch.stack([clip.audio for clip in clips])[:, :, :stop]
             targets.append(self._codes(audio)[:, start:])
             pieces += [str(clip.fields.get("id", i)) for i, clip in zip(batch, clips, strict=True)]
             missing = [i for i in batch if not paths[i].is_file()]
@@ -142,9 +171,9 @@ class Continuations:
             chosen = [i - first for i in missing]
             made = self.system.generate_representations(
                 self.system.prompts_of([clips[i].fields for i in chosen]),
-                duration=self.plan.window,
+                duration=self.seconds,
                 seed=[derive_seed(seed, "continued", i) for i in missing],
-                continuation=audio[chosen, :, :prompt],
+                continuation=audio[chosen, :, :prompt] if start else None,
                 guidance=1.0,
                 sampling={self.name: {"temperature": 0.0}} if self._can_decode_greedily() else None,
                 progress=not listening(),
@@ -204,6 +233,7 @@ class Continuations:
             "threshold": threshold,
             "left_out": float(1 - kept.double().mean()),
             "prompt_seconds": self.prompt_seconds,
+            "continued_seconds": self.continued_seconds,
             "nearest": [
                 {"clip": numbers[i], "piece": pieces[i], "exact": bool(rows[i, 0]), "cost": float(rows[i, 2])}
                 for i in order[:NUM_SHOWN]

@@ -9,7 +9,8 @@ from typing import Any
 import soundfile
 import torch
 
-from ..pages.page import clip_media, write_page
+from ..pages.page import clip_media, data_uri, write_page
+from ..pages.plots import png
 from .comparison import Comparison
 from .rows import Rows
 from .score import SUBJECTS, Score
@@ -48,15 +49,16 @@ def _section(name: str, folder: Path, metrics: Rows, scores: Mapping[str, Score]
     rows = {label: row for label, row in metrics.items() if row["subject"] == name}
     if not rows:
         return None
-    texts, clips = [SUBJECTS[name].note], []
+    texts, clips, plots = [SUBJECTS[name].note], [], []
     for score in dict.fromkeys(row["score"] for row in rows.values()):
         own = {label: row for label, row in rows.items() if row["score"] == score}
         texts.append(scores[score].explanation(own))
+        plots += [(title, data_uri(png(figure), "image/png")) for title, figure in scores[score].plots(own)]
         for caption, path in scores[score].clips(own, folder):
             audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
             clips.append(clip_media(torch.from_numpy(audio.T), rate, caption))
     subject = SUBJECTS[name]._asdict()
-    return subject | {"rows": rows, "texts": [text for text in texts if text], "clips": clips}
+    return subject | {"rows": rows, "texts": [text for text in texts if text], "plots": plots, "clips": clips}
 
 
 def _clips(comparison: Comparison) -> Iterator[dict[str, str]]:

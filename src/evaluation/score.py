@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from ..core.configured import Configured
 from ..system.system import System
 from .comparison import Comparison
 from .embedders import Embedders
 from .rows import Rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Subject(NamedTuple):
@@ -98,6 +101,10 @@ class Score(Configured, ABC):
 
     def clips(self, rows: Rows, folder: Path) -> Iterator[tuple[str, Path]]:
         """Yield captions and audio files that are shown below the rows; ``folder`` is the folder of the evaluation."""
+        yield from ()
+
+    def plots(self, rows: Rows) -> Iterator[tuple[str, Figure]]:
+        """Yield titles and figures that are shown below the rows."""
         yield from ()
 
     @classmethod

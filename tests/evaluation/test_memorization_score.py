@@ -7,6 +7,8 @@ from scipy.stats import t as student
 
 from evaluation_toys import scored
 from partita.core.progress import reporting
+from partita.core.registry import lookup
+from partita.errors import PartitaError
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.evaluation_options import Evaluation
 
@@ -33,6 +35,34 @@ def test_memorized_training_clips_are_found(other):
         assert loop["low"] == pytest.approx(8 / (8 + student.ppf(0.975, 7) ** 2))
         assert dice["value"] == 0
         assert (loop["clips"], loop["prompt_seconds"], loop["embedding"]) == (8, 0.5, "codes of toy-codec")
+
+
+def test_a_curve_over_the_lengths_of_prompts(other):
+    """The loops are half a second long: a prompt of half a second says how they go on, and none says nothing."""
+    made = other("data={name: toy-loops, pieces: 8}", "stages.main.generator={name: toy-loop}")
+    scores = {"fad": False, "memorization": {"prompts": [0.5, 0, 0.25], "continued": 0.25}}
+    rows = evaluate(made, options=Evaluation(clips=8, reference_clips=2, scores=scores))["metrics"]
+    found = {name: row["value"] for name, row in rows.items() if name.startswith("memorized exactly")}
+    assert list(found) == [
+        "memorized exactly (after 0 s)",
+        "memorized exactly (after 0.25 s)",
+        "memorized exactly (after 0.5 s)",
+    ]
+    assert list(found.values()) == [0, 0, 1]
+    folder = made / "evaluation" / "memorization"
+    assert sorted(path.name for path in folder.iterdir()) == ["0.25s-0.25s", "0.5s-0.25s", "0s-0.25s"]
+    assert {len(load_file(path)["codes"]) for path in folder.rglob("*.safetensors")} == {10}
+    page = (made / "evaluation" / "evaluation.html").read_text()
+    assert page.count('alt="memorized training clips over the length of the prompt"') == 1
+    assert "first 0, 0.25, 0.5 s of training clips" in page
+    with pytest.raises(PartitaError, match=r"prompts of 0.9 s with continuations of 0.25 s are longer .* 1 s: shorten"):
+        evaluate(made, made.parent / "long", options=scored(memorization={"prompts": [0.9], "continued": 0.25}))
+
+
+@pytest.mark.parametrize("options", [{"prompts": []}, {"prompts": [1, 1]}, {"prompts": [-1]}, {"continued": 0}])
+def test_impossible_lengths_are_refused(options):
+    with pytest.raises((PartitaError, ValueError), match=r"prompts|continued"):
+        lookup("score", "memorization")(**options)
 
 
 def test_memorization_goes_on_and_its_clips_are_those_of_training(other):

@@ -109,8 +109,10 @@ def check_scores(wanted, left_out):
     """Scores as an evaluation takes them, with the tokenizers and conditioners in their options."""
     options = ScoreOptions(score=wanted, no_score=left_out)
     for choice in Evaluation(scores=options.chosen()).scores.values():
-        for slot in chain(*choice.values()) if isinstance(choice, Mapping) else ():
-            check_slot(slot)
+        values = choice.values() if isinstance(choice, Mapping) else ()
+        for slot in chain(*(value for value in values if isinstance(value, list | tuple))):
+            if not isinstance(slot, int | float):
+                check_slot(slot)
 
 
 def check_slot(slot):

@@ -153,6 +153,11 @@ class Generator(Part):
         """The blocks of the networks of the stage."""
         return [block for network in self.networks for block in network.repeated_blocks]
 
+    def compile_steps(self) -> None:
+        """Compile what generation repeats in all networks, once, in a copy of the stage that only generates."""
+        for network in self.networks:
+            network.compile_steps()
+
     @property
     def recomputes(self) -> bool:
         """Whether one of the networks does."""

@@ -59,6 +59,12 @@ class StageNetwork(Component):
         inner = {id(module) for outer in lists for member in outer for module in member.modules()}
         return [member for outer in lists if id(outer) not in inner for member in outer]
 
+    def compile_steps(self) -> None:
+        """Compile what generation repeats, once, in a copy of the network that only generates.
+
+        A network that does not implement this generates without compilation.
+        """
+
     @abstractmethod
     def make_layers(self, setting: Any) -> None:
         """Create the layers and initialize their weights."""

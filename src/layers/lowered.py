@@ -109,10 +109,16 @@ class ByteLinear(nn.Module):
 LAYERS: dict[str, Callable[[nn.Linear], nn.Module]] = {"bf16": HalfLinear, "int8": ByteLinear}
 """The layers of PyTorch's own operators by precision."""
 
-_copies: WeakKeyDictionary[nn.Module, tuple[tuple, dict[str, nn.Module]]] = WeakKeyDictionary()
+_copies: WeakKeyDictionary[nn.Module, tuple[tuple, dict[tuple, nn.Module]]] = WeakKeyDictionary()
 
 
-def lowered(module: Module, precision: InferencePrecision, *, stepwise: bool = False) -> Module:
+def lowered(
+    module: Module,
+    precision: InferencePrecision,
+    *,
+    stepwise: bool = False,
+    prepare: Callable[[Module], None] | None = None,
+) -> Module:
     """A copy of a network whose linear layers are those of a precision; the network itself where they are its own.
 
     The copy shares all other tensors with the network. It is made once, and again when the weights have changed.
@@ -122,21 +128,25 @@ def lowered(module: Module, precision: InferencePrecision, *, stepwise: bool = F
         precision: Precision of the copy. One that the device lacks is replaced, with a warning.
         stepwise: Whether the network generates step by step, with few rows at once. Its layers are then computed by the
             kernels of :mod:`partita.layers.native_linear` if there are any.
+        prepare: Function that compiles a new copy. There is a copy of its own for each such function, in any precision.
     """
     weights = [layer for layer in module.modules() if type(layer) is nn.Linear]
     native = stepwise and all(map(fits, weights)) and native_library() is not None
     precision = feasible_precision(precision, next(module.parameters()).device, native)
-    if precision == "fp32" and not native:
+    if precision == "fp32" and not native and prepare is None:
         return module
     state = tuple((parameter.data_ptr(), parameter._version) for parameter in module.parameters())
     if module not in _copies or _copies[module][0] != state:
         _copies[module] = state, {}
-    made, kind = _copies[module][1], f"native {precision}" if native else precision
+    made, kind = _copies[module][1], (precision, native, prepare)
     if kind not in made:
-        lower = partial(NativeLinear, precision=precision, memory=LargePages()) if native else LAYERS[precision]
-        made[kind] = _copy(
-            module, {layer: lower(layer) for layer in weights if native or layer.in_features >= SMALLEST}
-        )
+        lower: Callable[[nn.Linear], nn.Module] | None = LAYERS.get(precision)
+        if native:
+            lower = partial(NativeLinear, precision=precision, memory=LargePages())
+        large = [layer for layer in weights if native or layer.in_features >= SMALLEST]
+        made[kind] = _copy(module, {} if lower is None else {layer: lower(layer) for layer in large})
+        if prepare is not None:
+            prepare(made[kind])  # type: ignore[arg-type]
     return made[kind]  # type: ignore[return-value]
 
 

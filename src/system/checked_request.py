@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from typing import Any, Self
 
 from torch import Tensor
@@ -37,6 +38,7 @@ class CheckedRequest:
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
         splice: Whether the result starts with the original samples of ``continuation``.
         precision: Precision of the weights of all stages.
+        compile: Whether to compile the steps of all stages.
     """
 
     inputs: dict[str, list[Any]]
@@ -48,6 +50,7 @@ class CheckedRequest:
     transition: float | None
     splice: bool
     precision: InferencePrecision
+    compile: bool
 
     @classmethod
     def of(cls, system: Assembly, request: Request) -> Self:
@@ -86,6 +89,7 @@ class CheckedRequest:
         if transition is not None and transition >= window:
             raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {transition:g}")
         check_precision(request.precision)
+        _check_compile(request.compile, system)
         return cls(
             inputs,
             seeds,
@@ -96,6 +100,7 @@ class CheckedRequest:
             transition,
             request.splice,
             request.precision,
+            request.compile,
         )
 
     def groups(self) -> dict[tuple[float, ...], list[int]]:
@@ -115,6 +120,20 @@ class CheckedRequest:
                 )
             groups.setdefault(times.pop(), []).append(i)
         return groups
+
+
+def _check_compile(compiled: Any, system: Assembly) -> None:
+    """Check that the steps of a system can be compiled where it is."""
+    if not isinstance(compiled, bool):
+        raise PartitaError(f"compile must be true or false, not {compiled!r}")
+    if compiled and system.device.type != "cuda":
+        own = ": CPUs generate with kernels of their own" if system.device.type == "cpu" else ""
+        raise PartitaError(
+            f"compile is only for CUDA GPUs, but this system is on {system.device.type}{own}. Leave it out, or load the "
+            "system on a GPU with device=cuda"
+        )
+    if compiled and find_spec("triton") is None:
+        raise PartitaError("compile needs the package triton, which this PyTorch lacks: install it, or leave compile out")
 
 
 def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: float) -> None:

@@ -18,6 +18,8 @@ from ..core.resample import convert
 from ..core.seeds import derive_seed
 from ..data.clips import prepare_clips
 from ..errors import PartitaError
+from ..generators.base import Generator
+from ..layers.compiled import explained_failures
 from ..layers.lowered import InferencePrecision, lowered
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.chain import StagePlan
@@ -64,6 +66,7 @@ def generate(
             None if request.continuation is None else request.continuation[members],
             request.transition,
             request.precision,
+            request.compile,
             progress,
             receiver,
             every,
@@ -94,6 +97,7 @@ class ChainRun:
         continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
         precision: Precision of the weights of all stages.
+        compile: Whether to compile the steps of all stages.
         progress: Called after each step.
         receiver: What receives new frames of the last stage, or ``None``.
         every: Seconds of frames that are received at a time.
@@ -111,6 +115,7 @@ class ChainRun:
     continuation: Tensor | None
     transition: float | None
     precision: InferencePrecision
+    compile: bool
     progress: Progress | None
     receiver: Receiver | None = None
     every: float = 0.5
@@ -134,7 +139,8 @@ class ChainRun:
     def _stage(self, name: str, plan: StagePlan) -> Generated:
         """Run one stage over the whole duration, window by window."""
         whole = self.system.stages[name].eval()
-        stage = lowered(whole, self.precision, stepwise=whole.stepwise)
+        prepare = Generator.compile_steps if self.compile else None
+        stage = lowered(whole, self.precision, stepwise=whole.stepwise, prepare=prepare)
         spec = self.system.catalog.target_spec(plan)
         known = None
         if self.continuation is not None and spec.frame_rate is not None:
@@ -173,14 +179,15 @@ class ChainRun:
             if sender is not None and stage.delivers:
                 generate_options["delivery"] = sender.delivery(start, spec.frames(self.every))
             try:
-                new = stage.generate(
-                    given,
-                    stop - start,
-                    seeds=[derive_seed(seed, name, index) for seed in self.seeds],
-                    prefix=None if stream.values is None or start == begin else stream.values[..., start:],
-                    progress=self._progress(name, index, len(ranges)),
-                    **generate_options,
-                )
+                with explained_failures():
+                    new = stage.generate(
+                        given,
+                        stop - start,
+                        seeds=[derive_seed(seed, name, index) for seed in self.seeds],
+                        prefix=None if stream.values is None or start == begin else stream.values[..., start:],
+                        progress=self._progress(name, index, len(ranges)),
+                        **generate_options,
+                    )
             except FloatingPointError as error:
                 raise not_finite_error(f"the stage {name} fails because {error}") from None
             stream.extend(start, new)

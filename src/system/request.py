@@ -86,6 +86,8 @@ class Request:
             reconstruction in the last 0.1 s. Otherwise, the beginning is the codec's reconstruction.
         precision: Precision of the weights of all stages: ``fp32``, or ``bf16`` or ``int8``, which are faster and less
             exact; ``auto`` takes the fastest that the device has instructions for.
+        compile: Whether to compile the steps of all stages, on CUDA only. The first generation of a length takes a
+            minute longer, which pays for long clips and many of them.
     """
 
     prompts: Prompts = None
@@ -98,6 +100,7 @@ class Request:
     transition: float | None = None
     splice: bool = True
     precision: InferencePrecision = "fp32"
+    compile: bool = False
 
 
 def build_request(given: Prompts | Request, options: Mapping[str, Any]) -> Request:

@@ -75,7 +75,8 @@ class System(Assembly):
                 :func:`partita.core.progress.reporting`, the listener receives (stage, finished steps, total steps)
                 instead.
             options: Fields of :class:`partita.Request`, which describes them: ``duration``, ``seed``, ``guidance``,
-                ``sampling``, ``negative``, ``continuation``, ``transition``, ``splice``, ``precision``.
+                ``sampling``, ``negative``, ``continuation``, ``transition``, ``splice``, ``precision``,
+                ``compile``.
 
         Raises:
             PartitaError: No part reads an input, or an argument is invalid. The message says what is accepted.

@@ -10,6 +10,7 @@ from ...core.registry import register
 from ...layers.kv_cache import KeyValueCache
 from ...layers.native_decoder import DecoderState, has_native_layers
 from ...layers.positions import PositionKind, Positions
+from ...layers.static_decoder import StaticState
 from ...layers.transformer_blocks import DEFAULT_BLOCK, BlockConfig, check_sizes
 from ...layers.transformer_blocks import Transformer as Layers
 from ..network import NetworkSetting
@@ -41,9 +42,14 @@ class Transformer(Backbone):
             bias by distance in every self-attention (T5's, which MusicLM and AudioLM use).
         block: Configuration of the blocks.
 
+    Attributes:
+        compiled: Whether steps of generation are compiled.
+
     Raises:
         ValueError: The width is not divisible by the heads, or a number is out of range.
     """
+
+    compiled: bool = False
 
     def __init__(
         self,
@@ -71,10 +77,15 @@ class Transformer(Backbone):
             checkpointing=setting.checkpointing,
         )
 
-    def new_state(self, context: SequenceContext) -> TransformerState | DecoderState:
+    def compile_steps(self) -> None:
+        """Compile whole steps. Several places at once, as of a prefix, are not compiled."""
+        self.compiled = True
+
+    def new_state(self, context: SequenceContext) -> TransformerState | DecoderState | StaticState:
         """An empty cache with room for all places."""
-        if has_native_layers(self.layers):
-            return DecoderState(
+        native = has_native_layers(self.layers)
+        if native or self.compiled:
+            return (DecoderState if native else StaticState)(
                 self.layers,
                 self.layers.positions(context.positions),
                 context.positions.shape[1],
@@ -88,10 +99,13 @@ class Transformer(Backbone):
         return TransformerState(cache, self.layers.positions(context.positions))
 
     def forward(
-        self, x: Tensor, context: SequenceContext, state: TransformerState | DecoderState | None = None
+        self,
+        x: Tensor,
+        context: SequenceContext,
+        state: TransformerState | DecoderState | StaticState | None = None,
     ) -> Tensor:
         """The sequence after the last normalization, ``[B, N, width]``."""
-        if isinstance(state, DecoderState):
+        if isinstance(state, DecoderState | StaticState):
             return state(x)
         if state is not None:
             places = state.positions.slice(state.length, state.length + x.shape[1])

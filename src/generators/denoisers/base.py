@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ...layers.compiled import compile_blocks
 from ..network import NetworkSetting, StageNetwork
 
 
@@ -63,6 +64,10 @@ class Denoiser(StageNetwork):
 
     family: ClassVar[str] = "denoiser"
     fusions: ClassVar[tuple[str, ...]] = ("cross", "concat", "modulate")
+
+    def compile_steps(self) -> None:
+        """Compile the :attr:`repeated_blocks`."""
+        compile_blocks(self.repeated_blocks)
 
     def prepare(self, context: DenoiserContext, frames: int) -> DenoiserContext:
         """Return the context with what all steps of a generation share, which sets :attr:`DenoiserContext.prepared`.

@@ -1,6 +1,6 @@
 """Compilation of what generation repeats, with PyTorch's compiler and CUDA graphs.
 
-All failures of the compiler become one message. Tests exchange the backend, because Inductor takes long.
+Tests exchange the backend, because Inductor takes long.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def call_compiled(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         function: A function of a module. It must not wait for the device.
         arguments: Tensors, or objects with tensors.
     """
-    # The name that this limit had in torch 2.5 works in all versions.
-    with torch._dynamo.config.patch(cache_size_limit=MOST_VARIANTS, accumulated_cache_size_limit=MOST_VARIANTS):
-        return _compiled(function, BACKEND)(*arguments)
+    return _compiled(function, BACKEND)(*arguments)
 
 
 @cache
@@ -90,16 +88,18 @@ def recorded(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Te
 
 
 @contextmanager
-def explained_failures() -> Iterator[None]:
-    """Explain errors of the compiler.
+def compiling() -> Iterator[None]:
+    """Allow many shapes, and explain errors of the compiler.
 
     Raises:
         PartitaError: PyTorch cannot compile a function.
     """
+    limits = {"cache_size_limit": MOST_VARIANTS, "accumulated_cache_size_limit": MOST_VARIANTS}  # in all versions
     try:
-        yield
+        with torch._dynamo.config.patch(**limits):
+            yield
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = " ".join(str(error).split())
         raise PartitaError(f"PyTorch cannot compile the steps here ({reason:.200}): generate without compile") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -19,7 +20,7 @@ from ..core.seeds import derive_seed
 from ..data.clips import prepare_clips
 from ..errors import PartitaError
 from ..generators.base import Generator
-from ..layers.compiled import explained_failures
+from ..layers.compiled import compiling
 from ..layers.lowered import InferencePrecision, lowered
 from ..limits import MOST_WINDOWS, TooMuch, beyond
 from ..recipe.chain import StagePlan
@@ -179,7 +180,7 @@ class ChainRun:
             if sender is not None and stage.delivers:
                 generate_options["delivery"] = sender.delivery(start, spec.frames(self.every))
             try:
-                with explained_failures():
+                with compiling() if self.compile else nullcontext():
                     new = stage.generate(
                         given,
                         stop - start,

@@ -1,4 +1,4 @@
-"""The precision of generation, from Python and from the command line."""
+"""The precision and the compilation of generation, from Python and from the command line."""
 
 import pytest
 import torch
@@ -7,8 +7,10 @@ import partita
 import toys
 from command_line import run
 from partita.generators.autoregressive import Autoregressive
-from partita.layers import lowered
+from partita.layers import compiled, lowered
+from partita.layers.static_decoder import StaticState
 from partita.recipe.plan import load_recipe
+from partita.system import checked_request
 from partita.system.system import System
 
 RECIPE = """
@@ -90,3 +92,43 @@ def test_the_command_line_passes_it_on(folder, tmp_path, monkeypatch, capfd):
         )
         assert status == 0, text
     assert names[0].read_bytes() != names[1].read_bytes()
+
+
+def test_stages_are_compiled_on_gpus_only(folder, tmp_path, monkeypatch, capfd):
+    refused = r"compile is only for CUDA GPUs, but this system is on cpu.*kernels of their own.*device=cuda"
+    with pytest.raises(partita.PartitaError, match=refused):
+        partita.load(folder).generate("tone 1", compile=True)
+    with pytest.raises(partita.PartitaError, match=refused):
+        partita.load(folder).stream("tone 1", compile=True)
+    with pytest.raises(partita.PartitaError, match="compile must be true or false, not 'no'"):
+        partita.load(folder).generate("tone 1", compile="no")
+    made = tmp_path / "made.wav"
+    status, text = run("generate", folder, "tone 1", "-o", made, "--compile", monkeypatch=monkeypatch, capfd=capfd)
+    assert (status, "CUDA GPUs" in text, "Traceback" in text, made.exists()) == (2, True, False, False)
+
+
+def test_compile_needs_a_package(folder, monkeypatch):
+    system = partita.load(folder)
+    monkeypatch.setattr(System, "device", torch.device("cuda"))
+    monkeypatch.setattr(checked_request, "find_spec", lambda name: None)
+    with pytest.raises(partita.PartitaError, match="compile needs the package triton"):
+        system.generate("tone 1", compile=True)
+
+
+def test_compiled_stages_generate_the_same(folder, monkeypatch):
+    """With the check of the device and the compiler itself left out, which are all that a GPU would change."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    monkeypatch.setattr(checked_request, "_check_compile", lambda *_: None)
+    monkeypatch.setattr(lowered, "native_library", lambda: None)
+    states = []
+    real = StaticState._begin
+    monkeypatch.setattr(StaticState, "_begin", lambda state, x: states.append(state.capacity) or real(state, x))
+    system = partita.load(folder)
+    ordinary = system.generate(["tone 1", "tone 2"], duration=1.5, seed=1)
+    assert not states
+    made = system.generate(["tone 1", "tone 2"], duration=1.5, seed=1, compile=True)
+    assert len(states) == 2  # one per window
+    torch.testing.assert_close(made, ordinary)
+    chunks = list(system.stream(["tone 1", "tone 2"], duration=1.5, seed=1, compile=True))
+    assert len(states) == 4
+    torch.testing.assert_close(torch.cat(chunks, dim=2), ordinary, rtol=0, atol=1e-4)

@@ -5,7 +5,8 @@
 All contenders run in one process, in turns, so that their ratios mean something on a busy machine. A run takes a prompt
 of text embeddings, guidance (two rows per clip) or not, and as many steps as its frames need; transformers makes the
 forward passes of its ``generate`` alone. Each precision is compared with the memory: how many bytes of weights and keys
-and values a step reads, and what share of the measured bandwidth that is.
+and values a step reads, and what share of the measured bandwidth that is. Where there is a GPU, all run there, and each
+precision also with ``compile``.
 """
 
 from __future__ import annotations
@@ -77,10 +78,10 @@ def theirs(reference: MusicgenForCausalLM, text: Tensor, steps: int, guided: boo
     encoded = torch.cat([text, torch.zeros_like(text)]) if guided else text
     batch = len(encoded)
     encoded = encoded.to(reference.dtype)
-    mask = torch.ones(batch, text.shape[1], dtype=torch.long)
+    mask = torch.ones(batch, text.shape[1], dtype=torch.long, device=text.device)
     mask[len(text) :] = 0
     cache = EncoderDecoderCache(DynamicCache(config=reference.config), DynamicCache(config=reference.config))
-    codes = torch.full((batch * CODEBOOKS, 1), CARDINALITY)
+    codes = torch.full((batch * CODEBOOKS, 1), CARDINALITY, device=text.device)
     for _ in range(steps):
         out = reference(
             input_ids=codes,
@@ -97,7 +98,8 @@ def bytes_per_step(stage: Autoregressive, precision: str, frames: int, rows: int
     once = {stage.conditioning.projections["text"]} | {block.cross_attention.key_value for block in blocks(stage)}
     read = [layer for layer in stage.modules() if isinstance(layer, nn.Linear) and layer not in once]
     cache = 2 * stage.backbone.width * stage.backbone.depth * rows * frames / 2
-    return sum(layer.weight.numel() for layer in read) * BYTES[precision] + cache * (4 if precision == "fp32" else 2)
+    rounded = precision != "fp32" and stage.embeddings.weight.device.type == "cpu"
+    return sum(layer.weight.numel() for layer in read) * BYTES[precision] + cache * (2 if rounded else 4)
 
 
 def blocks(stage: Autoregressive) -> list[nn.Module]:
@@ -118,16 +120,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     width, depth, heads = SHAPES[options.shape]
-    stage, reference = models(width, depth, heads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stage, reference = (model.to(device) for model in models(width, depth, heads))
     references = {"transformers fp32": reference}
     if options.half:
         references["transformers bf16"] = copy.deepcopy(reference).bfloat16()
-    steps, speed = options.frames + CODEBOOKS - 1, bandwidth()
+    steps, speed = options.frames + CODEBOOKS - 1, bandwidth(device)
     print(f"memory: {speed / 1e9:.1f} GB/s with {torch.get_num_threads()} threads")
-    stages = {precision: lowered(stage, precision, stepwise=True) for precision in options.precisions}
+    precisions = [name for name in options.precisions if device == "cpu" or name != "int8"]  # only CPUs have int8
+    stages = {precision: lowered(stage, precision, stepwise=True) for precision in precisions}
+    if device == "cuda":
+        prepare = Autoregressive.compile_steps
+        stages |= {f"{name} compile": lowered(stage, name, stepwise=True, prepare=prepare) for name in precisions}
     rows = []
     for clips in options.clips:
-        text = torch.randn(clips, 12, width)
+        text = torch.randn(clips, 12, width).to(device)
         for guidance in options.guidance:
             guided = guidance != 1
             contenders: dict[str, Callable[[], None]] = {
@@ -139,7 +146,7 @@ def main() -> None:
                 row |= {"name": name, "milliseconds": statistics.median(seconds) / steps * 1000}
                 row["ratio"] = median_ratio(times["transformers fp32"], seconds)
                 if name in stages:
-                    read = bytes_per_step(stage, name, options.frames, clips * (2 if guided else 1))
+                    read = bytes_per_step(stage, name.split()[0], options.frames, clips * (2 if guided else 1))
                     row["bandwidth_share"] = read * steps / statistics.median(seconds) / speed
                 rows.append(row)
                 print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})

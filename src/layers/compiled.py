@@ -94,12 +94,17 @@ def compiling() -> Iterator[None]:
     Raises:
         PartitaError: PyTorch cannot compile a function.
     """
-    limits = {"cache_size_limit": MOST_VARIANTS, "accumulated_cache_size_limit": MOST_VARIANTS}  # in all versions
+    limits: dict[str, Any] = {
+        "cache_size_limit": MOST_VARIANTS,
+        "accumulated_cache_size_limit": MOST_VARIANTS,
+    }  # in all versions
     try:
-        with torch._dynamo.config.patch(**limits):
+        with torch._dynamo.config.patch(limits):
             yield
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         reason = " ".join(str(error).split())
-        raise PartitaError(f"PyTorch cannot compile the steps here ({reason:.200}): generate without compile") from error
+        raise PartitaError(
+            f"PyTorch cannot compile the steps here ({reason:.200}): generate without compile"
+        ) from error

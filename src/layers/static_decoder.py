@@ -142,12 +142,14 @@ class Memory:
 
     def __init__(self, shape: MemoryShape, depth: int, width: int, positions: Positions) -> None:
         with torch.inference_mode(False):  # also usable outside of inference mode
-            on = {"device": shape.device}
-            self.at = torch.zeros(1, dtype=torch.long, **on)
-            self.places = torch.arange(shape.capacity, **on)
-            self.valid = torch.ones(shape.rows, shape.capacity, dtype=torch.bool, **on)
-            self.cross_mask = torch.ones(shape.batch, shape.cross, dtype=torch.bool, **on) if shape.cross else None
-            self.input = torch.zeros(shape.batch, 1, width, dtype=shape.dtype, **on)
+            device = shape.device
+            self.at = torch.zeros(1, dtype=torch.long, device=device)
+            self.places = torch.arange(shape.capacity, device=device)
+            self.valid = torch.ones(shape.rows, shape.capacity, dtype=torch.bool, device=device)
+            self.cross_mask = (
+                torch.ones(shape.batch, shape.cross, dtype=torch.bool, device=device) if shape.cross else None
+            )
+            self.input = torch.zeros(shape.batch, 1, width, dtype=shape.dtype, device=device)
             added, rotary = positions
             self.positions = Positions(
                 None if added is None else added.new_zeros(shape.rows, shape.capacity, width),

@@ -129,11 +129,13 @@ def _check_compile(compiled: Any, system: Assembly) -> None:
     if compiled and system.device.type != "cuda":
         own = ": CPUs generate with kernels of their own" if system.device.type == "cpu" else ""
         raise PartitaError(
-            f"compile is only for CUDA GPUs, but this system is on {system.device.type}{own}. Leave it out, or load the "
-            "system on a GPU with device=cuda"
+            f"compile is only for CUDA GPUs, but this system is on {system.device.type}{own}. Leave it out, or load "
+            "the system on a GPU with device=cuda"
         )
     if compiled and find_spec("triton") is None:
-        raise PartitaError("compile needs the package triton, which this PyTorch lacks: install it, or leave compile out")
+        raise PartitaError(
+            "compile needs the package triton, which this PyTorch lacks: install it, or leave compile out"
+        )
 
 
 def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: float) -> None:

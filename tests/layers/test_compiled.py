@@ -180,7 +180,7 @@ def test_a_sequence_does_not_see_what_was_in_its_memory():
     first = hidden(made, x, context)
     assert hidden(made, torch.full_like(x, torch.nan), context).isnan().all()
     assert torch.equal(hidden(made, x, context), first)
-    ids, mask, cross, cross_mask = context
+    ids, mask, cross, _ = context
     filled = hidden(made, x, (ids, None, cross, None))  # neither masks nor a longer text stay behind
     longer = torch.cat([cross, cross], dim=1)
     hidden(made, x, (ids, mask, longer, None))
@@ -200,14 +200,14 @@ def test_sequences_at_the_same_time_have_memories_of_their_own():
 
 def test_memory_is_used_again_kept_for_few_shapes_and_freed_with_its_layers():
     made, (x, (ids, *_)) = layers("musicgen", cross=False), sequence()
-    pool = lambda: static_decoder._pools[made]._free  # noqa: E731
     for _ in range(3):
         hidden(made, x, (ids, None, None, None))
-    assert len(pool()) == 1
-    kept = weakref.ref(pool()[0][1])
+    ((_, first),) = static_decoder._pools[made]._free
+    kept = weakref.ref(first)
+    del first
     for batch in range(1, 7):
         hidden(made, x[:1].expand(batch, -1, -1), (ids[:1], None, None, None), (9,))
-    assert [shape.batch for shape, _ in pool()] == [3, 4, 5, 6]
+    assert [shape.batch for shape, _ in static_decoder._pools[made]._free] == [3, 4, 5, 6]
     freed = weakref.ref(made)
     del made
     gc.collect()

@@ -5,6 +5,8 @@ There is no GPU here: PyTorch traces and functionalizes the steps, and a stand-i
 
 import gc
 import weakref
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,6 +250,58 @@ def test_recorded_steps_read_new_inputs_and_are_recorded_once_per_memory(monkeyp
     for frames in (8, 12):
         assert torch.equal(codes(made, frames), codes(whole, frames))
     assert recordings == ["cpu"]
+
+
+class Cuda:
+    """A stand-in for ``torch.cuda``, which notes what happens on which stream and what is captured."""
+
+    def __init__(self):
+        self.events, self.now = [], "current"
+
+    def note(self, event):
+        self.events.append((self.now, event))
+
+    @contextmanager
+    def on(self, stream):
+        before, self.now = self.now, stream
+        yield
+        self.now = before
+
+    def replace(self, monkeypatch):
+        current = SimpleNamespace(wait_stream=lambda other: self.note("wait for side"))
+        side = SimpleNamespace(wait_stream=lambda other: self.events.append(("side", "wait for current")))
+        graph = SimpleNamespace(replay=lambda: self.note("replay"))
+        stand_ins = {
+            "device": lambda device: nullcontext(),
+            "Stream": lambda device: side,
+            "current_stream": lambda: current,
+            "stream": lambda stream: self.on("side"),
+            "CUDAGraph": lambda: graph,
+            "graph": lambda made, stream, capture_error_mode: self.on("capture"),
+        }
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+def test_a_recording_is_made_after_warm_ups_and_outputs_are_copies(monkeypatch):
+    cuda, memory = Cuda(), torch.zeros(3)
+    cuda.replace(monkeypatch)
+
+    def run():
+        cuda.note("run")
+        return memory
+
+    freed = weakref.ref(run)
+    replay = compiled.recorded(run, torch.device("cuda"))
+    warm = [("side", "run")] * compiled.WARM_UPS
+    assert cuda.events == [("side", "wait for current"), *warm, ("current", "wait for side"), ("capture", "run")]
+    first = replay()
+    memory.fill_(1)  # as the next replay does
+    assert (first.tolist(), replay().tolist()) == ([0, 0, 0], [1, 1, 1])
+    assert cuda.events[-2:] == [("current", "replay")] * 2
+    del run
+    gc.collect()
+    assert freed() is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import compiled
-from .attention import Mask, key_mask
+from .attention import Mask, biased, key_mask
 from .kv_cache import LayerCache
 from .positions import Positions
 from .transformer_blocks import Transformer
@@ -135,7 +135,7 @@ class Memory:
         valid: ``[rows, capacity]`` bool, false on padding of a prefix.
         cross_mask: ``[B, L]`` bool, false on padding; ``None`` without cross-attention.
         input: ``[B, 1, width]``, the input of a step.
-        positions: Positions of all places.
+        positions: Added positions, rotations or numbers of all places, as in :class:`.positions.Positions`.
         layers: Keys and values of each layer.
         replay: The recorded step; ``None`` where it has not been recorded.
     """
@@ -150,11 +150,10 @@ class Memory:
                 torch.ones(shape.batch, shape.cross, dtype=torch.bool, device=device) if shape.cross else None
             )
             self.input = torch.zeros(shape.batch, 1, width, dtype=shape.dtype, device=device)
-            added, rotary = positions
-            self.positions = Positions(
-                None if added is None else added.new_zeros(shape.rows, shape.capacity, width),
-                None if rotary is None else rotary.new_zeros(shape.rows, 1, shape.capacity, rotary.shape[-1]),
-            )
+            table, axis = _table(positions)
+            sizes = list(table.shape)
+            sizes[0], sizes[axis] = shape.rows, shape.capacity
+            self.positions = table.new_zeros(sizes)
         self.layers = [LayerMemory(shape.capacity) for _ in range(depth)]
         self.replay: Callable[[], Tensor] | None = None
 
@@ -173,10 +172,13 @@ def advance(layers: Transformer, memory: Memory, x: Tensor, at: Tensor) -> Tenso
     keys, queries = memory.places, at[:, None]
     over_self = Mask((((keys <= queries) & memory.valid[:, None]) | (keys == queries))[:, None])
     over_cross = key_mask(memory.cross_mask)
-    added, rotary = memory.positions
-    if added is not None:
-        x = x + added.index_select(1, at)
-    rotations = None if rotary is None else rotary.index_select(2, at)
+    rotations = None
+    if layers.position_kind == "sinusoidal":
+        x = x + memory.positions.index_select(1, at)
+    elif layers.position_kind == "rotary":
+        rotations = memory.positions.index_select(2, at)
+    else:
+        over_self = biased(over_self, layers.relative(memory.positions.index_select(1, at), memory.positions))
     for block, layer in zip(layers.blocks, memory.layers, strict=True):
         x = block(x, over_self, rotations, None, over_cross, _PlacesInLayer(layer, at))
     return layers.norm(x)
@@ -247,8 +249,7 @@ class StaticState:
     def _begin(self, x: Tensor) -> Memory:
         """Take a memory for a sequence with inputs like ``x``, and write to it what all places share."""
         positions, mask, cross, cross_mask = self._positions, self._mask, self._cross, self._cross_mask
-        table = positions.added if positions.added is not None else positions.rotary
-        assert table is not None
+        table, axis = _table(positions)
         kind = x.device.type
         shape = MemoryShape(
             batch=len(x),
@@ -263,9 +264,7 @@ class StaticState:
         memory = pool.take(shape) or Memory(shape, len(self._layers.blocks), self._layers.width, positions)
         finalize(self, pool.give, shape, memory).atexit = False
         memory.at.zero_()
-        for written, given, axis in zip(memory.positions, positions, (1, 2), strict=True):
-            if written is not None and given is not None:
-                _fill(written, given, axis)
+        _fill(memory.positions, table, axis)
         memory.valid.fill_(True)
         if mask is not None:
             memory.valid[:, : mask.shape[1]] = mask
@@ -300,6 +299,16 @@ class _Pool:
 
 # No memory refers to its transformer, which would then live forever.
 _pools: WeakKeyDictionary[Transformer, _Pool] = WeakKeyDictionary()
+
+
+def _table(positions: Positions) -> tuple[Tensor, int]:
+    """The positions of all places, and the axis of the places."""
+    if positions.added is not None:
+        return positions.added, 1
+    if positions.rotary is not None:
+        return positions.rotary, 2
+    assert positions.relative is not None
+    return positions.relative[1], 1
 
 
 def _fill(memory: Tensor, values: Tensor, axis: int) -> None:

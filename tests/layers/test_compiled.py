@@ -37,6 +37,7 @@ GIVEN = {
 BLOCKS = {
     "musicgen": ({}, "sinusoidal"),
     "rotary": ({"norm": "rms", "activation": "swiglu", "qk_norm": True}, "rotary"),
+    "relative": ({}, "relative"),
 }
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -104,7 +105,10 @@ def sequence(batch=3, total=9, prefix=4, length=5, width=32):
 def layers(kind, cross=True):
     config, positions = BLOCKS[kind]
     torch.manual_seed(1)
-    return Layers(32, 2, 4, block=BlockConfig(**config), positions=positions, cross=cross).eval()
+    made = Layers(32, 2, 4, block=BlockConfig(**config), positions=positions, cross=cross).eval()
+    if kind == "relative":
+        torch.nn.init.normal_(made.relative.biases.weight)
+    return made
 
 
 @torch.inference_mode()

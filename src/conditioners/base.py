@@ -125,28 +125,3 @@ class Conditioner(Part):
         A conditioner may override this with parameters of its own, or keep a part of the condition.
         """
         return Condition(torch.zeros_like(condition.values), torch.zeros_like(condition.mask))
-
-
-class JointConditioner(Conditioner):
-    """A conditioner that embeds texts and audio in one space, such as CLAP or MuLan.
-
-    Besides conditions it returns embeddings, which consistency scores and Fréchet distances compare.
-
-    Attributes:
-        sample_rate: Sample rate of the audio that it embeds (one channel), in Hz.
-        dim: Width of an embedding.
-    """
-
-    sample_rate: int
-    dim: int
-
-    @abstractmethod
-    def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts as ``[B, D]`` float32 of unit length."""
-
-    @abstractmethod
-    def embed_audio(self, audio: Tensor) -> Tensor:
-        """Embed audio ``[B, 1, T]`` at :attr:`sample_rate` as ``[B, N, D]`` float32 of unit length.
-
-        There are ``N`` windows, one if the clip is shorter than a window. The last window may contain padding.
-        """

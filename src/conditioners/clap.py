@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import register
 from ..errors import PartitaError
 from ..storage.files import replacing_folder
 from ..storage.pretrained import read_config
 from ..storage.text_tokenizer import tokenized
 from . import clap_checkpoint as checkpoint
-from .base import JointConditioner
-from .words import texts_of, vocabulary_bytes
+from .joint import JointConditioner, check_embeddable, windows_of
+from .words import vocabulary_bytes
 
 SAMPLE_RATE = checkpoint.FRONT_END["sampling_rate"]
 BANDS, WINDOW, HOP = (checkpoint.FRONT_END[name] for name in ("feature_size", "fft_window_size", "hop_length"))
@@ -68,7 +67,7 @@ class CLAP(JointConditioner):
     """Frozen CLAP of LAION (arXiv 2211.06687): one 512-d embedding for a text, or for 10 s of 48 kHz audio.
 
     HTS-AT (arXiv 2202.00874) encodes the audio, RoBERTa encodes the texts, and two layers project each to the common
-    space. As a condition, a text is its embedding. Only models without fusion are supported: each embedding belongs to
+    space. As a condition, a text or a clip is its embedding. Only models without fusion are supported: each embedding belongs to
     one window.
 
     Weights are a file from LAION, local or on the Hub (``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``), or
@@ -84,7 +83,8 @@ class CLAP(JointConditioner):
         width: Width of the first stage of HTS-AT, a multiple of 4. ``None`` takes that of ``size``.
         depths: Number of blocks of each of the four stages. ``None`` takes those of ``size``.
         text: Sizes of RoBERTa.
-        inputs: Names of the text fields that the conditioner reads.
+        inputs: Names of the fields of text and audio that the conditioner reads. If a clip has both, that kind is embedded
+            which is named first.
 
     Raises:
         ValueError: A value is out of range.
@@ -92,7 +92,6 @@ class CLAP(JointConditioner):
     """
 
     inputs: tuple[str, ...] = ("text",)
-    kinds: ClassVar[tuple[str, ...]] = ("text",)
     trainable: ClassVar[bool] = False
     sample_rate: int = SAMPLE_RATE
     hann: Tensor
@@ -156,45 +155,30 @@ class CLAP(JointConditioner):
         self.requires_grad_(False)
         self.eval()
 
-    @property
-    def spec(self) -> ConditionSpec:
-        """One embedding per text."""
-        return ConditionSpec(dim=self.dim)
-
     def train(self, mode: bool = True) -> CLAP:
         """Stay in evaluation mode, because the model is frozen."""
         return super().train(False)
 
-    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Convert texts to ``tokens`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool, padded to the longest of the
-        batch.
-
-        A clip without a text is fully masked.
-
-        Raises:
-            PartitaError: There is a text but no tokenizer, because no weights are loaded.
-        """
-        texts = texts_of(clips, self.inputs)
-        if not any(texts):
-            nothing = torch.zeros(len(texts), 1, dtype=torch.long)
-            return {"tokens": nothing, "mask": nothing.bool()}
-        tokens, mask = self._tokens([text or "" for text in texts])
-        known = torch.tensor([text is not None for text in texts])
-        return {"tokens": tokens, "mask": mask & known[:, None]}
-
-    def forward(self, prepared: dict[str, Tensor]) -> Condition:
-        """Embeddings ``[B, 1, dim]`` float32 of unit length, zero where masked."""
-        known = prepared["mask"].any(1, keepdim=True)
-        return Condition((self._of_text(prepared["tokens"], prepared["mask"]) * known)[:, None], known)
-
-    def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts as ``[B, dim]`` float32 of unit length.
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Convert texts to ``tokens`` ``[B, L]`` int64 and their mask ``[B, L]`` bool, padded to the longest.
 
         Raises:
             PartitaError: There is no tokenizer, because no weights are loaded.
         """
-        tokens, mask = self._tokens(list(texts))
-        return self._of_text(tokens.to(self.hann.device), mask.to(self.hann.device))
+        if self.tokenizer is None:
+            raise PartitaError(
+                "clap has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
+            )
+        encoded = tokenized(self.tokenizer, texts, MAX_LENGTH, self.text.config.vocab_size)
+        return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    @torch.no_grad()
+    def embed_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Embed tokens and mask ``[B, L]`` as ``[B, dim]`` float32 of unit length."""
+        attended = mask.long()
+        attended[:, 0] = 1  # the softmax of a fully masked row would be NaN
+        with torch.autocast(tokens.device.type, enabled=False):
+            return F.normalize(self.text(input_ids=tokens, attention_mask=attended).text_embeds.float(), dim=-1)
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor) -> Tensor:
@@ -207,12 +191,9 @@ class CLAP(JointConditioner):
         Raises:
             PartitaError: The audio is empty, or has more than one channel.
         """
-        if audio.shape[1] != 1 or not audio.shape[2]:
-            raise PartitaError(
-                f"clap embeds audio of one channel, [B, 1, T], not {list(audio.shape)}: mix it down first"
-            )
+        check_embeddable("clap", audio)
         with torch.autocast(audio.device.type, enabled=False):
-            windows = _windows(audio[:, 0].float(), self.window, self.stride)
+            windows = windows_of(audio[:, 0].float(), self.window, self.stride)
             embedded = [self._of_audio(some) for some in windows.flatten(0, 1).split(AT_ONCE)]
             return torch.cat(embedded).unflatten(0, windows.shape[:2])
 
@@ -231,7 +212,7 @@ class CLAP(JointConditioner):
     def digest(self) -> hashlib.blake2b:
         """The digest of the part and of the vocabulary of its text tokenizer."""
         digest = super().digest()
-        digest.update(vocabulary_bytes(self.tokenizer))
+        digest.update(self.vocabulary())
         return digest
 
     def load_weights(self, source: str | Path) -> None:
@@ -252,8 +233,7 @@ class CLAP(JointConditioner):
         folder = checkpoint.transformers_folder(source)
         if "family" in read_config(folder):
             super().load_weights(folder)
-            if (folder / "tokenizer").is_dir():
-                self.tokenizer = checkpoint.read_tokenizer(folder / "tokenizer")
+            self.load_tokenizer(folder)
             return
         self.load_exported_state(checkpoint.read_transformers(folder), source)
         self.tokenizer = checkpoint.read_tokenizer(folder)
@@ -262,38 +242,25 @@ class CLAP(JointConditioner):
         """Write the files of :meth:`Part.save`, and those of the text tokenizer."""
         with replacing_folder(Path(folder)) as new:
             super().save(new)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(new / "tokenizer")
+            self.save_tokenizer(new)
 
-    def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Tokenize texts; both tokens and mask are ``[B, L]``."""
-        if self.tokenizer is None:
-            raise PartitaError(
-                "clap has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
-            )
-        encoded = tokenized(self.tokenizer, texts, MAX_LENGTH, self.text.config.vocab_size)
-        return encoded["input_ids"], encoded["attention_mask"].bool()
+    def vocabulary(self) -> bytes:
+        """The words of the text tokenizer and their numbers."""
+        return vocabulary_bytes(self.tokenizer)
 
-    @torch.no_grad()
-    def _of_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The embeddings ``[B, dim]`` of tokens and mask ``[B, L]``."""
-        attended = mask.long()
-        attended[:, 0] = 1  # the softmax of a fully masked row would be NaN
-        with torch.autocast(tokens.device.type, enabled=False):
-            return F.normalize(self.text(input_ids=tokens, attention_mask=attended).text_embeds.float(), dim=-1)
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the text tokenizer into the folder ``tokenizer`` of a saved part."""
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Read the text tokenizer that :meth:`save_tokenizer` wrote."""
+        if (folder / "tokenizer").is_dir():
+            self.tokenizer = checkpoint.read_tokenizer(folder / "tokenizer")
 
     def _of_audio(self, audio: Tensor) -> Tensor:
         """The embeddings ``[N, dim]`` of windows ``[N, T]``."""
         return F.normalize(self.audio(input_features=self.log_mel(audio)[:, None]).audio_embeds.float(), dim=-1)
-
-
-def _windows(audio: Tensor, length: int, stride: int) -> Tensor:
-    """Cut audio ``[B, T]`` into windows ``[B, N, length]``; audio no longer than a window stays ``[B, 1, T]``."""
-    if audio.shape[1] <= length:
-        return audio[:, None]
-    windows = audio.unfold(1, length, stride)
-    ends_with_clip = (audio.shape[1] - length) % stride == 0
-    return windows if ends_with_clip else torch.cat([windows, audio[:, None, -length:]], 1)
 
 
 def _filterbank() -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +12,7 @@ from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.processes import largest_of_all
 from ..core.registry import register
 from .base import Conditioner
-from .words import check_word_dropout, texts_of
+from .words import check_word_dropout, hashed_words, padded_words, texts_of
 
 
 @register("conditioner", "lookup")
@@ -74,11 +72,8 @@ class Lookup(Conditioner):
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """``words`` ``[B, L]`` int64 and ``mask`` ``[B, L]`` bool of the texts, padded to the longest."""
         texts = texts_of(clips, self.inputs, self.word_dropout)
-        rows = [self._hash(text or "") for text in texts]
-        length = max(1, *(len(row) for row in rows))
-        words = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-        counts = torch.tensor([[len(row)] for row in rows])
-        return {"words": words, "mask": torch.arange(length) < counts}
+        words, mask = padded_words([self._hash(text or "") for text in texts])
+        return {"words": words, "mask": mask}
 
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         """Embeddings ``[B, L, dim]``, zero where masked."""
@@ -96,5 +91,4 @@ class Lookup(Conditioner):
         return not words or not bool(met.any()) or bool(met[words].any())
 
     def _hash(self, text: str) -> list[int]:
-        words = re.findall(r"\w+", text.lower())[: self.max_words]
-        return [zlib.crc32(word.encode()) % self.embeddings.num_embeddings for word in words]
+        return hashed_words(text, self.embeddings.num_embeddings, self.max_words)

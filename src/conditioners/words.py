@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.contracts import Clip
 
@@ -39,6 +42,29 @@ def texts_of(clips: Sequence[Clip], inputs: Sequence[str], word_dropout: float =
             words = [word for word, kept in zip(words, keep.tolist(), strict=True) if kept]
         texts.append(" ".join(words) or None)
     return texts
+
+
+def hashed_words(text: str, num_embeddings: int, max_words: int) -> list[int]:
+    """The numbers of the words of a text, lower-cased, stripped of punctuation and hashed.
+
+    Args:
+        text: The text.
+        num_embeddings: The numbers are below this.
+        max_words: Maximum number of words; the rest is left out.
+
+    >>> hashed_words("Slow, slow waltz!", 4096, 64)
+    [477, 477, 3376]
+    """
+    words = re.findall(r"\w+", text.lower())[:max_words]
+    return [zlib.crc32(word.encode()) % num_embeddings for word in words]
+
+
+def padded_words(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """The numbers of words ``[B, L]`` int64 and their mask ``[B, L]`` bool, padded to the longest row."""
+    length = max(1, *(len(row) for row in rows))
+    words = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+    counts = torch.tensor([[len(row)] for row in rows])
+    return words, torch.arange(length) < counts
 
 
 def vocabulary_bytes(tokenizer: Any) -> bytes:

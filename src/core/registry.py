@@ -24,6 +24,8 @@ COMPONENTS = {
     "discriminator": "tokenizers/discriminators",
     "backbone": "generators/backbones",
     "denoiser": "generators/denoisers",
+    "audio_tower": "conditioners/audio_towers",
+    "text_tower": "conditioners/text_towers",
 }
 """Each family of components, which parts are made of, and the folder that holds it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conditioners.base import JointConditioner
+from ..conditioners.joint import JointConditioner
 from ..core.part import Part
 from ..core.resample import convert
 from ..errors import PartitaError

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import toys
-from partita.conditioners.base import JointConditioner
+from partita.conditioners.joint import JointConditioner
 from partita.core.contracts import Condition, ConditionSpec, Example, Generated, RepresentationSpec
 from partita.core.registry import register
 from partita.evaluation.evaluation_options import Evaluation

@@ -1,0 +1,1 @@
+"""Audio towers: the networks that embed spectra in the space of a joint conditioner."""

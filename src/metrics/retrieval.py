@@ -1,0 +1,63 @@
+"""Retrieval: how often the partner of an embedding is among those nearest to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class EmbeddedPairs(Metric):
+    """Collects pairs of embeddings over batches and processes.
+
+    :meth:`compute` returns the embeddings of either side, both ``[N, D]``, and the keys ``[N]``, which :func:`recall`
+    compares.
+    """
+
+    full_state_update = False
+    first: list[Tensor]
+    second: list[Tensor]
+    keys: list[Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("first", "second", "keys"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, first: Tensor, second: Tensor, keys: Tensor) -> None:
+        """Add pairs of embeddings ``[B, D]`` and their keys ``[B]`` int64; equal keys mean equal partners."""
+        self.first.append(first)
+        self.second.append(second)
+        self.keys.append(keys)
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All pairs and their keys."""
+        return dim_zero_cat(self.first), dim_zero_cat(self.second), dim_zero_cat(self.keys)
+
+
+def recall(queries: Tensor, candidates: Tensor, number: int, keys: Tensor | None = None) -> Tensor:
+    """The fraction of queries whose partner is among the ``number`` most similar candidates.
+
+    A candidate that is as similar as the partner counts as more similar, so an embedding that is the same for
+    everything finds nothing.
+
+    Args:
+        queries: Embeddings ``[N, D]``.
+        candidates: The embeddings ``[N, D]`` of the partners, in the same order.
+        number: Number of candidates to look at.
+        keys: ``[N]`` int64; a candidate whose key is that of the query is as good as its partner. ``None`` if all
+            differ.
+
+    >>> queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    >>> recall(queries, queries.flip(0), 1).item(), recall(queries, queries.flip(0), 3).item()
+    (0.0, 1.0)
+    """
+    keys = torch.arange(len(queries), device=queries.device) if keys is None else keys
+    similarity = queries.float() @ candidates.float().T
+    same = keys[:, None] == keys
+    partner = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
+    better = ((similarity >= partner) & ~same).sum(1)
+    return (better < number).float().mean()

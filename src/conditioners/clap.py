@@ -67,8 +67,8 @@ class CLAP(JointConditioner):
     """Frozen CLAP of LAION (arXiv 2211.06687): one 512-d embedding for a text, or for 10 s of 48 kHz audio.
 
     HTS-AT (arXiv 2202.00874) encodes the audio, RoBERTa encodes the texts, and two layers project each to the common
-    space. As a condition, a text or a clip is its embedding. Only models without fusion are supported: each embedding belongs to
-    one window.
+    space. As a condition, a text or a clip is its embedding. Only models without fusion are supported: each embedding
+    belongs to one window.
 
     Weights are a file from LAION, local or on the Hub (``lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt``), or
     a folder or hub id of transformers' ``ClapModel``. The text tokenizer comes with the latter; for a file it is taken
@@ -83,8 +83,8 @@ class CLAP(JointConditioner):
         width: Width of the first stage of HTS-AT, a multiple of 4. ``None`` takes that of ``size``.
         depths: Number of blocks of each of the four stages. ``None`` takes those of ``size``.
         text: Sizes of RoBERTa.
-        inputs: Names of the fields of text and audio that the conditioner reads. If a clip has both, that kind is embedded
-            which is named first.
+        inputs: Names of the fields of text and audio that the conditioner reads. If a clip has both, the kind that is
+            named first is embedded.
 
     Raises:
         ValueError: A value is out of range.

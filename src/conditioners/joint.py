@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import lookup
 from ..errors import PartitaError
+from ..metrics.retrieval import recall
 from .base import Conditioner
 from .words import texts_of
 
@@ -87,7 +89,8 @@ class JointConditioner(Conditioner):
 
         Fields of audio yield ``audio`` ``[B, T]`` float32, padded to the longest, and ``samples`` ``[B]`` int64, the
         length of each clip, which is 0 without audio. Fields of text yield ``tokens`` ``[B, L]`` int64 and ``mask``
-        ``[B, L]`` bool, padded to the longest. A clip without a text is fully masked.
+        ``[B, L]`` bool, padded to the longest, and ``caption`` ``[B]`` int64, equal for equal texts. A clip without a
+        text is fully masked.
 
         Raises:
             PartitaError: There is a text but no tokenizer, or audio has several channels.
@@ -99,7 +102,9 @@ class JointConditioner(Conditioner):
             prepared["audio"] = pad_sequence([*audio, torch.zeros(1)], batch_first=True)[:-1]
             prepared["samples"] = torch.tensor([len(one) for one in audio])
         if read:
-            prepared["tokens"], prepared["mask"] = self._tokens_of(texts_of(clips, read))
+            tokens, mask = self._tokens_of(texts_of(clips, read))
+            rows = [row[known].tolist() for row, known in zip(tokens, mask, strict=True)]
+            prepared |= {"tokens": tokens, "mask": mask, "caption": torch.tensor([_number(row) for row in rows])}
         return prepared
 
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
@@ -164,6 +169,26 @@ class JointConditioner(Conditioner):
         return tokens, mask & torch.tensor([text is not None for text in texts])[:, None]
 
 
+def complete(prepared: dict[str, Tensor]) -> Tensor:
+    """Which of the clips that :meth:`JointConditioner.prepare` converted have both audio and a text, ``[B]`` bool."""
+    return (prepared["samples"] > 0) & prepared["mask"].any(1)
+
+
+def recalls(audio: Tensor, text: Tensor, captions: Tensor) -> dict[str, Tensor]:
+    """Recall of the captions of clips, and of the clips of captions, among the 1 and the 10 nearest.
+
+    Args:
+        audio: Embeddings of clips, ``[N, D]``.
+        text: Embeddings of their captions, ``[N, D]``.
+        captions: The ``caption`` of each clip, ``[N]``.
+    """
+    found = {}
+    for number in (1, 10):
+        found[f"audio_to_text_recall_at_{number}"] = recall(audio, text, number, captions)
+        found[f"text_to_audio_recall_at_{number}"] = recall(text, audio, number, captions)
+    return found
+
+
 def windows_of(audio: Tensor, length: int, stride: int) -> Tensor:
     """Cut audio ``[B, T]`` into windows ``[B, N, length]``; audio no longer than a window stays ``[B, 1, T]``.
 
@@ -183,6 +208,9 @@ def check_embeddable(name: str, audio: Tensor) -> None:
         PartitaError: It has none, or several channels.
     """
     if audio.shape[1] != 1 or not audio.shape[2]:
-        raise PartitaError(
-            f"{name} embeds audio of one channel, [B, 1, T], not {list(audio.shape)}: mix it down first"
-        )
+        raise PartitaError(f"{name} embeds audio of one channel, [B, 1, T], not {list(audio.shape)}: mix it down first")
+
+
+def _number(tokens: list[int]) -> int:
+    """A number below 2^63 that differs for other tokens."""
+    return int.from_bytes(hashlib.blake2b(repr(tokens).encode(), digest_size=8).digest(), "big") >> 1

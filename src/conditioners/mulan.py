@@ -13,18 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.contracts import Clip
 from ..core.processes import of_all, per_example
 from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.contrastive import decoupled_loss, sigmoid_loss, softmax_loss
 from ..layers.mel import MelSpectrum, log_magnitude
-from ..layers.spec_augment import SpecAugment
-from ..metrics.retrieval import EmbeddedPairs, recall
+from ..layers.spec_augment import DEFAULT_AUGMENT, SpecAugment
+from ..metrics.retrieval import EmbeddedPairs
 from ..storage.files import replacing_folder
-from ..storage.pretrained import checkpoint_folder
 from .audio_towers.base import AudioTower
-from .joint import JointConditioner, check_embeddable, windows_of
+from .joint import JointConditioner, check_embeddable, complete, recalls, windows_of
 from .text_towers.base import TextTower
 
 TEMPERATURE, LARGEST_SCALE = 0.1, 100.0
@@ -35,8 +33,6 @@ MEAN, DEVIATION = -3.5, 3.0
 """Mean and deviation of the log-mel values of the rendered corpus, by which spectra are standardized."""
 AT_ONCE = 16
 """Number of windows that are embedded at once outside training, which bounds the memory that a long clip takes."""
-TOP = (1, 10)
-"""The numbers of candidates for which validation logs the recall."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class MuLan(JointConditioner):
         stride: float = 1.0,
         loss: Literal["softmax", "decoupled", "sigmoid"] = "softmax",
         spectrum: LogMel = LogMel(),
-        spec_augment: SpecAugment = SpecAugment(),
+        spec_augment: SpecAugment = DEFAULT_AUGMENT,
         inputs: tuple[str, ...] = ("audio", "text"),
     ) -> None:
         super().__init__(inputs)
@@ -145,17 +141,6 @@ class MuLan(JointConditioner):
                 f"{'text' if self._inputs_of('audio') else 'audio'}"
             )
         self.text_tower.begin()
-
-    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Convert clips to the tensors of :meth:`JointConditioner.prepare`, and ``caption`` ``[B]`` int64.
-
-        Equal captions have equal numbers.
-        """
-        prepared = super().prepare(clips)
-        if "tokens" in prepared:
-            rows = (row[known].tolist() for row, known in zip(prepared["tokens"], prepared["mask"], strict=True))
-            prepared["caption"] = torch.tensor([_number(row) for row in rows])
-        return prepared
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Convert texts to the tokens ``[B, L]`` of the text tower and their mask ``[B, L]``."""
@@ -210,8 +195,8 @@ class MuLan(JointConditioner):
         """The loss of a batch, over the examples of all processes."""
         audio = self._of_windows(self._crop(prepared["audio"], prepared["samples"]))
         text = self._of_tokens(prepared["tokens"], prepared["mask"])
-        complete = of_all(_complete(prepared))
-        loss = self.compute_loss(*(of_all(v)[complete] for v in (audio, text, prepared["caption"])))
+        paired = of_all(complete(prepared))
+        loss = self.compute_loss(*(of_all(v)[paired] for v in (audio, text, prepared["caption"])))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(audio))
         self.log("train/temperature", 1 / self.scale.detach(), batch_size=len(audio))
         return loss
@@ -225,16 +210,14 @@ class MuLan(JointConditioner):
         """Collect the embeddings of the first window of each clip and of its caption."""
         audio = self._of_windows(prepared["audio"][:, : self.window])
         text = self._of_tokens(prepared["tokens"], prepared["mask"])
-        complete = _complete(prepared)
-        self.pairs.update(audio[complete].float(), text[complete].float(), prepared["caption"][complete])
+        paired = complete(prepared)
+        self.pairs.update(audio[paired], text[paired], prepared["caption"][paired])
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and the recall over all validation clips, which do not depend on the size of a batch."""
         audio, text, captions = self.pairs.compute()
         self.log("val/loss", self.compute_loss(audio, text, captions), prog_bar=True)
-        for number in TOP:
-            self.log(f"val/audio_to_text_recall_at_{number}", recall(audio, text, number, captions))
-            self.log(f"val/text_to_audio_recall_at_{number}", recall(text, audio, number, captions))
+        self.log_dict({f"val/{name}": value for name, value in recalls(audio, text, captions).items()}, sync_dist=True)
         self.pairs.reset()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -294,13 +277,3 @@ class MuLan(JointConditioner):
 
     def _of_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return F.normalize(self.text_tower(tokens, mask).float(), dim=-1)
-
-
-def _complete(prepared: dict[str, Tensor]) -> Tensor:
-    """Which examples have both audio and a text, ``[B]`` bool."""
-    return (prepared["samples"] > 0) & prepared["mask"].any(1)
-
-
-def _number(tokens: list[int]) -> int:
-    """A number below 2^63 that differs for other tokens."""
-    return int.from_bytes(hashlib.blake2b(repr(tokens).encode(), digest_size=8).digest()) >> 1

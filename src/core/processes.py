@@ -71,6 +71,13 @@ def of_all(values: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+def from_first(*values: Tensor) -> None:
+    """Replace tensors, in place, by those of the first process."""
+    if world_size() > 1:
+        for value in values:
+            torch.distributed.broadcast(value, 0)
+
+
 def seed_batch(seed: int, batch: int) -> None:
     """Seed the random numbers of a training batch: differently in each process, and those of :func:`drawing_together`.
 

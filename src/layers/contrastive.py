@@ -1,8 +1,8 @@
 """Contrastive losses between the rows of two matrices of embeddings.
 
 Row ``i`` of one matrix belongs to row ``i`` of the other. All losses are symmetric: they are the mean over both
-directions. ``negatives`` is ``[N, N]`` bool, true where row ``i`` of the first matrix and row ``j`` of the second do not
-belong together. A pair that neither belongs together nor is negative is left out.
+directions. ``negatives`` is ``[N, N]`` bool, true where row ``i`` of the first matrix and row ``j`` of the second do
+not belong together. A pair that neither belongs together nor is negative is left out.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ class SpecAugment:
         return spectrum.masked_fill(frames[:, :, None] | bands[:, None], 0.0)
 
 
+DEFAULT_AUGMENT = SpecAugment()
+
+
 def _stripes(spectrum: Tensor, axis: int, number: int, largest: float) -> Tensor:
     """Which places of an axis are masked, ``[N, places]`` bool."""
     device, places = spectrum.device, spectrum.shape[axis]

@@ -34,6 +34,8 @@ from .untrusted import read_json
 CLASSES = (
     *("PreTrainedTokenizerFast", "TokenizersBackend"),
     *("T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast"),
+    *("BertTokenizer", "BertTokenizerFast", "MPNetTokenizer", "MPNetTokenizerFast"),
+    *("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
 )
 """Tokenizer classes that a configuration may name."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from ..core.contracts import RepresentationSpec
-from ..core.processes import drawing_together, of_all
+from ..core.processes import drawing_together, from_first, of_all
 from ..core.registry import register
 from ..layers.chunks import Local, Step
+from ..layers.clustering import lloyd, nearest, plus_plus
 from ..layers.standardize import Standardize
 from ..metrics.codec import CodebookUsage
 from .base import Tokenizer
@@ -116,7 +116,7 @@ class KMeans(Tokenizer):
 
     def _codes(self, latents: Tensor) -> Tensor:
         """Nearest clusters ``[B, 1, S]`` of the features' latents ``[B, D, S]``."""
-        return _nearest(self._standardized(latents), self.centers)[1][:, None]
+        return nearest(self._standardized(latents), self.centers)[1][:, None]
 
     def _features(self, representation: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` of the centers of clusters ``[B, 1, S]``."""
@@ -137,7 +137,7 @@ class KMeans(Tokenizer):
                 with drawing_together(latents.device):
                     self._start()
         frames = self._standardized(latents).flatten(0, 1)
-        distances, codes = _nearest(frames, self.centers)
+        distances, codes = nearest(frames, self.centers)
         self._follow(of_all(frames), of_all(distances), of_all(codes))
         self.log("train/loss", distances.mean() / frames.shape[1], prog_bar=True)
 
@@ -150,7 +150,7 @@ class KMeans(Tokenizer):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log how far the frames of ``batch["audio"]`` ``[B, C, T]`` are from their clusters."""
         frames = self._standardized(self._latents(batch["audio"]))
-        distances, codes = _nearest(frames, self.centers)
+        distances, codes = nearest(frames, self.centers)
         self.usage.update(codes[:, None])
         self.log("val/loss", distances.mean() / frames.shape[-1], prog_bar=True, batch_size=len(frames), sync_dist=True)
 
@@ -180,7 +180,7 @@ class KMeans(Tokenizer):
         kept = priority.topk(len(self.reservoir)).indices
         self.reservoir.copy_(candidates[kept])
         self.priority.copy_(priority[kept])
-        _from_first(self.reservoir, self.priority)
+        from_first(self.reservoir, self.priority)
 
     def _start(self) -> None:
         """Fit the clusters to the frames that were kept."""
@@ -189,9 +189,9 @@ class KMeans(Tokenizer):
         with torch.autocast(frames.device.type, enabled=False):
             centers = lloyd(frames, plus_plus(frames, len(self.centers)), self.iterations)
         self.centers.copy_(centers)
-        self.count.copy_(torch.bincount(_nearest(frames, centers)[1], minlength=len(centers)))
+        self.count.copy_(torch.bincount(nearest(frames, centers)[1], minlength=len(centers)))
         self.started.fill_(True)
-        _from_first(self.centers.data, self.count)
+        from_first(self.centers.data, self.count)
 
     def _follow(self, frames: Tensor, distances: Tensor, codes: Tensor) -> None:
         """Move each center to the mean of all its frames, or elsewhere if it has too few."""
@@ -212,56 +212,4 @@ class KMeans(Tokenizer):
             with drawing_together(frames.device):
                 self.centers[lost] = frames[torch.multinomial(distances + 1e-12, len(lost))]
             self.count[lost], self.share[lost] = 0.0, 1.0
-            _from_first(self.centers.data)
-
-
-def plus_plus(frames: Tensor, number: int) -> Tensor:
-    """Frames ``[N, D]`` to start ``number`` clusters from (k-means++, Arthur and Vassilvitskii 2007, §3 and §5).
-
-    Each is drawn with a probability proportional to the squared distance to those before it. Of a few draws, the one
-    that leaves the smallest total distance is kept.
-    """
-    norms = frames.square().sum(1)
-
-    def squared(centers: Tensor) -> Tensor:
-        return (norms + centers.square().sum(1)[:, None] - 2 * centers @ frames.T).clamp(min=0)
-
-    chosen = [frames[torch.randint(len(frames), (1,), device=frames.device)]]
-    distances = squared(chosen[0])[0]
-    for _ in range(number - 1):
-        drawn = frames[torch.multinomial(distances + 1e-12, 2 + number.bit_length() // 2, replacement=True)]
-        left = torch.minimum(squared(drawn), distances)
-        best = left.sum(1).argmin()
-        distances = left[best]
-        chosen.append(drawn[best, None])
-    return torch.cat(chosen)
-
-
-def lloyd(frames: Tensor, centers: Tensor, iterations: int) -> Tensor:
-    """Move ``centers`` ``[K, D]`` to the mean of the frames ``[N, D]`` nearest to each, repeatedly."""
-    for _ in range(iterations):
-        sums, found = _sums(frames, _nearest(frames, centers)[1], len(centers))
-        centers = torch.where(found[:, None] > 0, sums / found.clamp(min=1)[:, None], centers)
-    return centers
-
-
-def _nearest(frames: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance and index, each ``[..., N]``, of the nearest of ``centers`` ``[K, D]`` to each frame."""
-    with torch.autocast(frames.device.type, enabled=False):
-        products = frames @ centers.T
-        squared = frames.square().sum(-1, keepdim=True) + centers.square().sum(-1) - 2 * products
-    least = squared.clamp(min=0).min(-1)
-    return least.values, least.indices
-
-
-def _sums(frames: Tensor, codes: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The sum ``[K, D]`` and the number ``[K]`` of the frames ``[N, D]`` of each cluster."""
-    sums = frames.new_zeros(number, frames.shape[1]).index_add_(0, codes, frames)
-    return sums, torch.bincount(codes, minlength=number).to(frames.dtype)
-
-
-def _from_first(*values: Tensor) -> None:
-    """Broadcast what the first process drew to all processes."""
-    if torch.distributed.is_initialized():
-        for value in values:
-            torch.distributed.broadcast(value, 0)
+            from_first(self.centers.data)

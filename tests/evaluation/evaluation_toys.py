@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import toys
 from partita.conditioners.joint import JointConditioner
-from partita.core.contracts import Condition, ConditionSpec, Example, Generated, RepresentationSpec
+from partita.core.contracts import Example, Generated, RepresentationSpec
 from partita.core.registry import register
 from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.guidance import classifier_free
@@ -72,18 +72,12 @@ class ToyJoint(JointConditioner):
         self.gain = nn.Parameter(torch.full((), gain))
         self.listener = ToyListener()
 
-    @property
-    def spec(self):
-        return ConditionSpec(dim=self.dim)
+    def tokenize(self, texts):
+        tokens = torch.tensor([[int((text or "0").split()[-1])] for text in texts])
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
-    def prepare(self, clips):
-        return {"embedding": self.embed_text([clip.fields.get("text") or "" for clip in clips])}
-
-    def forward(self, prepared):
-        return Condition(prepared["embedding"][:, None], torch.ones(len(prepared["embedding"]), 1, dtype=torch.bool))
-
-    def embed_text(self, texts):
-        return torch.stack([F.one_hot(torch.tensor(int(text.split()[-1])), self.dim).float() for text in texts])
+    def embed_tokens(self, tokens, mask):
+        return F.one_hot(tokens[:, 0], self.dim).float()
 
     def embed_audio(self, audio):
         return F.normalize(self.listener.encode(audio * self.gain).mT.softmax(-1) + 0.01, dim=-1)

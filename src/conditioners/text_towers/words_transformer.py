@@ -52,9 +52,7 @@ class WordsTransformer(TextTower):
         super().__init__()
         check_sizes(width, depth, num_heads)
         if min(num_embeddings, max_words) < 1:
-            raise ValueError(
-                f"num_embeddings and max_words must be at least 1, not {num_embeddings} and {max_words}"
-            )
+            raise ValueError(f"num_embeddings and max_words must be at least 1, not {num_embeddings} and {max_words}")
         self.width, self.depth, self.num_heads = width, depth, num_heads
         self.num_embeddings, self.max_words = num_embeddings, max_words
         self.positions, self.pooling, self.block = positions, pooling, block

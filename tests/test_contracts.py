@@ -83,7 +83,7 @@ def tiny(family, name):
 
 def smallest(family, name):
     """A part's class and the arguments of its smallest preset, one that is called tiny where there is one, shrunk."""
-    preset = name if name in presets(family) else next(iter(tiny(family, name)), None)
+    preset = next(iter(tiny(family, name)), name if name in presets(family) else None)
     cls, arguments = expanded(family, preset) if preset else (lookup(family, name), {})
     if family == "generator":
         for slot in part_arguments(cls).keys() & arguments.keys():

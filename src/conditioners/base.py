@@ -41,6 +41,7 @@ class Conditioner(Part):
             it.
     """
 
+    family: ClassVar[str] = "conditioner"
     inputs: tuple[str, ...]
     kinds: ClassVar[tuple[str, ...] | None] = None
     sample_rate: int | None = None

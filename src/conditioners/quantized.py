@@ -62,6 +62,8 @@ class Quantized(JointConditioner):
         inputs: tuple[str, ...] = ("audio", "text"),
     ) -> None:
         super().__init__(inputs)
+        if not isinstance(embedding, JointConditioner):
+            raise ValueError(f"embedding must embed texts and audio in one space, unlike {embedding.registered_name}")
         if min(num_codebooks, iterations) < 1 or cardinality < 2:
             raise ValueError(
                 "num_codebooks and iterations must be at least 1 and cardinality at least 2, not "

@@ -66,8 +66,9 @@ class EncoderShape:
 class PretrainedText(TextTower):
     """A text encoder of transformers (BERT, RoBERTa, XLM-RoBERTa or MPNet) that is trained further.
 
-    Training starts from the weights and the text tokenizer of ``source``. Both are saved with the part, which then needs
-    no network. The checkpoint's own configuration is only compared with the sizes given here. It needs the extra ``t5``.
+    Training starts from the weights and the text tokenizer of ``source``. Both are saved with the part, which then
+    needs no network. The checkpoint's own configuration is only compared with the sizes given here. It needs the extra
+    ``t5``.
 
     Args:
         source: Folder or hub id of the checkpoint from which training starts.

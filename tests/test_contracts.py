@@ -247,7 +247,8 @@ def test_conditioner(name, tmp_path):
     assert all(len(tensor) == 3 for tensor in prepared.values())
     condition = conditioner(prepared)
     length = condition.mask.shape[1]
-    assert condition.values.shape == (3, length, conditioner.spec.dim)
+    spec = conditioner.spec
+    assert condition.values.shape == ((3, length, spec.dim) if spec.dim else (3, spec.num_codebooks, length))
     assert condition.mask.shape == (3, length)
     assert condition.mask.dtype == torch.bool
     null = conditioner.null(condition)

@@ -193,7 +193,8 @@ class MuLan(JointConditioner):
 
     def training_step(self, prepared: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch, over the examples of all processes."""
-        audio = self._of_windows(self._crop(prepared["audio"], prepared["samples"]))
+        crops = self._crop(prepared["audio"], prepared["samples"])
+        audio = self._embed_spectra(self.spec_augment(self._spectra(crops)))
         text = self._of_tokens(prepared["tokens"], prepared["mask"])
         paired = of_all(complete(prepared))
         loss = self.compute_loss(*(of_all(v)[paired] for v in (audio, text, prepared["caption"])))
@@ -268,12 +269,16 @@ class MuLan(JointConditioner):
         return audio.gather(1, starts[:, None] + torch.arange(self.window, device=device))
 
     def _of_windows(self, audio: Tensor) -> Tensor:
-        """The embeddings ``[N, dim]`` of windows ``[N, T]``, padded with silence to whole windows."""
+        """The embeddings ``[N, dim]`` of windows ``[N, T]``."""
+        return self._embed_spectra(self._spectra(audio))
+
+    def _spectra(self, audio: Tensor) -> Tensor:
+        """The standardized spectra ``[N, frames, bands]`` of windows ``[N, T]``, padded with silence."""
         padded = F.pad(audio, (0, self.window - audio.shape[1]))
-        spectrum = (log_magnitude(self.spectrum(padded[:, None])[:, 0]) - MEAN) / DEVIATION
-        if self.training:
-            spectrum = self.spec_augment(spectrum)
-        return F.normalize(self.audio_tower(spectrum).float(), dim=-1)
+        return (log_magnitude(self.spectrum(padded[:, None])[:, 0]) - MEAN) / DEVIATION
+
+    def _embed_spectra(self, spectra: Tensor) -> Tensor:
+        return F.normalize(self.audio_tower(spectra).float(), dim=-1)
 
     def _of_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return F.normalize(self.text_tower(tokens, mask).float(), dim=-1)

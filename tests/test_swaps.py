@@ -27,6 +27,11 @@ NARROW = {
         "autoencoder": {"encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1}
     },
     "lookup": {"num_embeddings": 64},
+    "mulan-tiny": {
+        "window": 0.4,
+        "audio_tower": {"width": 16, "depth": 1},
+        "text_tower": {"width": 16, "depth": 1, "num_heads": 2},
+    },
 }
 """Presets that are made narrower still: nothing here depends on what they learn."""
 
@@ -51,8 +56,18 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
     joint = CLAP(**towers, text=TextTower(**words_tower))
     joint.tokenizer = AutoTokenizer.from_pretrained(words)
     joint.save(clap)
+    embedding = {"name": "clap", "weights": str(clap), "text": words_tower, **towers}
+    few = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2}
     frozen = {
-        "clap": {"name": "clap", "weights": str(clap), "text": words_tower, **towers},
+        "clap": embedding,
+        "quantized": {
+            "name": "quantized",
+            "embedding": embedding,
+            "num_codebooks": 2,
+            "cardinality": 4,
+            "samples": 4,
+            "fit": few,
+        },
         "encodec": {"name": "encodec", "model": "24khz", "num_codebooks": 2, "weights": str(narrow_encodec)},
         "t5": {"preset": "t5-small", "weights": str(words), "shape": t5},
     }
@@ -60,8 +75,8 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
     def make(family, name):
         if name in frozen:
             return frozen[name]
-        fit = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2, "precision": "32-true"}
-        preset = name if name in presets(family) else smallest(family, name)[0]
+        fit = few | {"precision": "32-true"}
+        preset = smallest(family, name)[0]
         cls = lookup(family, preset_values(family, preset)["name"])
         return {"preset": preset} | NARROW.get(preset, {}) | ({} if cls.weightless else {"fit": fit})
 

@@ -1,3 +1,5 @@
+import itertools
+
 import lightning as L
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_each_codebook_holds_the_means_of_what_is_left(part):
             torch.testing.assert_close(codebook[entry], rest[code == entry].mean(0), rtol=0, atol=1e-4)
         rest = rest - codebook[code]
         errors.append(rest.square().sum(1).mean())
-    assert all(after < 0.8 * before for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after < 0.8 * before for before, after in itertools.pairwise(errors))
     expected = F.normalize(embeddings(part, noises(64)) - rest, dim=-1)
     torch.testing.assert_close(part.decode(codes), expected, rtol=0, atol=1e-5)
 
@@ -98,7 +100,7 @@ def test_only_the_codebooks_change_in_training_and_only_once():
     made.on_train_batch_end = lambda *args: books.append(made.codebooks.detach().clone())
     assert fitted(made, noises(40)).global_step == 5
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.embedding.state_dict().items())
-    changes = [not torch.equal(a, b) for a, b in zip(books, books[1:], strict=False)]
+    changes = [not torch.equal(a, b) for a, b in itertools.pairwise(books)]
     assert changes == [True, False, False, False]  # after 16 clips
 
 

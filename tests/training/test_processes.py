@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from processes import in_a_process, train_until_killed
 
+from partita.core.part import Part
 from partita.recipe.plan import load_recipe
+from partita.system.system import System
 from partita.training.report import read_curves
 from partita.training.training import train
 from saved_systems import same, weights
@@ -94,6 +97,53 @@ def test_two_processes_train_as_one_with_all_their_examples(tmp_path):
         curves = [read_curves(tmp_path / run, folder) for run in ("one", "two")]
         for name in names:
             assert curves[1][f"val/{name}"][1] == pytest.approx(curves[0][f"val/{name}"][1], rel=1e-3)
+
+
+JOINT = """
+tokenizers:
+  acoustic: {name: toy-codec, fit: {steps: 1, batch_size: 2}}
+conditioners:
+  text:
+    name: mulan
+    audio_tower: {name: spectrogram-transformer, width: 16, depth: 1, num_heads: 2, patch: [8, 8]}
+    text_tower: {name: words-transformer, width: 16, depth: 1, num_heads: 2, num_embeddings: 64}
+    dim: 4
+    window: 0.4
+    spectrum: {sample_rate: 4000, bands: 16, window: 256, hop: 100}
+    fit: {steps: 3, batch_size: 2, crop: 0.5, lr: 1.0e-3, eps: 1.0e-2, validation_examples: 5}
+stages:
+  main:
+    generator: {name: toy-bigram, fit: {steps: 1, batch_size: 2, validation_examples: 5}}
+    target: acoustic
+    given: [text]
+    window: 1.0
+data: toy-sines
+trainer: {accelerator: cpu, logger: csv}
+"""
+
+
+def test_two_processes_compare_the_clips_and_captions_of_both(tmp_path):
+    """A joint embedding, whose negatives are the examples of all processes, and its codes, fitted to all clips."""
+    recipe = tmp_path / "joint.yaml"
+    recipe.write_text(JOINT)
+    System(load_recipe(recipe)).conditioners["text"].save(tmp_path / "embedding")
+    codes = {"name": "quantized", "num_codebooks": 2, "cardinality": 4, "samples": 8}
+    plan = yaml.safe_load(JOINT)
+    inner = {key: value for key, value in plan["conditioners"]["text"].items() if key != "fit"}
+    codes |= {"embedding": inner | {"weights": str(tmp_path / "embedding")}, "fit": plan["conditioners"]["text"]["fit"]}
+    plan["conditioners"]["codes"] = codes
+    recipe.write_text(yaml.safe_dump(plan, sort_keys=False))
+    first, second = states_of_two(recipe, tmp_path)
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    larger = ["conditioners.text.fit.batch_size=4", "conditioners.codes.fit.batch_size=4"]
+    train(load_recipe(recipe, larger), tmp_path / "one")
+    for name in ("text", "codes"):
+        one, two = (Part.load(tmp_path / run / "conditioners" / name).exported_state() for run in ("one", "two"))
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
+        curves = [read_curves(tmp_path / run, f"conditioners/{name}") for run in ("one", "two")]
+        for value in ("loss", "text_to_audio_recall_at_1"):
+            assert curves[1][f"val/{value}"][1] == pytest.approx(curves[0][f"val/{value}"][1], rel=1e-3)
 
 
 def test_two_processes_share_the_tokens_that_the_first_one_stores(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 
 from ..core.registry import register
 from ..errors import PartitaError
-from ..storage.files import replacing_folder
 from ..storage.pretrained import read_config
 from ..storage.text_tokenizer import tokenized
 from . import clap_checkpoint as checkpoint
@@ -209,12 +207,6 @@ class CLAP(JointConditioner):
         """The weights, without constants that are derived from the sizes."""
         return {k: v for k, v in super().exported_state().items() if not k.endswith(checkpoint.CONSTANTS)}
 
-    def digest(self) -> hashlib.blake2b:
-        """The digest of the part and of the vocabulary of its text tokenizer."""
-        digest = super().digest()
-        digest.update(self.vocabulary())
-        return digest
-
     def load_weights(self, source: str | Path) -> None:
         """Load a folder that :meth:`save` wrote, a file from LAION, or any ``ClapModel`` with its tokenizer.
 
@@ -233,16 +225,9 @@ class CLAP(JointConditioner):
         folder = checkpoint.transformers_folder(source)
         if "family" in read_config(folder):
             super().load_weights(folder)
-            self.load_tokenizer(folder)
             return
         self.load_exported_state(checkpoint.read_transformers(folder), source)
         self.tokenizer = checkpoint.read_tokenizer(folder)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the files of :meth:`Part.save`, and those of the text tokenizer."""
-        with replacing_folder(Path(folder)) as new:
-            super().save(new)
-            self.save_tokenizer(new)
 
     def vocabulary(self) -> bytes:
         """The words of the text tokenizer and their numbers."""

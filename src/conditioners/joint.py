@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -139,11 +138,11 @@ class JointConditioner(Conditioner):
         """The words of the text tokenizer and their numbers, for the digest of a part; empty without a tokenizer."""
         return b""
 
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the files of the text tokenizer into a folder of a saved part, if there is a tokenizer."""
-
-    def load_tokenizer(self, folder: Path) -> None:
-        """Read the files that :meth:`save_tokenizer` wrote, if there are any."""
+    def digest(self) -> hashlib.blake2b:
+        """The digest of the part and of the vocabulary of its text tokenizer."""
+        digest = super().digest()
+        digest.update(self.vocabulary())
+        return digest
 
     def _inputs_of(self, kind: str) -> list[str]:
         return [name for name in self.inputs if lookup("field", name).kind == kind]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from ..layers.contrastive import decoupled_loss, sigmoid_loss, softmax_loss
 from ..layers.mel import MelSpectrum, log_magnitude
 from ..layers.spec_augment import DEFAULT_AUGMENT, SpecAugment
 from ..metrics.retrieval import EmbeddedPairs
-from ..storage.files import replacing_folder
 from .audio_towers.base import AudioTower
 from .joint import JointConditioner, check_embeddable, complete, recalls, windows_of
 from .text_towers.base import TextTower
@@ -215,8 +213,14 @@ class MuLan(JointConditioner):
         self.pairs.update(audio[paired], text[paired], prepared["caption"][paired])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and the recall over all validation clips, which do not depend on the size of a batch."""
+        """Log the loss and the recall over all validation clips, which do not depend on the size of a batch.
+
+        Raises:
+            PartitaError: None of them has both audio and a text.
+        """
         audio, text, captions = self.pairs.compute()
+        if not len(captions):
+            raise PartitaError("mulan: no validation clip has both audio and a text: use data with captions")
         self.log("val/loss", self.compute_loss(audio, text, captions), prog_bar=True)
         self.log_dict({f"val/{name}": value for name, value in recalls(audio, text, captions).items()}, sync_dist=True)
         self.pairs.reset()
@@ -224,28 +228,6 @@ class MuLan(JointConditioner):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of the training options."""
         return self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
-
-    def digest(self) -> hashlib.blake2b:
-        """The digest of the part and of the vocabulary of its text tokenizer."""
-        digest = super().digest()
-        digest.update(self.vocabulary())
-        return digest
-
-    def load_weights(self, source: str | Path) -> None:
-        """Load a folder that :meth:`save` wrote, with its text tokenizer.
-
-        Raises:
-            PartitaError: There are no weights at ``source``, or they do not fit this part.
-        """
-        super().load_weights(source)
-        if Path(source).is_dir():
-            self.load_tokenizer(Path(source))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the files of :meth:`Part.save`, and those of the text tokenizer."""
-        with replacing_folder(Path(folder)) as new:
-            super().save(new)
-            self.save_tokenizer(new)
 
     def vocabulary(self) -> bytes:
         """The words of the text tower's tokenizer and their numbers."""

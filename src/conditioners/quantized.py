@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from ..errors import PartitaError
 from ..layers.clustering import lloyd, nearest, plus_plus
 from ..metrics.codec import CodebookUsage
 from ..metrics.retrieval import EmbeddedPairs
-from ..storage.files import replacing_folder
 from .joint import JointConditioner, complete, recalls
 
 
@@ -169,9 +167,9 @@ class Quantized(JointConditioner):
         """Log the usage of the codebooks, and the recall through the quantizer over all validation clips."""
         logged = {name: value.float().mean() for name, value in self.usage.compute().items()}
         self.usage.reset()
-        if self.pairs.update_called:
-            logged |= recalls(*self.pairs.compute())
-            self.pairs.reset()
+        if self.pairs.update_called and len((pairs := self.pairs.compute())[2]):
+            logged |= recalls(*pairs)
+        self.pairs.reset()
         self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -184,28 +182,6 @@ class Quantized(JointConditioner):
         if clips >= 2 * entries:
             return None
         return f"codebooks of {entries} entries are fitted to {clips} clips of each process: train longer"
-
-    def digest(self) -> hashlib.blake2b:
-        """The digest of the part and of the vocabulary of its text tokenizer."""
-        digest = super().digest()
-        digest.update(self.vocabulary())
-        return digest
-
-    def load_weights(self, source: str | Path) -> None:
-        """Load a folder that :meth:`save` wrote, with the text tokenizer of the embedding.
-
-        Raises:
-            PartitaError: There are no weights at ``source``, or they do not fit this part.
-        """
-        super().load_weights(source)
-        if Path(source).is_dir():
-            self.load_tokenizer(Path(source))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the files of :meth:`Part.save`, and those of the embedding's text tokenizer."""
-        with replacing_folder(Path(folder)) as new:
-            super().save(new)
-            self.save_tokenizer(new)
 
     def vocabulary(self) -> bytes:
         """The words of the embedding's text tokenizer and their numbers."""

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import register
 from ..errors import PartitaError
-from ..storage.files import replacing_folder
 from ..storage.pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
 from ..storage.text_tokenizer import read_text_tokenizer, tokenized
 from .base import Conditioner
@@ -181,18 +180,19 @@ class T5(Conditioner):
         folder = checkpoint_folder(source, (*WEIGHTS, *TOKENIZER))
         if "family" in read_config(folder):
             super().load_weights(folder)
-            if (folder / "tokenizer").is_dir():
-                self.tokenizer = _read_tokenizer(folder / "tokenizer")
             return
         self.load_exported_state(_encoder_state(read_safetensors(folder, _of_encoder)), source)
         self.tokenizer = _read_tokenizer(folder)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the files of :meth:`Part.save`, and those of the text tokenizer."""
-        with replacing_folder(Path(folder)) as new:
-            super().save(new)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(new / "tokenizer")
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the text tokenizer into the folder ``tokenizer`` of a saved part."""
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Read the text tokenizer that :meth:`save_tokenizer` wrote."""
+        if (folder / "tokenizer").is_dir():
+            self.tokenizer = _read_tokenizer(folder / "tokenizer")
 
 
 def _of_encoder(name: str) -> bool:

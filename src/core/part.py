@@ -181,6 +181,13 @@ class Part(Configured, L.LightningModule):
         with replacing_folder(Path(folder)) as new:
             (new / "config.json").write_text(json.dumps(self.saved_config, indent=2) + "\n", encoding="utf-8")
             write_tensors(self.exported_state(), new / "model.safetensors")
+            self.save_tokenizer(new)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the files of the part's text tokenizer into the folder of the saved part; most parts have none."""
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Read the files that :meth:`save_tokenizer` wrote, if there are any."""
 
     def load_weights(self, source: str | Path) -> None:
         """Load pretrained weights from a folder or file that :meth:`save` wrote, or a checkpoint in a known format.
@@ -213,6 +220,7 @@ class Part(Configured, L.LightningModule):
         if kind(path) != "file":
             raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
         self.load_exported_state(read_tensors(path), path)
+        self.load_tokenizer(path.parent)
 
     @classmethod
     def missing_weights(cls, source: str) -> str | None:

@@ -221,6 +221,12 @@ def test_training_needs_audio_and_text():
     part.setup("validate")
 
 
+def test_validation_needs_captions():
+    part = minute()
+    with pytest.raises(PartitaError, match="data with captions"):
+        trainer().validate(part, loader(part, [Clip({}, 0.5, tone(0), RATE)], 1), verbose=False)
+
+
 def test_mistakes_are_named():
     for options, message in (
         ({"window": 0.0}, "window"),

@@ -63,14 +63,15 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         outputs = self.expansion * width
+        last = _convolution(width, outputs, 1, 1)
+        nn.init.zeros_(last.get_parameter("1.weight"))  # each block begins as the identity (arXiv 1706.02677)
         self.layers = nn.Sequential(
             _convolution(inputs, width, 1, 1),
             nn.ReLU(),
             _convolution(width, width, 3, stride),
             nn.ReLU(),
-            _convolution(width, outputs, 1, 1),
+            last,
         )
-        nn.init.zeros_(self.layers[-1][1].weight)  # each block begins as the identity (arXiv 1706.02677)
         unchanged = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if unchanged else _convolution(inputs, outputs, 1, stride)
 

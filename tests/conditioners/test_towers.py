@@ -75,7 +75,7 @@ def test_a_patch_holds_its_own_frames_and_bands():
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "rotary", "relative"])
 def test_every_word_counts_and_padding_does_not(pooling, positions):
     torch.manual_seed(0)
     tower = WordsTransformer(**SMALL, num_embeddings=64, pooling=pooling, positions=positions)

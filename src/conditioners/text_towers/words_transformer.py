@@ -29,7 +29,7 @@ class WordsTransformer(TextTower):
         num_heads: Attention heads.
         num_embeddings: Number of embeddings that words are hashed into.
         max_words: Maximum number of words of a text; the rest is left out.
-        positions: ``sinusoidal`` or ``rotary``.
+        positions: ``sinusoidal``, ``rotary`` or ``relative``.
         pooling: The output at the start token (``first``), or the ``mean`` of the outputs at it and all words.
         block: Configuration of the blocks.
 

@@ -69,6 +69,7 @@ SMALL = {
             "position_groups": 2,
         },
     },
+    "w2v-bert": {"layer": 1, "network": {"width": 16, "feed_forward_width": 24, "num_heads": 2, "kernel": 3}},
 }
 """What makes those small that have no preset called tiny, because nobody trains them here."""
 NETWORK = {"width": 32, "depth": 1}

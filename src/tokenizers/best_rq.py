@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,15 @@ from ..core.optimizers import hidden_matrices
 from ..core.processes import mean_of_all, per_example
 from ..core.rates import exact
 from ..core.registry import register
-from ..layers.attention import Mask
+from ..layers.conformer import Conformer
 from ..layers.convolution import Conv1d, pad_to_multiple
 from ..layers.mel import log_magnitude, mel_filterbank
 from ..layers.random_projection import RandomProjectionQuantizer
 from ..layers.standardize import Standardize
 from ..layers.stft import STFT
-from ..layers.transformer_blocks import BlockConfig, Transformer
 from ..metrics.codec import CodebookUsage
 from .base import Tokenizer
+from .windows import WINDOWS, Windows
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,23 @@ class MelInput:
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """Shape of the network: convolutions that subsample the spectrum, and a transformer with rotary positions.
+    """Shape of the network: convolutions that subsample the spectrum, and a Conformer with rotary positions.
 
     Args:
         width: Width of the features.
-        depth: Number of transformer blocks.
+        depth: Number of Conformer blocks.
         num_heads: Heads of every attention; twice their number must divide the width.
         feed_forward: Width between the feed-forward projections, as a multiple of the width.
-        dropout: Dropout of the input and of every block's outputs, in training.
+        kernel: Taps of the convolutions of the blocks, an odd number.
+        dropout: Dropout of the output of every layer, in training.
         checkpointing: Whether to recompute each block in the backward pass, which saves memory.
     """
 
-    width: int = 768
+    width: int = 576
     depth: int = 12
-    num_heads: int = 12
+    num_heads: int = 8
     feed_forward: float = 4.0
+    kernel: int = 31
     dropout: float = 0.0
     checkpointing: bool = False
 
@@ -116,24 +118,7 @@ class RandomTargets:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
-@dataclass(frozen=True)
-class Windows:
-    """The windows in which long clips are encoded, so that memory does not grow with the square of their length.
-
-    Args:
-        seconds: Length of a window, about the length of training clips. A clip that fits into one is encoded whole.
-        context: Part of a window at either end from which no features are taken, except at the ends of the clip.
-    """
-
-    seconds: float = 20.0
-    context: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= 2 * self.context < self.seconds:
-            raise ValueError(f"a window of {self.seconds} s must be longer than twice its context of {self.context} s")
-
-
-SPECTRUM, ENCODER, MASKING, TARGETS, WINDOWS = MelInput(), EncoderShape(), Masking(), RandomTargets(), Windows()
+SPECTRUM, ENCODER, MASKING, TARGETS = MelInput(), EncoderShape(), Masking(), RandomTargets()
 
 
 @register("tokenizer", "best-rq")
@@ -154,7 +139,7 @@ class BestRQ(Tokenizer):
     Args:
         sample_rate: Sample rate of the audio, in Hz.
         frame_rate: Features per second; a mel frame, a fraction ``1 / stack`` of it, holds a whole number of samples.
-        layer: Transformer block whose output is the features, from 1 to the depth. Middle blocks represent content
+        layer: Conformer block whose output is the features, from 1 to the depth. Middle blocks represent content
             best; the last ones represent the targets. ``None`` takes the middle one.
         spectrum: The spectrum.
         encoder: Shape of the network.
@@ -209,14 +194,13 @@ class BestRQ(Tokenizer):
             nn.GELU(),
             Conv1d(width, width, 2 * spectrum.stack, stride=spectrum.stack),
         )
-        block = BlockConfig(feed_forward=encoder.feed_forward, dropout=encoder.dropout)
-        self.network = Transformer(
+        self.network = Conformer(
             width,
             encoder.depth,
             encoder.num_heads,
-            block=block,
-            positions="rotary",
-            causal=False,
+            feed_forward=encoder.feed_forward,
+            kernel=encoder.kernel,
+            dropout=encoder.dropout,
             checkpointing=encoder.checkpointing,
         )
         self.heads = nn.Linear(width, number * cardinality)
@@ -231,34 +215,32 @@ class BestRQ(Tokenizer):
 
     @property
     def networks(self) -> Sequence[nn.Module]:
-        """The transformer."""
+        """The Conformer."""
         return [self.network]
 
     @property
     def recomputes(self) -> bool:
-        """Whether the transformer recomputes its activations in the backward pass."""
+        """Whether the Conformer recomputes its activations in the backward pass."""
         return self.network.checkpointing
 
     @property
     def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks of the transformer."""
+        """The blocks of the Conformer."""
         return list(self.network.blocks)
 
     @property
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """The weights of the transformer's linear layers."""
+        """The weights of the Conformer's linear layers."""
         return hidden_matrices(self, ("heads.",))
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, 1, T]`` to features ``[B, width, ceil(T · frame_rate / sample_rate)]``."""
-        hop = self.stft.hop * self.stack
+        def features(window: Tensor) -> Tensor:
+            return self._states(self.standardize(self.spectrum(window)), self.layer).mT
+
         with torch.autocast(audio.device.type, enabled=False):
-            made = []
-            for window, kept in self._windows(-(-audio.shape[-1] // hop)):
-                mel = self.standardize(self.spectrum(audio[..., window.start * hop : window.stop * hop]))
-                made.append(self._hidden(mel).mT[..., kept])
-            return torch.cat(made, -1)
+            return self.windows.encode(features, audio, self.stft.hop * self.stack, self.frame_rate)
 
     def spectrum(self, audio: Tensor) -> Tensor:
         """Audio ``[B, 1, T]`` to natural-log magnitudes in mel bands ``[B, bands, S · stack]``, not yet normalized."""
@@ -365,30 +347,9 @@ class BestRQ(Tokenizer):
         """Logits ``[..., number, cardinality]`` of states ``[..., width]``."""
         return self.heads(states).unflatten(-1, (self.targets.number, self.targets.cardinality))
 
-    def _states(self, mel: Tensor) -> Tensor:
-        """The output of the transformer ``[B, S, width]`` for a normalized spectrum."""
-        frames = self.subsampling(mel).mT
-        return self.network(frames, self._positions(frames))
-
-    def _hidden(self, mel: Tensor) -> Tensor:
-        """The output of the block of the features ``[B, S, width]`` for a normalized spectrum."""
-        frames = self.subsampling(mel).mT
-        rotary = self._positions(frames).rotary
-        for block in self.network.blocks[: self.layer]:
-            frames = block(frames, Mask(), rotary, None, Mask(), None)
-        return frames
-
-    def _positions(self, frames: Tensor) -> Any:
-        return self.network.positions(torch.arange(frames.shape[1], device=frames.device)[None])
-
-    def _windows(self, frames: int) -> Iterator[tuple[slice, slice]]:
-        """Windows of a clip of a number of frames, and what is kept of each window's features."""
-        length, context = (max(1, round(s * self.frame_rate)) for s in (self.windows.seconds, self.windows.context))
-        step = frames if frames <= length else max(1, length - 2 * context)
-        for start in range(0, frames, step):
-            stop = min(start + step, frames)
-            first, last = (start, stop) if step == frames else (max(0, start - context), min(frames, stop + context))
-            yield slice(first, last), slice(start - first, stop - first)
+    def _states(self, mel: Tensor, depth: int | None = None) -> Tensor:
+        """The output of the first ``depth`` blocks, or of all, ``[B, S, width]`` for a normalized spectrum."""
+        return self.network(self.subsampling(mel).mT, depth)
 
 
 def _perplexity(codes: Tensor, cardinality: int) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PartitaError
-from ..storage.pretrained import checkpoint_folder, read_weights
+from ..storage.pretrained import checkpoint_folder, read_config, read_weights
 from .base import Tokenizer
 
 
@@ -73,6 +73,29 @@ class FrozenFeatures(Tokenizer):
                     f"{source} holds the weights of several models, {', '.join(f.name for f in files)}: name one file"
                 )
         return [file for files in found for file in files]
+
+
+def read_checked_config(source: str | Path, expected: dict[str, Any], other: str, part: str) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint; empty if there is none.
+
+    Args:
+        source: A file of weights, a folder or a hub id.
+        expected: Required values of what the file says.
+        other: What a checkpoint with other values is, for the message.
+        part: Name of the part, for the message.
+
+    Raises:
+        PartitaError: A value differs, so the part would compute something else than the checkpoint's model.
+    """
+    path = Path(source)
+    config = read_config(path.parent if path.is_file() else checkpoint_folder(source, ("config.json",)))
+    found = {name: config[name] for name, value in expected.items() if config.get(name, value) != value}
+    if found:
+        raise PartitaError(
+            f"{source} is {other}: its config.json has {found} instead of { {name: expected[name] for name in found} }, "
+            f"which {part} does not compute"
+        )
+    return config
 
 
 def cut(audio: Tensor, length: int, shortest: int) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from torch.nn.utils import parametrize
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
 from ..errors import PartitaError
-from ..storage.pretrained import checkpoint_folder, read_config
-from .frozen import FrozenFeatures
+from .frozen import FrozenFeatures, read_checked_config
 
 HOP, REACH = 320, 400
 """Hop between frames and receptive field of a frame's convolutions, in samples."""
@@ -160,9 +159,12 @@ class HuBERT(FrozenFeatures):
         Raises:
             PartitaError: ``source`` has no weights, cannot be reached, or holds those of another model.
         """
-        path = Path(source)
-        config = read_config(path.parent if path.is_file() else checkpoint_folder(source, ("config.json",)))
-        self._check(config, source)
+        config = read_checked_config(source, EXPECTED, "neither HuBERT base nor MERT-v1-95M", "hubert")
+        if config.get("sample_rate", self.sample_rate) != self.sample_rate:
+            raise PartitaError(
+                f"{source} was trained on audio at {config['sample_rate']} Hz: set sample_rate to that, not "
+                f"{self.sample_rate}"
+            )
         super().load_weights(source)
 
     def own_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,19 +176,6 @@ class HuBERT(FrozenFeatures):
                 continue
             own[name if name.startswith("network.") else f"network.{name}"] = tensor
         return own
-
-    def _check(self, config: dict[str, Any], source: str | Path) -> None:
-        other = {name: config[name] for name, value in EXPECTED.items() if config.get(name, value) != value}
-        if other:
-            raise PartitaError(
-                f"{source} is neither HuBERT base nor MERT-v1-95M: its config.json has {other} instead of "
-                f"{ {name: EXPECTED[name] for name in other} }, which hubert does not compute"
-            )
-        if "sample_rate" in config and config["sample_rate"] != self.sample_rate:
-            raise PartitaError(
-                f"{source} was trained on audio at {config['sample_rate']} Hz: set sample_rate to that, not "
-                f"{self.sample_rate}"
-            )
 
 
 def _folded(state: dict[str, Tensor]) -> dict[str, Tensor]:

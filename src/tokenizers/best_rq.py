@@ -236,6 +236,7 @@ class BestRQ(Tokenizer):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, 1, T]`` to features ``[B, width, ceil(T · frame_rate / sample_rate)]``."""
+
         def features(window: Tensor) -> Tensor:
             return self._states(self.standardize(self.spectrum(window)), self.layer).mT
 

@@ -1,4 +1,5 @@
 import math
+import multiprocessing
 import warnings
 
 import lightning as L
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from partita.core.fit import Fit
 from partita.core.part import Part
+from partita.core.processes import end_batch, seed_batch
 from partita.tokenizers.best_rq import BestRQ, EncoderShape, Masking, MelInput, RandomTargets
 from partita.tokenizers.kmeans import KMeans
 from partita.tokenizers.windows import Windows
@@ -79,7 +81,9 @@ def test_the_sound_of_a_masked_frame_changes_its_target_but_no_prediction(overla
     assert changed[mask].all()
     far = math.ceil(overlap / 4)  # frames that the window reaches on either side
     assert not changed[:, : 20 - far].any() and not changed[:, 41 + far :].any()
-    unmasked = part.predict(part.standardize(part.spectrum(other))) - part.predict(part.standardize(part.spectrum(audio)))
+    unmasked = part.predict(part.standardize(part.spectrum(other))) - part.predict(
+        part.standardize(part.spectrum(audio))
+    )
     assert unmasked.abs().max() > 1e-3
 
 
@@ -116,7 +120,9 @@ def test_targets_are_the_nearest_codes_to_random_projections(tmp_path):
     assert codes.shape == (2, 2, 75)
     part.save(tmp_path)
     state = {name: tensor.double().numpy() for name, tensor in load_file(tmp_path / "model.safetensors").items()}
-    stacked = mel.double().numpy()[:, :, :150].transpose(0, 2, 1).reshape(2, 75, 24)  # two mel frames, one after the other
+    stacked = (
+        mel.double().numpy()[:, :, :150].transpose(0, 2, 1).reshape(2, 75, 24)
+    )  # two mel frames, one after the other
     for book in range(2):
         projected = stacked @ state["quantizer.projections"][book]
         projected /= np.linalg.norm(projected, axis=-1, keepdims=True)
@@ -267,3 +273,47 @@ def test_the_full_size_is_about_95_million():
         part = BestRQ(spectrum=MelInput(bands=128))
     assert part.num_parameters == pytest.approx(95e6, rel=0.05)
     assert part.outline_step(2, 3.0) is not None
+
+
+def gradients(part, audio, rank=0, size=1):
+    """Gradients and statistics after two batches, of which this process gets a share."""
+    part.train()
+    for batch in range(2):
+        seed_batch(3, batch)
+        share = audio[batch].chunk(size)[rank]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*self.log.*")
+            part.training_step({"audio": share}, batch).backward()
+        end_batch()
+    return [part.standardize.mean, part.standardize.variance, *(p.grad for p in part.parameters())]
+
+
+def in_a_share(rank, store, audio, out):
+    """Be one of two processes that train together, whose gradients are averaged."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(store), 2), rank=rank, world_size=2
+    )
+    found = gradients(build(), audio, rank, 2)
+    for gradient in found[2:]:
+        torch.distributed.all_reduce(gradient)
+    torch.save([*found[:2], *(gradient / 2 for gradient in found[2:])], f"{out}-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Statistics, masks and noise are those of the whole batch, and so is the mean over masked frames."""
+    audio = tones(8).unflatten(0, (2, 4))
+    context = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork")
+    both = [
+        context.Process(target=in_a_share, args=(rank, tmp_path / "store", audio, tmp_path / "out")) for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    expected = gradients(build(), audio)
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    for rank in (0, 1):
+        for mine, wanted in zip(torch.load(tmp_path / f"out-{rank}"), expected, strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-6)

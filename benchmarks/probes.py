@@ -2,13 +2,13 @@
 
     python benchmarks/probes.py RUN/tokenizers/acoustic RUN/tokenizers/semantic
 
-The tokens are those of the first codebook of each tokenizer, a saved part or a preset. A probe is a multinomial logistic
-regression on how often each token occurs around a moment: in the frame itself, within 0.2 s and within 0.8 s. It predicts
-the chord (24 major and minor chords) and the melody (12 pitch classes) twice a second, and the key (24) from all
-tokens of a clip. Probes are fitted on clips of the corpus's training pieces and evaluated on its test and validation
-pieces. The gain is the accuracy above that of the most frequent class; per bit, it is divided by the entropy of the
-tokens times their rate. Intervals of 95 % come from a bootstrap over pieces; differences are paired with the first
-tokenizer.
+The tokens are those of the first codebook of each tokenizer, a saved part or a preset. A probe is a multinomial
+logistic regression on how often each token occurs around a moment: in the frame itself, within 0.2 s and within 0.8 s.
+It predicts the chord (24 major and minor chords) and the melody (12 pitch classes) twice a second, and the key (24)
+from all tokens of a clip. Probes are fitted on clips of the corpus's training pieces and evaluated on its test and
+validation pieces. The gain is the accuracy above that of the most frequent class. Per kbit, it is divided by the entropy
+of the tokens times their rate, in kbit/s. Intervals of 95 % come from a bootstrap over pieces; differences are paired
+with the first tokenizer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,7 +76,7 @@ def clips_of(splits: Sequence[Split], number: int, seed: int, sample_rate: int) 
 
 
 def moments_of(clips: Sequence[Example], task: str) -> Moments:
-    """The labelled moments of clips."""
+    """The labeled moments of clips."""
     rows: list[tuple[int, float, int]] = []
     for number, clip in enumerate(clips):
         if task == "key":

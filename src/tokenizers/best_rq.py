@@ -133,8 +133,8 @@ class BestRQ(Tokenizer):
     of the span's sound is left.
 
     Convolutions subsample the spectrum to ``frame_rate``. Attention then sees the whole window (:class:`Windows`), so a
-    frame depends on how the clip was cut. The features cannot be decoded to audio; their clusters (``kmeans`` with these
-    ``features``) are semantic tokens.
+    frame depends on how the clip was cut. The features cannot be decoded to audio. Their clusters (``kmeans`` with
+    these ``features``) are semantic tokens.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.

@@ -91,9 +91,9 @@ def read_checked_config(source: str | Path, expected: dict[str, Any], other: str
     config = read_config(path.parent if path.is_file() else checkpoint_folder(source, ("config.json",)))
     found = {name: config[name] for name, value in expected.items() if config.get(name, value) != value}
     if found:
+        wanted = {name: expected[name] for name in found}
         raise PartitaError(
-            f"{source} is {other}: its config.json has {found} instead of { {name: expected[name] for name in found} }, "
-            f"which {part} does not compute"
+            f"{source} is {other}: its config.json has {found} instead of {wanted}, which {part} does not compute"
         )
     return config
 

@@ -86,8 +86,8 @@ class W2vBert(FrozenFeatures):
     Clusters of its features (``kmeans`` with these ``features``) are semantic tokens like those of MusicLM, whose own
     w2v-BERT is unpublished. They cannot be decoded to audio.
 
-    Weights are those of transformers' ``Wav2Vec2BertModel`` in safetensors, from the hub id ``facebook/w2v-bert-2.0``, a
-    folder or a file. Only the layers up to ``layer`` are kept. It needs the extra ``t5``.
+    Weights are those of transformers' ``Wav2Vec2BertModel`` in safetensors, from the hub id ``facebook/w2v-bert-2.0``,
+    a folder or a file. Only the layers up to ``layer`` are kept. It needs the extra ``t5``.
 
     Args:
         layer: Layer whose output is used, from 1 to the depth of the model.

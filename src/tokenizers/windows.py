@@ -31,8 +31,11 @@ class Windows:
     def slices(self, frames: int, frame_rate: float) -> list[tuple[slice, slice]]:
         """Windows of a clip of a number of frames, and which frames of each window are kept.
 
-        >>> Windows(seconds=6, context=1).slices(9, frame_rate=1)
-        [(slice(0, 5, None), slice(0, 4, None)), (slice(3, 9, None), slice(1, 5, None)), (slice(7, 9, None), slice(1, 2, None))]
+        >>> for window, kept in Windows(seconds=6, context=1).slices(9, frame_rate=1):
+        ...     print(window.start, window.stop, kept.start, kept.stop)
+        0 5 0 4
+        3 9 1 5
+        7 9 1 2
         """
         length, context = max(1, round(self.seconds * frame_rate)), round(self.context * frame_rate)
         if frames <= length:

@@ -108,13 +108,17 @@ class _Attention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tensor:
         """The projected output of attention, ``[B, N, width]``."""
+        single = _in_single_precision(queries, keys)
+        dtype = torch.float32 if single else values.dtype
+        allowed = mask.allowed
+        if allowed is not None and allowed.is_floating_point():
+            allowed = allowed.to(dtype)
+        queries, keys = queries.to(dtype), keys.to(dtype)  # rotations and norms are in single precision
         dropout = self.dropout if self.training else 0.0
-        attention = partial(
-            F.scaled_dot_product_attention, attn_mask=mask.allowed, is_causal=mask.causal, dropout_p=dropout
-        )
-        if _in_single_precision(queries, keys):
+        attention = partial(F.scaled_dot_product_attention, attn_mask=allowed, is_causal=mask.causal, dropout_p=dropout)
+        if single:
             with torch.autocast(queries.device.type, enabled=False):
-                mixed = attention(queries.float(), keys.float(), values.float()).to(values.dtype)
+                mixed = attention(queries, keys, values.float()).to(values.dtype)
         else:
             mixed = attention(queries, keys, values)
         out = self.output(mixed.transpose(1, 2).flatten(2))

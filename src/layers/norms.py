@@ -23,7 +23,7 @@ class RootMeanSquareNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., width]`` to the same shape."""
         fused = x.device.type == "cpu" and x.dtype == torch.float32 and self.eps is not None and torch.is_grad_enabled()
-        if fused and self.weight is not None:
+        if fused and self.weight is not None and self.weight.dtype == x.dtype:
             return _RootMeanSquare.apply(x, self.weight, self.eps)
         return super().forward(x)
 

@@ -71,9 +71,9 @@ def rotary(ids: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Queries or keys ``[B, heads, N, head width]`` rotated by their positions, in float32.
+    """Queries or keys ``[B, heads, N, head width]`` rotated by their positions, in at least float32.
 
     Each pair of neighbors is a complex number, and is multiplied by a rotation.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotations).flatten(-2)

@@ -30,7 +30,10 @@ class RelativeBias(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Bias ``[B, heads, N, L]`` of places with positions ``[B, N]`` to others with positions ``[B, L]``, int64."""
-        return self.of_distances(queries[:, :, None] - keys[:, None, :]).permute(0, 3, 1, 2)
+        table = self.of_distances(torch.arange(-MAX_DISTANCE, MAX_DISTANCE + 1, device=keys.device)).T
+        distances = (queries[:, :, None] - keys[:, None, :]).clamp(-MAX_DISTANCE, MAX_DISTANCE)
+        chosen = table.index_select(1, distances.flatten() + MAX_DISTANCE)
+        return chosen.unflatten(1, distances.shape).transpose(0, 1)
 
     def of_distances(self, distances: Tensor) -> Tensor:
         """Bias ``[..., heads]`` of distances ``[...]``, int64, which are negative to later places."""

@@ -169,7 +169,7 @@ class Transformer(nn.Module):
     def positions(self, ids: Tensor) -> Positions:
         """Positions for ids ``[B or 1, N]``, in the dtype of the weights."""
         if self.position_kind == "relative":
-            numbers = ids.round().long()
+            numbers = (ids + 0.5).floor().long()  # halves are always rounded up, so that shifts keep distances
             return Positions(relative=(numbers, numbers))
         dtype = self.blocks[0].self_attention.output.weight.dtype
         if self.position_kind == "sinusoidal":

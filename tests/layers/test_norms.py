@@ -45,6 +45,25 @@ def test_other_types_keep_their_type(dtype):
     torch.testing.assert_close(ours(x, weight), F.rms_norm(x, (24,), weight, 1e-6))
 
 
+def test_weights_of_another_type_train_too():
+    x, weight = inputs()
+    expected = through(ours, x, weight.bfloat16().float())
+    for mine, truth in zip(through(ours, x, weight.bfloat16()), expected, strict=True):
+        torch.testing.assert_close(mine.float(), truth, atol=0.01, rtol=0.01)
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    x, weight = inputs()
+    expected = dict(zip(("x", "weight"), through(ours, x, weight)[1:], strict=True))
+    given = {name: value.clone().requires_grad_(name != frozen) for name, value in (("x", x), ("weight", weight))}
+    out = ours(**given)
+    (out * torch.linspace(-1, 2, out.numel()).view_as(out)).sum().backward()
+    assert given.pop(frozen).grad is None
+    ((name, learned),) = given.items()
+    torch.testing.assert_close(learned.grad, expected[name])
+
+
 def test_training_and_generation_give_the_same_result():
     x, weight = inputs()
     trained = through(ours, x, weight)[0]

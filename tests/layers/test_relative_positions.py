@@ -42,6 +42,22 @@ def test_order_matters_and_shifting_all_positions_does_not():
     assert not torch.allclose(model(x, model.positions(ids * 2)), out)
 
 
+def test_far_distances_share_a_bias():
+    bias = RelativeBias(3)
+    torch.nn.init.normal_(bias.biases.weight)
+    ids = torch.tensor([[0, 3, 127, 128, 129, 5000, 100_000], [7, 9, 300, 2, 1, 0, 4]])
+    found = bias(ids[:, -2:], ids)
+    assert found.shape == (2, 3, 2, 7)
+    assert torch.equal(found, bias.of_distances(ids[:, -2:, None] - ids[:, None]).permute(0, 3, 1, 2))
+
+
+def test_shifts_do_not_change_distances_of_half_positions():
+    model = Transformer(32, 1, 4, positions="relative")
+    ids = torch.tensor([[0.0, 0.5, 1.0, 1.5, 2.0, 2.5]])
+    numbers, shifted = (model.positions(ids + shift).relative[0] for shift in (0, 1))
+    assert torch.equal(shifted - numbers, torch.ones_like(numbers))
+
+
 def test_the_bias_learns():
     model = Transformer(32, 2, 4, positions="relative")
     model(torch.randn(2, 5, 32), model.positions(torch.arange(5)[None])).square().sum().backward()

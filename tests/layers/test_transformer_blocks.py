@@ -56,6 +56,22 @@ def test_rotary_positions_turn_neighbours_by_their_angles():
     torch.testing.assert_close(turned, torch.tensor(expected))
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float64, 1e-5)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_of_other_types(variant, dtype, bound, training):
+    model, x, cross = make(variant), torch.randn(2, 5, 32), torch.randn(2, 3, 32)
+    expected = model(x, model.positions(ids(5)), cross=cross)
+    model = model.to(dtype).train(training)
+    with torch.set_grad_enabled(training):
+        found = model(x.to(dtype), model.positions(ids(5)), cross=cross.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=bound, rtol=bound)
+    if training:
+        found.square().sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_causal(variant):
     model = make(variant, cross=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +80,16 @@ class MusicCaps(Folder):
         table = next(place for place in candidate_paths(str(self.manifest), root) if place.is_file())
         files: dict[str, Path] = {}
         for path in sorted(audio_files(root, self.note)):
-            if (found := VIDEO_ID.search(path.stem)) is not None:
+            for found in VIDEO_ID.finditer(path.stem):  # a title can begin with a word of as many letters
                 files.setdefault(found[1], path)
         entries = list(self._rows(table, root, files))
-        training = [entry.id for entry in entries if entry.split == "train"]
+        training = list(dict.fromkeys(entry.id for entry in entries if entry.split == "train"))
         held_out = set(split_names(training, self.validation, 0.0)["validation"]) if training else set()
+        seen: Counter[str] = Counter()
         for entry in entries:
             entry.split = "validation" if entry.id in held_out else entry.split
+            seen[entry.id] += 1
+            entry.id += f"#{seen[entry.id]}" if seen[entry.id] > 1 else ""
             yield entry
 
     def _rows(self, table: Path, root: Path, files: dict[str, Path]) -> Iterator[Entry]:

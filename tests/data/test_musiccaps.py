@@ -61,6 +61,33 @@ def test_clips_are_found_by_the_ids_of_their_videos(table, audio):
     ]
 
 
+def test_a_title_can_begin_with_a_word_as_long_as_an_id(table, audio):
+    (audio / "more" / "Drums [_-EFWBb_Xyz].wav").rename(audio / "Performance of drums [_-EFWBb_Xyz].wav")
+    source = quiet(MusicCaps(str(table), str(audio), validation=0.0))
+    assert read(source).fields["id"] == "_-EFWBb_Xyz"
+
+
+def test_clips_of_the_same_video_have_ids_of_their_own_and_share_a_split(audio, tmp_path):
+    videos = [11 * letter for letter in "abcdef"]
+    rows = [f"{name},{start},{start + 10},,,a clip,4,False,False" for start in (0, 20, 40) for name in videos]
+    table = tmp_path / "videos.csv"
+    table.write_text("\n".join([HEADER, *rows]))
+    for name in videos:
+        ramp(audio / f"{name}.wav", 60)
+    source = quiet(MusicCaps(str(table), str(audio), validation=0.5))
+    found = {}
+    for split in ("train", "validation"):
+        for i in range(source.size(split)):
+            clip = read(source, i, split=split, seconds=None, sample_rate=1000)
+            found[clip.fields["id"]] = (split, round(float(clip.audio[0, 0]) * 1000))
+    assert {split for split, _ in found.values()} == {"train", "validation"}
+    assert len(found) == 18
+    for name in videos:
+        clips = [found[name + number] for number in ("", "#2", "#3")]
+        assert [start for _, start in clips] == [0, 20, 40]
+        assert len({split for split, _ in clips}) == 1
+
+
 def test_only_the_clip_of_a_whole_video_is_read(table, audio):
     source = quiet(MusicCaps(str(table), str(audio)))
     names = [read(source, i, split="test").fields["id"] for i in range(2)]

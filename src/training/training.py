@@ -232,6 +232,8 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
     """Train one part from its last checkpoint, and save it with the conditioners that were trained with it."""
     part = system.training_order[key]
     part.train().train_only(part.fit_options.trainable)
+    if part.fit_options.trainable is None:
+        _freeze_inside(system, key)
     data, checkpoint = FitData(system, key, source), checkpoint_path(run, key)
     trainer = make_trainer(system.plan, part, key, run, data)
     check_nodes(trainer)
@@ -281,6 +283,16 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
         with suppress(OSError):  # other parts may have checkpoints there
             checkpoint.parent.rmdir()
     trainer.strategy.barrier()
+
+
+def _freeze_inside(system: System, key: PartKey) -> None:
+    """Freeze the parts inside a part, and inside the conditioners that are trained with it."""
+    joint = [PartKey.of("conditioners", name) for name in getattr(system.training_order[key], "joint", {})]
+    for outer in (key, *joint):
+        for name in system.part_plan(outer).parts:
+            inner = getattr(system.training_order[outer], name)
+            if isinstance(inner, Part):
+                inner.eval().requires_grad_(False)
 
 
 def _unsharded(system: System, key: PartKey) -> Part:

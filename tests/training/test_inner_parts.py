@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import partita
-from partita.core.contracts import RepresentationSpec
+from partita.conditioners.base import Conditioner
+from partita.core.contracts import Condition, ConditionSpec, RepresentationSpec
 from partita.core.part_key import PartKey
 from partita.core.registry import register
 from partita.recipe.plan import load_recipe
@@ -48,6 +49,44 @@ class ToyEncoder(Tokenizer):
         return self.fit_options.make_optimizer(self.parameters())
 
 
+@register("tokenizer", "toy-outer")
+class ToyOuter(ToyEncoder):
+    """An encoder of what another one reconstructs, whose optimizer gets all parameters."""
+
+    def __init__(self, *, inner: Tokenizer, dim: int = 3):
+        super().__init__(dim=dim)
+        self.inner = inner
+
+    def encode(self, audio):
+        assert not self.inner.training
+        return super().encode(self.inner.decode(self.inner.encode(audio)))
+
+
+@register("conditioner", "toy-hum")
+class ToyHum(Conditioner):
+    """What an encoder makes of audio, on average over time."""
+
+    inputs = ("audio",)
+    sample_rate = 4000
+    trained_with_stage = True
+
+    def __init__(self, *, codec: Tokenizer):
+        super().__init__()
+        self.codec, self.projection = codec, nn.Linear(codec.spec.dim, 4)
+
+    @property
+    def spec(self):
+        return ConditionSpec(dim=4)
+
+    def prepare(self, clips):
+        sounds = [torch.zeros(2000) if clip.audio is None else F.pad(clip.audio[0], (0, 2000))[:2000] for clip in clips]
+        return {"audio": torch.stack(sounds)[:, None]}
+
+    def forward(self, prepared):
+        values = self.projection(self.codec.encode(prepared["audio"]).mean(-1))
+        return Condition(values[:, None], torch.ones(len(values), 1, dtype=torch.bool))
+
+
 FIT = "fit: {steps: 6, batch_size: 2, crop: 0.5, checkpoint_every: 2}"
 
 
@@ -76,6 +115,29 @@ def test_it_is_trained_first_and_frozen_from_then_on(lines, recipe, tmp_path):
     alone = found[f"{ENCODER}/model.safetensors", "down.weight"]
     assert not torch.equal(alone, untrained)
     assert torch.equal(found["tokenizers/semantic/model.safetensors", "features.down.weight"], alone)
+
+
+def test_parts_at_any_depth_are_frozen_whatever_the_optimizer_gets(recipe, tmp_path):
+    deep = f"{{name: toy-outer, {FIT}, inner: {{name: toy-outer, {FIT}, inner: small}}}}"
+    recipe.write_text(f"tokenizers: {{semantic: {deep}}}\ndata: toy-sines\ntrainer: {{logger: csv}}\n")
+    train(load_recipe(recipe), tmp_path / "run")
+    found = weights(tmp_path / "run")
+    for outer, inner in (("semantic", "inner.inner"), ("semantic.inner", "inner"), ("semantic", "inner")):
+        alone = {name: w for (f, name), w in found.items() if f == f"tokenizers/{outer}.{inner}/model.safetensors"}
+        assert len(alone) >= 4
+        assert all(
+            torch.equal(found[f"tokenizers/{outer}/model.safetensors", f"{inner}.{name}"], w)
+            for name, w in alone.items()
+        )
+
+
+def test_parts_inside_a_conditioner_are_frozen_when_it_is_trained_with_its_stage(toy_recipe, tmp_path):
+    hum = f"{{name: toy-hum, codec: {{name: toy-encoder, {FIT}}}}}"
+    train(load_recipe(toy_recipe, [f"conditioners.text={hum}"]), tmp_path / "run")
+    found = weights(tmp_path / "run")
+    alone = {name: w for (f, name), w in found.items() if f == "conditioners/text.codec/model.safetensors"}
+    assert len(alone) == 4
+    assert all(torch.equal(found["conditioners/text/model.safetensors", f"codec.{n}"], w) for n, w in alone.items())
 
 
 def test_a_run_killed_anywhere_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):

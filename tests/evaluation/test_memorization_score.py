@@ -59,6 +59,14 @@ def test_a_curve_over_the_lengths_of_prompts(other):
         evaluate(made, made.parent / "long", options=scored(memorization={"prompts": [0.9], "continued": 0.25}))
 
 
+def test_lengths_that_are_nearly_equal_are_told_apart(other):
+    made = other("data={name: toy-loops, pieces: 8}", "stages.main.generator={name: toy-loop}")
+    options = scored(memorization={"prompts": [0.2500001, 0.2500002], "continued": 0.25})
+    rows = evaluate(made, options=options)["metrics"]
+    assert len([name for name in rows if name.startswith("memorized exactly")]) == 2
+    assert len(list((made / "evaluation" / "memorization").iterdir())) == 2
+
+
 @pytest.mark.parametrize("options", [{"prompts": []}, {"prompts": [1, 1]}, {"prompts": [-1]}, {"continued": 0}])
 def test_impossible_lengths_are_refused(options):
     with pytest.raises((PartitaError, ValueError), match=r"prompts|continued"):

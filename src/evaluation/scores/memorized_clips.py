@@ -88,12 +88,12 @@ class Memorization(Score):
 
     def _after(self, seconds: float) -> str:
         """Return the end of the names of rows: the length of their prompts if lengths were chosen."""
-        return "" if self.prompts is None else f" (after {seconds:g} s)"
+        return "" if self.prompts is None else f" (after {_exact(seconds)} s)"
 
     def _folder(self, folder: Path, prompt: float, continued: float) -> Path:
         """Return the folder of the continuations of these lengths in seconds, in the folder of an evaluation."""
         chosen = self.prompts is not None or self.continued is not None
-        return folder / FOLDER / (f"{prompt:g}s-{continued:g}s" if chosen else "")
+        return folder / FOLDER / (f"{_exact(prompt)}s-{_exact(continued)}s" if chosen else "")
 
     def explanation(self, rows: Rows) -> str:
         """Return sentences on the compared clips, the thresholds and the chance level."""
@@ -152,6 +152,11 @@ def _measured(comparison: Comparison, continuations: Continuations, folder: Path
     }
 
 
+def _exact(seconds: float) -> str:
+    """Return a length as text that different lengths do not share."""
+    return f"{seconds:.15g}"
+
+
 def _lengths(rows: Rows) -> str:
     """Return the lengths of prompts, in seconds, as text."""
-    return ", ".join(dict.fromkeys(f"{row['prompt_seconds']:g}" for row in rows.values()))
+    return ", ".join(dict.fromkeys(_exact(row["prompt_seconds"]) for row in rows.values()))

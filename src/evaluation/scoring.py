@@ -21,7 +21,7 @@ def chosen_scores(options: Evaluation) -> dict[str, Score]:
     """Return the scores that the options request or that run by default, by name.
 
     Raises:
-        PartitaError: A requested score needs a package that is not installed.
+        PartitaError: A requested score needs a package that is not installed, or refuses its options.
     """
     chosen: dict[str, Score] = {}
     for name in names("score"):
@@ -35,7 +35,10 @@ def chosen_scores(options: Evaluation) -> dict[str, Score]:
                 raise PartitaError(reason)
             log.info("%s", reason)
             continue
-        chosen[name] = build(cls, choice if isinstance(choice, Mapping) else {})
+        try:
+            chosen[name] = build(cls, choice if isinstance(choice, Mapping) else {})
+        except (TypeError, ValueError) as error:
+            raise PartitaError(f"scores.{name}: {error}") from None
     order = list(SUBJECTS)
     return dict(sorted(chosen.items(), key=lambda item: order.index(item[1].subject)))
 

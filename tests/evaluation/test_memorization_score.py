@@ -11,6 +11,7 @@ from partita.core.registry import lookup
 from partita.errors import PartitaError
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.evaluation_options import Evaluation
+from partita.evaluation.scoring import chosen_scores
 
 
 def test_memorized_training_clips_are_found(other):
@@ -71,6 +72,12 @@ def test_lengths_that_are_nearly_equal_are_told_apart(other):
 def test_impossible_lengths_are_refused(options):
     with pytest.raises((PartitaError, ValueError), match=r"prompts|continued"):
         lookup("score", "memorization")(**options)
+
+
+@pytest.mark.parametrize("prompts", [[-1], [0.5, 0.5], ["nan"], [[1]]])
+def test_lengths_that_the_score_refuses_are_a_mistake_of_the_user(prompts):
+    with pytest.raises(PartitaError, match=r"scores\.memorization: "):
+        chosen_scores(scored(memorization={"prompts": prompts}))
 
 
 def test_memorization_goes_on_and_its_clips_are_those_of_training(other):

@@ -338,12 +338,20 @@ class Assembly:
 
 
 def _trained_inside(key: PartKey, part: Part, plan: PartPlan) -> dict[PartKey, Part]:
-    """Return the parts inside a part that are trained on their own, in the order of training."""
+    """Return the parts inside a part that are trained on their own, in the order of training.
+
+    Raises:
+        PartitaError: The part keeps one of them elsewhere than in an attribute with the name of the argument.
+    """
     found: dict[PartKey, Part] = {}
     for name, inner_plan in plan.parts.items() if plan.weights is None else ():
-        inner, inner_key = getattr(part, name), key.inside(name)
-        if isinstance(inner, Part) and inner_plan.weights is None and not inner.weightless:
-            found |= _trained_inside(inner_key, inner, inner_plan) | {inner_key: inner}
+        inner, inner_key = getattr(part, name, None), key.inside(name)
+        if not issubclass(inner_plan.cls, Part) or inner_plan.weights is not None or inner_plan.cls.weightless:
+            continue
+        if not isinstance(inner, Part):
+            kind = part.registered_name
+            raise PartitaError(f"{inner_key} is not trained unless {kind} keeps it in an attribute called {name}")
+        found |= _trained_inside(inner_key, inner, inner_plan) | {inner_key: inner}
     return found
 
 

@@ -290,7 +290,7 @@ def _freeze_inside(system: System, key: PartKey) -> None:
     joint = [PartKey.of("conditioners", name) for name in getattr(system.training_order[key], "joint", {})]
     for outer in (key, *joint):
         for name in system.part_plan(outer).parts:
-            inner = getattr(system.training_order[outer], name)
+            inner = getattr(system.training_order[outer], name, None)
             if isinstance(inner, Part):
                 inner.eval().requires_grad_(False)
 

@@ -10,6 +10,7 @@ from partita.conditioners.base import Conditioner
 from partita.core.contracts import Condition, ConditionSpec, RepresentationSpec
 from partita.core.part_key import PartKey
 from partita.core.registry import register
+from partita.errors import PartitaError
 from partita.recipe.plan import load_recipe
 from partita.system.summary import summary_text
 from partita.system.system import System
@@ -87,6 +88,19 @@ class ToyHum(Conditioner):
         return Condition(values[:, None], torch.ones(len(values), 1, dtype=torch.bool))
 
 
+@register("tokenizer", "toy-hiding")
+class ToyHiding(ToyOuter):
+    """One that keeps the other encoder under another name."""
+
+    def __init__(self, *, inner: Tokenizer, dim: int = 3):
+        super().__init__(inner=inner, dim=dim)
+        self.hidden = self.inner
+        del self.inner
+
+    def encode(self, audio):
+        return ToyEncoder.encode(self, audio)
+
+
 FIT = "fit: {steps: 6, batch_size: 2, crop: 0.5, checkpoint_every: 2}"
 
 
@@ -138,6 +152,16 @@ def test_parts_inside_a_conditioner_are_frozen_when_it_is_trained_with_its_stage
     alone = {name: w for (f, name), w in found.items() if f == "conditioners/text.codec/model.safetensors"}
     assert len(alone) == 4
     assert all(torch.equal(found["conditioners/text/model.safetensors", f"codec.{n}"], w) for n, w in alone.items())
+
+
+def test_a_part_that_hides_what_should_be_trained_is_refused(recipe, tmp_path):
+    outer = "data: toy-sines\ntrainer: {logger: csv}\ntokenizers: {semantic: {name: toy-hiding, inner: %s, %s}}\n"
+    recipe.write_text(outer % ("small", FIT))
+    with pytest.raises(PartitaError, match=r"semantic\.inner is not trained unless toy-hiding keeps it"):
+        System(load_recipe(recipe))
+    ToyEncoder().save(tmp_path / "weights")
+    recipe.write_text(outer % (f"{{name: toy-encoder, weights: {tmp_path / 'weights'}}}", FIT))
+    assert list(System(load_recipe(recipe)).training_order) == ["tokenizers/semantic"]
 
 
 def test_a_run_killed_anywhere_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):

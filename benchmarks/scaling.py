@@ -33,7 +33,14 @@ STAGES = {
     "musicgen-small": (["stages.acoustic.generator=musicgen-small", "tokenizers.acoustic=encodec-32khz"], 30),
     "musicgen-medium": (["stages.acoustic.generator=musicgen-medium", "tokenizers.acoustic=encodec-32khz"], 30),
     "musicgen-large": (["stages.acoustic.generator=musicgen-large", "tokenizers.acoustic=encodec-32khz"], 30),
-    "decoder-430m": (["stages.acoustic.generator=decoder-430m", "tokenizers.acoustic=encodec-32khz"], 10),
+    "decoder-430m": (
+        [
+            "stages.acoustic.generator=decoder-430m",
+            "tokenizers.acoustic=encodec-32khz",
+            "stages.acoustic.given={text: prepend}",
+        ],
+        10,
+    ),
     "music-44khz-stereo": ([], 20),
 }
 """Changes of the recipe music-44khz-stereo, and the window in seconds."""

@@ -98,8 +98,12 @@ class Part(Configured, L.LightningModule):
     @property
     def num_parameters(self) -> int:
         """Number of parameters needed to use the part, without discriminators and parts trained alongside."""
-        own = sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self._not_exported))
-        return own + sum(part.num_parameters for part in self._inner.values())
+        return self.num_own_parameters + sum(part.num_parameters for part in self._inner.values())
+
+    @property
+    def num_own_parameters(self) -> int:
+        """:attr:`num_parameters` without those of the parts inside this one."""
+        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith(self._not_exported))
 
     def exported_state(self) -> dict[str, Tensor]:
         """The weights needed to use the part."""

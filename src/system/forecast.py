@@ -54,7 +54,7 @@ def forecast(
         seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
         step = estimate(part, seconds)
         if step is None:
-            table.add_row(key, f"{part.num_parameters:,}", "not estimated", "", "", "", f"{fit.steps:,}", "")
+            table.add_row(key, f"{part.num_own_parameters:,}", "not estimated", "", "", "", f"{fit.steps:,}", "")
             continue
         sharded = (strategy or trainer.get("strategy")) == "fsdp2" and key.group == "stages"  # others train by DDP
         memory, each = step.memory(count, sharded=sharded), step.seconds(where, count, sharded=sharded)

@@ -46,8 +46,8 @@ DEEPEST = 100
 LARGEST_NUMBER = 10_000_000
 """Largest number in the arguments of a saved part; real widths, lengths and counts are far smaller."""
 
-MOST_LAYERS = 10_000
-"""Maximum number of modules, parameters and buffers in a system; the largest shipped system has 1,790."""
+MOST_LAYERS = 30_000
+"""Maximum number of modules, parameters and buffers in a system; the largest shipped system has about 4,500."""
 MOST_OUTLINED = 256_000_000
 """Maximum size, in bytes, of the tensors that constructors allocate while a system is built on the meta device; the
 window functions and mel filters of each shipped recipe take less than 23 million."""

@@ -52,8 +52,9 @@ def recall(queries: Tensor, candidates: Tensor, number: int, keys: Tensor | None
             differ.
 
     >>> queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    >>> recall(queries, queries.flip(0), 1).item(), recall(queries, queries.flip(0), 3).item()
-    (0.0, 1.0)
+    >>> partners = queries.flip(0)  # that of the second is the same, and the others prefer each other's
+    >>> round(recall(queries, partners, 1).item(), 2), recall(queries, partners, 3).item()
+    (0.33, 1.0)
     """
     keys = torch.arange(len(queries), device=queries.device) if keys is None else keys
     similarity = queries.float() @ candidates.float().T

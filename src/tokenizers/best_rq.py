@@ -23,7 +23,7 @@ from ..layers.standardize import Standardize
 from ..layers.stft import STFT
 from ..metrics.codec import CodebookUsage
 from .base import Tokenizer
-from .windows import WINDOWS, Windows
+from .encoding_windows import WINDOWS, Windows
 
 
 @dataclass(frozen=True)

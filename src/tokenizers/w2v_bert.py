@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
 from ..errors import PartitaError
+from .encoding_windows import WINDOWS, Windows
 from .frozen import FrozenFeatures, read_checked_config
-from .windows import WINDOWS, Windows
 
 SAMPLE_RATE = 16000
 BANDS, STACK = 80, 2

@@ -13,8 +13,8 @@ from partita.core.fit import Fit
 from partita.core.part import Part
 from partita.core.processes import end_batch, seed_batch
 from partita.tokenizers.best_rq import BestRQ, EncoderShape, Masking, MelInput, RandomTargets
+from partita.tokenizers.encoding_windows import Windows
 from partita.tokenizers.kmeans import KMeans
-from partita.tokenizers.windows import Windows
 
 RATE, FRAME = 4000, 160
 """Sample rate, and samples per frame of features."""

@@ -7,9 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from partita.core.part import Part
 from partita.errors import PartitaError
+from partita.tokenizers.encoding_windows import Windows
 from partita.tokenizers.kmeans import KMeans
 from partita.tokenizers.w2v_bert import W2vBert, W2vBertShape
-from partita.tokenizers.windows import Windows
 
 transformers = pytest.importorskip("transformers")
 

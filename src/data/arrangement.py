@@ -57,6 +57,10 @@ INSTRUMENTS = {
 """The instruments that arrangements can use, which sound clearly different."""
 
 
+MOST_DRAWS = 20
+"""Maximum number of arrangements that are drawn to find one that differs from another."""
+
+
 @dataclass
 class Arrangement:
     """An arrangement of a piece.
@@ -154,6 +158,35 @@ def arrange(piece: Piece, rng: np.random.Generator, options: Arrangements) -> Ar
         octaves = dict.fromkeys(numbers, _octaves(pitch, name))
     velocity = rng.integers(72, 108) + rng.integers(-6, 7, len(pitch)) + 8 * (piece.part == piece.melody_part)
     return Arrangement(parts, speed, semitones, octaves, np.clip(velocity, 1, 127))
+
+
+def arrange_differently(
+    piece: Piece, rng: np.random.Generator, options: Arrangements, first: Arrangement
+) -> Arrangement:
+    """Draw an arrangement that shares neither instruments nor tempo nor key with a first one.
+
+    If none of :data:`MOST_DRAWS` arrangements is that different, as with a single instrument, it is the first of those
+    that differ in most of the three.
+
+    Args:
+        piece: The score.
+        rng: Generator of all random numbers.
+        options: The distribution to draw from.
+        first: The arrangement to differ from.
+    """
+    found, most = first, -1
+    for _ in range(MOST_DRAWS):
+        drawn = arrange(piece, rng, options)
+        differences = (
+            (drawn.transposition - first.transposition) % 12 != 0,
+            not set(drawn.instruments) & set(first.instruments),
+            drawn.tempo != first.tempo,
+        )
+        if sum(differences) > most:
+            found, most = drawn, sum(differences)
+        if all(differences):
+            break
+    return found
 
 
 def _octaves(pitch: np.ndarray, name: str) -> int:

@@ -14,7 +14,7 @@ import torch
 from ..core.contracts import Example
 from ..core.harmony import chord_name, find_clip_key, key_name
 from ..core.registry import did_you_mean, register
-from .arrangement import INSTRUMENTS, Arrangement, Arrangements, arrange
+from .arrangement import INSTRUMENTS, Arrangement, Arrangements, arrange, arrange_differently
 from .base import Origin, Source, Split, Summary
 from .captions import caption, draw_wording, reworded
 from .fields.base import crop_fields
@@ -56,12 +56,15 @@ class Corpus(Source):
         restricted: Whether to include scores that are not free to use: ``essenFolksong`` (non-commercial use only),
             ``palestrina`` (rights reserved), two madrigals and ten pieces of ``trecento`` under copyright.
         stems: Whether examples carry ``stems``, the audio of each instrument, which sum to the mix.
+        covers: Whether examples carry a ``cover``: the same passage of the score in a second arrangement, with other
+            instruments, another tempo and another key if ``arrangements`` has several. It begins and ends with the clip
+            in musical time; so its length is that of the clip times the ratio of the tempos.
         cache_dir: Folder for the parsed scores. ``None`` uses ``$PARTITA_CACHE``, or ``partita`` in
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
 
     fields = frozenset(
-        {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody", "stems"}
+        {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody", "stems", "cover"}
         | {"id", "seconds_start", "seconds_total"}
     )
 
@@ -78,6 +81,7 @@ class Corpus(Source):
         limit: int | None = None,
         restricted: bool = False,
         stems: bool = False,
+        covers: bool = False,
         cache_dir: str | None = None,
     ) -> None:
         if not collections:
@@ -98,9 +102,9 @@ class Corpus(Source):
         self.limit = limit
         self.restricted = restricted
         self.stems = stems
+        self.covers = covers
         self.cache_dir = cache_dir
-        if not stems:
-            self.fields = self.fields - {"stems"}
+        self.fields = self.fields - {name for name, wanted in (("stems", stems), ("cover", covers)) if not wanted}
         self._pieces: dict[str, Piece] = {}
         self._splits: dict[Split, list[str]] = {}
         self._skipped: list[str] = []
@@ -195,6 +199,13 @@ class Corpus(Source):
         }
         if self.stems:
             fields["stems"] = {name: torch.from_numpy(stem) for name, stem in stems.items()}
+        if self.covers:
+            other = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{piece.id}/{seed}/cover".encode()).digest()))
+            cover = arrange_differently(piece, other, self.arrangements, arrangement)
+            ratio = arrangement.tempo / cover.tempo
+            samples = max(1, round(num_samples * ratio))
+            parts = self._render(piece, cover, quarter * ratio, start * ratio, samples, sample_rate, channels)
+            fields["cover"] = torch.from_numpy(sum(parts.values(), np.float32(0)))
         return Example(torch.from_numpy(sum(stems.values(), np.float32(0))), num_samples, fields)
 
     def _render(

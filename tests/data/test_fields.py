@@ -32,6 +32,7 @@ AS_WRITTEN = {
     "stems": ('{"drums": "d.wav"}', None),
     "audio": ("a.wav", None),
     "excerpt": ("b.wav", None),
+    "cover": ("c.wav", None),
 }
 
 
@@ -145,6 +146,21 @@ def test_a_manifest_carries_any_field(songs):
     assert unheard.audio is None
 
 
+def test_a_cover_of_a_manifest_is_its_whole_file(songs):
+    soundfile.write(songs / "hum.wav", np.full(24000, 0.25), 8000)
+    (songs / "list.csv").write_text("file,cover\na.wav,hum.wav\n")
+    source = Folder(str(songs), "list.csv")
+    source.setup()
+    example = source.read("train", 0, seed=3, seconds=1.0, sample_rate=4000, channels=1)
+
+    class Hears:
+        inputs, sample_rate, channels = ("audio", "cover"), 8000, 1
+
+    clip = clip_for(Hears, Clip(example.fields, 1.0, example.audio, 4000))
+    assert clip.fields["cover"].shape == (1, 24000)
+    torch.testing.assert_close(clip.fields["cover"], torch.full((1, 24000), 0.25), atol=1e-3, rtol=0)
+
+
 def test_stems_that_end_before_a_clip_are_silent(songs):
     soundfile.write(songs / "short.wav", np.full(8000, 0.5), 8000)
     (songs / "list.jsonl").write_text('{"file": "a.wav", "stems": {"drums": "drums.wav", "short": "short.wav"}}')
@@ -183,6 +199,7 @@ def test_misspelt_fields_are_errors_that_say_what_was_meant(songs):
     [
         ({"chords": [[0, 1, "huge"]]}, "chords cannot be .*huge.*; expected rows of start, end and chord"),
         ({"excerpt": "gone.wav"}, "excerpt: .*gone.wav: there is no such file"),
+        ({"cover": "gone.wav"}, "cover: .*gone.wav: there is no such file"),
         ({"stems": {"drums": "list.jsonl"}}, "stems.drums: .*list.jsonl: cannot be read as audio"),
         ({"tempo": [1]}, r"tempo cannot be \[1\]; expected beats per minute"),
         ({"caption": "a", "text": "b"}, "the row has two values for text"),

@@ -1,5 +1,7 @@
 """Covers of the corpus: the same notes as the clip, in another tempo and key and on other instruments."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -35,8 +37,8 @@ def played(monkeypatch, *arguments, **options):
         number = len(calls)
         calls.clear()
         example = read(*arguments, **options)
-    clip, cover = calls[:number], calls[number:]
-    return example, sorted(sum(clip, []), key=lambda note: note[1]), sorted(sum(cover, []), key=lambda note: note[1])
+    clip, cover = (sorted(chain(*part), key=lambda note: note[1]) for part in (calls[:number], calls[number:]))
+    return example, clip, cover
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,0 +1,334 @@
+"""An embedding of the melody, whatever the instruments, the tempo and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from ..core.contracts import Clip, Condition, ConditionSpec
+from ..core.processes import of_all, per_example
+from ..core.registry import register
+from ..errors import PartitaError
+from ..layers.mel import MelSpectrum
+from ..layers.octave_bands import OctaveSpectrum
+from ..layers.triplet import semi_hard_triplet_loss
+from ..metrics.retrieval import EmbeddedPairs, recall
+from .audio_towers.base import AudioTower
+from .base import Conditioner
+
+FLOOR = 1e-3
+"""Magnitude, relative to the largest of a window, below which a spectrum is as good as silent: -60 dB."""
+QUIETEST = 1e-5
+"""Largest magnitude of a window that counts as silent."""
+AT_ONCE = 16
+"""Number of windows that are embedded at once outside training, which bounds the memory that a long clip takes."""
+
+
+@dataclass(frozen=True)
+class MelodySpectrum:
+    """The spectra that the tower reads.
+
+    Args:
+        sample_rate: Sample rate of the audio, in Hz.
+        window: Samples per frame.
+        hop: Samples between frames.
+        bands: Number of bands.
+        f_min: Lower edge of the lowest mel band, or center of the lowest band of an octave, in Hz.
+        per_octave: Bands per octave, which are then evenly spaced in octaves. ``None`` takes mel bands.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    sample_rate: int = 16000
+    window: int = 1024
+    hop: int = 160
+    bands: int = 128
+    f_min: float = 30.0
+    per_octave: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "window", "hop", "bands", "per_octave"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not (0 if self.per_octave is None else 1) <= self.f_min < self.sample_rate / 2:
+            raise ValueError(
+                f"f_min must be at least 0 (1 with per_octave) and below half the sample rate, not {self.f_min}"
+            )
+
+    def make(self) -> MelSpectrum:
+        """The module that computes them."""
+        options = {"hop": self.hop, "bands": self.bands, "f_min": self.f_min}
+        if self.per_octave is None:
+            return MelSpectrum(self.sample_rate, self.window, **options)  # type: ignore[arg-type]
+        return OctaveSpectrum(self.sample_rate, self.window, per_octave=self.per_octave, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class MelodyLoss:
+    """The loss of pairs of embeddings.
+
+    Args:
+        kind: ``triplet``, with semi-hard negatives, or ``softmax``, the cross-entropy of finding the partner in the
+            batch, in both directions (InfoNCE, arXiv 1807.03748).
+        margin: Margin of the triplet loss, in squared distances, which are at most 4.
+        temperature: Temperature of the softmax.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    kind: Literal["triplet", "softmax"] = "triplet"
+    margin: float = 0.2
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("triplet", "softmax"):
+            raise ValueError(f"kind of loss must be triplet or softmax, not {self.kind!r}")
+        for name in ("margin", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    def __call__(self, first: Tensor, second: Tensor, pieces: Tensor) -> Tensor:
+        """The loss of embeddings ``[N, dim]`` and those of their partners, of pieces ``[N]``, equal for equal ones."""
+        negatives = pieces[:, None] != pieces
+        if self.kind == "triplet":
+            return semi_hard_triplet_loss(first, second, negatives, self.margin)
+        partners = torch.arange(len(first), device=first.device)
+        own = partners[:, None] == partners
+        logits = (first @ second.T / self.temperature).masked_fill(~(negatives | own), -torch.inf)
+        return (F.cross_entropy(logits, partners) + F.cross_entropy(logits.T, partners)) / 2
+
+
+@register("conditioner", "melody-embedding")
+class MelodyEmbedding(Conditioner):
+    """One embedding of the melody per window of audio (MusicLM, arXiv 2301.11325, appendix C).
+
+    It is trained on pairs of a clip and its cover, the same passage on other instruments, in another tempo and key:
+    the two get similar embeddings, and clips of other pieces, of all devices, other ones. So instruments, tempo and key
+    make little difference, and a stage that is given the embeddings takes the melody from a recording, sung, hummed or
+    played, but not its sound. The data must supply the field ``cover``, as the corpus does with ``covers: true``.
+    In training, a random window of a longer clip is used, and the one of the cover that begins after the same fraction.
+
+    A condition is the embeddings of the windows of a clip, in order. Spectra are relative to the loudest magnitude of
+    their window, so the level does not matter.
+
+    Args:
+        audio_tower: The network that embeds the spectrum of a window.
+        dim: Width of the embeddings.
+        window: Seconds of audio per embedding.
+        stride: Seconds between the starts of two windows. The last window is padded with silence.
+        seconds: Seconds of a clip, from its start, that a condition covers; ``None`` covers all of it.
+        loss: The loss of pairs.
+        spectrum: The spectra that the tower reads.
+        inputs: Names of the fields of audio that the conditioner reads. If a clip has several, the one that is named
+            first is its condition. Training compares the first two.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    inputs: tuple[str, ...] = ("audio", "cover")
+    kinds: ClassVar[tuple[str, ...]] = ("audio",)
+
+    def __init__(
+        self,
+        *,
+        audio_tower: AudioTower,
+        dim: int = 192,
+        window: float = 4.0,
+        stride: float = 3.0,
+        seconds: float | None = 10.0,
+        loss: MelodyLoss = MelodyLoss(),
+        spectrum: MelodySpectrum = MelodySpectrum(),
+        inputs: tuple[str, ...] = ("audio", "cover"),
+    ) -> None:
+        super().__init__(inputs)
+        if "stems" in self.inputs:
+            raise ValueError("inputs: melody-embedding embeds one recording, but stems holds several")
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, not {dim}")
+        for name, value in (("window", window), ("stride", stride), ("seconds", seconds)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 seconds, not {value}")
+        self.dim, self.sample_rate, self.loss = dim, spectrum.sample_rate, loss
+        self.window, self.stride = (max(1, round(value * spectrum.sample_rate)) for value in (window, stride))
+        self.longest = None if seconds is None else max(1, round(seconds * spectrum.sample_rate))
+        self.spectrum = spectrum.make()
+        self.audio_tower = audio_tower
+        audio_tower.build(self.window // spectrum.hop + 1, spectrum.bands, dim)
+        self.pairs = EmbeddedPairs()
+
+    @property
+    def spec(self) -> ConditionSpec:
+        """One embedding per window, without a frame rate."""
+        return ConditionSpec(dim=self.dim)
+
+    def windows(self, samples: Tensor) -> Tensor:
+        """The number of windows of clips of so many samples, int64; none if a clip has no samples."""
+        more = (samples - self.window).clamp(min=0)
+        return torch.where(samples > 0, 1 + (more + self.stride - 1) // self.stride, 0)
+
+    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Convert clips to tensors.
+
+        Each field yields, under its name, its audio ``[B, T]`` float32, padded to the longest, and as
+        ``…_samples`` the lengths ``[B]`` int64, which are 0 for clips without it. ``piece`` ``[B]`` int64 is equal for
+        clips of the same piece.
+        """
+        prepared = {}
+        for name in self.inputs:
+            values = [clip.audio if name == "audio" else clip.fields.get(name) for clip in clips]
+            audio = [torch.zeros(0) if value is None else value[0].float() for value in values]
+            prepared[name] = pad_sequence(audio, batch_first=True)
+            prepared[f"{name}_samples"] = torch.tensor([len(one) for one in audio])
+        return prepared | {"piece": torch.tensor([_piece(clip) for clip in clips])}
+
+    @torch.no_grad()
+    def forward(self, prepared: dict[str, Tensor]) -> Condition:
+        """Embeddings ``[B, L, dim]`` of the windows, zero where masked."""
+        condition = self._embedded(prepared, self.inputs[0])
+        for name in self.inputs[1:]:
+            other = self._embedded(prepared, name)
+            longest = max(condition.mask.shape[1], other.mask.shape[1])
+            condition = condition.lasting(longest).where(condition.mask.any(1), other.lasting(longest))
+        return condition
+
+    @torch.no_grad()
+    def embed_audio(self, audio: Tensor) -> Tensor:
+        """Embed audio ``[B, 1, T]`` at :attr:`sample_rate` as ``[B, N, dim]`` float32 of unit length.
+
+        There is one embedding per window, of the whole audio.
+
+        Raises:
+            PartitaError: The audio is empty, or has more than one channel.
+        """
+        if audio.shape[1] != 1 or not audio.shape[2]:
+            raise PartitaError(
+                f"melody-embedding embeds audio of one channel, [B, 1, T], not {list(audio.shape)}: mix it down first"
+            )
+        return self._of_clips(audio[:, 0], torch.full((len(audio),), audio.shape[2], device=audio.device)).values
+
+    def setup(self, stage: str) -> None:
+        """Check that there are two fields to compare.
+
+        Raises:
+            PartitaError: The conditioner reads a single field.
+        """
+        if stage == "fit" and len(self.inputs) < 2:
+            raise PartitaError(
+                f"melody-embedding is trained on pairs of a clip and its cover, but its inputs are {self.inputs[0]}: "
+                f"add {'audio' if self.inputs[0] == 'cover' else 'cover'}"
+            )
+
+    def training_step(self, prepared: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch, over the pairs of all processes.
+
+        Raises:
+            PartitaError: No clip of the batch has a cover.
+        """
+        paired = of_all(self._paired(prepared))
+        if not paired.any():
+            raise PartitaError(
+                f"no clip of the training data has both {' and '.join(self.inputs[:2])}, which melody-embedding "
+                "compares: set `covers: true` for the corpus, or name files in the column `cover` of a manifest"
+            )
+        device = paired.device
+        fraction = per_example(lambda count: torch.rand(count, device=device), len(prepared["piece"]), device)
+        first, second = (
+            self._of_windows(self._window_at(prepared[name], prepared[f"{name}_samples"], fraction))
+            for name in self.inputs[:2]
+        )
+        with torch.autocast(device.type, enabled=False):
+            loss = self.loss(*(of_all(values)[paired] for values in (first, second, prepared["piece"])))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(first))
+        return loss
+
+    def validation_step(self, prepared: dict[str, Tensor], batch_idx: int) -> None:
+        """Collect the embeddings of clips and covers, each the normalized mean of all windows."""
+        paired = self._paired(prepared)
+        first, second = (
+            self.embed_clips(prepared[name][paired], prepared[f"{name}_samples"][paired]) for name in self.inputs[:2]
+        )
+        self.pairs.update(first, second, prepared["piece"][paired])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss, and how often a clip finds its cover among those of all validation clips."""
+        first, second, pieces = self.pairs.compute()
+        self.pairs.reset()
+        if not len(first):
+            return
+        self.log("val/loss", self.loss(first, second, pieces), prog_bar=True)
+        found = {f"val/recall_at_{number}": recall(first, second, number) for number in (1, 10)}
+        self.log_dict(found, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the schedule of the training options."""
+        optimizer = self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        scheduler = self.fit_options.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @torch.no_grad()
+    def embed_clips(self, audio: Tensor, samples: Tensor) -> Tensor:
+        """Embed each clip as the normalized mean of the embeddings of its windows, ``[B, dim]``.
+
+        Args:
+            audio: Audio ``[B, T]`` at :attr:`sample_rate`.
+            samples: Number of samples of each clip, ``[B]``. The embedding of a clip without samples is zero.
+        """
+        return F.normalize(self._of_clips(audio, samples).values.sum(1), dim=-1)
+
+    def _paired(self, prepared: dict[str, Tensor]) -> Tensor:
+        """Which clips have both of the first two fields, ``[B]`` bool."""
+        first, second = (prepared[f"{name}_samples"] > 0 for name in self.inputs[:2])
+        return first & second
+
+    def _embedded(self, prepared: dict[str, Tensor], name: str) -> Condition:
+        audio, samples = prepared[name], prepared[f"{name}_samples"]
+        if self.longest is not None:
+            audio, samples = audio[:, : self.longest], samples.clamp(max=self.longest)
+        return self._of_clips(audio, samples)
+
+    def _of_clips(self, audio: Tensor, samples: Tensor) -> Condition:
+        """The embeddings of all windows of clips ``[B, T]``; at least one position, masked for clips without audio."""
+        counts = self.windows(samples)
+        number = max(1, int(counts.max()) if len(counts) else 1)
+        mask = torch.arange(number, device=audio.device) < counts[:, None]
+        length = (number - 1) * self.stride + self.window
+        padded = F.pad(audio, (0, max(0, length - audio.shape[1])))[:, :length]
+        known = padded.unfold(1, self.window, self.stride)[mask]
+        values = torch.zeros(len(audio), number, self.dim, device=audio.device)
+        if len(known):
+            values[mask] = torch.cat([self._of_windows(some) for some in known.split(AT_ONCE)])
+        return Condition(values, mask)
+
+    def _window_at(self, audio: Tensor, samples: Tensor, fraction: Tensor) -> Tensor:
+        """The window of each of the clips ``[B, T]`` that begins after a fraction of what it can skip."""
+        starts = ((samples - self.window).clamp(min=0) * fraction).long()
+        padded = F.pad(audio, (0, max(0, self.window - audio.shape[1])))
+        return padded.gather(1, starts[:, None] + torch.arange(self.window, device=audio.device))
+
+    def _of_windows(self, audio: Tensor) -> Tensor:
+        """The embeddings ``[N, dim]`` of windows ``[N, window]``, float32 of unit length."""
+        magnitude = self.spectrum(audio[:, None])[:, 0]
+        loudest = magnitude.amax((1, 2), keepdim=True).clamp(min=QUIETEST)
+        levels = (magnitude / loudest + FLOOR).log() / math.log(FLOOR)  # from 1 for silence to 0
+        embeddings = self.audio_tower(1 - 2 * levels)
+        with torch.autocast(audio.device.type, enabled=False):
+            return F.normalize(embeddings.float(), dim=-1)
+
+
+def _piece(clip: Clip) -> int:
+    """A number below 2^63 that differs for other pieces; a clip whose piece is not known is one of its own."""
+    name = clip.fields.get("id")
+    audio = clip.fields.get("cover") if clip.audio is None else clip.audio
+    own = b"" if audio is None else audio.numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(own if name is None else str(name).encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,35 @@
+"""The triplet loss with semi-hard negatives (FaceNet, arXiv 1503.03832)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def semi_hard_triplet_loss(first: Tensor, second: Tensor, negatives: Tensor, margin: float) -> Tensor:
+    """Mean of ``max(0, d(anchor, positive) − d(anchor, negative) + margin)`` over the embeddings of both sides.
+
+    Distances are squared and Euclidean. Every embedding is an anchor, and its partner on the other side is the
+    positive. The negative is the nearest one, on either side, that is farther away than the positive. If all negatives
+    are nearer, it is the farthest of them, as in TensorFlow's ``triplet_semihard_loss``: the nearest ones let embeddings
+    collapse to a point early in training (arXiv 1503.03832, §3.2). Anchors without negatives do not count.
+
+    Args:
+        first: Embeddings ``[N, D]`` of unit length.
+        second: Embeddings ``[N, D]`` of their partners.
+        negatives: ``[N, N]`` bool, symmetric, true where two pairs may be each other's negatives.
+        margin: How much farther away than the positive a negative must be to add nothing to the loss.
+    """
+    both = torch.cat([first, second])
+    distances = 2 - 2 * both @ both.T
+    positive = (2 - 2 * (first * second).sum(1)).repeat(2)
+    allowed = negatives.repeat(2, 2)
+    with torch.no_grad():
+        farther = allowed & (distances > positive[:, None])
+        nearest_farther = distances.masked_fill(~farther, torch.inf).argmin(1)
+        farthest = distances.masked_fill(~allowed, -torch.inf).argmax(1)
+        chosen = torch.where(farther.any(1), nearest_farther, farthest)
+    negative = distances.gather(1, chosen[:, None])[:, 0]
+    counted = allowed.any(1)
+    return (F.relu(positive - negative + margin) * counted).sum() / counted.sum().clamp(min=1)

@@ -12,8 +12,8 @@ def semi_hard_triplet_loss(first: Tensor, second: Tensor, negatives: Tensor, mar
 
     Distances are squared and Euclidean. Every embedding is an anchor, and its partner on the other side is the
     positive. The negative is the nearest one, on either side, that is farther away than the positive. If all negatives
-    are nearer, it is the farthest of them, as in TensorFlow's ``triplet_semihard_loss``: the nearest ones let embeddings
-    collapse to a point early in training (arXiv 1503.03832, §3.2). Anchors without negatives do not count.
+    are nearer, it is the farthest of them, as in TensorFlow's ``triplet_semihard_loss``. The nearest of all negatives
+    would let embeddings collapse to a point early in training (§3.2). Anchors without negatives do not count.
 
     Args:
         first: Embeddings ``[N, D]`` of unit length.

@@ -23,53 +23,46 @@ from ..layers.triplet import semi_hard_triplet_loss
 from ..metrics.retrieval import EmbeddedPairs, recall
 from .audio_towers.base import AudioTower
 from .base import Conditioner
+from .joint import check_embeddable
+from .mulan import AT_ONCE, LogMel
 
 FLOOR = 1e-3
 """Magnitude, relative to the largest of a window, below which a spectrum is as good as silent: -60 dB."""
 QUIETEST = 1e-5
 """Largest magnitude of a window that counts as silent."""
-AT_ONCE = 16
-"""Number of windows that are embedded at once outside training, which bounds the memory that a long clip takes."""
 
 
 @dataclass(frozen=True)
-class MelodySpectrum:
-    """The spectra that the tower reads.
+class MelodySpectrum(LogMel):
+    """The spectra that an audio tower reads, in mel bands or in bands of equal width in octaves.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.
+        bands: Number of bands.
         window: Samples per frame.
         hop: Samples between frames.
-        bands: Number of bands.
-        f_min: Lower edge of the lowest mel band, or center of the lowest band of an octave, in Hz.
-        per_octave: Bands per octave, which are then evenly spaced in octaves. ``None`` takes mel bands.
+        f_min: Lower edge of the lowest mel band, or center of the lowest of the bands in octaves, in Hz.
+        per_octave: Bands per octave. ``None`` takes mel bands.
 
     Raises:
         ValueError: A number is out of range.
     """
 
-    sample_rate: int = 16000
-    window: int = 1024
-    hop: int = 160
-    bands: int = 128
-    f_min: float = 30.0
     per_octave: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "window", "hop", "bands", "per_octave"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if not (0 if self.per_octave is None else 1) <= self.f_min < self.sample_rate / 2:
+        super().__post_init__()
+        if self.per_octave is not None and not (self.per_octave >= 1 and self.f_min >= 1):
             raise ValueError(
-                f"f_min must be at least 0 (1 with per_octave) and below half the sample rate, not {self.f_min}"
+                f"bands in octaves need per_octave and f_min of at least 1, not {self.per_octave} and {self.f_min:g}"
             )
 
     def make(self) -> MelSpectrum:
         """The module that computes them."""
-        options = {"hop": self.hop, "bands": self.bands, "f_min": self.f_min}
+        rate, window, hop, bands, f_min = self.sample_rate, self.window, self.hop, self.bands, self.f_min
         if self.per_octave is None:
-            return MelSpectrum(self.sample_rate, self.window, **options)  # type: ignore[arg-type]
-        return OctaveSpectrum(self.sample_rate, self.window, per_octave=self.per_octave, **options)  # type: ignore[arg-type]
+            return MelSpectrum(rate, window, hop=hop, bands=bands, f_min=f_min)
+        return OctaveSpectrum(rate, window, hop=hop, bands=bands, f_min=f_min, per_octave=self.per_octave)
 
 
 @dataclass(frozen=True)
@@ -211,10 +204,7 @@ class MelodyEmbedding(Conditioner):
         Raises:
             PartitaError: The audio is empty, or has more than one channel.
         """
-        if audio.shape[1] != 1 or not audio.shape[2]:
-            raise PartitaError(
-                f"melody-embedding embeds audio of one channel, [B, 1, T], not {list(audio.shape)}: mix it down first"
-            )
+        check_embeddable("melody-embedding", audio)
         return self._of_clips(audio[:, 0], torch.full((len(audio),), audio.shape[2], device=audio.device)).values
 
     def setup(self, stage: str) -> None:

@@ -24,7 +24,7 @@ from partita.errors import PartitaError
 from partita.metrics.retrieval import recall
 
 RATE = 4000
-SPECTRUM = MelodySpectrum(sample_rate=RATE, window=512, hop=128, bands=36, f_min=110.0, per_octave=12)
+SPECTRUM = MelodySpectrum(sample_rate=RATE, bands=36, window=512, hop=128, f_min=110.0, per_octave=12)
 RECIPE = """
 conditioners:
   melody:
@@ -313,7 +313,7 @@ def test_wrong_arguments(options, message):
         (lambda: MelodyLoss("cosine"), "triplet or softmax, not 'cosine'"),
         (lambda: MelodyLoss(margin=0.0), "margin must be above 0"),
         (lambda: MelodySpectrum(bands=0), "bands must be at least 1"),
-        (lambda: MelodySpectrum(f_min=0.0, per_octave=12), "f_min must be at least 0"),
+        (lambda: MelodySpectrum(f_min=0.0, per_octave=12), "need per_octave and f_min of at least 1"),
         (lambda: PitchClasses(width=6), "positive multiple of 4, not 6"),
         (lambda: PitchClasses(taps=2), "positive odd number"),
         (lambda: PitchClasses(registers=0), "must be positive"),

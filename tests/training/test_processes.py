@@ -126,7 +126,7 @@ trainer: {accelerator: cpu, logger: csv}
 
 
 def test_two_processes_compare_the_clips_and_captions_of_both(toy_recipe, tmp_path):
-    """A joint embedding, whose negatives are the examples of all processes, and its codes, fitted to all clips."""
+    """Joint and melody embeddings, whose negatives are the examples of all processes, and codes of all clips."""
     toy_recipe.write_text(JOINT)
     System(load_recipe(toy_recipe)).conditioners["text"].save(tmp_path / "embedding")
     codes = {"name": "quantized", "num_codebooks": 2, "cardinality": 4, "samples": 8}
@@ -134,18 +134,21 @@ def test_two_processes_compare_the_clips_and_captions_of_both(toy_recipe, tmp_pa
     inner = {key: value for key, value in plan["conditioners"]["text"].items() if key != "fit"}
     codes |= {"embedding": inner | {"weights": str(tmp_path / "embedding")}, "fit": plan["conditioners"]["text"]["fit"]}
     plan["conditioners"]["codes"] = codes
-    plan["stages"]["main"]["given"] = ["text", "codes"]
+    melody = {"name": "melody-embedding", "inputs": ["audio", "excerpt"], "dim": 4, "window": 0.4}
+    melody |= {key: plan["conditioners"]["text"][key] for key in ("audio_tower", "spectrum", "fit")}
+    plan["conditioners"]["melody"] = melody
+    plan["stages"]["main"]["given"] = ["text", "codes", "melody"]
     toy_recipe.write_text(yaml.safe_dump(plan, sort_keys=False))
     first, second = states_of_two(toy_recipe, tmp_path)
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
-    larger = ["conditioners.text.fit.batch_size=4", "conditioners.codes.fit.batch_size=4"]
-    train(load_recipe(toy_recipe, larger), tmp_path / "one")
-    for name in ("text", "codes"):
+    names = {"text": "text_to_audio_recall_at_1", "codes": "text_to_audio_recall_at_1", "melody": "recall_at_1"}
+    train(load_recipe(toy_recipe, [f"conditioners.{name}.fit.batch_size=4" for name in names]), tmp_path / "one")
+    for name, found in names.items():
         one, two = (Part.load(tmp_path / run / "conditioners" / name).exported_state() for run in ("one", "two"))
         for key in one:
             torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
         curves = [read_curves(tmp_path / run, f"conditioners/{name}") for run in ("one", "two")]
-        for value in ("loss", "text_to_audio_recall_at_1"):
+        for value in ("loss", found):
             assert curves[1][f"val/{value}"][1] == pytest.approx(curves[0][f"val/{value}"][1], rel=1e-3)
 
 

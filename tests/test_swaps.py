@@ -15,7 +15,9 @@ from partita.recipe.recipe_files import presets
 from partita.system.system import System
 from partita.tokenizers.base import Tokenizer
 from partita.training.training import train
+from toys import ToySines
 
+DATA = ToySines.registered_name
 TEXTS = ["tone 1", "tone 2", "flute"]
 
 
@@ -58,6 +60,10 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
     joint.save(clap)
     embedding = {"name": "clap", "weights": str(clap), "text": words_tower, **towers}
     few = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2}
+    melodies = {"preset": "melody-embedding-tiny", "audio_tower": {"width": 4, "hidden": 8}, "fit": None}
+    recipe = {"tokenizers": {"mels": "log-mel"}, "conditioners": {"melody": melodies}, "data": DATA}
+    (melody := tmp_path_factory.mktemp("melody")).joinpath("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    System(load_recipe(melody / "recipe.yaml")).conditioners["melody"].save(melody / "weights")
     frozen = {
         "clap": embedding,
         "quantized": {
@@ -68,6 +74,7 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
             "samples": 4,
             "fit": few,
         },
+        "melody-embedding": melodies | {"weights": str(melody / "weights")},  # the data has no covers to train it on
         "encodec": {"name": "encodec", "model": "24khz", "num_codebooks": 2, "weights": str(narrow_encodec)},
         "t5": {"preset": "t5-small", "weights": str(words), "shape": t5},
     }
@@ -92,7 +99,7 @@ def chain(tmp_path):
             "tokenizers": tokenizers,
             "conditioners": conditioners,
             "stages": stages,
-            "data": "toy-sines",
+            "data": DATA,
             "trainer": {"logger": False},
         }
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))

@@ -33,8 +33,9 @@ class Part(Configured, L.LightningModule):
     """A LightningModule that remembers the arguments it was built from.
 
     An argument can be another part (annotated with the base class of its family). A recipe names it like any other
-    part, and it is saved with the outer part, whose ``training_step`` decides whether it is trained along. What has no
-    use of its own is a :class:`~partita.core.component.Component` instead.
+    part. Without weights, it is trained before the outer part. While that one is trained, it stays frozen, unless
+    ``fit.trainable`` names its parameters; and it is saved with the outer part. What has no use of its own is a
+    :class:`~partita.core.component.Component` instead.
 
     Building a part never reads a file or the network: pretrained weights come in through :meth:`load_weights`.
 

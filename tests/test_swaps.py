@@ -7,7 +7,7 @@ import yaml
 from transformers import AutoTokenizer
 
 import partita
-from partita.conditioners.clap import CLAP, TextTower
+from partita.conditioners.clap import CLAP, RobertaShape
 from partita.core.registry import lookup, names
 from partita.recipe.compose import preset_values
 from partita.recipe.plan import load_recipe
@@ -55,7 +55,7 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
     words, clap = t5_checkpoint("relu", TEXTS), tmp_path_factory.mktemp("clap")
     words_tower = {"width": 16, "depth": 1, "num_heads": 2, "vocabulary": 64}
     towers = {"width": 8, "depths": [1, 1, 1, 1], "dim": 8}
-    joint = CLAP(**towers, text=TextTower(**words_tower))
+    joint = CLAP(**towers, text=RobertaShape(**words_tower))
     joint.tokenizer = AutoTokenizer.from_pretrained(words)
     joint.save(clap)
     embedding = {"name": "clap", "weights": str(clap), "text": words_tower, **towers}

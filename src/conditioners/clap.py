@@ -39,7 +39,7 @@ SIZES = {"tiny": _Size(96, (2, 2, 6, 2)), "base": _Size(128, (2, 2, 12, 2)), "la
 
 
 @dataclass(frozen=True)
-class TextTower:
+class RobertaShape:
     """Sizes of the RoBERTa text encoder of CLAP.
 
     Args:
@@ -104,7 +104,7 @@ class CLAP(JointConditioner):
         dim: int = 512,
         width: int | None = None,
         depths: tuple[int, ...] | None = None,
-        text: TextTower = TextTower(),
+        text: RobertaShape = RobertaShape(),
         inputs: tuple[str, ...] = ("text",),
     ) -> None:
         super().__init__(inputs)

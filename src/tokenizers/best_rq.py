@@ -53,7 +53,7 @@ class MelInput:
 
 
 @dataclass(frozen=True)
-class EncoderShape:
+class ConformerShape:
     """Shape of the network: convolutions that subsample the spectrum, and a Conformer with rotary positions.
 
     Args:
@@ -118,7 +118,7 @@ class RandomTargets:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
-SPECTRUM, ENCODER, MASKING, TARGETS = MelInput(), EncoderShape(), Masking(), RandomTargets()
+SPECTRUM, ENCODER, MASKING, TARGETS = MelInput(), ConformerShape(), Masking(), RandomTargets()
 
 
 @register("tokenizer", "best-rq")
@@ -160,7 +160,7 @@ class BestRQ(Tokenizer):
         frame_rate: float = 25.0,
         layer: int | None = None,
         spectrum: MelInput = SPECTRUM,
-        encoder: EncoderShape = ENCODER,
+        encoder: ConformerShape = ENCODER,
         masking: Masking = MASKING,
         targets: RandomTargets = TARGETS,
         windows: Windows = WINDOWS,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from partita.conditioners.clap import CLAP, TextTower
+from partita.conditioners.clap import CLAP, RobertaShape
 from partita.core.part import Part
 from partita.errors import PartitaError
 from toys import told
@@ -16,7 +16,7 @@ SHAPE = {
     "width": 8,
     "depths": (1, 1, 2, 1),
     "dim": 8,
-    "text": TextTower(width=16, feed_forward_width=24, depth=2, num_heads=2, vocabulary=300),
+    "text": RobertaShape(width=16, feed_forward_width=24, depth=2, num_heads=2, vocabulary=300),
 }
 TEXTS = ["slow chorale for church organ", "flute", "a fast waltz"]
 RATE = 48000

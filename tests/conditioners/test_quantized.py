@@ -6,8 +6,9 @@ import torch
 from joint_toys import NAMES, RATE, clips, minute, tone
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
 
-from partita.conditioners.clap import CLAP, TextTower
+from partita.conditioners.clap import CLAP, RobertaShape
 from partita.conditioners.lookup import Lookup
 from partita.conditioners.quantized import Quantized
 from partita.core.contracts import Clip, Condition, Given
@@ -137,10 +138,9 @@ def test_saved_it_loads_alone(part, tmp_path):
 
 
 def test_codes_of_clap_by_one_word(t5_checkpoint, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    words = TextTower(width=16, feed_forward_width=24, depth=1, num_heads=2, vocabulary=64)
+    words = RobertaShape(width=16, feed_forward_width=24, depth=1, num_heads=2, vocabulary=64)
     clap = CLAP(width=8, depths=(1, 1, 1, 1), dim=8, text=words)
-    clap.tokenizer = transformers.AutoTokenizer.from_pretrained(t5_checkpoint("relu", NAMES))
+    clap.tokenizer = AutoTokenizer.from_pretrained(t5_checkpoint("relu", NAMES))
     part = quantized(embedding=clap)
     assert part.audio_format == (48000, 1)
     sound, read = Clip({"text": "flute"}, 0.5, torch.randn(1, 24000) * 0.1, 48000), Clip({"text": "flute"}, 0.5)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from partita.core.fit import Fit
 from partita.core.part import Part
 from partita.core.processes import end_batch, seed_batch
-from partita.tokenizers.best_rq import BestRQ, EncoderShape, Masking, MelInput, RandomTargets
+from partita.tokenizers.best_rq import BestRQ, ConformerShape, Masking, MelInput, RandomTargets
 from partita.tokenizers.encoding_windows import Windows
 from partita.tokenizers.kmeans import KMeans
 
@@ -26,7 +26,7 @@ def build(**options):
         "sample_rate": RATE,
         "frame_rate": RATE / FRAME,
         "spectrum": MelInput(bands=12, stack=2, overlap=3, updates=5),
-        "encoder": EncoderShape(width=32, depth=2, num_heads=2, kernel=7),
+        "encoder": ConformerShape(width=32, depth=2, num_heads=2, kernel=7),
         "masking": Masking(probability=0.03, seconds=0.2),
         "targets": RandomTargets(number=2, cardinality=64, dim=4),
     }
@@ -138,7 +138,7 @@ def test_targets_are_the_nearest_codes_to_random_projections(tmp_path):
 def test_overfits_two_clips():
     part = build(
         masking=Masking(probability=0.06, seconds=0.04),
-        encoder=EncoderShape(width=64, depth=1, num_heads=2, kernel=7),
+        encoder=ConformerShape(width=64, depth=1, num_heads=2, kernel=7),
     )
     audio = tones()
     metrics = train(part, audio, 300, lr=1e-2, warmup_steps=10)
@@ -213,7 +213,7 @@ def test_features_are_those_of_the_chosen_block():
     assert torch.equal(part.encode(audio), first.mT)
     part.layer = 2
     assert torch.equal(part.encode(audio), second.mT)
-    assert BestRQ(encoder=EncoderShape(width=8, depth=5, num_heads=2)).layer == 3
+    assert BestRQ(encoder=ConformerShape(width=8, depth=5, num_heads=2)).layer == 3
 
 
 def test_its_clusters_are_codes():
@@ -229,7 +229,7 @@ def test_its_clusters_are_codes():
 
 def test_trains_the_same_with_recomputed_blocks():
     shape = {"width": 32, "depth": 2, "num_heads": 2, "kernel": 7}
-    parts = [build(encoder=EncoderShape(**shape, checkpointing=again)) for again in (False, True)]
+    parts = [build(encoder=ConformerShape(**shape, checkpointing=again)) for again in (False, True)]
     for part in parts:
         torch.manual_seed(0)
         train(part, tones(), 3)
@@ -245,7 +245,7 @@ def test_trains_the_same_with_recomputed_blocks():
         ({"layer": 0}, "layer"),
         ({"spectrum": MelInput(f_min=3000, f_max=100)}, "bands go up"),
         ({"sample_rate": 0}, "sample_rate"),
-        ({"encoder": EncoderShape(width=30, depth=1, num_heads=4)}, "width"),
+        ({"encoder": ConformerShape(width=30, depth=1, num_heads=4)}, "width"),
     ],
 )
 def test_refuses_what_cannot_be(options, word):

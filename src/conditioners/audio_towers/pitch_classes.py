@@ -16,8 +16,8 @@ CLASSES = 12
 class PitchClasses(AudioTower):
     """A network of which neither transpositions nor octaves change the embedding, but for the edges of the spectrum.
 
-    It reads spectra in bands of equal width in octaves, from a multiple of an octave. The strongest
-    band of each pitch class in each of a few registers is kept. Convolutions over time and around the circle of the
+    It reads spectra in bands of equal width in octaves, which cover whole octaves. The strongest band of each pitch
+    class in each of a few registers is kept. Convolutions over time and around the circle of the
     twelve pitch classes follow. Their mean and maximum over time, and the mean of what they read, enter a layer that
     sees all pitch classes at once, relative to each. The mean and maximum over the pitch classes, at last, no longer
     depend on the key.

@@ -51,7 +51,7 @@ class ConditionDropout:
 
 
 OUTLINED = 64
-"""Number of positions, such as tokens of a text, that estimates assume for a condition."""
+"""Number of tokens, of a text or of codes, that estimates assume for a condition without a frame rate."""
 
 NO_DROPOUT = ConditionDropout()
 DEFAULT_DROPOUT = ConditionDropout(together=0.1)
@@ -169,7 +169,7 @@ class Generator(Part):
         return hidden_matrices(self, self.outer_layers)
 
     def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
-        """The loss of a batch under all conditions; those without a frame rate have :data:`OUTLINED` positions."""
+        """The loss of a batch under all conditions; those without a frame rate have :data:`OUTLINED` tokens."""
         target = self.target
         frames = target.frames(seconds)
 
@@ -179,7 +179,8 @@ class Generator(Part):
             conditions = {}
             for name, given in self.given.items():
                 spec = given.spec
-                length = OUTLINED if spec.frame_rate is None else max(1, round(spec.frame_rate * seconds))
+                outlined = OUTLINED // (spec.num_codebooks or 1)
+                length = max(1, outlined if spec.frame_rate is None else round(spec.frame_rate * seconds))
                 mask = torch.ones(examples, length, dtype=torch.bool)
                 if spec.dim is None:
                     codes = torch.zeros(examples, spec.num_codebooks or 1, length, dtype=torch.long)

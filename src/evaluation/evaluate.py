@@ -74,7 +74,8 @@ def evaluate(
         The content of ``evaluation.json``. ``request`` describes the clips; its ``pieces`` name the split, which is not
         ``test`` if the data has no test pieces. ``notes`` are warnings that readers of the scores must know.
         ``metrics`` holds the rows of all scores by name (see :mod:`partita.evaluation.rows`), and ``reading`` explains
-        them. ``conditions`` holds a :class:`~partita.training.condition_use.ConditionUse` for each stage and condition.
+        them. ``conditions`` holds a :class:`~partita.training.condition_use.ConditionUse` for each stage and condition,
+        and ``captions`` the text of each clip, in the order of the clips.
 
     Raises:
         PartitaError: The folder holds a different evaluation, the data cannot be used, or a requested score cannot be
@@ -136,6 +137,7 @@ def evaluate(
         "metrics": metrics,
         "reading": [text for name, rows in own.items() if rows and (text := scores[name].explanation(rows))],
         "conditions": [use.as_row() for use in uses],
+        "captions": [str(piece.fields.get("text") or "") for piece in pieces],
     }
     with replacing_file(folder / RESULTS) as new:
         new.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from .ablation_runs import (
     Run,
     dependencies,
     fingerprint,
+    identity_of,
     make_runs,
     recipe_of,
     standalone_parts,
@@ -147,8 +148,7 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
     for run in requested:
         part_tasks: dict[PartKey, Task] = {}
         for key in standalone_parts(run):
-            recipe = recipe_of(run, key)
-            task_key = fingerprint(recipe, key)
+            task_key = identity_of(run, key)
             if task_key not in tasks:
                 before = {name: part_tasks[name] for name in dependencies(run, key) if name in part_tasks}
                 tasks[task_key] = Task(
@@ -156,7 +156,7 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
                     "train",
                     f"{key} of {_title(run)}",
                     f"parts/{task_key}",
-                    _yaml(recipe),
+                    _yaml(recipe_of(run, key)),
                     key,
                     {name: other.folder for name, other in before.items()},
                     tuple(dict.fromkeys(other.key for other in before.values())),
@@ -254,10 +254,10 @@ def _measurements(requested: Sequence[Run], ablation: Ablation) -> dict[tuple[st
         first = replace(run, seed=0)
         for key in trained_parts(run):
             if "minutes" in ablation.budget.get(key.group, {}):
-                recipe = recipe_of(first, key)
-                task_key = f"measure-{fingerprint(recipe, key)}"
+                task_key = f"measure-{identity_of(first, key)}"
                 label = f"measuring {key} of {run.variant.title}"
-                tasks[run.folder, key] = Task(task_key, "measure", label, f"parts/{task_key}", _yaml(recipe), key)
+                recipe = _yaml(recipe_of(first, key))
+                tasks[run.folder, key] = Task(task_key, "measure", label, f"parts/{task_key}", recipe, key)
     return tasks
 
 

@@ -90,12 +90,12 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
 
 
 def standalone_parts(run: Run) -> dict[PartKey, Part]:
-    """Return the parts of a run that are trained or loaded on their own, by key.
+    """Return the parts of a run that are trained or loaded on their own, by key, also those inside others.
 
-    Conditioners that are trained with a stage and parts without weights are left out.
+    They are in the order of training. Conditioners that are trained with a stage and parts without weights are left out.
     """
     joint = {PartKey.of("conditioners", name) for stage in run.outline.stages.values() for name in stage.joint}
-    parts = run.outline.parts.items()
+    parts = run.outline.training_order.items()
     return {key: part for key, part in parts if key not in joint and not part.weightless}
 
 
@@ -114,15 +114,14 @@ def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Map
     """
     values = deepcopy(run.plan.values)
     for key in trained_parts(run):
-        group, name = key.group, key.name
-        unit, amount = next(iter(budget.get(group, {"": 0}).items()))
+        unit, amount = next(iter(budget.get(key.group, {"": 0}).items()))
         if unit == "tokens":
             amount /= tokens_per_step(run.outline, key)
         elif unit == "minutes" and seconds is not None:
             amount = amount * 60 / seconds[key]
         elif unit != "steps":
             continue
-        slot = values[group][name]["generator"] if group == "stages" else values[group][name]
+        slot = _slot(values, key)
         slot["fit"] = {**(slot.get("fit") or {}), "steps": max(1, round(amount))}
     if values == run.plan.values:
         return run
@@ -132,23 +131,22 @@ def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Map
 
 def tokens_per_step(system: System, key: PartKey) -> int:
     """Return the number of codes, or frames of latents, in one training step of a part in one process."""
-    group, name = key.group, key.name
-    fit = system.parts[key].fit_options
-    if group == "conditioners":
+    part: Any = system.training_order[key]
+    fit = part.fit_options
+    if key.group == "conditioners":
         raise PartitaError(f"{key} produces no tokens to count: give it a budget in steps or minutes")
-    spec = (
-        system.tokenizers[name].spec if group == "tokenizers" else system.catalog.target_spec(system.plan.stages[name])
-    )
-    seconds = fit.crop if group == "tokenizers" else system.plan.stages[name].window
+    stage = system.plan.stages.get(key.name) if key.group == "stages" else None
+    spec = part.spec if stage is None else system.catalog.target_spec(stage)
+    seconds = fit.crop if stage is None else stage.window
     return fit.examples * spec.frames(seconds) * (spec.num_codebooks or 1)
 
 
 def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
-    """Return the recipe of one part: the part with this key and everything that it depends on.
+    """Return the recipe of one part: the part with this key, what it is inside, and everything that it depends on.
 
-    Runs with equal recipes of a part share the part, so settings that affect only generation are left out.
+    Settings that affect only generation are left out.
     """
-    needed = set(_with_dependencies(run.outline, key))
+    needed = set(_with_dependencies(run.outline, [key, *key.around][-1]))
     values: dict[str, Any] = {}
     for group in GROUPS:
         slots = run.plan.values.get(group) or {}
@@ -162,12 +160,25 @@ def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
     return values | {"seed": run.seed if key in trained_parts(run) else 0}
 
 
+def identity_of(run: Run, key: PartKey) -> str:
+    """Return what identifies the training of a part: runs in which it is equal share the part.
+
+    For a part inside another one, this is its own slot, because what is around it has no influence on its training.
+    """
+    recipe = recipe_of(run, key)
+    if key.around:
+        common = {name: recipe[name] for name in ("data", "trainer", "seed") if name in recipe}
+        recipe = common | {"part": _slot(recipe, key)}
+    return fingerprint(recipe, key)
+
+
 def dependencies(run: Run, key: PartKey) -> list[PartKey]:
     """Return the keys of the parts that must be trained before ``key``, without those that are trained with it."""
     stages = {PartKey.of("stages", name): stage for name, stage in run.outline.stages.items()}
     own = {PartKey.of("conditioners", name) for name in stages[key].joint} if key in stages else set()
     needed = set(_with_dependencies(run.outline, key)) - own - {key}
-    return [f for f in run.outline.parts if f in needed]
+    trained_here = {key, *own}
+    return [f for f in run.outline.training_order if f in needed or trained_here & set(f.around)]
 
 
 def fingerprint(values: Mapping[str, Any], key: PartKey | None = None) -> str:
@@ -179,6 +190,15 @@ def fingerprint(values: Mapping[str, Any], key: PartKey | None = None) -> str:
         json.dumps(_canonical(values, ordered=False), default=str).encode(), digest_size=6
     ).hexdigest()
     return digest if key is None else f"{key.group}-{key.name}-{digest}"
+
+
+def _slot(values: Mapping[str, Any], key: PartKey) -> dict[str, Any]:
+    """Return the slot of a part in a resolved recipe."""
+    name, *inside = key.name.split(".")
+    slot = values[key.group][name]
+    for inner in ["generator"] * (key.group == "stages") + inside:
+        slot = slot[inner]
+    return slot  # type: ignore[no-any-return]
 
 
 def _canonical(value: Any, ordered: bool) -> Any:

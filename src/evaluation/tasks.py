@@ -145,7 +145,7 @@ def _wait(task: Task, root: Path) -> None:
 
 
 def _train(task: Task, root: Path) -> None:
-    train(_plan(task, root), root / task.folder)
+    train(_plan(task, root), root / task.folder, only=PartKey(task.part))
 
 
 def _measure(task: Task, root: Path) -> None:

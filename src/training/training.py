@@ -58,7 +58,7 @@ TOKENS = "tokens"
 """Folder of a run for the shards of its tokens."""
 
 
-def train(plan: Plan, run: str | Path) -> System:
+def train(plan: Plan, run: str | Path, only: PartKey | None = None) -> System:
     """Train every part of a system that has no weights, or resume an interrupted run.
 
     A part inside another one is trained before it, and stays in a folder of its own in the run. Each action is logged
@@ -67,6 +67,8 @@ def train(plan: Plan, run: str | Path) -> System:
     Args:
         plan: A checked recipe.
         run: Folder of the run, created if missing.
+        only: Key of the single part to train, which may be inside another one. What it depends on must be in the run or
+            have weights. ``None`` trains all parts.
 
     Raises:
         PartitaError: The folder holds a run of another recipe, another process is training there, the data is unusable,
@@ -82,15 +84,15 @@ def train(plan: Plan, run: str | Path) -> System:
             _claim(plan, run)
         connected = torch.distributed.is_initialized()
         with log_to_file(run / "logs" / "train.log"):
-            _train_parts(system, run)
+            _train_parts(system, run, only)
         # What follows, such as the report, is up to the first process: metrics would wait for the others, which end.
         if torch.distributed.is_initialized() and not connected:
             torch.distributed.destroy_process_group()
     return system
 
 
-def _train_parts(system: System, run: Path) -> None:
-    """Train the untrained parts, in a run folder that belongs to this recipe."""
+def _train_parts(system: System, run: Path, only: PartKey | None = None) -> None:
+    """Train the untrained parts, or one of them, in a run folder that belongs to this recipe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # skipped files are in the report
         system.source.setup()
@@ -139,7 +141,7 @@ def _train_parts(system: System, run: Path) -> None:
             raise PartitaError(f"{key}: {wrong}")
     source = None
     for key, part in system.training_order.items():
-        if key not in done and key not in joint:
+        if key not in done and key not in joint and only in (None, key):
             if key.group == "stages":
                 source = source or _stage_source(system, run)
             since = ", resuming from the last checkpoint" if checkpoint_path(run, key).exists() else ""
@@ -230,10 +232,7 @@ def _stage_source(system: System, run: Path) -> Source:
 
 def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) -> None:
     """Train one part from its last checkpoint, and save it with the conditioners that were trained with it."""
-    part = system.training_order[key]
-    part.train().train_only(part.fit_options.trainable)
-    if part.fit_options.trainable is None:
-        _freeze_inside(system, key)
+    part = _thawed(system, key)
     data, checkpoint = FitData(system, key, source), checkpoint_path(run, key)
     trainer = make_trainer(system.plan, part, key, run, data)
     check_nodes(trainer)
@@ -285,14 +284,20 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
     trainer.strategy.barrier()
 
 
-def _freeze_inside(system: System, key: PartKey) -> None:
-    """Freeze the parts inside a part, and inside the conditioners that are trained with it."""
-    joint = [PartKey.of("conditioners", name) for name in getattr(system.training_order[key], "joint", {})]
-    for outer in (key, *joint):
+def _thawed(system: System, key: PartKey) -> Part:
+    """Return a part ready to be trained: what is inside it, and inside conditioners trained with it, stays frozen.
+
+    ``fit.trainable`` can name parameters of inner parts all the same.
+    """
+    part = system.training_order[key]
+    part.train().train_only(part.fit_options.trainable)
+    joint = [PartKey.of("conditioners", name) for name in getattr(part, "joint", {})]
+    for outer in (key, *joint) if part.fit_options.trainable is None else ():
         for name in system.part_plan(outer).parts:
             inner = getattr(system.training_order[outer], name, None)
             if isinstance(inner, Part):
                 inner.eval().requires_grad_(False)
+    return part
 
 
 def _unsharded(system: System, key: PartKey) -> Part:
@@ -318,10 +323,8 @@ def seconds_per_step(plan: Plan, key: PartKey, *, steps: int = 24) -> float:
     for name, part in system.parts.items():
         if (weights := system.part_plan(name).weights) is not None:
             part.load_weights(weights)
-        if name != key:
-            part.eval().requires_grad_(False)
-    part = system.parts[key]
-    part.train_only(part.fit_options.trainable)
+        part.eval().requires_grad_(False)
+    part = _thawed(system, key)
     part.fit_options = replace(part.fit_options, steps=steps)
     with TemporaryDirectory() as run, warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore", UserWarning)

@@ -25,6 +25,7 @@ from partita.data.corpus import Corpus
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from partita.metrics.divergence import KLDivergence
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity
+from partita.metrics.instruments import InstrumentAgreement, InstrumentClassifier
 from partita.metrics.kernel import KernelDistance, Sample
 from partita.metrics.key_and_chords import ChordAgreement, KeyAgreement
 from partita.metrics.melody_similarity import MelodySimilarity
@@ -73,6 +74,8 @@ EXPECTED = {
     # fitted to one batch: coarse codes lie nearer the middle of all frames, and at the scale of the median distance
     # that makes up for what they lack (2.10, 2.05, 2.11, 2.17; at a quarter of that scale 1.0, 1.1, 1.5, 2.7).
     "KernelDistance": {"kad": Expected("up", 1.0, codec="no better")},
+    # half of the spectrum is enough to tell these instruments apart, at any speed
+    "InstrumentAgreement": {"instruments": Expected("down", 0.06, "no better", "no better", "no better", "same")},
     "KLDivergence": {name: Expected("up", 0.02) for name in ("kld", "kld_reverse", "kld_both")},
     "PairedCosine": {"cosine": Expected("down", 0.03)},
     "StyleNeighbors": {"common": Expected("down", 0.1), "overfit": Expected("down", 0.05)},
@@ -196,6 +199,9 @@ class Judge:
         self.database = self.embedded(known)
         names = [clip.fields["instruments"][0] for clip in training]
         self.classifier = LogisticRegression(C=0.01, max_iter=1000).fit(self.database.numpy(), names)
+        self.instruments = InstrumentClassifier(self.spec.sample_rate)
+        self.instruments.add(stacked(training), [clip.fields["instruments"] for clip in training])
+        self.instruments.fit()
         frames = known.flatten(0, 1)
         self.center, self.scale = frames.mean(0), frames.std(0)
         torch.manual_seed(0)
@@ -249,6 +255,10 @@ class Judge:
             "KernelDistance": (
                 KernelDistance(frames.shape[-1], reference=self.sample),
                 (frames.flatten(0, 1), sizes_of(frames)),
+            ),
+            "InstrumentAgreement": (
+                InstrumentAgreement(self.instruments.names),
+                (self.instruments(audio), [labels["instruments"] for labels in self.labels]),
             ),
             "KLDivergence": (KLDivergence(), (self.logits(frames), self.logits(self.clean_frames))),
             "PairedCosine": (PairedCosine(), (embedded, clean)),

@@ -62,8 +62,8 @@ def ablate(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Name or path of a recipe, or path of an ablation file (keys: recipe, vary, variants, set, budget, "
-            "evaluation).",
+            help="Name or path of a recipe, or of an ablation file (keys: recipe, vary, variants, set, budget, "
+            "evaluation); partita list ablation shows those that are packaged.",
             show_default=False,
         ),
     ],

@@ -25,7 +25,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[FAMILY[/NAME]]",
-            help="Family, part, preset, recipe, or fit (training options).",
+            help="Family, part, preset, recipe, ablation, or fit (training options).",
         ),
     ] = None,
 ) -> None:
@@ -34,10 +34,10 @@ def list_(
 
 
 def show(what: str | None, out: Console) -> None:
-    """Print all recipes, parts and presets, those of one family, the text of a recipe, or the arguments of one part.
+    """Print all recipes, parts and presets, those of one family, the text of a file, or the arguments of one part.
 
     Args:
-        what: A family, ``family/name``, a recipe or ``fit``. ``None`` prints everything.
+        what: A family, ``family/name``, a recipe, an ablation or ``fit``. ``None`` prints everything.
         out: Console to print to.
 
     Raises:
@@ -49,16 +49,21 @@ def show(what: str | None, out: Console) -> None:
     if what and (what.startswith("recipe/") or what in recipes()):
         out.print(find_recipe(what.removeprefix("recipe/")).read_text(encoding="utf-8"))
         return
+    if what and (path := find_preset("ablation", what.removeprefix("ablation/"))) is not None:
+        out.print(path.read_text(encoding="utf-8"))
+        return
     if what and "/" in what:
         _describe(out, *what.split("/", 1))
         return
-    if what and what not in (*REGISTERED, "recipe"):
+    if what and what not in (*REGISTERED, "recipe", "ablation"):
         everything = [f"{family}/{name}" for family in REGISTERED for name in (*presets(family), *names(family))]
         named = [name for name in everything if name.split("/")[1] == what]
-        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*REGISTERED, "recipe", "fit"])
+        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*REGISTERED, "recipe", "ablation", "fit"])
         raise PartitaError(f"no family {what!r}{hint}")
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())
+    if what in (None, "ablation"):
+        _table(out, "ablations", presets("ablation"))
     if what == "data":
         out.print("Several sources can be mixed with sampling weights: data: [chorales, {name: folder, …, weight: 2}]")
     for family in REGISTERED:

@@ -16,7 +16,7 @@ from ..core.registry import did_you_mean
 from ..core.schema import build, check
 from ..errors import PartitaError, Problem, RecipeError
 from ..limits import MOST_VARIANTS, TooMuch, beyond
-from ..recipe.recipe_files import find_recipe, read_values, read_yaml
+from ..recipe.recipe_files import find_ablation, read_values, read_yaml
 from ..recipe.slots import slot_name
 from ..recipe.tree import COMMAND_LINE
 from ..storage.files import kind
@@ -129,7 +129,7 @@ def read_ablation(
     """Read an ablation from a recipe or an ablation file, changed by command-line arguments.
 
     Args:
-        source: Name or path of a recipe, or path of a file with the keys of :class:`Ablation`.
+        source: Name or path of a recipe, or of a file with the keys of :class:`Ablation`.
         changes: Changes to the recipe. ``key=value`` sets a key in all variants, and ``key=a,b`` varies it.
         budget: Budgets as ``group.unit=amount``, or ``unit=amount`` for the stages.
         evaluation: Evaluation options that replace those of the file, by field of
@@ -139,7 +139,7 @@ def read_ablation(
         PartitaError: The file or an argument is invalid.
     """
     changes = [changes] if isinstance(changes, str) else changes
-    path = find_recipe(source)
+    path = find_ablation(source)
     values: dict[str, Any] = {"recipe": source}
     found = read_yaml(path)
     if "recipe" in found:

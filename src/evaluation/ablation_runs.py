@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
@@ -146,7 +146,12 @@ def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
 
     Settings that affect only generation are left out.
     """
-    needed = set(_with_dependencies(run.outline, [key, *key.around][-1]))
+    outermost = [key, *key.around][-1]
+    return _restricted(run, key, {outermost, *_with_generators(run.outline, outermost)})
+
+
+def _restricted(run: Run, key: PartKey, needed: Collection[PartKey]) -> dict[str, Any]:
+    """Return the recipe of a run with the parts with these keys only, to train the part ``key``."""
     values: dict[str, Any] = {}
     for group in GROUPS:
         slots = run.plan.values.get(group) or {}
@@ -163,13 +168,13 @@ def recipe_of(run: Run, key: PartKey) -> dict[str, Any]:
 def identity_of(run: Run, key: PartKey) -> str:
     """Return what identifies the training of a part: runs in which it is equal share the part.
 
-    For a part inside another one, this is its own slot, because what is around it has no influence on its training.
+    What has no influence on the training is left out: the parts around an inner part, and the stages that generate the
+    codes that another stage is given, because it is trained on codes of real clips.
     """
-    recipe = recipe_of(run, key)
-    if key.around:
-        common = {name: recipe[name] for name in ("data", "trainer", "seed") if name in recipe}
-        recipe = common | {"part": _slot(recipe, key)}
-    return fingerprint(recipe, key)
+    if not key.around:
+        return fingerprint(_restricted(run, key, set(_with_dependencies(run.outline, key))), key)
+    common = _restricted(run, key, ())
+    return fingerprint(common | {"part": _slot(run.plan.values, key)}, key)
 
 
 def dependencies(run: Run, key: PartKey) -> list[PartKey]:
@@ -216,7 +221,7 @@ def _as_override(value: Any) -> str:
 
 
 def _with_dependencies(system: System, key: PartKey) -> Iterator[PartKey]:
-    """Yield the key of a part and the keys of all parts that it depends on."""
+    """Yield the key of a part and the keys of all parts that its training depends on."""
     yield key
     group, name = key.group, key.name
     if group != "stages":
@@ -228,5 +233,12 @@ def _with_dependencies(system: System, key: PartKey) -> Iterator[PartKey]:
         for other, generator in system.stages.items():  # the stage that a conditioner is trained with comes first
             if given in generator.joint and other != name:
                 yield from _with_dependencies(system, PartKey.of("stages", other))
-    for other in stage.dependencies:
-        yield from _with_dependencies(system, PartKey.of("stages", other))
+    for output in stage.outputs.values():
+        yield from _with_dependencies(system, PartKey.of("stages", output.stage))
+
+
+def _with_generators(system: System, key: PartKey) -> Iterator[PartKey]:
+    """Yield the keys of all parts of the smallest valid recipe with a part: also the stages that generate its inputs."""
+    yield from _with_dependencies(system, key)
+    for other in system.plan.stages[key.name].dependencies if key.group == "stages" else ():
+        yield from _with_generators(system, PartKey.of("stages", other))

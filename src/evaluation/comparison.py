@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Example, RepresentationSpec
+from ..core.part_key import PartKey
+from ..data.base import Source
 from ..errors import PartitaError
 from ..system.mix import Mix
 from ..system.system import System
 from ..tokenizers.base import LatentView, Tokenizer
-from .embedders import Embedder, Embedders, batches
+from .embedders import Embedder, Embedders, batches, of_system
 from .evaluation_options import Evaluation
 from .pairing import other_pieces
 
@@ -36,6 +38,7 @@ class Comparison:
         options: Options of the evaluation.
         folder: Folder of the evaluation, in which a score can store files.
         embedders: Embedders that the scores share.
+        data: Source of the clips, if it is not that of the system.
     """
 
     system: System
@@ -45,12 +48,18 @@ class Comparison:
     options: Evaluation
     folder: Path
     embedders: Embedders = field(default_factory=Embedders)
+    data: Source | None = None
     _embedded: dict[tuple[Embedder, Clips], Tensor] = field(default_factory=dict)
 
     @property
     def spec(self) -> RepresentationSpec:
         """Sample rate and channels of all clips."""
         return self.system.output.spec
+
+    @property
+    def source(self) -> Source:
+        """The source of the clips, which also has training clips."""
+        return self.system.source if self.data is None else self.data
 
     @property
     def fields(self) -> list[dict[str, Any]]:
@@ -88,6 +97,14 @@ class Comparison:
         """Reconstructions of the real clips by the codec of the system's output, ``[N, C, T]``."""
         coded = [reconstruct(self.system.output, batch, self.system.device) for batch in batches(self.real)]
         return torch.cat(coded)
+
+    def embedder(self, slot: Any) -> Embedder:
+        """Return the embedder of a slot, which may be the key of a part of the system, such as ``conditioners/music``."""
+        if not of_system(slot):
+            return self.embedders.slot(slot)
+        if slot not in self.embedders:
+            self.embedders[slot] = Embedder(slot, self.system.parts[PartKey(slot)])
+        return self.embedders[slot]
 
     def embedded(self, embedder: Embedder, clips: Clips) -> Tensor:
         """Return embeddings ``[N, S, D]`` of one set of clips, which are computed only once."""

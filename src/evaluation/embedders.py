@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,11 +23,15 @@ from ..metrics.kernel import Sample
 from ..recipe.recipe_files import read_value
 from ..recipe.slots import slot_name
 from ..storage.cache import default_cache_dir
-from ..system.ready_parts import build_part
+from ..system.ready_parts import build_part, load_part
+from ..system.system import System
 from ..tokenizers.base import LatentView, Tokenizer
 
 BATCH_SIZE = 16
 """Number of clips that are embedded together."""
+
+OF_SYSTEM = re.compile(r"(tokenizers|conditioners)/[\w-]+")
+"""Key of a part of the evaluated system, as a slot."""
 
 log = logging.getLogger(__name__)
 
@@ -138,12 +143,31 @@ class Embedders(dict[str, Embedder]):
         return self[key]
 
 
+def of_system(slot: Any) -> bool:
+    """Return whether a slot is the key of a part of the evaluated system.
+
+    >>> of_system("conditioners/music"), of_system("clap-music"), of_system("runs/mine/conditioners/music")
+    (True, False, False)
+    """
+    return isinstance(slot, str) and OF_SYSTEM.fullmatch(slot) is not None
+
+
+def missing_part(slots: Sequence[Any], system: System) -> str | None:
+    """Return the reason if one of these slots is the key of a part that a system does not have."""
+    missing = [slot for slot in slots if of_system(slot) and slot not in system.parts]
+    if not missing:
+        return None
+    known = [key for key in system.parts if of_system(key)]
+    return f"this system has no {missing[0]}, but {', '.join(known)}"
+
+
 def read_embedder(slot: Any) -> Embedder:
     """Load an embedder with its weights.
 
     Args:
-        slot: Name of a tokenizer or conditioner, or a recipe slot (``{preset: …, weights: …}``) as a mapping or as
-            YAML. A tokenizer takes precedence over a conditioner with the same name.
+        slot: Name of a tokenizer or conditioner, the folder of a saved one (``runs/mine/conditioners/music``), or a
+            recipe slot (``{preset: …, weights: …}``) as a mapping or as YAML. A tokenizer takes precedence over a
+            conditioner with the same name.
 
     Raises:
         PartitaError: There is no such part, it has no weights, or it embeds no audio.
@@ -154,6 +178,8 @@ def read_embedder(slot: Any) -> Embedder:
         raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot: {error}") from None
     if not isinstance(slot, str | Mapping):
         raise PartitaError(f"expected the name of a tokenizer or conditioner, or a recipe slot, not {slot!r:.80}")
+    if isinstance(slot, str) and "/" in slot:
+        return Embedder(slot, load_part(slot), slot)
     part, weights = build_part(slot)
     return Embedder(slot_name(slot), part, weights)
 

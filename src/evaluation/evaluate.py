@@ -122,7 +122,7 @@ def evaluate(
         log.info(
             "fewer than %d clips: distances between distributions are unreliable; compare those of real clips", FEW
         )
-    comparison = Comparison(system, audio, pieces, reference, options, folder, embedders)
+    comparison = Comparison(system, audio, pieces, reference, options, folder, embedders, source)
     metrics = measure(scores, comparison)
     if any(stage.given for stage in system.stages.values()):
         log.info("use of conditions")

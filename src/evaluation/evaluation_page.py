@@ -9,10 +9,11 @@ from typing import Any
 import soundfile
 import torch
 
+from ..metrics.significance import p_relation
 from ..pages.page import clip_media, data_uri, write_page
 from ..pages.plots import png
 from .comparison import Comparison
-from .rows import Rows
+from .rows import Rows, below_required
 from .score import SUBJECTS, Score
 
 NUM_SHOWN = 6
@@ -46,7 +47,11 @@ def write_evaluation_page(
 
 def _section(name: str, folder: Path, metrics: Rows, scores: Mapping[str, Score]) -> dict[str, Any] | None:
     """Return the table of all rows with one subject, with texts and clips; ``None`` if there are no such rows."""
-    rows = {label: row for label, row in metrics.items() if row["subject"] == name}
+    rows = {
+        label: row | {"unreliable": below_required(row)} | ({"p_text": p_relation(row["p"])} if "p" in row else {})
+        for label, row in metrics.items()
+        if row["subject"] == name
+    }
     if not rows:
         return None
     texts, clips, plots = [SUBJECTS[name].note], [], []

@@ -17,6 +17,9 @@ A row has these keys if they apply:
 - ``real``: the score of real clips;
 - ``codec``: the score of real clips reconstructed by the system's codec, which stages can hardly surpass;
 - ``chance``: the score of clips that are unrelated to the prompt;
+- ``p``: the two-sided p-value of the difference between the score and that of the same clips with the prompts of other
+  pieces, by the exact sign-flip test over pieces;
+- ``required``: the score that real clips must reach for the row to be reliable;
 - ``beats_chance``: whether the whole interval is better than ``chance``. The key is missing if the value is better than
   ``chance`` but has no interval.
 """
@@ -89,6 +92,11 @@ def beats_chance(row: Mapping[str, Any]) -> bool | None:
     low, high = (row.get(bound, row["value"]) for bound in ("low", "high"))
     better = low > row["chance"] if row["better"] == "higher" else high < row["chance"]
     return better if not better or "low" in row else None
+
+
+def below_required(row: Mapping[str, Any]) -> bool:
+    """Return whether real clips do not reach the score that they must reach for the row to be reliable."""
+    return "required" in row and row["real"] < row["required"]
 
 
 def clips_text(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from ..core.console import columns
-from .rows import clips_text
+from ..metrics.significance import p_relation
+from .rows import below_required, clips_text
 from .score import SUBJECTS
 
 
@@ -28,6 +29,8 @@ def score_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, row in own.items():
             interval = f"{row['low']:.3f} – {row['high']:.3f}" if "low" in row else ""
             references = [f"{row[key]:.3f}" if key in row else "" for key in ("real", "codec", "chance")]
+            references[0] += f" (below {row['required']:g})" if below_required(row) else ""
             references[-1] += "" if row.get("beats_chance", True) else " (not beaten)"
+            references[-1] += f" (p {p_relation(row['p'])})" if "p" in row else ""
             table.add_row(name, f"{row['value']:.3f}", interval, *references, row["better"], clips_text(row))
     return table

@@ -30,6 +30,8 @@ _HOMES = {
     "FrechetDistance": "frechet",
     "FrechetInfinity": "frechet",
     "Gaussian": "gaussian",
+    "InstrumentAgreement": "instruments",
+    "InstrumentClassifier": "instruments",
     "KLDivergence": "divergence",
     "KernelDistance": "kernel",
     "KeyAgreement": "key_and_chords",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import PartitaError
-from .significance import jackknife, mean_interval, rate_interval
+from .significance import jackknife, mean_interval, rate_interval, sign_flip_test
 
 Pieces = Sequence[str | None] | None
 """Names of the pieces of clips, one per clip. A clip without a name is its own piece."""
@@ -86,6 +86,20 @@ def mean_over_pieces(
     }
 
 
+def sign_flip_over_pieces(differences: Tensor, pieces: Pieces) -> float:
+    """Return the two-sided p-value that paired values of clips are equal on average.
+
+    Under the null hypothesis, the differences of all clips of a piece are as likely with the opposite sign, as when a
+    score of clips with their own captions is compared with that of the same clips with captions of other pieces.
+
+    Args:
+        differences: Difference of the two values of each clip, ``[N]``.
+        pieces: Names of the clips' pieces. ``None`` takes each clip as its own piece.
+    """
+    numbers = piece_numbers(pieces, len(differences))
+    return sign_flip_test((membership(numbers) @ differences.double().cpu()).tolist())
+
+
 def check_confidence(confidence: float) -> None:
     """Raise ``ValueError`` for an invalid confidence level."""
     if not 0 < confidence < 1:
@@ -149,6 +163,12 @@ class ClipMeans(Gathered):
         self.sums.append(sums.detach().double())  # type: ignore[operator, union-attr]
         self.weights.append(weights.to(sums.device).double())  # type: ignore[operator, union-attr]
         self.pieces.append(numbers.to(sums.device))  # type: ignore[operator, union-attr]
+
+    @property
+    def values(self) -> Tensor:
+        """The mean of each clip and name ``[N, F]`` float64, in the order of the updates."""
+        sums, weights = self.rows("sums"), self.rows("weights")
+        return sums / weights.reshape(len(sums), -1)
 
     def compute(self) -> dict[str, Tensor]:
         """The mean of each name, float64, and its bounds ``…_low`` and ``…_high``, NaN for a single piece.

@@ -13,12 +13,17 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 
-def sign_flip_test(differences: Sequence[int]) -> float:
+GRID = 50_000
+"""Number of steps in the sum of absolute differences, to which those that are not whole numbers are rounded."""
+
+
+def sign_flip_test(differences: Sequence[float]) -> float:
     """Return the exact two-sided p-value that independent units favor neither side (Fisher's randomization test).
 
     Under the null hypothesis, each difference is equally likely with the opposite sign. The p-value is the fraction of
     all choices of signs whose sum is at least as far from zero as the observed sum, so it is at least ``2 / 2**units``.
-    If every difference is 1 or −1, this is the sign test.
+    If every difference is 1 or −1, this is the sign test. Differences that are not whole numbers are rounded to
+    1/50,000 of the sum of their sizes.
 
     Args:
         differences: Difference of each unit, such as the wins minus the losses of a listener.
@@ -26,14 +31,21 @@ def sign_flip_test(differences: Sequence[int]) -> float:
     Example:
         >>> sign_flip_test([3, 5, 2, 4])
         0.125
+        >>> sign_flip_test([0.3, 0.5, 0.2, 0.4])
+        0.125
     """
+    if not all(float(difference).is_integer() for difference in differences):
+        total = sum(abs(difference) for difference in differences)
+        differences = [GRID * difference / total for difference in differences]
+    steps = [round(difference) for difference in differences]
     chances = np.ones(1)  # probability of every sum, in ascending order
-    for size in (abs(difference) for difference in differences if difference):
-        either = np.zeros(2 * size + 1)
-        either[[0, -1]] += 0.5
-        chances = np.convolve(chances, either)
+    for size in (abs(step) for step in steps if step):
+        either = np.zeros(len(chances) + 2 * size)
+        either[: len(chances)] += chances / 2
+        either[2 * size :] += chances / 2
+        chances = either
     most = len(chances) // 2
-    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= abs(sum(differences))].sum()))
+    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= abs(sum(steps))].sum()))
 
 
 def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +130,16 @@ def holm(values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
         corrected[i] = highest
     return corrected
+
+
+def p_relation(value: float) -> str:
+    """Format a p-value with its relation.
+
+    >>> p_relation(0.0123), p_relation(1e-6)
+    ('= 0.0123', '< 0.0001')
+    """
+    text = p_text(value)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def p_text(value: float) -> str:

@@ -48,6 +48,17 @@ def find_recipe(name: str) -> Path:
     raise PartitaError(f"no recipe {name[:200]!r}{did_you_mean(name[:200], recipes())}")
 
 
+def find_ablation(name: str) -> Path:
+    """Return the file of an ablation or recipe, given a path or the name of a packaged ablation or recipe.
+
+    Raises:
+        PartitaError: There is no such file.
+    """
+    if not kind(name) and (path := find_preset("ablation", name)) is not None:
+        return path
+    return find_recipe(name)
+
+
 def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:
     """Return the file of a preset, beside the recipe or else packaged, or ``None`` if it does not exist."""
     if not re.fullmatch(r"[\w.-]+", name):

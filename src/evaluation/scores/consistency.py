@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...conditioners.joint import JointConditioner
+from ...core.part_key import PartKey
 from ...core.registry import register
+from ...metrics.piece_means import sign_flip_over_pieces
 from ...metrics.similarity import PairedCosine, clip_means
+from ...system.system import System
 from ..comparison import Clips, Comparison
-from ..embedders import Embedder, Embedders
+from ..embedders import Embedder, Embedders, missing_part, of_system
 from ..rows import Rows, make_row
 from ..score import Score
 
@@ -29,23 +33,33 @@ class Consistency(Score):
     The chance level is the mean over all pairs of a clip and another caption.
 
     Args:
-        conditioners: Joint conditioners (by name, or as recipe slots with ``weights``), such as ``clap-music``.
+        conditioners: Joint conditioners, such as ``clap-music``: by name, as recipe slots with ``weights``, as folders of
+            saved ones, or as keys of those of the system itself, such as ``conditioners/music``. If empty, all of the
+            system's own that read texts.
     """
 
     about: ClassVar = {
         "text–audio consistency": "Mean cosine similarity of clips and their captions in a joint embedding."
     }
-    runs_by_default = False
     needs_stages = True
     needs_inputs = frozenset({"text"})
 
-    def __init__(self, *, conditioners: tuple[Any, ...]) -> None:
+    def __init__(self, *, conditioners: tuple[Any, ...] = ()) -> None:
         self.conditioners = conditioners
 
     def load(self, embedders: Embedders) -> None:
         """Load the conditioners."""
         for slot in self.conditioners:
-            embedders.slot(slot).joint()
+            if not of_system(slot):
+                embedders.slot(slot).joint()
+
+    def obstacle(self, system: System) -> str | None:
+        """Return a reason if the system lacks a conditioner that is named, or has no joint conditioner of its own."""
+        if (reason := super().obstacle(system) or missing_part(self.conditioners, system)) is not None:
+            return reason
+        if not self.conditioners and not _own(system):
+            return "none of this system's conditioners embeds texts and audio in one space: name one, such as clap-music"
+        return None
 
     def measure(self, comparison: Comparison) -> Rows:
         """Return a row for each conditioner, measured on the clips whose pieces have a text."""
@@ -54,12 +68,21 @@ class Consistency(Score):
             log.info("no test piece has a text: text–audio consistency is not measured")
             return {}
         rows: Rows = {}
-        for slot in self.conditioners:
-            embedder = comparison.embedders.slot(slot)
+        for slot in self.conditioners or _own(comparison.system):
+            embedder = comparison.embedder(slot)
             name = f"text–audio consistency ({embedder.name})"
             log.info("%s", name)
             rows[name] = _cosines(comparison, embedder, texts)
         return rows
+
+
+def _own(system: System) -> list[str]:
+    """Return the keys of a system's conditioners that embed texts and audio in one space, or quantize such embeddings."""
+    return [
+        PartKey.of("conditioners", name)
+        for name, conditioner in system.conditioners.items()
+        if "text" in conditioner.inputs and any(isinstance(part, JointConditioner) for part in conditioner.modules())
+    ]
 
 
 def _cosines(comparison: Comparison, embedder: Embedder, texts: dict[int, str]) -> dict[str, Any]:
@@ -67,18 +90,23 @@ def _cosines(comparison: Comparison, embedder: Embedder, texts: dict[int, str]) 
     words, kept = embedder.embed_texts(list(texts.values())), torch.tensor(list(texts))
     pieces = [comparison.piece_ids[i] for i in texts]
 
-    def cosine(clips: Clips) -> dict[str, Tensor]:
+    def cosine(clips: Clips, captions: Tensor = words) -> PairedCosine:
         windows = comparison.embedded(embedder, clips)[kept]
         metric = PairedCosine()
         sizes = torch.full((len(windows),), windows.shape[1])
-        metric.update(words, windows.flatten(0, 1), second_sizes=sizes, pieces=pieces)
-        return metric.compute()
+        metric.update(captions, windows.flatten(0, 1), second_sizes=sizes, pieces=pieces)
+        return metric
 
     windows = comparison.embedded(embedder, "generated")[kept]
     means = clip_means(windows.flatten(0, 1), torch.full((len(windows),), windows.shape[1]))
     more: dict[str, Any] = {"fingerprint": embedder.fingerprint}
-    more |= {column: cosine(clips)["cosine"] for column, clips in COLUMNS.items()}
+    more |= {column: cosine(clips).compute()["cosine"] for column, clips in COLUMNS.items()}
     others = torch.tensor([[one != other for other in texts.values()] for one in texts.values()])
     if others.any():
         more["chance"] = (F.normalize(words.double()) @ F.normalize(means).T)[others].mean()
-    return make_row(cosine("generated"), "cosine", "higher", embedder.label, len(kept), **more)
+    generated = cosine("generated")
+    if shuffled := comparison.from_other_pieces(list(texts)):
+        order = {clip: row for row, clip in enumerate(texts)}
+        differences = generated.values - cosine("generated", words[[order[clip] for clip in shuffled]]).values
+        more["p"] = sign_flip_over_pieces(differences[:, 0], pieces)
+    return make_row(generated.compute(), "cosine", "higher", embedder.label, len(kept), **more)

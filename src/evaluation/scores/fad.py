@@ -12,8 +12,9 @@ from ...core.registry import register
 from ...errors import PartitaError
 from ...metrics.frechet import FrechetInfinity
 from ...metrics.kernel import KernelDistance
+from ...system.system import System
 from ..comparison import Clips, Comparison, piece_ids
-from ..embedders import Embedder, Embedders, read_reference
+from ..embedders import Embedder, Embedders, missing_part, of_system, read_reference
 from ..rows import Rows, make_row
 from ..score import Score
 
@@ -33,8 +34,9 @@ class FAD(Score):
     """Fréchet and kernel audio distances (FAD, FAD∞, KAD) to other real clips, in any embedding.
 
     Args:
-        embeddings: Tokenizers or joint conditioners, by name or as recipe slots with ``weights``, in whose latents or
-            embeddings distributions are compared.
+        embeddings: Tokenizers or joint conditioners, in whose latents or embeddings distributions are compared: by
+            name, as recipe slots with ``weights``, as folders of saved parts, or as keys of parts of the system itself,
+            such as ``conditioners/music``.
     """
 
     about: ClassVar = {
@@ -58,13 +60,18 @@ class FAD(Score):
     def load(self, embedders: Embedders) -> None:
         """Load the embeddings."""
         for slot in self.embeddings:
-            embedders.slot(slot)
+            if not of_system(slot):
+                embedders.slot(slot)
+
+    def obstacle(self, system: System) -> str | None:
+        """Return a reason if the system lacks a part that is named as an embedding."""
+        return super().obstacle(system) or missing_part(self.embeddings, system)
 
     def measure(self, comparison: Comparison) -> Rows:
         """Return up to three rows for each embedding; FAD∞ and KAD are left out if there are too few clips."""
         rows: Rows = {}
         for slot in self.embeddings:
-            rows |= _distances(comparison, comparison.embedders.slot(slot))
+            rows |= _distances(comparison, comparison.embedder(slot))
         return rows
 
 

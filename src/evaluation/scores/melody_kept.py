@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ...core.registry import register
 from ...metrics.melody_similarity import MelodySimilarity
+from ...metrics.piece_means import sign_flip_over_pieces
 from ..comparison import Comparison
 from ..embedders import batches
 from ..rows import Rows, make_row
@@ -37,14 +38,19 @@ class Melody(Score):
             return {}
         log.info("melody")
 
-        def similarity(pieces: Tensor) -> dict[str, Tensor]:
+        ids = [comparison.piece_ids[i] for i in having]
+
+        def similarity(pieces: Tensor) -> MelodySimilarity:
             metric = MelodySimilarity(comparison.spec.sample_rate)
-            ids = iter([comparison.piece_ids[i] for i in having])
+            names = iter(ids)
             for clip, piece in zip(batches(comparison.generated[having]), batches(pieces), strict=True):
-                metric.update(clip, piece, pieces=[next(ids) for _ in clip])
-            return metric.compute()
+                metric.update(clip, piece, pieces=[next(names) for _ in clip])
+            return metric
 
         others = comparison.from_other_pieces(having)
-        more = {"chance": similarity(comparison.real[others])["chroma_cosine"]} if others else {}
-        found = similarity(comparison.real[having])
-        return {"melody kept": make_row(found, "chroma_cosine", "higher", "chroma", len(having), **more)}
+        found, more = similarity(comparison.real[having]), dict[str, Any]()
+        if others:
+            shuffled = similarity(comparison.real[others])
+            more["chance"] = shuffled.compute()["chroma_cosine"]
+            more["p"] = sign_flip_over_pieces((found.values - shuffled.values)[:, 0], ids)
+        return {"melody kept": make_row(found.compute(), "chroma_cosine", "higher", "chroma", len(having), **more)}

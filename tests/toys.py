@@ -66,6 +66,47 @@ class ToySines(Source):
         )
 
 
+@register("tokenizer", "toy-encoder")
+class ToyEncoder(Tokenizer):
+    """A linear layer over frames of samples, which learns to reconstruct them."""
+
+    def __init__(self, *, dim: int = 3):
+        super().__init__()
+        self.down, self.up = nn.Linear(100, dim), nn.Linear(dim, 100)
+
+    @property
+    def spec(self):
+        return RepresentationSpec(4000, 1, 40, dim=self.down.out_features)
+
+    def encode(self, audio):
+        frames = F.pad(audio[:, 0], (0, -audio.shape[-1] % 100)).unflatten(-1, (-1, 100))
+        return self.down(frames).mT
+
+    def decode(self, representation):
+        return self.up(representation.mT).flatten(1)[:, None]
+
+    def training_step(self, batch, batch_idx):
+        loss = (self.decode(self.encode(batch["audio"])) - batch["audio"]).square().mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return self.fit_options.make_optimizer(self.parameters())
+
+
+@register("tokenizer", "toy-outer")
+class ToyOuter(ToyEncoder):
+    """An encoder of what another one reconstructs, whose optimizer gets all parameters."""
+
+    def __init__(self, *, inner: Tokenizer, dim: int = 3):
+        super().__init__(dim=dim)
+        self.inner = inner
+
+    def encode(self, audio):
+        assert not self.inner.training
+        return super().encode(self.inner.decode(self.inner.encode(audio)))
+
+
 @register("tokenizer", "toy-codec")
 class ToyCodec(Tokenizer):
     """Frames of samples, squeezed by a learned gain and rounded to levels.

@@ -58,7 +58,9 @@ def show(what: str | None, out: Console) -> None:
     if what and what not in (*REGISTERED, "recipe", "ablation"):
         everything = [f"{family}/{name}" for family in REGISTERED for name in (*presets(family), *names(family))]
         named = [name for name in everything if name.split("/")[1] == what]
-        hint = did_you_mean(named[0], named) if named else did_you_mean(what, [*REGISTERED, "recipe", "ablation", "fit"])
+        hint = (
+            did_you_mean(named[0], named) if named else did_you_mean(what, [*REGISTERED, "recipe", "ablation", "fit"])
+        )
         raise PartitaError(f"no family {what!r}{hint}")
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())

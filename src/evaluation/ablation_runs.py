@@ -92,7 +92,7 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
 def standalone_parts(run: Run) -> dict[PartKey, Part]:
     """Return the parts of a run that are trained or loaded on their own, by key, also those inside others.
 
-    They are in the order of training. Conditioners that are trained with a stage and parts without weights are left out.
+    In the order of training. Conditioners that are trained with a stage and parts without weights are left out.
     """
     joint = {PartKey.of("conditioners", name) for stage in run.outline.stages.values() for name in stage.joint}
     parts = run.outline.training_order.items()
@@ -238,7 +238,7 @@ def _with_dependencies(system: System, key: PartKey) -> Iterator[PartKey]:
 
 
 def _with_generators(system: System, key: PartKey) -> Iterator[PartKey]:
-    """Yield the keys of all parts of the smallest valid recipe with a part: also the stages that generate its inputs."""
+    """Yield the keys of all parts of the smallest valid recipe with a part: also stages that generate its inputs."""
     yield from _with_dependencies(system, key)
     for other in system.plan.stages[key.name].dependencies if key.group == "stages" else ():
         yield from _with_generators(system, PartKey.of("stages", other))

@@ -99,7 +99,7 @@ class Comparison:
         return torch.cat(coded)
 
     def embedder(self, slot: Any) -> Embedder:
-        """Return the embedder of a slot, which may be the key of a part of the system, such as ``conditioners/music``."""
+        """Return the embedder of a slot, or of the key of a part of the system, such as ``conditioners/music``."""
         if not of_system(slot):
             return self.embedders.slot(slot)
         if slot not in self.embedders:

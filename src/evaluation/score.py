@@ -38,8 +38,8 @@ SUBJECTS = {
         "generated",
         "“Real clips, coded” are real clips reconstructed by this system's codec, whose scores the stages can hardly "
         "surpass. “Chance” compares clips with unrelated prompts or labels; it is not beaten if it lies within the "
-        "interval or on its better side. p is the p-value of the difference between clips with their own prompts and with "
-        "those of other pieces (sign-flip test over pieces). A cell is empty if there is no such number.",
+        "interval or on its better side. p is the p-value of the difference between clips with their own prompts and "
+        "with those of other pieces (sign-flip test over pieces). A cell is empty if there is no such number.",
     ),
     "codec": Subject(
         "The codec", "reconstructed", "Measured on real clips. “Chance” is the best sound that is constant over time."

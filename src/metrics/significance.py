@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-
 GRID = 50_000
 """Number of steps in the sum of absolute differences, to which those that are not whole numbers are rounded."""
 

@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import torch
 import yaml
 
 from ablation_toys import Here, study
@@ -13,7 +14,8 @@ from partita.evaluation.ablation import read_ablation
 from partita.evaluation.ablation_runs import fingerprint, make_runs, recipe_of, tokens_per_step
 from partita.recipe.plan import load_recipe
 from partita.training import callbacks
-from partita.training.training import seconds_per_step
+from partita.training.training import seconds_per_step, train
+from saved_systems import weights
 from toys import ToyBigram
 
 
@@ -96,3 +98,46 @@ def test_a_step_is_timed(toy_recipe, monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: steps * 0.5, monotonic=time.monotonic)
     monkeypatch.setattr(callbacks, "time", clock)
     assert seconds_per_step(load_recipe(toy_recipe), PartKey("stages/main")) == 0.5
+
+
+INNER = PartKey("tokenizers/semantic.features")
+
+
+def test_a_part_inside_others_is_trained_once_whatever_is_around_it():
+    ablation = read_ablation("musiclm-tiny", ["tokenizers.semantic.cardinality=256,128"])
+    found, _ = make_runs(ablation)
+    planned = plan_tasks(found, ablation)
+    trainings = [task.part for task in planned if task.kind == "train"]
+    counts = {part: trainings.count(part) for part in trainings}
+    assert counts[INNER] == counts["conditioners/music.embedding"] == counts["conditioners/music"] == 1
+    assert counts["tokenizers/semantic"] == counts["stages/semantic"] == 2
+    assert counts["stages/fine"] == 1  # it is trained on codes of real clips, whoever generates the coarse ones later
+    outer = [task for task in planned if task.part == "tokenizers/semantic"]
+    assert {task.parts[INNER] for task in outer} == {next(t.folder for t in planned if t.part == INNER)}
+
+
+def test_a_budget_reaches_parts_inside_others():
+    found, _ = make_runs(read_ablation("musiclm-tiny", budget=["tokenizers.steps=7", "conditioners.steps=5"]))
+    order = found[0].outline.training_order
+    assert order[INNER].fit_options.steps == order[PartKey("tokenizers/semantic")].fit_options.steps == 7
+    assert order[PartKey("conditioners/music.embedding")].fit_options.steps == 5
+    tokens, _ = make_runs(read_ablation("musiclm-tiny", budget=["tokenizers.tokens=16000"]))
+    # eight clips of eight seconds, 12.5 frames each
+    assert tokens[0].outline.training_order[INNER].fit_options.steps == 16000 / (8 * 8 * 12.5)
+
+
+def test_shared_inner_parts_are_those_that_train_makes(toy_recipe, tmp_path):
+    fit = "fit: {steps: 3, batch_size: 2, crop: 0.5}"
+    codec = f"{{name: toy-outer, inner: {{name: toy-encoder, {fit}}}, {fit}}}"
+    toy_recipe.write_text(f"tokenizers: {{acoustic: {codec}}}\ndata: toy-sines\ntrainer: {{logger: csv}}\n")
+    root, inner = tmp_path / "out", "tokenizers/acoustic.inner/model.safetensors"
+    ablation = study(toy_recipe, "tokenizers.acoustic.dim=3,2")
+    ablation.evaluation.scores["fad"] = False
+    assert ablate(ablation, root, launcher=Here(root)) == {}
+    train(load_recipe(toy_recipe), tmp_path / "alone")
+    alone = {name: w for (file, name), w in weights(tmp_path / "alone").items() if file == inner}
+    assert len(list(root.glob("parts/tokenizers-acoustic.inner-*"))) == 1
+    for run in root.glob("variants/*/seed-0"):
+        mine = {name: w for (file, name), w in weights(run).items() if file == inner}
+        assert mine.keys() == alone.keys()
+        assert all(torch.equal(alone[name], w) for name, w in mine.items())

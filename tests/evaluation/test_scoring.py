@@ -3,7 +3,9 @@
 import pytest
 
 from evaluation_toys import FEW, JOINT, scored
+from partita.errors import PartitaError
 from partita.evaluation.evaluate import evaluate
+from partita.evaluation.scores.instruments import Instruments
 
 
 def test_a_classifier_hears_who_does_as_told(run, singer):
@@ -24,6 +26,34 @@ def test_captions_and_clips_are_compared_in_one_space(run, singer, joint):
     assert good["value"] == pytest.approx(good["real"], abs=0.02)
     assert good["chance"] < 0.1
     assert bad["value"] < 0.7 < bad["real"]
+
+
+def test_a_system_is_measured_by_its_own_joint_conditioner(run, singer):
+    """Unless another one is named; a system without one has no such score, and says so if it is asked for."""
+    own = evaluate(singer, options=FEW)["metrics"]["text–audio consistency (conditioners/text)"]
+    assert own["value"] > 0.95
+    assert own["p"] == 2 / 2**5  # the smallest that five pieces allow
+    assert not any("consistency" in name for name in evaluate(run, options=FEW)["metrics"])
+    with pytest.raises(PartitaError, match="embeds texts and audio in one space: name one"):
+        evaluate(run, options=scored(consistency=True))
+
+
+def test_distances_in_parts_of_the_system_and_in_folders(singer):
+    folder = f"{singer}/conditioners/text"
+    rows = evaluate(singer, options=scored(fad={"embeddings": ["conditioners/text", folder]}))["metrics"]
+    assert rows["FAD (conditioners/text)"]["value"] == pytest.approx(rows[f"FAD ({folder})"]["value"])
+    with pytest.raises(PartitaError, match=r"this system has no conditioners/tekst, but tokenizers/acoustic"):
+        evaluate(singer, options=scored(fad={"embeddings": ["conditioners/tekst"]}))
+
+
+def test_a_classifier_that_mistakes_real_clips_is_not_reliable():
+    row = {"value": 0.8, "real": 0.85, "required": 0.9, "reference_clips": 256}
+    assert (
+        Instruments()
+        .explanation({"right instruments": row})
+        .endswith("less than 90 %: “right instruments” is not reliable.")
+    )
+    assert "not reliable" not in Instruments().explanation({"right instruments": row | {"real": 0.95}})
 
 
 def test_the_melody_is_compared_where_it_was_told(other, run):

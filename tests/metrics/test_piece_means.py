@@ -1,10 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, ttest_1samp
 
 from partita.errors import PartitaError
-from partita.metrics.piece_means import mean_over_pieces, membership, piece_numbers
+from partita.metrics.piece_means import mean_over_pieces, membership, piece_numbers, sign_flip_over_pieces
 from partita.metrics.significance import jackknife, mean_interval, rate_interval
 from partita.metrics.similarity import PairedCosine
 
@@ -130,3 +132,14 @@ def test_jackknife_is_that_of_the_mean_and_the_variance():
     assert jackknife(values.var(0), [left.var(0) for left in without])[0] == pytest.approx(values.var(0, ddof=1))
     assert np.isnan(mean_interval(*jackknife(1.0, [1.0]), 1)).all()
     assert np.isnan(rate_interval(0.5, np.nan, 1)).all()
+
+
+def test_pieces_rather_than_clips_tell_whether_values_differ():
+    """Ten clips of two pieces are two answers, so the smallest p-value is a half; of ten pieces, it is 2 / 2^10."""
+    differences = torch.linspace(0.2, 0.7, 10)
+    assert sign_flip_over_pieces(differences, ["a", "b"] * 5) == 0.5
+    assert sign_flip_over_pieces(differences, None) == 2 / 2**10
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=10)))
+    mixed = differences * torch.tensor([1, -1, 1, 1, 1, -1, 1, 1, -1, 1])
+    exact = ((signs @ differences).abs() >= mixed.sum().abs() - 1e-4).float().mean()
+    assert sign_flip_over_pieces(mixed, None) == pytest.approx(float(exact), abs=0.005)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import partita
 from partita.conditioners.base import Conditioner
-from partita.core.contracts import Condition, ConditionSpec, RepresentationSpec
+from partita.core.contracts import Condition, ConditionSpec
 from partita.core.part_key import PartKey
 from partita.core.registry import register
 from partita.errors import PartitaError
@@ -18,49 +18,9 @@ from partita.tokenizers.base import Tokenizer
 from partita.training.callbacks import Reseed
 from partita.training.training import train
 from saved_systems import same, weights
+from toys import ToyEncoder, ToyOuter
 
 ENCODER = PartKey("tokenizers/semantic.features")
-
-
-@register("tokenizer", "toy-encoder")
-class ToyEncoder(Tokenizer):
-    """A linear layer over frames of samples, which learns to reconstruct them."""
-
-    def __init__(self, *, dim: int = 3):
-        super().__init__()
-        self.down, self.up = nn.Linear(100, dim), nn.Linear(dim, 100)
-
-    @property
-    def spec(self):
-        return RepresentationSpec(4000, 1, 40, dim=self.down.out_features)
-
-    def encode(self, audio):
-        frames = F.pad(audio[:, 0], (0, -audio.shape[-1] % 100)).unflatten(-1, (-1, 100))
-        return self.down(frames).mT
-
-    def decode(self, representation):
-        return self.up(representation.mT).flatten(1)[:, None]
-
-    def training_step(self, batch, batch_idx):
-        loss = (self.decode(self.encode(batch["audio"])) - batch["audio"]).square().mean()
-        self.log("train/loss", loss)
-        return loss
-
-    def configure_optimizers(self):
-        return self.fit_options.make_optimizer(self.parameters())
-
-
-@register("tokenizer", "toy-outer")
-class ToyOuter(ToyEncoder):
-    """An encoder of what another one reconstructs, whose optimizer gets all parameters."""
-
-    def __init__(self, *, inner: Tokenizer, dim: int = 3):
-        super().__init__(dim=dim)
-        self.inner = inner
-
-    def encode(self, audio):
-        assert not self.inner.training
-        return super().encode(self.inner.decode(self.inner.encode(audio)))
 
 
 @register("conditioner", "toy-hum")

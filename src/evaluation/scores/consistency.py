@@ -33,8 +33,8 @@ class Consistency(Score):
     The chance level is the mean over all pairs of a clip and another caption.
 
     Args:
-        conditioners: Joint conditioners, such as ``clap-music``: by name, as recipe slots with ``weights``, as folders of
-            saved ones, or as keys of those of the system itself, such as ``conditioners/music``. If empty, all of the
+        conditioners: Joint conditioners, such as ``clap-music``: by name, as recipe slots with ``weights``, as folders
+            of saved ones, or as keys of those of the system itself, such as ``conditioners/music``. If empty, all the
             system's own that read texts.
     """
 
@@ -58,7 +58,9 @@ class Consistency(Score):
         if (reason := super().obstacle(system) or missing_part(self.conditioners, system)) is not None:
             return reason
         if not self.conditioners and not _own(system):
-            return "none of this system's conditioners embeds texts and audio in one space: name one, such as clap-music"
+            return (
+                "none of this system's conditioners embeds texts and audio in one space: name one, such as clap-music"
+            )
         return None
 
     def measure(self, comparison: Comparison) -> Rows:
@@ -77,7 +79,7 @@ class Consistency(Score):
 
 
 def _own(system: System) -> list[str]:
-    """Return the keys of a system's conditioners that embed texts and audio in one space, or quantize such embeddings."""
+    """Return the keys of a system's conditioners that embed texts and audio in one space, or quantize such ones."""
     return [
         PartKey.of("conditioners", name)
         for name, conditioner in system.conditioners.items()

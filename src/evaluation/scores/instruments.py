@@ -102,8 +102,8 @@ class Instruments(Score):
         """Return sentences on the classifier and, if it is not reliable, a warning."""
         row = rows["right instruments"]
         text = (
-            f"A classifier that was fitted to {row['reference_clips']} real training clips and to their reconstructions "
-            f"by the codec is right on {100 * row['real']:.0f} % of the real test clips."
+            f"A classifier that was fitted to {row['reference_clips']} real training clips and to their "
+            f"reconstructions by the codec is right on {100 * row['real']:.0f} % of the real test clips."
         )
         if row["real"] >= row["required"]:
             return text

@@ -25,7 +25,7 @@ from partita.data.corpus import Corpus
 from partita.metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from partita.metrics.divergence import KLDivergence
 from partita.metrics.frechet import FrechetDistance, FrechetInfinity
-from partita.metrics.instruments import InstrumentAgreement, InstrumentClassifier
+from partita.metrics.instrument_agreement import InstrumentAgreement, InstrumentClassifier
 from partita.metrics.kernel import KernelDistance, Sample
 from partita.metrics.key_and_chords import ChordAgreement, KeyAgreement
 from partita.metrics.melody_similarity import MelodySimilarity

@@ -34,6 +34,7 @@ from partita.core.registry import UnknownName
 from partita.data.annotations import FILE_KEYS, parse_row, read_manifest
 from partita.errors import PartitaError
 from partita.evaluation.ablation_runs import make_runs
+from partita.evaluation.embedders import of_system
 from partita.evaluation.evaluation_options import Evaluation
 from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
@@ -111,7 +112,7 @@ def check_scores(wanted, left_out):
     for choice in Evaluation(scores=options.chosen()).scores.values():
         values = choice.values() if isinstance(choice, Mapping) else ()
         for slot in chain(*(value for value in values if isinstance(value, list | tuple))):
-            if not isinstance(slot, int | float):
+            if not isinstance(slot, int | float) and not of_system(slot):
                 check_slot(slot)
 
 

@@ -200,10 +200,10 @@ def fingerprint(values: Mapping[str, Any], key: PartKey | None = None) -> str:
 def _slot(values: Mapping[str, Any], key: PartKey) -> dict[str, Any]:
     """Return the slot of a part in a resolved recipe."""
     name, *inside = key.name.split(".")
-    slot = values[key.group][name]
+    slot: dict[str, Any] = values[key.group][name]
     for inner in ["generator"] * (key.group == "stages") + inside:
         slot = slot[inner]
-    return slot  # type: ignore[no-any-return]
+    return slot
 
 
 def _canonical(value: Any, ordered: bool) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from evaluation_toys import FEW, JOINT, scored
 from partita.errors import PartitaError
 from partita.evaluation.evaluate import evaluate
-from partita.evaluation.scores.instruments import Instruments
+from partita.evaluation.scores.instruments_heard import Instruments
 
 
 def test_a_classifier_hears_who_does_as_told(run, singer):

@@ -80,7 +80,7 @@ class InstrumentClassifier:
             return total
 
         with torch.inference_mode(False), torch.enable_grad():
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            optimizer.step(loss)
         self._weights, self._offsets = weights.detach(), offsets.detach()
         return self
 

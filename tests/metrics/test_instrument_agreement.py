@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from partita.errors import PartitaError
-from partita.metrics.instruments import InstrumentAgreement, InstrumentClassifier
+from partita.metrics.instrument_agreement import InstrumentAgreement, InstrumentClassifier
 
 RATE = 16000
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.registry import register
 from ...data.examples import Examples
 from ...errors import PartitaError
-from ...metrics.instruments import InstrumentAgreement, InstrumentClassifier
+from ...metrics.instrument_agreement import InstrumentAgreement, InstrumentClassifier
 from ...metrics.piece_means import sign_flip_over_pieces
 from ..comparison import Comparison, reconstruct
 from ..embedders import BATCH_SIZE, batches
@@ -124,10 +124,10 @@ class Instruments(Score):
         classifier = InstrumentClassifier(spec.sample_rate)
         for start in range(0, len(examples), BATCH_SIZE):
             clips = [examples[i] for i in range(start, min(start + BATCH_SIZE, len(examples)))]
-            known = [(clip.audio, names) for clip in clips if (names := _instruments(clip.fields))]
+            known = [clip for clip in clips if _instruments(clip.fields)]
             if not known:
                 continue
-            audio, names = torch.stack([audio for audio, _ in known]), [names for _, names in known]
+            audio, names = torch.stack([clip.audio for clip in known]), [_instruments(clip.fields) for clip in known]
             classifier.add(audio, names)
             classifier.add(reconstruct(comparison.system.output, audio, comparison.system.device), names)
         return classifier.fit()

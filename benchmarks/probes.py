@@ -2,13 +2,13 @@
 
     python benchmarks/probes.py RUN/tokenizers/acoustic RUN/tokenizers/semantic
 
-The tokens are those of the first codebook of each tokenizer, a saved part or a preset. A probe is a multinomial
-logistic regression on how often each token occurs around a moment: in the frame itself, within 0.2 s and within 0.8 s.
+The tokens are those of the first codebook of each tokenizer, a trained part or a preset with weights. A probe is a
+multinomial logistic regression on how often each token occurs around a moment: in the frame itself, within 0.2 s and within 0.8 s.
 It predicts the chord (24 major and minor chords) and the melody (12 pitch classes) twice a second, and the key (24)
-from all tokens of a clip. Probes are fitted on clips of the corpus's training pieces and evaluated on its test and
+from all tokens of a clip. Probes are fitted on clips of the data's training pieces and evaluated on its test and
 validation pieces. The gain is the accuracy above that of the most frequent class. Per kbit, it is divided by the
 entropy of the tokens times their rate, in kbit/s. Intervals of 95 % come from a bootstrap over pieces;
-differences are paired with the first tokenizer.
+differences are paired with the first tokenizer. The data are a preset of the corpus: other data have no such labels.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from torch.nn import functional as F
 import partita
 from partita.core.contracts import Example
 from partita.core.harmony import MODES, PITCH_CLASSES, QUALITIES, key_name
-from partita.data.corpus import Corpus
+from partita.core.registry import lookup
+from partita.core.schema import build
+from partita.data.base import Source
 from partita.data.examples import Examples
 from partita.data.splits import Split
+from partita.errors import PartitaError
+from partita.recipe.compose import preset_values
 from partita.tokenizers.base import Tokenizer
 
 SECONDS = 10.0
@@ -62,10 +66,23 @@ class Moments:
     label: np.ndarray
 
 
-def clips_of(splits: Sequence[Split], number: int, seed: int, sample_rate: int) -> list[Example]:
-    """Random clips of the pieces of some splits of the corpus."""
-    source = Corpus()
+def corpus(preset: str) -> Source:
+    """The corpus as a preset plays it.
+
+    Raises:
+        PartitaError: There is no such preset, or its data have no labels.
+    """
+    values = preset_values("data", preset)
+    name = values.pop("name")
+    if name != "corpus":
+        raise PartitaError(f"the data {preset!r} have no labels for probes: take a preset of the corpus")
+    source = build(lookup("data", name), values)
     source.setup()
+    return source
+
+
+def clips_of(source: Source, splits: Sequence[Split], number: int, seed: int, sample_rate: int) -> list[Example]:
+    """Random clips, ``number`` of the pieces of each split."""
     found: list[Example] = []
     for split in splits:
         examples = Examples(
@@ -185,10 +202,15 @@ class Bootstrap:
         return np.concatenate([[values.mean()], self.times @ sums / np.maximum(self.times @ sizes, 1)])
 
 
-def interval(values: np.ndarray) -> str:
+def bounds(values: np.ndarray) -> list[float]:
+    """The interval of 95 % of the values after the first."""
+    return np.quantile(values[1:], [0.025, 0.975]).tolist()
+
+
+def shown(values: np.ndarray) -> str:
     """The first value and the interval of the others."""
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"
+    low, high = bounds(values)
+    return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def probe(tokenizers: dict[str, Tokenizer], train: list[Example], test: list[Example]) -> list[dict]:
@@ -211,12 +233,14 @@ def probe(tokenizers: dict[str, Tokenizer], train: list[Example], test: list[Exa
             per_bit = 1000 * gain / (bits * rate)
             first.setdefault(task, per_bit)
             row = {"tokenizer": name, "label": task, "bits_per_second": bits * rate, "accuracy": accuracy[0]}
-            row |= {"majority": common.mean(), "gain_per_kbit": per_bit[0]}
-            line = f"  {task}: accuracy {interval(accuracy)}, most frequent {common.mean():.4f}, "
-            line += f"gain per kbit {interval(per_bit)}"
+            row |= {"gain": gain[0], "gain_interval": bounds(gain)}
+            row |= {"gain_per_kbit": per_bit[0], "gain_per_kbit_interval": bounds(per_bit)}
+            line = f"  {task}: accuracy {accuracy[0]:.3f}, most frequent {common.mean():.3f}, gain {shown(gain)}, "
+            line += f"gain per kbit {shown(per_bit)}"
             if name != next(iter(tokenizers)):
-                row["more_than_first"] = per_bit[0] - first[task][0]
-                line += f", more than the first by {interval(per_bit - first[task])}"
+                more = per_bit - first[task]
+                row |= {"more_than_first": more[0], "more_than_first_interval": bounds(more)}
+                line += f", more than the first by {shown(more)}"
             rows.append(row)
             print(line, flush=True)
     return rows
@@ -225,19 +249,28 @@ def probe(tokenizers: dict[str, Tokenizer], train: list[Example], test: list[Exa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizers", nargs="+", help="Folders of saved parts, or presets.")
+    parser.add_argument("--data", default="chorales", help="Preset of the corpus.")
     parser.add_argument("--clips", type=int, default=1000, help="Clips to fit probes on.")
     parser.add_argument("--unseen", type=int, default=300, help="Clips of each unseen split to evaluate them on.")
     add_save(parser)
     options = parser.parse_args()
-    tokenizers = {source: partita.load_part(source).eval() for source in options.tokenizers}
+    try:
+        tokenizers = {source: partita.load_part(source).eval() for source in options.tokenizers}
+        source = corpus(options.data)
+    except PartitaError as error:
+        parser.error(str(error))
+    for name, part in tokenizers.items():
+        if not isinstance(part, Tokenizer) or not part.spec.discrete or part.spec.frame_rate is None:
+            parser.error(f"{name} makes no tokens at a frame rate")
     rates = {tokenizer.spec.sample_rate for tokenizer in tokenizers.values()}
     if len(rates) > 1:
         parser.error(f"the tokenizers have different sample rates: {sorted(rates)}")
-    train = clips_of(["train"], options.clips, 1, rates.pop())
-    test = clips_of(["test", "validation"], options.unseen, 2, next(iter(tokenizers.values())).spec.sample_rate)
+    sample_rate = rates.pop()
+    train = clips_of(source, ["train"], options.clips, 1, sample_rate)
+    test = clips_of(source, ["test", "validation"], options.unseen, 2, sample_rate)
     rows = probe(tokenizers, train, test)
     if options.save:
-        save("probes", rows, clips=options.clips, unseen=options.unseen)
+        save("probes", rows, data=options.data, clips=options.clips, unseen=options.unseen)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from ..layers.stft import STFT
 from ..metrics.codec import CodebookUsage
 from .base import Tokenizer
 from .encoding_windows import WINDOWS, Windows
+from .random_targets import ChromaCodes, RandomTargets
 
 
 @dataclass(frozen=True)
@@ -83,39 +84,22 @@ class Masking:
         probability: Probability that a masked span begins at a mel frame. Spans may overlap.
         seconds: Length of a span.
         noise: Deviation of the normal noise that replaces the normalized spectrum of masked frames.
+        heard: Weight of the mean loss on the other frames, which the network hears (as in HuBERT, arXiv 2106.07447).
     """
 
     probability: float = 0.01
     seconds: float = 0.4
     noise: float = 0.1
+    heard: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.probability < 1:
             raise ValueError(f"probability must be between 0 and 1, not {self.probability}")
         if not self.seconds > 0:
             raise ValueError(f"seconds must be positive, not {self.seconds}")
-        if not self.noise >= 0:
-            raise ValueError(f"noise must not be negative, but is {self.noise}")
-
-
-@dataclass(frozen=True)
-class RandomTargets:
-    """The random quantizers whose codes the network predicts. The defaults are those of BEST-RQ.
-
-    Args:
-        number: Number of independent quantizers, each with an output layer of its own.
-        cardinality: Codes of each quantizer.
-        dim: Width of the random projection.
-    """
-
-    number: int = 1
-    cardinality: int = 8192
-    dim: int = 16
-
-    def __post_init__(self) -> None:
-        for name, least in (("number", 1), ("cardinality", 2), ("dim", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("noise", "heard"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
 
 
 SPECTRUM, ENCODER, MASKING, TARGETS = MelInput(), ConformerShape(), Masking(), RandomTargets()
@@ -187,8 +171,11 @@ class BestRQ(Tokenizer):
         filterbank = mel_filterbank(self.stft.bins, spectrum.bands, sample_rate, spectrum.f_min, highest)
         self.register_buffer("filterbank", filterbank, persistent=False)
         self.standardize = Standardize(spectrum.bands, spectrum.updates)
-        width, number, cardinality = encoder.width, targets.number, targets.cardinality
-        self.quantizer = RandomProjectionQuantizer(spectrum.stack * spectrum.bands, number, cardinality, targets.dim)
+        width, number, cardinality = encoder.width, targets.total, targets.cardinality
+        size = spectrum.stack * spectrum.bands
+        self.quantizer = RandomProjectionQuantizer(size, targets.number, cardinality, targets.dim)
+        hop = self.stft.hop * spectrum.stack
+        self.chroma_codes = ChromaCodes(targets, sample_rate, hop, spectrum.updates) if targets.chroma else None
         self.subsampling = nn.Sequential(
             Conv1d(spectrum.bands, width, 3),
             nn.GELU(),
@@ -246,13 +233,15 @@ class BestRQ(Tokenizer):
     def spectrum(self, audio: Tensor) -> Tensor:
         """Audio ``[B, 1, T]`` to natural-log magnitudes in mel bands ``[B, bands, S · stack]``, not yet normalized."""
         with torch.autocast(audio.device.type, enabled=False):
-            padded = pad_to_multiple(audio.mean(1), self.stft.hop * self.stack)
             scale = self.stft.window.square().sum().rsqrt()  # a window of unit energy
-            return log_magnitude(self.stft(padded).abs() * scale @ self.filterbank).mT
+            return log_magnitude(self.stft(self._whole_frames(audio)).abs() * scale @ self.filterbank).mT
 
-    def target_codes(self, mel: Tensor) -> Tensor:
-        """Codes ``[B, number, S]`` of a normalized spectrum ``[B, bands, S · stack]``."""
-        return self.quantizer(mel.unflatten(-1, (-1, self.stack)).permute(0, 2, 3, 1).flatten(2))
+    def target_codes(self, mel: Tensor, audio: Tensor) -> Tensor:
+        """Codes ``[B, quantizers, S]`` of a normalized spectrum ``[B, bands, S · stack]`` and its audio ``[B, 1, T]``."""
+        codes = self.quantizer(mel.unflatten(-1, (-1, self.stack)).permute(0, 2, 3, 1).flatten(2))
+        if self.chroma_codes is None:
+            return codes
+        return torch.cat([codes, self.chroma_codes(self._whole_frames(audio))], 1)
 
     def draw_mask(self, examples: int, frames: int) -> Tensor:
         """Frames that are masked, ``[examples, frames]`` bool: spans that begin at random mel frames."""
@@ -283,14 +272,14 @@ class BestRQ(Tokenizer):
         """Loss on the masked frames of ``batch["audio"]`` ``[B, 1, T]``."""
         mel = self.spectrum(batch["audio"])
         self.standardize.observe(mel)
-        return self._log("train", *self._loss(mel))
+        return self._log("train", *self._loss(mel, batch["audio"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss on ``batch["audio"]`` ``[B, 1, T]``, with the same masks in every validation."""
         mel = self.spectrum(batch["audio"])
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_idx * self.trainer.world_size + self.trainer.global_rank)
-            loss, correct, codes = self._loss(mel)
+            loss, correct, codes = self._loss(mel, batch["audio"])
         self.usage.update(codes)
         self._log("val", loss, correct, codes)
 
@@ -321,20 +310,31 @@ class BestRQ(Tokenizer):
 
         return loss
 
-    def _loss(self, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss and accuracy on masked frames of a spectrum ``[B, bands, M]``, and the codes ``[B, number, S]``.
+    def _loss(self, mel: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, accuracy on masked frames, and the codes ``[B, quantizers, S]``.
 
-        Both are sums over this process's frames, divided by the mean number of frames over all processes.
+        Means over frames are sums over this process's frames, divided by the mean number of frames over all processes.
+
+        Args:
+            mel: The spectrum ``[B, bands, M]``.
+            audio: Its audio ``[B, 1, T]``.
         """
         mel = self.standardize(mel)
-        codes = self.target_codes(mel)
+        codes = self.target_codes(mel, audio)
         mask = self.draw_mask(len(mel), codes.shape[-1])
-        logits = self._logits(self._states(self.hide(mel, mask))[mask])
-        wanted = codes.mT[mask]
-        number = mask.sum() * self.targets.number
+        states = self._states(self.hide(mel, mask))
+        loss, accuracy = self._errors(states, codes, mask)
+        if self.masking.heard:
+            loss = loss + self.masking.heard * self._errors(states, codes, ~mask)[0]
+        return loss, accuracy, codes
+
+    def _errors(self, states: Tensor, codes: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and accuracy of the codes ``[B, quantizers, S]`` in some frames ``[B, S]``."""
+        logits, wanted = self._logits(states[where]), codes.mT[where]
+        number = where.sum() * codes.shape[1]
         number = (mean_of_all(number) if self.training else number).clamp(min=1)
         loss = F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="sum") / number
-        return loss, (logits.argmax(-1) == wanted).sum() / number, codes
+        return loss, (logits.argmax(-1) == wanted).sum() / number
 
     def _log(self, split: str, loss: Tensor, correct: Tensor, codes: Tensor) -> Tensor:
         examples = len(codes)
@@ -346,7 +346,11 @@ class BestRQ(Tokenizer):
 
     def _logits(self, states: Tensor) -> Tensor:
         """Logits ``[..., number, cardinality]`` of states ``[..., width]``."""
-        return self.heads(states).unflatten(-1, (self.targets.number, self.targets.cardinality))
+        return self.heads(states).unflatten(-1, (self.targets.total, self.targets.cardinality))
+
+    def _whole_frames(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, 1, T]`` with its last frame filled up, ``[B, S · samples of a frame]``."""
+        return pad_to_multiple(audio.mean(1), self.stft.hop * self.stack)
 
     def _states(self, mel: Tensor, depth: int | None = None) -> Tensor:
         """The output of the first ``depth`` blocks, or of all, ``[B, S, width]`` for a normalized spectrum."""

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from partita.core.fit import Fit
 from partita.core.part import Part
 from partita.core.processes import end_batch, seed_batch
-from partita.tokenizers.best_rq import BestRQ, ConformerShape, Masking, MelInput, RandomTargets
+from partita.tokenizers.best_rq import BestRQ, ConformerShape, Masking, MelInput
 from partita.tokenizers.encoding_windows import Windows
 from partita.tokenizers.kmeans import KMeans
+from partita.tokenizers.random_targets import ChromaCodes, RandomTargets
 
 RATE, FRAME = 4000, 160
 """Sample rate, and samples per frame of features."""
@@ -75,7 +76,7 @@ def test_the_sound_of_a_masked_frame_changes_its_target_but_no_prediction(overla
         mel = part.standardize(part.spectrum(heard))
         torch.manual_seed(7)
         predicted.append(part.predict(part.hide(mel, mask)))
-        targets.append(part.target_codes(mel))
+        targets.append(part.target_codes(mel, heard))
     assert torch.equal(*predicted)
     changed = (targets[0] != targets[1]).any(1)
     assert changed[mask].all()
@@ -117,7 +118,7 @@ def test_targets_are_the_nearest_codes_to_random_projections(tmp_path):
     part = build()
     train(part, tones(4), 2)  # with statistics
     mel = part.standardize(part.spectrum(tones()))
-    codes = part.target_codes(mel)
+    codes = part.target_codes(mel, tones())
     assert codes.shape == (2, 2, 75)
     part.save(tmp_path)
     state = {name: tensor.double().numpy() for name, tensor in load_file(tmp_path / "model.safetensors").items()}
@@ -129,10 +130,76 @@ def test_targets_are_the_nearest_codes_to_random_projections(tmp_path):
         projected /= np.linalg.norm(projected, axis=-1, keepdims=True)
         distances = np.linalg.norm(projected[:, :, None] - state["quantizer.codes"][book], axis=-1)
         assert np.array_equal(distances.argmin(-1), codes[:, book].numpy())
-    assert torch.equal(build().target_codes(mel), codes)  # from the same seed
+    assert torch.equal(build().target_codes(mel, tones()), codes)  # from the same seed
     torch.manual_seed(5)
-    assert torch.equal(Part.load(tmp_path).target_codes(mel), codes)
+    assert torch.equal(Part.load(tmp_path).target_codes(mel, tones()), codes)
     assert not any(p.requires_grad for name, p in part.named_parameters() if name.startswith("quantizer"))
+
+
+def chord(notes, instrument, seconds=2.0):
+    """A chord ``[1, 1, T]`` of MIDI notes, each with harmonics of the given amplitudes."""
+    time = torch.arange(int(seconds * RATE)) / RATE
+    sound = torch.zeros(len(time))
+    for note in notes:
+        frequency = 440 * 2 ** ((note - 69) / 12)
+        for harmonic, amplitude in enumerate(instrument, 1):
+            sound += amplitude * torch.sin(2 * torch.pi * harmonic * frequency * time)
+    return sound[None, None] / sound.square().mean().sqrt() / 10
+
+
+def test_chroma_targets_are_those_of_the_notes_at_any_level_and_octave():
+    codes = ChromaCodes(RandomTargets(chroma=8, cardinality=64, dim=8), RATE, FRAME, 5).eval()
+    c_major, f_minor = [60, 64, 67], [53, 56, 60]
+    chroma = codes.chroma(chord(c_major, [1.0])[:, 0])[0]
+    assert chroma.shape == (12, 50)
+    assert torch.allclose(chroma.norm(dim=0), torch.ones(50))
+    assert sorted(chroma[:, 25].topk(3).indices.tolist()) == [0, 4, 7]
+    middle = slice(20, 30)  # windows that lie within the sound
+    found = codes(chord(c_major, [1.0])[:, 0])[..., middle]
+    assert torch.equal(codes(chord(c_major, [0.05])[:, 0])[..., middle], found)
+    higher = codes(chord([note + 12 for note in c_major], [1.0])[:, 0])[..., middle]
+    louder = codes(3 * chord(c_major, [1.0])[:, 0])[..., middle]
+    other = codes(chord(f_minor, [1.0])[:, 0])[..., middle]
+    assert torch.equal(louder, found)
+    assert (higher == found).float().mean() > 0.6 > 0.3 > (other == found).float().mean()
+
+
+def test_chroma_targets_are_the_nearest_codes_to_random_projections():
+    part = build(targets=RandomTargets(number=1, cardinality=64, dim=4, chroma=3))
+    audio = tones(4)
+    train(part, audio, 6)
+    codes = part.target_codes(part.standardize(part.spectrum(audio)), audio)
+    assert codes.shape == (4, 4, 75)
+    state = {name: tensor.double().numpy() for name, tensor in part.chroma_codes.state_dict().items()}
+    chroma = part.chroma_codes.chroma(audio[:, 0]).double().numpy()
+    np.testing.assert_allclose(state["standardize.mean"], chroma.mean((0, 2)), atol=1e-5)  # batches hold all clips
+    np.testing.assert_allclose(state["standardize.variance"], chroma.var((0, 2)), rtol=1e-3)
+    frames = ((chroma - chroma.mean((0, 2))[:, None]) / chroma.std((0, 2))[:, None]).transpose(0, 2, 1)
+    for book in range(3):
+        projected = frames @ state["quantizer.projections"][book]
+        projected /= np.linalg.norm(projected, axis=-1, keepdims=True)
+        distances = np.linalg.norm(projected[:, :, None] - state["quantizer.codes"][book], axis=-1)
+        assert (distances.argmin(-1) == codes[:, 1 + book].numpy()).mean() > 0.99
+
+
+def test_targets_can_be_of_the_chroma_alone():
+    part = build(targets=RandomTargets(number=0, chroma=2, cardinality=64, dim=4), masking=Masking(heard=1.0))
+    metrics = train(part, tones(4), 3)
+    assert math.isfinite(metrics["val/loss"])
+    assert metrics["val/target_perplexity"] > 4
+    assert part.predict(part.standardize(part.spectrum(tones()))).shape == (2, 75, 2, 64)
+
+
+def test_heard_frames_count_as_much_as_asked():
+    losses = []
+    for heard in (0.0, 0.5, 2.0):
+        part, audio = build(masking=Masking(probability=0.03, seconds=0.2, heard=heard)), tones(4)
+        torch.manual_seed(3)
+        losses.append(part._loss(part.spectrum(audio), audio)[0])
+    masked, half, double = losses
+    assert float(half - masked) * 4 == pytest.approx(float(double - masked), rel=1e-4)
+    # an untrained network knows nothing of either: each mean is about that of a uniform guess
+    assert float(half - masked) == pytest.approx(0.5 * math.log(64), rel=0.1)
 
 
 def test_overfits_two_clips():
@@ -142,7 +209,7 @@ def test_overfits_two_clips():
     )
     audio = tones()
     metrics = train(part, audio, 300, lr=1e-2, warmup_steps=10)
-    codes = part.target_codes(part.standardize(part.spectrum(audio)))
+    codes = part.target_codes(part.standardize(part.spectrum(audio)), audio)
     share = torch.stack([torch.bincount(book.flatten(), minlength=64) for book in codes.unbind(1)]).double()
     share /= share.sum(1, keepdim=True)
     unigram = float(-torch.xlogy(share, share).sum(1).mean())
@@ -260,7 +327,11 @@ def test_refuses_what_cannot_be(options, word):
         (lambda: Masking(probability=0.0), "probability"),
         (lambda: Masking(seconds=-1), "seconds"),
         (lambda: Masking(noise=-1), "noise"),
+        (lambda: Masking(heard=-1), "heard"),
         (lambda: RandomTargets(cardinality=1), "cardinality"),
+        (lambda: RandomTargets(chroma=-1), "chroma"),
+        (lambda: RandomTargets(chroma=1, chroma_seconds=0), "chroma_seconds"),
+        (lambda: RandomTargets(number=0), "nothing to predict"),
         (lambda: Windows(seconds=4, context=2), "twice its context"),
     ],
 )

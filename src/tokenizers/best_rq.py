@@ -114,7 +114,7 @@ class BestRQ(Tokenizer):
     noise, and the network predicts their codes under random projections, which are never trained but saved with the
     part. To predict what sounds in a span of several tenths of a second, it must know what fits the music around it:
     the key, the chord, the meter. Every mel frame whose window reaches into a masked span is replaced, so that nothing
-    of the span's sound is left.
+    of the span's sound is left. ``targets.chroma`` adds codes of the harmony, which do not depend on the instrument.
 
     Convolutions subsample the spectrum to ``frame_rate``. Attention then sees the whole window (:class:`Windows`), so a
     frame depends on how the clip was cut. The features cannot be decoded to audio. Their clusters (``kmeans`` with
@@ -237,7 +237,7 @@ class BestRQ(Tokenizer):
             return log_magnitude(self.stft(self._whole_frames(audio)).abs() * scale @ self.filterbank).mT
 
     def target_codes(self, mel: Tensor, audio: Tensor) -> Tensor:
-        """Codes ``[B, quantizers, S]`` of a normalized spectrum ``[B, bands, S · stack]`` and its audio ``[B, 1, T]``."""
+        """Codes ``[B, quantizers, S]`` of a normalized spectrum ``[B, bands, S · stack]`` and of its audio."""
         codes = self.quantizer(mel.unflatten(-1, (-1, self.stack)).permute(0, 2, 3, 1).flatten(2))
         if self.chroma_codes is None:
             return codes
@@ -298,12 +298,12 @@ class BestRQ(Tokenizer):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
-        """The loss of a batch with the expected number of masked frames."""
+        """The loss of a batch with the expected number of frames whose codes are predicted."""
 
         def loss() -> Tensor:
             mel = self.spectrum(torch.zeros(examples, 1, round(seconds * self.sample_rate)))
             span = self.masking.seconds * self.frame_rate * self.stack
-            share = 1 - (1 - self.masking.probability) ** span
+            share = 1.0 if self.masking.heard else 1 - (1 - self.masking.probability) ** span
             states = self._states(self.standardize(mel))
             logits = self._logits(states[:, : max(1, round(share * states.shape[1]))])
             return F.cross_entropy(logits.flatten(0, 2), torch.zeros(logits.shape[:3], dtype=torch.long).flatten())

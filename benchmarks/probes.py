@@ -5,10 +5,10 @@
 The tokens are those of the first codebook of each tokenizer, a trained part or a preset with weights. A probe is a
 multinomial logistic regression on how often each token occurs around a moment: in the frame itself, within 0.2 s and
 within 0.8 s. It predicts the chord (24 major and minor chords) and the melody (12 pitch classes) twice a second, and
-the key (24) from all tokens of a clip. Probes are fitted on clips of the data's training pieces and evaluated on its test and
-validation pieces. The gain is the accuracy above that of the most frequent class. Per kbit, it is divided by the
-entropy of the tokens times their rate, in kbit/s. Intervals of 95 % come from a bootstrap over pieces;
-differences are paired with the first tokenizer. The data are a preset of the corpus: other data have no such labels.
+the key (24) from all tokens of a clip. Probes are fitted on clips of the data's training pieces and evaluated on its
+test and validation pieces. The gain is the accuracy above that of the most frequent class. Per kbit, it is divided by
+the entropy of the tokens times their rate, in kbit/s. Intervals of 95 % come from a bootstrap over pieces; differences
+are paired with the first tokenizer. The data are a preset of the corpus: other data have no such labels.
 """
 
 from __future__ import annotations

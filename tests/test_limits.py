@@ -86,7 +86,7 @@ def test_memory_is_counted_before_it_is_taken():
 
 
 def test_what_is_shipped_is_far_from_the_limits_of_outlines(monkeypatch):
-    monkeypatch.setattr("partita.system.outline.MOST_OUTLINED", limits.MOST_OUTLINED // 10)
+    monkeypatch.setattr("partita.system.outline.MOST_OUTLINED", limits.MOST_OUTLINED // 4)
     monkeypatch.setattr("partita.system.outline.MOST_LAYERS", limits.MOST_LAYERS // 5)
     for name in recipes():
         System.outline(load_recipe(name))

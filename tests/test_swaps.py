@@ -68,7 +68,7 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
         "clap": embedding,
         "quantized": {
             "name": "quantized",
-            "embedding": embedding,
+            "embedding": embedding | {"inputs": ["audio", "text"]},
             "num_codebooks": 2,
             "cardinality": 4,
             "samples": 4,

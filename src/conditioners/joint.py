@@ -12,33 +12,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core.contracts import Clip, Condition, ConditionSpec
+from ..core.contracts import Clip, Condition
 from ..core.registry import lookup
 from ..errors import PartitaError
 from ..metrics.retrieval import recall
-from .base import Conditioner
+from .embedding import EmbeddingConditioner, Views
 from .words import texts_of
 
 
-class JointConditioner(Conditioner):
+class JointConditioner(EmbeddingConditioner):
     """A conditioner that embeds texts and audio in one space, such as CLAP or MuLan.
 
     Besides conditions it returns embeddings, which consistency scores and Fréchet distances compare. A condition is one
     embedding. If a clip has both audio and a text, the order of :attr:`inputs` decides which of them is embedded.
-
-    Attributes:
-        sample_rate: Sample rate of the audio that it embeds (one channel), in Hz.
-        dim: Width of an embedding.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("audio", "text")
-    sample_rate: int
-    dim: int
-
-    @property
-    def spec(self) -> ConditionSpec:
-        """One embedding per clip."""
-        return ConditionSpec(dim=self.dim)
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -51,13 +40,6 @@ class JointConditioner(Conditioner):
     @abstractmethod
     def embed_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Embed what :meth:`tokenize` returns as ``[B, D]`` float32 of unit length."""
-
-    @abstractmethod
-    def embed_audio(self, audio: Tensor) -> Tensor:
-        """Embed audio ``[B, 1, T]`` at :attr:`sample_rate` as ``[B, N, D]`` float32 of unit length.
-
-        There are ``N`` windows, one if the clip is shorter than a window. The last window may contain padding.
-        """
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as ``[B, D]`` float32 of unit length.
@@ -134,15 +116,19 @@ class JointConditioner(Conditioner):
             known = known | present
         return embeddings, known
 
-    def vocabulary(self) -> bytes:
-        """The words of the text tokenizer and their numbers, for the digest of a part; empty without a tokenizer."""
-        return b""
+    def views(self, prepared: dict[str, Tensor]) -> Views | None:
+        """The embeddings of the audio and of the texts of the clips that have both."""
+        if not {"samples", "tokens"} <= prepared.keys():
+            return None
+        paired = complete(prepared)
+        audio = self.embed_clips(prepared["audio"][paired], prepared["samples"][paired])
+        text = self.embed_tokens(prepared["tokens"], prepared["mask"])[paired]
+        known = paired[paired, None]
+        return Views(Condition(audio[:, None], known), Condition(text[:, None], known), prepared["caption"][paired])
 
-    def digest(self) -> hashlib.blake2b:
-        """The digest of the part and of the vocabulary of its text tokenizer."""
-        digest = super().digest()
-        digest.update(self.vocabulary())
-        return digest
+    def recalls(self, first: Tensor, second: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """How often the audio of a clip finds its caption, and a caption its clip."""
+        return recalls(first, second, keys)
 
     def _inputs_of(self, kind: str) -> list[str]:
         return [name for name in self.inputs if lookup("field", name).kind == kind]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core.contracts import Clip, Condition, ConditionSpec
+from ..core.contracts import Clip, Condition
 from ..core.processes import of_all, per_example
 from ..core.registry import register
 from ..errors import PartitaError
@@ -22,7 +22,7 @@ from ..layers.octave_bands import OctaveSpectrum
 from ..layers.triplet import semi_hard_triplet_loss
 from ..metrics.retrieval import EmbeddedPairs, recall
 from .audio_towers.base import AudioTower
-from .base import Conditioner
+from .embedding import EmbeddingConditioner, Views, mean_embedding
 from .joint import check_embeddable
 from .mulan import AT_ONCE, LogMel
 
@@ -30,6 +30,8 @@ FLOOR = 1e-3
 """Magnitude, relative to the largest of a window, below which a spectrum is as good as silent: -60 dB."""
 QUIETEST = 1e-5
 """Largest magnitude of a window that counts as silent."""
+SILENT = 1e-4
+"""Peak below which a recording is silent, and has no melody: -80 dB."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class MelodyLoss:
 
 
 @register("conditioner", "melody-embedding")
-class MelodyEmbedding(Conditioner):
+class MelodyEmbedding(EmbeddingConditioner):
     """One embedding of the melody per window of audio (MusicLM, arXiv 2301.11325, appendix C).
 
     It is trained on pairs of a clip and its cover, the same passage on other instruments, in another tempo and key:
@@ -112,7 +114,7 @@ class MelodyEmbedding(Conditioner):
     In training, a random window of a longer clip is used, and the one of the cover that begins after the same fraction.
 
     A condition is the embeddings of the windows of a clip, in order. Spectra are relative to the loudest magnitude of
-    their window, so the level does not matter.
+    their window, so the level does not matter. A silent recording has no melody: it counts as a missing one.
 
     Args:
         audio_tower: The network that embeds the spectrum of a window.
@@ -160,11 +162,6 @@ class MelodyEmbedding(Conditioner):
         audio_tower.build(self.window // spectrum.hop + 1, spectrum.bands, dim)
         self.pairs = EmbeddedPairs()
 
-    @property
-    def spec(self) -> ConditionSpec:
-        """One embedding per window, without a frame rate."""
-        return ConditionSpec(dim=self.dim)
-
     def windows(self, samples: Tensor) -> Tensor:
         """The number of windows of clips of so many samples, int64; none if a clip has no samples."""
         more = (samples - self.window).clamp(min=0)
@@ -174,13 +171,13 @@ class MelodyEmbedding(Conditioner):
         """Convert clips to tensors.
 
         Each field yields, under its name, its audio ``[B, T]`` float32, padded to the longest, and as
-        ``…_samples`` the lengths ``[B]`` int64, which are 0 for clips without it. ``piece`` ``[B]`` int64 is equal for
-        clips of the same piece.
+        ``…_samples`` the lengths ``[B]`` int64, which are 0 for clips without it, and for silent ones. ``piece``
+        ``[B]`` int64 is equal for clips of the same piece.
         """
         prepared = {}
         for name in self.inputs:
             values = [clip.audio if name == "audio" else clip.fields.get(name) for clip in clips]
-            audio = [torch.zeros(0) if value is None else value[0].float() for value in values]
+            audio = [_heard(value) for value in values]
             prepared[name] = pad_sequence(audio, batch_first=True)
             prepared[f"{name}_samples"] = torch.tensor([len(one) for one in audio])
         return prepared | {"piece": torch.tensor([_piece(clip) for clip in clips])}
@@ -244,11 +241,8 @@ class MelodyEmbedding(Conditioner):
 
     def validation_step(self, prepared: dict[str, Tensor], batch_idx: int) -> None:
         """Collect the embeddings of clips and covers, each the normalized mean of all windows."""
-        paired = self._paired(prepared)
-        first, second = (
-            self.embed_clips(prepared[name][paired], prepared[f"{name}_samples"][paired]) for name in self.inputs[:2]
-        )
-        self.pairs.update(first, second, prepared["piece"][paired])
+        if (views := self.views(prepared)) is not None:
+            self.pairs.update(mean_embedding(views.first), mean_embedding(views.second), views.keys)
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss, and how often a clip finds its cover among those of all validation clips."""
@@ -257,8 +251,8 @@ class MelodyEmbedding(Conditioner):
         if not len(first):
             return
         self.log("val/loss", self.loss(first, second, pieces), prog_bar=True)
-        found = {f"val/recall_at_{number}": recall(first, second, number) for number in (1, 10)}
-        self.log_dict(found, sync_dist=True)
+        found = self.recalls(first, second, pieces)
+        self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule of the training options."""
@@ -267,14 +261,19 @@ class MelodyEmbedding(Conditioner):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @torch.no_grad()
-    def embed_clips(self, audio: Tensor, samples: Tensor) -> Tensor:
-        """Embed each clip as the normalized mean of the embeddings of its windows, ``[B, dim]``.
+    def views(self, prepared: dict[str, Tensor]) -> Views | None:
+        """The embeddings of all windows of the first two fields, for the clips that have both."""
+        if len(self.inputs) < 2:
+            return None
+        paired = self._paired(prepared)
+        first, second = (
+            self._of_clips(prepared[name][paired], prepared[f"{name}_samples"][paired]) for name in self.inputs[:2]
+        )
+        return Views(first, second, prepared["piece"][paired])
 
-        Args:
-            audio: Audio ``[B, T]`` at :attr:`sample_rate`.
-            samples: Number of samples of each clip, ``[B]``. The embedding of a clip without samples is zero.
-        """
-        return F.normalize(self._of_clips(audio, samples).values.sum(1), dim=-1)
+    def recalls(self, first: Tensor, second: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """How often a clip finds its cover."""
+        return {f"recall_at_{number}": recall(first, second, number) for number in (1, 10)}
 
     def _paired(self, prepared: dict[str, Tensor]) -> Tensor:
         """Which clips have both of the first two fields, ``[B]`` bool."""
@@ -314,6 +313,13 @@ class MelodyEmbedding(Conditioner):
         embeddings = self.audio_tower(1 - 2 * levels)
         with torch.autocast(audio.device.type, enabled=False):
             return F.normalize(embeddings.float(), dim=-1)
+
+
+def _heard(audio: Tensor | None) -> Tensor:
+    """The samples ``[T]`` of a recording ``[1, T]``; none if it is missing or silent."""
+    if audio is None or not (audio.abs() >= SILENT).any():
+        return torch.zeros(0)
+    return audio[0].float()
 
 
 def _piece(clip: Clip) -> int:

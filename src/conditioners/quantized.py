@@ -1,67 +1,66 @@
-"""Joint embeddings as codes, of audio and of texts alike."""
+"""Embeddings as codes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.contracts import Condition, ConditionSpec
+from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.processes import drawing_together, from_first, of_all
 from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.clustering import lloyd, nearest, plus_plus
 from ..metrics.codec import CodebookUsage
 from ..metrics.retrieval import EmbeddedPairs
-from .joint import JointConditioner, complete, recalls
+from .base import Conditioner
+from .embedding import EmbeddingConditioner, mean_embedding
 
 
 @register("conditioner", "quantized")
-class Quantized(JointConditioner):
-    """Residual vector quantization of joint embeddings (MusicLM, arXiv 2301.11325, §3.1).
+class Quantized(Conditioner):
+    """Residual vector quantization of the embeddings of another conditioner (MusicLM, arXiv 2301.11325).
 
     Each codebook holds k-means clusters of what the codebooks before it leave of the embeddings of training clips.
-    Texts are quantized by the same codebooks: so a stage can be trained on the codes of audio and prompted with texts.
-    A condition is one code per codebook, without a frame rate.
+    Whatever the embedding reads passes through the same codebooks: so a stage can be trained on the codes of audio and
+    prompted with texts (MuLan, §3.1), or trained on the codes of one recording of a melody and prompted with another
+    one (the melody embedding, appendix C). A condition is one code per codebook for each embedding, without a frame
+    rate.
 
-    The embeddings of the first ``samples`` training clips are collected; then, or at the end of a shorter training, all
+    The first ``samples`` embeddings of training clips are collected; then, or at the end of a shorter training, all
     codebooks are fitted to them. Further training changes nothing.
 
     Args:
-        embedding: The conditioner whose embeddings are quantized, which stays frozen.
+        embedding: The conditioner whose embeddings are quantized, which stays frozen. Its ``inputs`` are those of the
+            codes.
         num_codebooks: Number of codebooks.
         cardinality: Entries of each codebook.
-        samples: Number of training clips, of all processes together, to which the codebooks are fitted.
+        samples: Number of embeddings, of all processes together, to which the codebooks are fitted.
         iterations: Iterations of Lloyd's algorithm for each codebook.
-        inputs: Names of the fields of audio and text that the conditioner reads. If a clip has both, the kind that is
-            named first is used. Training needs audio.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or the conditioner does not embed recordings.
     """
 
-    inputs: tuple[str, ...] = ("audio", "text")
-    training_only = ("clips", "filled", "fitted")
-    clips: Tensor
+    training_only = ("collected", "filled", "fitted")
+    collected: Tensor
     filled: Tensor
     fitted: Tensor
 
     def __init__(
         self,
         *,
-        embedding: JointConditioner,
+        embedding: EmbeddingConditioner,
         num_codebooks: int = 12,
         cardinality: int = 1024,
         samples: int = 65536,
         iterations: int = 30,
-        inputs: tuple[str, ...] = ("audio", "text"),
     ) -> None:
-        super().__init__(inputs)
-        if not isinstance(embedding, JointConditioner):
-            raise ValueError(f"embedding must embed texts and audio in one space, unlike {embedding.registered_name}")
+        if not isinstance(embedding, EmbeddingConditioner):
+            raise ValueError(f"embedding must embed recordings, unlike {embedding.registered_name}")
+        super().__init__(embedding.inputs)
         if min(num_codebooks, iterations) < 1 or cardinality < 2:
             raise ValueError(
                 "num_codebooks and iterations must be at least 1 and cardinality at least 2, not "
@@ -71,9 +70,9 @@ class Quantized(JointConditioner):
             raise ValueError(f"samples must be at least the cardinality, {cardinality}, not {samples}")
         self.automatic_optimization = False
         self.embedding, self.iterations = embedding, iterations
-        self.dim, self.sample_rate = embedding.dim, embedding.sample_rate
-        self.codebooks = nn.Parameter(torch.randn(num_codebooks, cardinality, self.dim) / self.dim**0.5)
-        self.register_buffer("clips", torch.zeros(samples, self.dim))
+        self.sample_rate = embedding.sample_rate
+        self.codebooks = nn.Parameter(torch.randn(num_codebooks, cardinality, embedding.dim) / embedding.dim**0.5)
+        self.register_buffer("collected", torch.zeros(samples, embedding.dim))
         self.register_buffer("filled", torch.tensor(0))
         self.register_buffer("fitted", torch.tensor(False))
         self.usage = CodebookUsage(num_codebooks, cardinality)
@@ -81,94 +80,89 @@ class Quantized(JointConditioner):
 
     @property
     def spec(self) -> ConditionSpec:
-        """One code per codebook and clip."""
+        """One code per codebook for each embedding."""
         num_codebooks, cardinality, _ = self.codebooks.shape
         return ConditionSpec(num_codebooks=num_codebooks, cardinality=cardinality)
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Convert texts to the tokens ``[B, L]`` of the embedding and their mask ``[B, L]``."""
-        return self.embedding.tokenize(texts)
-
-    def embed_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The embeddings ``[B, D]`` of tokens and mask ``[B, L]``, before quantization."""
-        return self.embedding.eval().embed_tokens(tokens, mask)
-
-    def embed_audio(self, audio: Tensor) -> Tensor:
-        """The embeddings ``[B, N, D]`` of audio ``[B, 1, T]``, before quantization."""
-        return self.embedding.eval().embed_audio(audio)
+    def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """Convert clips to the tensors that the embedding reads."""
+        return self.embedding.prepare(clips)
 
     @torch.no_grad()
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
-        """Codes ``[B, K, 1]``, zero where masked."""
-        embeddings, known = self.embed_prepared(prepared)
-        return Condition(self.encode(embeddings) * known[:, None, None], known[:, None])
+        """Codes ``[B, K, L]`` of the ``L`` embeddings of each clip, zero where masked."""
+        embedded = self._embedded(prepared)
+        return Condition(self.encode(embedded.values) * embedded.mask[:, None], embedded.mask)
 
     @torch.no_grad()
     def encode(self, embeddings: Tensor) -> Tensor:
-        """Embeddings ``[B, D]`` to codes ``[B, K, 1]``: each codebook quantizes what those before it leave."""
+        """Embeddings ``[B, L, D]`` to codes ``[B, K, L]``: each codebook quantizes what those before it leave."""
         rest, codes = embeddings.float(), []
         for codebook in self.codebooks:
             codes.append(nearest(rest, codebook)[1])
             rest = rest - codebook[codes[-1]]
-        return torch.stack(codes, 1)[..., None]
+        return torch.stack(codes, 1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes ``[B, K, 1]`` to embeddings ``[B, D]`` of unit length, which can be compared as those before."""
-        each = zip(self.codebooks, codes[..., 0].unbind(1), strict=True)
+        """Codes ``[B, K, L]`` to embeddings ``[B, L, D]`` of unit length, which can be compared as those before."""
+        each = zip(self.codebooks, codes.unbind(1), strict=True)
         return F.normalize(torch.stack([codebook[code] for codebook, code in each]).sum(0), dim=-1)
 
     def setup(self, stage: str) -> None:
         """Freeze the embedding.
 
         Raises:
-            PartitaError: The conditioner does not read audio, to which the codebooks are fitted.
+            PartitaError: It does not read audio, to which the codebooks are fitted.
         """
         self.embedding.requires_grad_(False)
         if stage == "fit" and not self.reads_audio:
             raise PartitaError(
-                f"quantized is fitted to the embeddings of audio, but its inputs are {', '.join(self.inputs)}: add "
-                "audio"
+                f"quantized is fitted to the embeddings of audio, but the inputs of its embedding are "
+                f"{', '.join(self.inputs)}: set `inputs: [audio, {', '.join(self.inputs)}]` of the embedding"
             )
 
     @torch.no_grad()
     def training_step(self, prepared: dict[str, Tensor], batch_idx: int) -> None:
         """Collect the embeddings of the clips of a batch, and fit the codebooks once there are enough."""
-        own = self.embed_clips(prepared["audio"], prepared["samples"])
-        embeddings = of_all(own)[of_all(prepared["samples"]) > 0]
+        own = self._embedded(prepared)
+        most = of_all(torch.tensor([own.mask.shape[1]], device=own.mask.device)).max()
+        padded = own.lasting(int(most))  # processes exchange tensors of one shape
+        embeddings = of_all(padded.values)[of_all(padded.mask)]
         if not self.fitted:
-            start, stop = int(self.filled), min(len(self.clips), int(self.filled) + len(embeddings))
-            self.clips[start:stop] = embeddings[: stop - start]
+            start, stop = int(self.filled), min(len(self.collected), int(self.filled) + len(embeddings))
+            self.collected[start:stop] = embeddings[: stop - start]
             self.filled.fill_(stop)
-            if stop == len(self.clips):
+            if stop == len(self.collected):
                 self._fit()
         optimizer = self.optimizers()
         optimizer.step()  # type: ignore[union-attr]  # without a gradient: this only counts the steps
-        self.log("train/loss", self._error(own), prog_bar=True, batch_size=len(own))
+        self.log("train/loss", self._error(own), prog_bar=True, batch_size=len(own.mask))
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """Fit the codebooks to the clips so far if the training was too short to do so."""
+        """Fit the codebooks to the embeddings so far if the training was too short to do so."""
         if not self.fitted and self.filled:
             self._fit()
 
     def validation_step(self, prepared: dict[str, Tensor], batch_idx: int) -> None:
-        """Log how far clips are from what their codes mean, and collect clips and captions after quantization."""
-        audio = self.embed_clips(prepared["audio"], prepared["samples"])
-        codes = self.encode(audio)
-        self.usage.update(codes)
-        self.log("val/loss", self._error(audio), prog_bar=True, batch_size=len(audio))
-        if "tokens" in prepared:
-            text = self.decode(self.encode(self.embed_tokens(prepared["tokens"], prepared["mask"])))
-            paired = complete(prepared)
-            self.pairs.update(self.decode(codes)[paired], text[paired], prepared["caption"][paired])
+        """Log how far embeddings are from what their codes mean, and collect both views of clips after quantization."""
+        own = self._embedded(prepared)
+        if own.mask.any():
+            self.usage.update(self.encode(own.values[own.mask][:, None]))
+        self.log("val/loss", self._error(own), prog_bar=True, batch_size=len(own.mask))
+        if (views := self.embedding.views(prepared)) is not None:
+            first, second = (
+                mean_embedding(Condition(self.decode(self.encode(view.values)), view.mask)) for view in views[:2]
+            )
+            self.pairs.update(first, second, views.keys)
 
     def on_validation_epoch_end(self) -> None:
         """Log the usage of the codebooks, and the recall through the quantizer over all validation clips."""
         logged = {name: value.float().mean() for name, value in self.usage.compute().items()}
         self.usage.reset()
         if self.pairs.update_called and len((pairs := self.pairs.compute())[2]):
-            logged |= recalls(*pairs)
+            logged |= self.embedding.recalls(*pairs)
         self.pairs.reset()
         self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
 
@@ -183,21 +177,12 @@ class Quantized(JointConditioner):
             return None
         return f"codebooks of {entries} entries are fitted to {clips} clips of each process: train longer"
 
-    def vocabulary(self) -> bytes:
-        """The words of the embedding's text tokenizer and their numbers."""
-        return self.embedding.vocabulary()
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the files of the embedding's text tokenizer."""
-        self.embedding.save_tokenizer(folder)
-
-    def load_tokenizer(self, folder: Path) -> None:
-        """Read the files of the embedding's text tokenizer."""
-        self.embedding.load_tokenizer(folder)
+    def _embedded(self, prepared: dict[str, Tensor]) -> Condition:
+        return self.embedding.eval()(prepared)
 
     def _fit(self) -> None:
-        """Fit the codebooks, one after the other, to the clips that were collected."""
-        rest = self.clips[: int(self.filled)].clone()
+        """Fit the codebooks, one after the other, to the embeddings that were collected."""
+        rest = self.collected[: int(self.filled)].clone()
         with drawing_together(rest.device), torch.autocast(rest.device.type, enabled=False):
             for codebook in self.codebooks:
                 codebook.copy_(lloyd(rest, plus_plus(rest, len(codebook)), self.iterations))
@@ -205,6 +190,7 @@ class Quantized(JointConditioner):
         self.fitted.fill_(True)
         from_first(self.codebooks.data)
 
-    def _error(self, embeddings: Tensor) -> Tensor:
-        """One minus the mean similarity of embeddings ``[B, D]`` to what their codes mean."""
-        return 1 - (embeddings * self.decode(self.encode(embeddings))).sum(1).mean()
+    def _error(self, embedded: Condition) -> Tensor:
+        """One minus the mean similarity of embeddings to what their codes mean."""
+        embeddings = embedded.values[embedded.mask][:, None]
+        return 1 - (embeddings * self.decode(self.encode(embeddings))).sum() / max(1, len(embeddings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,11 +161,9 @@ class T5(Conditioner):
             values = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
         return Condition(values.float() * mask[..., None], mask)
 
-    def digest(self) -> hashlib.blake2b:
-        """The digest of the part and of the vocabulary of its text tokenizer."""
-        digest = super().digest()
-        digest.update(vocabulary_bytes(self.tokenizer))
-        return digest
+    def vocabulary(self) -> bytes:
+        """The words of the text tokenizer and their numbers."""
+        return vocabulary_bytes(self.tokenizer)
 
     def load_weights(self, source: str | Path) -> None:
         """Load a folder that :meth:`save` wrote, or any T5 of transformers with its tokenizer.

@@ -125,12 +125,13 @@ class Part(Configured, L.LightningModule):
         return (*self.training_only, *self._inner)
 
     def digest(self) -> hashlib.blake2b:
-        """A digest of its family, name, arguments and exported weights, to which more can be added."""
+        """A digest of its family, name, arguments, exported weights and vocabulary, to which more can be added."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.exported_state().items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(self.vocabulary())
         return digest
 
     def fingerprint(self) -> str:
@@ -188,11 +189,19 @@ class Part(Configured, L.LightningModule):
             write_tensors(self.exported_state(), new / "model.safetensors")
             self.save_tokenizer(new)
 
+    def vocabulary(self) -> bytes:
+        """The words of the text tokenizer, of this part or of one inside, and their numbers; most parts have none."""
+        return b"".join(part.vocabulary() for part in self._inner.values())
+
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the files of the part's text tokenizer into the folder of the saved part; most parts have none."""
+        """Write the files of the text tokenizer, of this part or of one inside, into the folder of the saved part."""
+        for part in self._inner.values():
+            part.save_tokenizer(folder)
 
     def load_tokenizer(self, folder: Path) -> None:
         """Read the files that :meth:`save_tokenizer` wrote, if there are any."""
+        for part in self._inner.values():
+            part.load_tokenizer(folder)
 
     def load_weights(self, source: str | Path) -> None:
         """Load pretrained weights from a folder or file that :meth:`save` wrote, or a checkpoint in a known format.

@@ -1,4 +1,4 @@
-"""Embeddings of clips for scores, computed by tokenizers, classifiers and joint conditioners."""
+"""Embeddings of clips for scores, computed by tokenizers, classifiers and conditioners."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..conditioners.embedding import EmbeddingConditioner
 from ..conditioners.joint import JointConditioner
 from ..core.part import Part
 from ..core.resample import convert
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Embedder:
-    """A function from clips to embeddings: latents of a tokenizer, or embeddings of a joint conditioner.
+    """A function from clips to embeddings: latents of a tokenizer, or embeddings of a conditioner such as CLAP.
 
     The latents of a codec are those before quantization.
 
@@ -60,12 +61,16 @@ class Embedder:
                 raise PartitaError(f"{name} cannot be used as an embedding: {error}") from None
             spec = self.tokenizer.spec
             self.sample_rate, self.channels, self.dim = spec.sample_rate, spec.channels, spec.dim or 1
-        elif isinstance(part, JointConditioner):
-            self.sample_rate, self.channels, self.dim = part.sample_rate, 1, part.dim
         else:
-            raise PartitaError(
-                f"{name} is a conditioner that embeds no audio: name a tokenizer, or a joint conditioner such as CLAP"
-            )
+            # what quantizes embeddings, such as those of MuLan, embeds as the conditioner inside
+            embedding = next((one for one in part.modules() if isinstance(one, EmbeddingConditioner)), None)
+            if embedding is None:
+                raise PartitaError(
+                    f"{name} is a conditioner that embeds no audio: name a tokenizer, or a joint conditioner such as "
+                    "CLAP"
+                )
+            self.part = self.embedding = embedding
+            self.sample_rate, self.channels, self.dim = embedding.sample_rate, 1, embedding.dim
 
     @property
     def label(self) -> str:
@@ -104,7 +109,7 @@ class Embedder:
         device = next((p.device for p in self.part.parameters()), torch.device("cpu"))
         own = convert(audio, rate, self.sample_rate, self.channels).to(device)
         if self.tokenizer is None:
-            return self.joint().embed_audio(own).float().cpu()
+            return self.embedding.embed_audio(own).float().cpu()
         found = self.tokenizer.encode(own).mT.float().cpu()
         if getattr(self.part, "logits", False):
             return found

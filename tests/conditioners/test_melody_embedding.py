@@ -14,6 +14,7 @@ import partita
 import toys  # noqa: F401  (registers the parts)
 from partita.conditioners.audio_towers.pitch_classes import PitchClasses
 from partita.conditioners.audio_towers.spectrogram_transformer import SpectrogramTransformer
+from partita.conditioners.embedding import mean_embedding
 from partita.conditioners.melody_embedding import MelodyEmbedding, MelodyLoss, MelodySpectrum
 from partita.core.contracts import Clip
 from partita.core.part import Part
@@ -80,8 +81,8 @@ def loader(part, clips, batch_size):
 
 def both(part, clips):
     """The embeddings of clips and of their covers."""
-    prepared = part.eval().prepare(clips)
-    return (part.embed_clips(prepared[name], prepared[f"{name}_samples"]) for name in ("audio", "cover"))
+    views = part.eval().views(part.prepare(clips))
+    return mean_embedding(views.first), mean_embedding(views.second)
 
 
 @pytest.mark.parametrize("loss", [MelodyLoss(margin=0.5), MelodyLoss("softmax")], ids=["triplet", "softmax"])
@@ -234,6 +235,17 @@ def test_silence_is_embedded_like_any_audio():
         part.embed_audio(torch.zeros(1, 2, RATE))
     with pytest.raises(PartitaError, match="not"):
         part.embed_audio(torch.zeros(1, 1, 0))
+
+
+def test_a_silent_recording_is_no_melody():
+    """As if it were missing: another field takes its place, or nothing is known."""
+    part, melody = small().eval(), play([0, 4, 7])
+    silent, faint = torch.zeros(1, RATE), 1e-3 * melody
+    clips = [Clip({"cover": melody}, 1.0, silent, RATE), Clip({}, 1.0, silent, RATE), Clip({}, 1.0, faint, RATE)]
+    condition = part(part.prepare(clips))
+    assert condition.mask.any(1).tolist() == [True, False, True]
+    torch.testing.assert_close(condition.values[0], part.embed_audio(melody[None])[0])
+    assert not part.views(part.prepare(clips)).keys.numel()
 
 
 def test_saved_and_loaded_it_embeds_the_same(tmp_path):

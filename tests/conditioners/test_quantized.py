@@ -8,8 +8,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
+from partita.conditioners.audio_towers.pitch_classes import PitchClasses
 from partita.conditioners.clap import CLAP, RobertaShape
 from partita.conditioners.lookup import Lookup
+from partita.conditioners.melody_embedding import MelodyEmbedding, MelodySpectrum
 from partita.conditioners.quantized import Quantized
 from partita.core.contracts import Clip, Condition, Given
 from partita.core.part import Part
@@ -49,14 +51,14 @@ def part():
 
 
 def embeddings(part, examples):
-    return part.embedding.embed_audio(torch.stack([clip.audio for clip in examples]))[:, 0]
+    return part.embedding.embed_audio(torch.stack([clip.audio for clip in examples]))
 
 
 def test_each_codebook_holds_the_means_of_what_is_left(part):
     """Lloyd's algorithm has converged: each entry is the mean of the residuals that are nearest to it."""
-    rest = embeddings(part, noises(64))
+    rest = embeddings(part, noises(64))[:, 0]
     errors = [rest.square().sum(1).mean()]
-    codes = part.encode(rest)
+    codes = part.encode(rest[:, None])
     assert codes.shape == (64, 3, 1)
     for codebook, code in zip(part.codebooks, codes[..., 0].unbind(1), strict=True):
         assert torch.equal(code, torch.cdist(rest, codebook).argmin(1))
@@ -65,7 +67,7 @@ def test_each_codebook_holds_the_means_of_what_is_left(part):
         rest = rest - codebook[code]
         errors.append(rest.square().sum(1).mean())
     assert all(after < 0.8 * before for before, after in itertools.pairwise(errors))
-    expected = F.normalize(embeddings(part, noises(64)) - rest, dim=-1)
+    expected = F.normalize(embeddings(part, noises(64)) - rest[:, None], dim=-1)
     torch.testing.assert_close(part.decode(codes), expected, rtol=0, atol=1e-5)
 
 
@@ -80,8 +82,8 @@ def test_audio_and_texts_pass_through_the_same_quantizer(part):
     assert condition.values.shape == (4, 3, 1)
     assert condition.values.dtype == torch.int64
     assert condition.mask.tolist() == [[True], [True], [True], [False]]
-    audio = part.encode(part.embedding.embed_audio(tone(1)[None])[:, 0])[0]
-    text = part.encode(part.embedding.embed_text(["a slow harp"]))[0]
+    audio = part.encode(part.embedding.embed_audio(tone(1)[None]))[0]
+    text = part.encode(part.embedding.embed_text(["a slow harp"])[None])[0]
     assert torch.equal(condition.values[:3], torch.stack([audio, audio, text]))
     assert not condition.values[3].any()
     null = part.null(condition)
@@ -89,8 +91,6 @@ def test_audio_and_texts_pass_through_the_same_quantizer(part):
     assert null.values.shape == condition.values.shape
     assert part.spec.cardinalities == (4, 4, 4)
     assert part.spec.frame_rate is None
-    assert torch.equal(part.embed_text(NAMES), part.embedding.embed_text(NAMES))
-    assert torch.equal(part.embed_audio(tone(1)[None]), part.embedding.embed_audio(tone(1)[None]))
 
 
 def test_only_the_codebooks_change_in_training_and_only_once():
@@ -111,7 +111,7 @@ def test_a_short_training_fits_what_there_is():
     trainer = fitted(made, noises(8), batch_size=4)
     assert made.fitted
     audio = embeddings(made, noises(8))
-    assert (made.decode(made.encode(audio)) * audio).sum(1).min() > 0.99
+    assert (made.decode(made.encode(audio)) * audio).sum(-1).min() > 0.99
     assert "val/audio_to_text_recall_at_10" in trainer.callback_metrics
 
 
@@ -124,7 +124,7 @@ def test_validation_logs_usage_and_the_recall_through_the_quantizer(part):
     assert values["val/usage"] == pytest.approx(used)
     assert values["val/text_to_audio_recall_at_10"] == 1
     audio = embeddings(part, clips())
-    error = 1 - (part.decode(codes) * audio).sum(1).mean().item()
+    error = 1 - (part.decode(codes) * audio).sum(-1).mean().item()
     assert values["val/loss"] == pytest.approx(error, abs=1e-5)
 
 
@@ -134,22 +134,51 @@ def test_saved_it_loads_alone(part, tmp_path):
     assert again.fingerprint() == part.fingerprint()
     prepared = part.prepare(clips())
     assert torch.equal(again(prepared).values, part(prepared).values)
-    assert "clips" not in again.exported_state()
+    assert "collected" not in again.exported_state()
+
+
+def test_a_melody_has_a_column_of_codes_for_each_window(tmp_path):
+    """MusicLM, appendix C: each window of a clip, or of its cover, is quantized by the same codebooks."""
+    torch.manual_seed(0)
+    tower = PitchClasses(width=4, hidden=8, bands_per_semitone=1)
+    spectrum = MelodySpectrum(sample_rate=RATE, bands=36, window=512, hop=256, f_min=110.0, per_octave=12)
+    sizes = {"dim": 8, "window": 0.5, "stride": 0.25, "seconds": 1.0, "inputs": ("cover", "audio")}
+    made = quantized(embedding=MelodyEmbedding(audio_tower=tower, spectrum=spectrum, **sizes))
+    assert (made.inputs, made.audio_format) == (("cover", "audio"), (RATE, 1))
+    scales = [torch.cat([tone(i % 5, 0.4), tone(i % 3 + 1, 0.6)], 1) for i in range(24)]
+    examples = [Clip({"cover": audio.flip(1)}, 1.0, audio, RATE) for audio in scales]
+    trainer = fitted(made, examples, batch_size=4)
+    assert made.filled == 64  # of the 72 windows of the covers, as many as `samples`
+    assert "val/recall_at_10" in trainer.callback_metrics  # of clips and covers, through the codes
+    made.eval()
+    half = Clip({"cover": scales[1][:, : RATE // 2]}, 0.5)
+    condition = made(made.prepare([examples[0], half, Clip({}, 1.0)]))
+    assert condition.values.shape == (3, 3, 3)
+    assert condition.mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    windows = made.embedding.embed_audio(examples[0].fields["cover"][None])
+    assert torch.equal(condition.values[:1], made.encode(windows))
+    assert not condition.values[2].any()
+    context = Conditioning({"melody": Given(made.spec, "prepend")}, 16, 50.0)({"melody": condition}, 5)
+    assert context.prefix.shape == (3, 9, 16)  # all codes of the first window, then of the second
+    assert context.prefix_mask.sum(1).tolist() == [9, 3, 0]
+    made.save(tmp_path / "codes")
+    again = Part.load(tmp_path / "codes")
+    assert torch.equal(again(again.prepare(examples)).values, made(made.prepare(examples)).values)
 
 
 def test_codes_of_clap_by_one_word(t5_checkpoint, tmp_path):
     words = RobertaShape(width=16, feed_forward_width=24, depth=1, num_heads=2, vocabulary=64)
-    clap = CLAP(width=8, depths=(1, 1, 1, 1), dim=8, text=words)
+    clap = CLAP(width=8, depths=(1, 1, 1, 1), dim=8, text=words, inputs=("audio", "text"))
     clap.tokenizer = AutoTokenizer.from_pretrained(t5_checkpoint("relu", NAMES))
     part = quantized(embedding=clap)
     assert part.audio_format == (48000, 1)
     sound, read = Clip({"text": "flute"}, 0.5, torch.randn(1, 24000) * 0.1, 48000), Clip({"text": "flute"}, 0.5)
     condition = part(part.prepare([sound, read]))
     audio, text = clap.embed_audio(sound.audio[None])[0], clap.embed_text(["flute"])
-    assert torch.equal(condition.values, part.encode(torch.cat([audio, text])))
+    assert torch.equal(condition.values, part.encode(torch.stack([audio, text])))
     part.save(tmp_path / "codes")  # with the text tokenizer of what is inside
     again = Part.load(tmp_path / "codes")
-    assert torch.equal(again.embed_text(["flute"]), text)
+    assert torch.equal(again.embedding.embed_text(["flute"]), text)
     assert again.fingerprint() == part.fingerprint()
     part.embedding.tokenizer.add_tokens(["oboe"])
     assert again.fingerprint() != part.fingerprint()
@@ -193,8 +222,8 @@ def test_mistakes_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             quantized(**options)
-    with pytest.raises(PartitaError, match="add audio"):
-        quantized(inputs=("text",)).setup("fit")
+    with pytest.raises(PartitaError, match=r"set `inputs: \[audio, text\]` of the embedding"):
+        quantized(embedding=minute(inputs=("text",))).setup("fit")
     few = quantized()
     few.fit_options.steps, few.fit_options.batch_size = 1, 4
     assert "4 entries are fitted to 4 clips" in few.doubt()

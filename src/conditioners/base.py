@@ -99,6 +99,11 @@ class Conditioner(Part):
         return False
 
     @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The fields without any of which the conditioner cannot be trained on its own."""
+        return ()
+
+    @property
     def reads_audio(self) -> bool:
         """Whether any of the conditioner's fields holds audio."""
         return any(lookup("field", name).kind == "audio" for name in self.inputs)

@@ -162,6 +162,11 @@ class MelodyEmbedding(EmbeddingConditioner):
         audio_tower.build(self.window // spectrum.hop + 1, spectrum.bands, dim)
         self.pairs = EmbeddedPairs()
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The two fields that are compared."""
+        return self.inputs[:2]
+
     def windows(self, samples: Tensor) -> Tensor:
         """The number of windows of clips of so many samples, int64; none if a clip has no samples."""
         more = (samples - self.window).clamp(min=0)

@@ -125,6 +125,12 @@ class MuLan(JointConditioner):
         self.bias = nn.Parameter(torch.tensor(BIAS)) if loss == "sigmoid" else None
         self.pairs = EmbeddedPairs()
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The field of text, unless there are several, of which one is enough."""
+        texts = self._inputs_of("text")
+        return tuple(texts) if len(texts) == 1 else ()
+
     def setup(self, stage: str) -> None:
         """Load what the text tower starts from.
 

@@ -109,6 +109,7 @@ class Source(ABC):
         attributes: Attributes of which captions are composed, if :meth:`reworded` can exchange them.
         fields: Fields that examples may carry besides audio (see :class:`~partita.core.contracts.Example`).
         fields_known: Whether ``fields`` is exact before :meth:`setup`.
+        switches: Options with which the source supplies further fields, by field.
         carries_audio: Whether examples carry audio. Otherwise only stages can be trained on them, with stored
             representations.
         license_option: Where the owner of the data states its license.
@@ -126,6 +127,7 @@ class Source(ABC):
     revision: int = 0
     fields: frozenset[str]
     fields_known: bool = True
+    switches: ClassVar[Mapping[str, str]] = {}
     family: ClassVar[str]
     registered_name: ClassVar[str]
 

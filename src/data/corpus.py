@@ -68,6 +68,7 @@ class Corpus(Source):
         | {"id", "seconds_start", "seconds_total"}
     )
 
+    switches = {"stems": "stems: true", "cover": "covers: true"}
     attributes = ("instruments", "key", "tempo", "genre")
     revision = 1
     varied = True

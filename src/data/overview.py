@@ -117,6 +117,9 @@ def not_supplied(source: Source, field: str, reader: str) -> tuple[str, str]:
         counted = source.summary.counted(source.summary.pieces)
         return f"none of {counted} in {source.label} has a {_in_words(field)}, which {reader} reads", f": {advice}"
     message = f"{source.label} does not supply {field!r}, which {reader} reads"
+    for member in source.members:
+        if (switch := member.source.switches.get(field)) is not None:
+            return message, f": set `{switch}` of {member.label}"
     return message, did_you_mean(field, sorted(source.fields))
 
 

@@ -119,7 +119,7 @@ class Assembly:
                 self.stages[name] = make(stage.part, spec)
         if files:
             problems += self._missing_files()
-        problems += self._missing_fields()
+        problems += self._missing_fields(training=files)
         if problems:
             raise RecipeError(problems)
         self._assign_joint_conditioners()
@@ -226,28 +226,35 @@ class Assembly:
         return {f"conditioners.{name}": conditioner.inputs for name, conditioner in self.conditioners.items()}
 
     def check_fields(self) -> None:
-        """Check that the data supplies the fields that conditioners read. A source may know them only after setup.
+        """Check that the data supplies the fields that conditioners read and are trained on.
+
+        A source may know them only after its setup.
 
         Raises:
             RecipeError: The data does not supply a field.
         """
-        if problems := self._missing_fields():
+        if problems := self._missing_fields(training=True):
             raise RecipeError(problems)
 
-    def _missing_fields(self) -> list[Problem]:
+    def _missing_fields(self, *, training: bool) -> list[Problem]:
         if self.source is None:
             return []
-        problems = []
+        problems: dict[str, Problem] = {}  # by reader, one for each
+
+        def note(reader: str, field: str, without: str = "") -> None:
+            message, suggestion = not_supplied(self.source, field, reader)
+            problems.setdefault(reader, Problem(self.plan.blame("data"), "data", message, suggestion + without))
+
+        supplied = self.source.fields | ALWAYS_SUPPLIED
         for name, tokenizer in self.plan.tokenizers.items():
             read = (tokenizer.reads or "audio").partition(".")[0]
-            if read not in self.source.fields | ALWAYS_SUPPLIED:
-                message, suggestion = not_supplied(self.source, read, f"tokenizers.{name}")
-                problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
+            if read not in supplied:
+                note(f"tokenizers.{name}", read)
         for name, conditioner in self.conditioners.items():
             # A conditioner of the audio trains on the clips, without the fields that replace them in generation.
             if conditioner is None or "audio" in conditioner.inputs:
                 continue
-            lacking = [field for field in conditioner.inputs if field not in self.source.fields | ALWAYS_SUPPLIED]
+            lacking = [field for field in conditioner.inputs if field not in supplied]
             if not lacking:
                 continue
             without = [f"conditioners.{name}=null"]
@@ -255,10 +262,14 @@ class Assembly:
                 if name in plan.given:
                     left = ",".join(given for given in plan.given if given != name)
                     without.append(f"stages.{stage}.given=[{left}]")
-            message, suggestion = not_supplied(self.source, lacking[0], f"conditioners.{name}")
-            suggestion += f"; to train without it, set {' '.join(without)}" if self.source.fields_known else ""
-            problems.append(Problem(self.plan.blame("data"), "data", message, suggestion))
-        return problems
+            hint = f"; to train without it, set {' '.join(without)}" if self.source.fields_known else ""
+            note(f"conditioners.{name}", lacking[0], hint)
+        for key, part in self.training_order.items() if training and None not in self.parts.values() else ():
+            if isinstance(part, Conditioner) and self.part_plan(key).weights is None:
+                for field in part.trained_on:
+                    if field not in supplied:
+                        note(self.part_plan(key).key, field)
+        return list(problems.values())
 
     def _missing_files(self) -> list[Problem]:
         """Return a problem for each file of weights or data that does not exist."""

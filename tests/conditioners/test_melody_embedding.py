@@ -278,8 +278,14 @@ def test_it_is_trained_and_used_as_a_recipe_says(tmp_path):
     system = partita.load(tmp_path / "run")
     assert system.inputs == ("audio", "cover")
     recipe.write_text("tokenizers: {}" + RECIPE + "data: {name: corpus, limit: 6}\n")
-    with pytest.raises(PartitaError, match="set `covers: true` for the corpus"):
-        partita.train(recipe, tmp_path / "other", progress=False)
+    with pytest.raises(PartitaError, match=r"does not supply 'cover', which conditioners.melody reads: set `covers: tr"):
+        partita.System.checked(recipe)
+    (tmp_path / "music").mkdir()
+    soundfile.write(tmp_path / "music" / "one.wav", play([0, 4, 7], seconds=3.0)[0].numpy(), RATE)
+    with pytest.raises(PartitaError, match=r"none of 1 file in music has a cover, which conditioners.melody reads: wr"):
+        partita.train(recipe, tmp_path / "b", [f"data={{name: folder, path: {tmp_path}/music}}"], progress=False)
+    saved = tmp_path / "run" / "conditioners" / "melody"
+    partita.System.checked(recipe, [f"conditioners.melody.weights={saved}"])  # no training, no covers
 
 
 def test_a_stage_learns_from_clips_and_takes_a_recording_in_generation(tmp_path):

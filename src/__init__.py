@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .system.data_check import check_data
     from .system.mastering import Mastering
     from .system.player import check_player, play_each
-    from .system.prompts import Row, prompt_warnings, read_prompts, write_manifest
+    from .system.prompts import Row, prompt_warnings, read_prompts, with_melody, write_manifest
     from .system.ready_parts import load_part
     from .system.request import Request, Story
     from .system.system import System, load
@@ -81,6 +81,7 @@ __all__ = [
     "score_table",
     "tokenize",
     "train",
+    "with_melody",
     "write_audio",
     "write_listening_test",
     "write_manifest",
@@ -124,6 +125,7 @@ _HOMES = {
     "score_table": "evaluation.score_table",
     "tokenize": "training.tokenize",
     "train": "training.runs",
+    "with_melody": "system.prompts",
     "write_audio": "storage.audio_file",
     "write_listening_test": "evaluation.listen",
     "write_manifest": "system.prompts",

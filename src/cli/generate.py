@@ -67,7 +67,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class StoryOptions:
-    """Inputs other than text, and later prompts of a story."""
+    """Inputs other than text, a melody, and later prompts of a story."""
 
     inputs: Annotated[
         list[str] | None,
@@ -76,6 +76,14 @@ class StoryOptions:
             metavar="FIELD=VALUE",
             help="Input other than text, such as --input tempo=90 or --input audio=hum.wav. Can be repeated. "
             "`partita list field` shows all fields; each system reads some of them.",
+        ),
+    ] = None
+
+    melody: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Audio file of a hummed, whistled or played melody that the clips shall have, for systems that take one.",
         ),
     ] = None
 
@@ -234,6 +242,8 @@ def generate(
     partita.check_writable(output, bits, spec.sample_rate, spec.channels)
     if prompt_file is not None:
         rows = partita.read_prompts(prompt_file, system)
+    if story.melody is not None:
+        rows = partita.with_melody(system, rows, str(story.melody))
     for warning in partita.prompt_warnings(system, rows):
         warnings.warn(warning, stacklevel=1)
     request = partita.Request(

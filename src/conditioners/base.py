@@ -37,6 +37,7 @@ class Conditioner(Part):
         kinds: The kinds of fields that the conditioner can read, such as ``text``; ``None`` for any.
         sample_rate: Sample rate of the audio that it reads, in Hz; ``None`` if it reads none.
         channels: Channels of the audio that it reads.
+        longest_audio: Seconds from the start of a recording on which a condition depends; ``None`` for all of it.
         trained_with_stage: Whether it has no training of its own but learns together with the first stage that uses
             it.
     """
@@ -46,6 +47,7 @@ class Conditioner(Part):
     kinds: ClassVar[tuple[str, ...] | None] = None
     sample_rate: int | None = None
     channels: int = 1
+    longest_audio: float | None = None
     trained_with_stage: ClassVar[bool] = False
     training_input = "clips"
 

@@ -154,7 +154,7 @@ class MelodyEmbedding(EmbeddingConditioner):
         for name, value in (("window", window), ("stride", stride), ("seconds", seconds)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 seconds, not {value}")
-        self.dim, self.sample_rate, self.loss = dim, spectrum.sample_rate, loss
+        self.dim, self.sample_rate, self.loss, self.longest_audio = dim, spectrum.sample_rate, loss, seconds
         self.window, self.stride = (max(1, round(value * spectrum.sample_rate)) for value in (window, stride))
         self.longest = None if seconds is None else max(1, round(seconds * spectrum.sample_rate))
         self.spectrum = spectrum.make()

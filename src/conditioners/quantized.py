@@ -70,7 +70,7 @@ class Quantized(Conditioner):
             raise ValueError(f"samples must be at least the cardinality, {cardinality}, not {samples}")
         self.automatic_optimization = False
         self.embedding, self.iterations = embedding, iterations
-        self.sample_rate = embedding.sample_rate
+        self.sample_rate, self.longest_audio = embedding.sample_rate, embedding.longest_audio
         self.codebooks = nn.Parameter(torch.randn(num_codebooks, cardinality, embedding.dim) / embedding.dim**0.5)
         self.register_buffer("collected", torch.zeros(samples, embedding.dim))
         self.register_buffer("filled", torch.tensor(0))

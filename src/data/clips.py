@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.contracts import Clip, Example
+from ..core.excerpt import Excerpt, excerpt_of
 from ..errors import PartitaError
 from .fields.base import field
 
@@ -30,11 +32,17 @@ class ClipReader(Protocol):
         ...
 
 
-def clip_for(reader: ClipReader, clip: Clip) -> Clip:
+def clip_for(reader: ClipReader, clip: Clip, longest: float | None = None) -> Clip:
     """Return a clip in the form that a reader takes.
 
     Audio that the reader takes is converted to its sample rate and channels, and other audio is removed. Unknown fields
     get the value that stands for an unknown one, if they have one.
+
+    Args:
+        reader: The reader.
+        clip: The clip.
+        longest: Seconds to read of each file, from its start, so that a long one takes no more memory. ``None`` reads
+            all of it.
 
     Raises:
         PartitaError: An audio file cannot be read. The message names the field.
@@ -51,6 +59,7 @@ def clip_for(reader: ClipReader, clip: Clip) -> Clip:
             continue
         own_rate = clip.sample_rate or reader.sample_rate
         try:
+            value = _beginning(value, longest)
             value = field(name).to_audio(value, reader.sample_rate, reader.channels, own_rate)
         except PartitaError as error:
             raise PartitaError(f"{name}: {error}") from None
@@ -61,6 +70,15 @@ def clip_for(reader: ClipReader, clip: Clip) -> Clip:
     return replace(
         clip, fields=fields, audio=clip.audio if "audio" in audible else None, sample_rate=reader.sample_rate
     )
+
+
+def _beginning(recording: Any, seconds: float | None) -> Any:
+    """Return at most the first seconds of a recording; all of it if it is in memory anyway."""
+    if seconds is None or not isinstance(recording, str | Path | Excerpt):
+        return recording
+    excerpt = excerpt_of(recording)
+    whole = excerpt.last is not None or (excerpt.seconds is not None and excerpt.seconds <= seconds)
+    return excerpt if whole else replace(excerpt, seconds=seconds)
 
 
 def tokenizer_audio(example: Example, reads: str | None, sample_rate: int) -> Tensor | None:

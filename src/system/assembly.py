@@ -221,6 +221,19 @@ class Assembly:
         return tuple(dict.fromkeys(name for part in self.conditioners.values() for name in part.inputs))
 
     @property
+    def melody_field(self) -> str:
+        """Name of the field from which the system takes a melody: ``cover``, a recording, or ``melody``, its notes.
+
+        Raises:
+            PartitaError: No conditioner reads a melody.
+        """
+        found = next((name for name in ("cover", "melody") if name in self.inputs), None)
+        if found is None:
+            read = f"reads only {', '.join(self.inputs)}" if self.inputs else "reads no inputs"
+            raise PartitaError(f"this system takes no melody: it {read}")
+        return found
+
+    @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         """Fields of the data that each conditioner reads, by its key (``conditioners.text``)."""
         return {f"conditioners.{name}": conditioner.inputs for name, conditioner in self.conditioners.items()}

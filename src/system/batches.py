@@ -43,7 +43,7 @@ def generate_each(
         rows: Rows, for example from :func:`read_prompts`.
         request: Options common to all rows, without prompts. ``duration`` applies to rows that have none. ``seed`` is
             that of the first row; it increases by 1 for each further row, unless a row has its own. ``negative`` is one
-            text for all clips, and ``continuation`` the start of every clip.
+            text for all clips, ``melody`` their melody, and ``continuation`` the start of every clip.
         at_once: Maximum number of clips in a batch.
         progress: Whether to show the progress on a terminal.
         options: Fields of :class:`partita.Request`, which override those of ``request``.
@@ -90,6 +90,8 @@ def common_request(request: Request | None, options: Mapping[str, Any]) -> Reque
         raise PartitaError("the rows contain the prompts: leave out the prompts of the request")
     if not isinstance(common.seed, int):
         raise PartitaError(f"seed must be a whole number, the seed of the first row, not {common.seed!r}")
+    if isinstance(common.melody, list | tuple):
+        raise PartitaError("melody must be one recording for all clips: put several into the inputs of the rows")
     if common.negative is not None and not isinstance(common.negative, str):
         raise PartitaError(f"negative must be one text for all clips, not {common.negative!r}")
     return common

@@ -61,7 +61,7 @@ class CheckedRequest:
         """
         if not system.stages:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
-        inputs = _inputs(system, request.prompts)
+        inputs = _inputs(system, _with_melody(system, request))
         seeds = _seeds(request.seed, len(next(iter(inputs.values()))) if inputs else None)
         negative = _negative(_inputs(system, request.negative, "negative: "), len(seeds))
         window = system.plan.last_stage.window
@@ -146,7 +146,8 @@ def _check_prompts(system: Assembly, inputs: dict[str, list[Any]], seconds: floa
         for name in conditioner.inputs:
             for part in (part for value in inputs.get(name, ()) for part in segments_of(value)):
                 known = crop_fields({name: part}, 0.0, seconds)
-                clips.append(clip_for(conditioner, Clip(known, seconds, known.pop("audio", None), rate)))
+                clip = Clip(known, seconds, known.pop("audio", None), rate)
+                clips.append(clip_for(conditioner, clip, conditioner.longest_audio))
         if clips:
             prepare_clips(conditioner, clips)
 
@@ -169,13 +170,31 @@ def _seconds(name: str, value: Any, least: float = 1e-9) -> float:
     return float(value)
 
 
-def _inputs(system: Assembly, prompts: Prompts, where: str = "") -> dict[str, list[Any]]:
+def _with_melody(system: Assembly, request: Request) -> Prompts:
+    """Return the prompts by field, with the melody in the field from which the system takes it."""
+    prompts = _by_field(request.prompts)
+    if request.melody is None:
+        return prompts
+    field = system.melody_field
+    if field in prompts:
+        raise PartitaError(f"the melody is given twice, as `melody` and as the input {field}: leave one out")
+    melodies = request.melody
+    if not isinstance(melodies, list | tuple):
+        counted = next(iter(prompts.values()), request.seed if isinstance(request.seed, Sequence) else [None])
+        melodies = [melodies] * len(counted)
+    return {**prompts, field: melodies}
+
+
+def _by_field(prompts: Prompts) -> Mapping[str, Any]:
     if prompts is None:
         return {}
     if isinstance(prompts, str | Story):
         prompts = [prompts]
-    if not isinstance(prompts, Mapping):
-        prompts = {"text": prompts}
+    return prompts if isinstance(prompts, Mapping) else {"text": prompts}
+
+
+def _inputs(system: Assembly, given: Prompts, where: str = "") -> dict[str, list[Any]]:
+    prompts = _by_field(given)
     readable = set(system.inputs)
     for name, values in prompts.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:

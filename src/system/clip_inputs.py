@@ -47,7 +47,8 @@ class ClipInputs:
             fields = {name: self._value(name, values[i], segment) for name, values in self.inputs.items()}
             fields = crop_fields(fill_defaults(fields, conditioner.inputs, self.seconds), *time_range)
             audio = fields.pop("audio", None)
-            clips.append(clip_for(conditioner, Clip(fields, time_range[1], audio, self.sample_rate)))
+            clip = Clip(fields, time_range[1], audio, self.sample_rate)
+            clips.append(clip_for(conditioner, clip, conditioner.longest_audio))
         return clips
 
     def _value(self, name: str, value: Any, segment: int) -> Any:

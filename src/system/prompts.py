@@ -82,6 +82,20 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
     return rows
 
 
+def with_melody(system: Assembly, rows: Sequence[Row], melody: str) -> list[Row]:
+    """Return rows with a recording of the melody that all of their clips are to have.
+
+    Raises:
+        PartitaError: The system takes no melody, or a row has one of its own.
+    """
+    field = system.melody_field
+    for row in rows:
+        if field in row.inputs:
+            where = f"{row.where}: " if row.where else ""
+            raise PartitaError(f"{where}the melody is given twice, by --melody and by the input {field}: leave one out")
+    return [replace(row, inputs={**row.inputs, field: melody}) for row in rows]
+
+
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a manifest with an object for each generated clip. Used as a prompt file, it reproduces the clips."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -21,6 +21,7 @@ from ..layers.lowered import InferencePrecision
 Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
 Continuation = Excerpt | Tensor | str | Path | None
+Melody = Excerpt | Tensor | str | Path | Sequence[Any] | None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -70,6 +71,9 @@ class Request:
             start of the segment.
         duration: Length of the clips in seconds. ``None`` uses the window of the last stage, counted from the last
             segment of a story.
+        melody: A hummed, whistled or played melody for all clips, or a list with one for each clip (``None`` for a clip
+            without one): a path, samples or excerpt, like audio fields of ``prompts``. It is the same as the field
+            ``cover`` of ``prompts``, or ``melody`` where the system reads notes.
         seed: A seed for each sample, or the first of consecutive seeds. A sample depends only on its own seed and
             prompt.
         guidance: Scale of classifier-free guidance or a list of :class:`partita.Term` for all stages, or a mapping from
@@ -92,6 +96,7 @@ class Request:
 
     prompts: Prompts = None
     duration: float | None = None
+    melody: Melody = None
     seed: int | Sequence[int] = 0
     guidance: Guidance | Mapping[str, Guidance] = None
     sampling: Mapping[str, Any] | None = None

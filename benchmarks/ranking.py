@@ -28,6 +28,7 @@ from partita.metrics.frechet import FrechetDistance, FrechetInfinity
 from partita.metrics.instrument_agreement import InstrumentAgreement, InstrumentClassifier
 from partita.metrics.kernel import KernelDistance, Sample
 from partita.metrics.key_and_chords import ChordAgreement, KeyAgreement
+from partita.metrics.melody_agreement import MelodyAgreement
 from partita.metrics.melody_similarity import MelodySimilarity
 from partita.metrics.memorization import Memorization, threshold_for, unrelated_costs
 from partita.metrics.neighbors import StyleNeighbors
@@ -86,6 +87,8 @@ EXPECTED = {
         "cost": Expected("up", 0.15, tempo="steadily"),
     },
     "MelodySimilarity": {"chroma_cosine": Expected("down", 0.0, tempo="steadily")},
+    # in the best tempo, whatever it is
+    "MelodyAgreement": {"melody_agreement": Expected("down", 0.03)},
     # pitch is heard far into noise and through filters, and keys at any speed
     "KeyAgreement": {
         "key": Expected("down", 0.08, "late", "same", "no better", "same"),
@@ -268,6 +271,7 @@ class Judge:
                 (self.tokens(frames), self.tokens(self.clean_frames)),
             ),
             "MelodySimilarity": (MelodySimilarity(rate), (audio, self.clean)),
+            "MelodyAgreement": (MelodyAgreement(rate), (audio, list(self.clean))),
             "KeyAgreement": (KeyAgreement(rate), (audio, self.labels)),
             "ChordAgreement": (ChordAgreement(rate), (audio, self.labels)),
             "RhythmAgreement": (RhythmAgreement(rate), (audio, self.labels)),

@@ -36,6 +36,7 @@ _HOMES = {
     "KernelDistance": "kernel",
     "KeyAgreement": "key_and_chords",
     "MelDistance": "codec",
+    "MelodyAgreement": "melody_agreement",
     "MelodySimilarity": "melody_similarity",
     "Memorization": "memorization",
     "PairedCosine": "similarity",

@@ -50,7 +50,7 @@ MOST_LAYERS = 30_000
 """Maximum number of modules, parameters and buffers in a system; the largest shipped system has about 4,500."""
 MOST_OUTLINED = 256_000_000
 """Maximum size, in bytes, of the tensors that constructors allocate while a system is built on the meta device; the
-window functions and mel filters of each shipped recipe take less than 23 million."""
+window functions and filters of each shipped recipe take less than 50 million."""
 SPARE_BYTES = 1 << 29
 """Memory, in bytes, that a part may take beyond its saved weights, for unsaved discriminators and buffers."""
 

@@ -83,7 +83,7 @@ class StoryOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Audio file of a hummed, whistled or played melody that the clips shall have, for systems that take one.",
+            help="Audio file of a hummed, whistled or played melody for the clips, in systems that take one.",
         ),
     ] = None
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Corpus(Source):
         | {"id", "seconds_start", "seconds_total"}
     )
 
-    switches = {"stems": "stems: true", "cover": "covers: true"}
+    switches: ClassVar[dict[str, str]] = {"stems": "stems: true", "cover": "covers: true"}
     attributes = ("instruments", "key", "tempo", "genre")
     revision = 1
     varied = True

@@ -278,7 +278,7 @@ def test_it_is_trained_and_used_as_a_recipe_says(tmp_path):
     system = partita.load(tmp_path / "run")
     assert system.inputs == ("audio", "cover")
     recipe.write_text("tokenizers: {}" + RECIPE + "data: {name: corpus, limit: 6}\n")
-    with pytest.raises(PartitaError, match=r"does not supply 'cover', which conditioners.melody reads: set `covers: tr"):
+    with pytest.raises(PartitaError, match=r"does not supply 'cover', which conditioners.melody reads: set `cov"):
         partita.System.checked(recipe)
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "one.wav", play([0, 4, 7], seconds=3.0)[0].numpy(), RATE)

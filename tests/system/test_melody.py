@@ -165,7 +165,7 @@ def test_the_command_line_takes_a_melody_and_its_manifest_keeps_it(saved, system
     clips = [soundfile.read(name)[0] for name in ("one.wav", "two-1.wav", "three-1.wav")]
     assert np.array_equal(clips[0], clips[1])
     assert np.array_equal(clips[0], clips[2])
-    with pytest.raises(PartitaError, match="prompts.jsonl line 1: the melody is given twice, by --melody and by"):
+    with pytest.raises(PartitaError, match=r"prompts.jsonl line 1: the melody is given twice, by --melody and by"):
         with_melody(system, [Row({"cover": "x.wav"}, where="prompts.jsonl line 1")], "hum.wav")
 
 

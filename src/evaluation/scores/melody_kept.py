@@ -34,7 +34,8 @@ class Melody(Score):
     to play them in place; one that reads recordings, in any key and tempo.
 
     Args:
-        embeddings: Melody embeddings, as recipe slots with ``weights``, in which clips and recordings are compared, too.
+        embeddings: Melody embeddings, as recipe slots with ``weights``, in which clips and recordings are compared,
+            too.
     """
 
     about: ClassVar = {

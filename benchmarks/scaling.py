@@ -19,7 +19,7 @@ from measuring import machine, timed
 
 from partita.core.fit import Fit
 from partita.core.hardware import HARDWARE, Hardware, measured
-from partita.generators.base import OUTLINED
+from partita.core.part import OUTLINED
 from partita.recipe.plan import load_recipe
 from partita.system.estimate import Step, estimate
 from partita.system.system import System

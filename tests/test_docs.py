@@ -45,7 +45,7 @@ from partita.recipe.recipe_files import recipes
 from toys import TOY_RECIPE
 
 ROOT = Path(partita.__file__).parent.parent
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 SLIPS = (TyperException, PartitaError, UnknownName, AssertionError)
 """What is raised where a page says what is not so."""

@@ -90,9 +90,6 @@ class ToyEncoder(Tokenizer):
         self.log("train/loss", loss)
         return loss
 
-    def configure_optimizers(self):
-        return self.fit_options.make_optimizer(self.parameters())
-
 
 @register("tokenizer", "toy-outer")
 class ToyOuter(ToyEncoder):
@@ -150,9 +147,6 @@ class ToyCodec(Tokenizer):
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", ((self.gain * batch["audio"] - batch["audio"]) ** 2).mean())
 
-    def configure_optimizers(self):
-        return self.fit_options.make_optimizer(self.parameters())
-
 
 @register("conditioner", "toy-letters")
 class ToyLetters(Conditioner):
@@ -208,9 +202,6 @@ class ToyContrast(ToyLetters):
 
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", self.training_step(batch, batch_idx), batch_size=len(batch["level"]))
-
-    def configure_optimizers(self):
-        return self.fit_options.make_optimizer(self.parameters())
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ class Conditioner(Part):
     :meth:`prepare` runs on the CPU, in the data workers; :meth:`forward` runs on the device. The output has the
     conditioner's native width: the projection to the width of a stage belongs to the stage.
 
-    A conditioner that is trained on its own implements ``training_step`` and ``configure_optimizers``. Its batches are
-    what :meth:`prepare` returns. A conditioner that is trained with its stage implements neither.
+    A conditioner that is trained on its own implements ``training_step``, whose batches are what :meth:`prepare`
+    returns. A conditioner that is trained with its stage does not.
 
     Args:
         inputs: Names of the fields that the conditioner reads (``partita list field``); ``None`` takes those of its

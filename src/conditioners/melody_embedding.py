@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -259,11 +259,14 @@ class MelodyEmbedding(EmbeddingConditioner):
         found = self.recalls(first, second, pieces)
         self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
 
-    def configure_optimizers(self) -> Any:
-        """The optimizer and the schedule of the training options."""
-        optimizer = self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
-        scheduler = self.fit_options.make_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
+        """The loss of a batch of windows and of those of their covers."""
+
+        def loss() -> Tensor:
+            first, second = (self._of_windows(torch.zeros(examples, self.window)) for _ in range(2))
+            return self.loss(first, second, torch.arange(examples))
+
+        return loss
 
     @torch.no_grad()
     def views(self, prepared: dict[str, Tensor]) -> Views | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.part import OUTLINED
 from ..core.processes import of_all, per_example
 from ..core.registry import register
 from ..errors import PartitaError
@@ -231,9 +232,16 @@ class MuLan(JointConditioner):
         self.log_dict({f"val/{name}": value for name, value in recalls(audio, text, captions).items()}, sync_dist=True)
         self.pairs.reset()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer of the training options."""
-        return self.fit_options.make_optimizer(p for p in self.parameters() if p.requires_grad)
+    def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
+        """The loss of a batch of windows and of texts of as many tokens as estimates assume."""
+
+        def loss() -> Tensor:
+            audio = self._of_windows(torch.zeros(examples, self.window))
+            tokens = torch.zeros(examples, OUTLINED, dtype=torch.long)
+            text = self._of_tokens(tokens, torch.ones_like(tokens, dtype=torch.bool))
+            return self.compute_loss(audio, text, torch.arange(examples))
+
+        return loss
 
     def vocabulary(self) -> bytes:
         """The words of the text tower's tokenizer and their numbers."""

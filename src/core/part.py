@@ -28,6 +28,9 @@ from .fit import Fit
 from .registry import did_you_mean, lookup
 from .schema import build
 
+OUTLINED = 64
+"""Number of tokens, of a text or of codes, that estimates assume for a condition without a frame rate."""
+
 
 class Part(Configured, L.LightningModule):
     """A LightningModule that remembers the arguments it was built from.
@@ -83,6 +86,13 @@ class Part(Configured, L.LightningModule):
     def hidden_matrices(self) -> list[torch.nn.Parameter]:
         """The trained matrices between input and output layers, which Muon can update."""
         return []
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule of the fit options, for all trainable parameters."""
+        trained = (p for p in self.parameters() if p.requires_grad)
+        optimizer = self.fit_options.make_optimizer(trained, self.hidden_matrices)
+        scheduler = self.fit_options.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
         """A function that computes the loss of a batch without values, to estimate what a training step takes.

@@ -20,7 +20,7 @@ from ..core.contracts import (
     StageBatch,
 )
 from ..core.optimizers import hidden_matrices
-from ..core.part import Part
+from ..core.part import OUTLINED, Part
 from ..core.processes import per_example
 from ..core.schema import build, plain
 from ..errors import PartitaError
@@ -49,9 +49,6 @@ class ConditionDropout:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a probability in [0, 1], not {value}")
 
-
-OUTLINED = 64
-"""Number of tokens, of a text or of codes, that estimates assume for a condition without a frame rate."""
 
 NO_DROPOUT = ConditionDropout()
 DEFAULT_DROPOUT = ConditionDropout(together=0.1)
@@ -330,13 +327,6 @@ class Generator(Part):
     def _log(self, split: str, losses: dict[str, Tensor], weight: int) -> None:
         for name, value in losses.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "loss", batch_size=weight)
-
-    def configure_optimizers(self) -> Any:
-        """Optimizer and schedule of the fit options, for all trainable parameters of the stage."""
-        trained = (p for p in self.parameters() if p.requires_grad)
-        optimizer = self.fit_options.make_optimizer(trained, self.hidden_matrices)
-        scheduler = self.fit_options.make_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def _two(device: torch.device, examples: int) -> Tensor:

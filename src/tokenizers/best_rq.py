@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -289,13 +288,6 @@ class BestRQ(Tokenizer):
         self.log("val/target_perplexity", usage["perplexity"].mean(), sync_dist=True)
         self.log("val/target_usage", usage["usage"].mean(), sync_dist=True)
         self.usage.reset()
-
-    def configure_optimizers(self) -> Any:
-        """Optimizer and schedule of the fit options."""
-        trained = (p for p in self.parameters() if p.requires_grad)
-        optimizer = self.fit_options.make_optimizer(trained, self.hidden_matrices)
-        scheduler = self.fit_options.make_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
         """The loss of a batch with the expected number of frames whose codes are predicted."""

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from partita.conditioners.mulan import LogMel
 from partita.conditioners.text_towers.words_transformer import WordsTransformer
 from partita.core.contracts import Clip
+from partita.core.fit import Fit
 from partita.core.part import Part
 from partita.data.clips import clip_for
 from partita.errors import PartitaError
@@ -243,3 +244,16 @@ def test_mistakes_are_named():
     minute(text_tower=tower)
     with pytest.raises(ValueError, match="in a part already"):
         minute(text_tower=tower)
+
+
+def test_training_warms_up_and_its_rate_falls():
+    mulan = minute()
+    mulan.fit_options = Fit(lr=0.1, steps=10, warmup_steps=4, schedule="linear")
+    made = mulan.configure_optimizers()
+    rates = []
+    for _ in range(10):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert rates[9] == pytest.approx(0.1 / 6)

@@ -134,9 +134,6 @@ class Gathered(Conditioner):
         self.log("train/loss", loss)
         return loss
 
-    def configure_optimizers(self):
-        return self.fit_options.make_optimizer(self.parameters())
-
 
 def process(rank, port, recipe, changes, run, prepare):
     """Train as one of two processes."""

@@ -34,6 +34,9 @@ NARROW = {
         "audio_tower": {"width": 16, "depth": 1},
         "text_tower": {"width": 16, "depth": 1, "num_heads": 2},
     },
+    "semantic-best-rq-tiny": {
+        "features": {"preset": "best-rq-tiny", "fit": {"steps": 2, "batch_size": 2, "crop": 0.4}},
+    },
 }
 """Presets that are made narrower still: nothing here depends on what they learn."""
 

@@ -22,7 +22,8 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     Under the null hypothesis, each difference is equally likely with the opposite sign. The p-value is the fraction of
     all choices of signs whose sum is at least as far from zero as the observed sum, so it is at least ``2 / 2**units``.
     If every difference is 1 or −1, this is the sign test. Differences that are not whole numbers are rounded to
-    1/50,000 of the sum of their sizes.
+    1/50,000 of the sum of their sizes; sums that rounding can have moved below the observed one count, so that the
+    p-value is never too small.
 
     Args:
         differences: Difference of each unit, such as the wins minus the losses of a listener.
@@ -37,6 +38,8 @@ def sign_flip_test(differences: Sequence[float]) -> float:
         total = sum(abs(difference) for difference in differences)
         differences = [GRID * difference / total for difference in differences]
     steps = [round(difference) for difference in differences]
+    moved = sum(abs(difference - step) for difference, step in zip(differences, steps, strict=True))
+    least = abs(sum(differences)) - moved - 1e-6
     chances = np.ones(1)  # probability of every sum, in ascending order
     for size in (abs(step) for step in steps if step):
         either = np.zeros(len(chances) + 2 * size)
@@ -44,7 +47,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
         either[2 * size :] += chances / 2
         chances = either
     most = len(chances) // 2
-    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= abs(sum(steps))].sum()))
+    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= least].sum()))
 
 
 def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

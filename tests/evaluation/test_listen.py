@@ -365,6 +365,14 @@ def test_p_values_are_those_of_scipy():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+def test_sums_that_are_equal_count_though_fractions_are_rounded():
+    """No choice of signs of three halves and four ones has a sum nearer to zero than a half."""
+    assert sign_flip_test([1, -0.5, 0, -1, -0.5, 1, 0, -0.5, 1, 0]) == 1
+    wholes = [2, 1, 2, -2, -1, -1, -3, -3, -1, 3]
+    for parts in (3, 7):
+        assert sign_flip_test([whole / parts for whole in wholes]) == pytest.approx(sign_flip_test(wholes))
+
+
 def test_from_clips_to_results(partita, tmp_path):
     a, b, c = (str(audio_folder(tmp_path / name, ["x", "y", "z"])) for name in ("good", "fair", "poor"))
     folder = tmp_path / "test"

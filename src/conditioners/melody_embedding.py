@@ -251,7 +251,7 @@ class MelodyEmbedding(EmbeddingConditioner):
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss, and how often a clip finds its cover among those of all validation clips."""
-        first, second, pieces = self.pairs.compute()
+        first, second, pieces = self.pairs.collected()
         self.pairs.reset()
         if not len(first):
             return

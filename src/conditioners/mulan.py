@@ -225,7 +225,7 @@ class MuLan(JointConditioner):
         Raises:
             PartitaError: None of them has both audio and a text.
         """
-        audio, text, captions = self.pairs.compute()
+        audio, text, captions = self.pairs.collected()
         if not len(captions):
             raise PartitaError("mulan: no validation clip has both audio and a text: use data with captions")
         self.log("val/loss", self.compute_loss(audio, text, captions), prog_bar=True)

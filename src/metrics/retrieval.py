@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 class EmbeddedPairs(Metric):
     """Collects pairs of embeddings over batches and processes.
 
-    :meth:`compute` returns the embeddings of either side, both ``[N, D]``, and the keys ``[N]``, which :func:`recall`
+    :meth:`collected` returns the embeddings of either side, both ``[N, D]``, and the keys ``[N]``, which :func:`recall`
     compares.
     """
 
@@ -34,8 +34,13 @@ class EmbeddedPairs(Metric):
         self.keys.append(keys)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All pairs and their keys."""
+        """All pairs and their keys; the key of a single pair has no axis, because torchmetrics removes it."""
         return dim_zero_cat(self.first), dim_zero_cat(self.second), dim_zero_cat(self.keys)
+
+    def collected(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All pairs of all processes, ``[N, D]``, and their keys ``[N]``."""
+        first, second, keys = self.compute()
+        return first, second, keys.reshape(-1)
 
 
 def recall(queries: Tensor, candidates: Tensor, number: int, keys: Tensor | None = None) -> Tensor:

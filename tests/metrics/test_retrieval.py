@@ -38,6 +38,7 @@ def test_pairs_are_collected_over_batches():
     pairs = EmbeddedPairs()
     draw = torch.Generator().manual_seed(0)
     first, second, keys = torch.randn(7, 3, generator=draw), torch.randn(7, 3, generator=draw), torch.arange(7)
-    for rows in (slice(0, 4), slice(4, 7)):
+    for rows in (slice(0, 1), slice(1, 7)):  # also a single pair has its axis
         pairs.update(first[rows], second[rows], keys[rows])
-    assert all(torch.equal(a, b) for a, b in zip(pairs.compute(), (first, second, keys), strict=True))
+        expected = (first[: rows.stop], second[: rows.stop], keys[: rows.stop])
+        assert all(torch.equal(a, b) for a, b in zip(pairs.collected(), expected, strict=True))

@@ -137,7 +137,7 @@ class Quantized(Conditioner):
                 self._fit()
         optimizer = self.optimizers()
         optimizer.step()  # type: ignore[union-attr]  # without a gradient: this only counts the steps
-        self.log("train/loss", self._error(own), prog_bar=True, batch_size=len(own.mask))
+        self._log_error("train", own)
 
     @torch.no_grad()
     def on_train_end(self) -> None:
@@ -150,7 +150,7 @@ class Quantized(Conditioner):
         own = self._embedded(prepared)
         if own.mask.any():
             self.usage.update(self.encode(own.values[own.mask][:, None]))
-        self.log("val/loss", self._error(own), prog_bar=True, batch_size=len(own.mask))
+        self._log_error("val", own)
         if (views := self.embedding.views(prepared)) is not None:
             first, second = (
                 mean_embedding(Condition(self.decode(self.encode(view.values)), view.mask)) for view in views[:2]
@@ -161,7 +161,7 @@ class Quantized(Conditioner):
         """Log the usage of the codebooks, and the recall through the quantizer over all validation clips."""
         logged = {name: value.float().mean() for name, value in self.usage.compute().items()}
         self.usage.reset()
-        if self.pairs.update_called and len((pairs := self.pairs.compute())[2]):
+        if self.pairs.update_called and len((pairs := self.pairs.collected())[2]):
             logged |= self.embedding.recalls(*pairs)
         self.pairs.reset()
         self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
@@ -190,7 +190,9 @@ class Quantized(Conditioner):
         self.fitted.fill_(True)
         from_first(self.codebooks.data)
 
-    def _error(self, embedded: Condition) -> Tensor:
-        """One minus the mean similarity of embeddings to what their codes mean."""
+    def _log_error(self, split: str, embedded: Condition) -> None:
+        """Log one minus the mean similarity of embeddings, if there are any, to what their codes mean."""
         embeddings = embedded.values[embedded.mask][:, None]
-        return 1 - (embeddings * self.decode(self.encode(embeddings))).sum() / max(1, len(embeddings))
+        if number := len(embeddings):
+            similarity = (embeddings * self.decode(self.encode(embeddings))).sum() / number
+            self.log(f"{split}/loss", 1 - similarity, prog_bar=True, batch_size=number)

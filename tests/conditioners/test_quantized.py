@@ -157,6 +157,15 @@ def test_a_melody_has_a_column_of_codes_for_each_window(tmp_path):
     assert condition.mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
     windows = made.embedding.embed_audio(examples[0].fields["cover"][None])
     assert torch.equal(condition.values[:1], made.encode(windows))
+    # one batch of three windows, one of one window, and one without any
+    loader = DataLoader([examples[0], half, Clip({}, 1.0)], batch_size=1, collate_fn=made.prepare)
+    (values,) = trainer.validate(made, loader, verbose=False)
+    heard = made.embedding(made.prepare([examples[0], half]))
+    each = heard.values[heard.mask][:, None]
+    errors = 1 - (each * made.decode(made.encode(each))).sum(-1)
+    assert len(errors) == 4
+    assert values["val/loss"] == pytest.approx(float(errors.mean()), abs=1e-5)
+    made.eval()
     assert not condition.values[2].any()
     context = Conditioning({"melody": Given(made.spec, "prepend")}, 16, 50.0)({"melody": condition}, 5)
     assert context.prefix.shape == (3, 9, 16)  # all codes of the first window, then of the second

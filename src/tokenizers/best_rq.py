@@ -83,7 +83,8 @@ class Masking:
         probability: Probability that a masked span begins at a mel frame. Spans may overlap.
         seconds: Length of a span.
         noise: Deviation of the normal noise that replaces the normalized spectrum of masked frames.
-        heard: Weight of the mean loss on the other frames, which the network hears (as in HuBERT, arXiv 2106.07447).
+        heard: Weight of the mean loss on the other frames (as in HuBERT, arXiv 2106.07447). The network hears them,
+            except those beside a masked span whose windows reach into it.
     """
 
     probability: float = 0.01

@@ -357,7 +357,13 @@ def gradients(part, audio, rank=0, size=1):
             warnings.filterwarnings("ignore", message=".*self.log.*")
             part.training_step({"audio": share}, batch).backward()
         end_batch()
-    return [part.standardize.mean, part.standardize.variance, *(p.grad for p in part.parameters())]
+    statistics = (part.standardize, part.chroma_codes.standardize)
+    return [*(x for one in statistics for x in (one.mean, one.variance)), *(p.grad for p in part.parameters())]
+
+
+def build_with_all_losses():
+    targets = RandomTargets(number=2, chroma=1, cardinality=64, dim=4)
+    return build(targets=targets, masking=Masking(probability=0.03, seconds=0.2, heard=0.5))
 
 
 def in_a_share(rank, store, audio, out):
@@ -366,15 +372,15 @@ def in_a_share(rank, store, audio, out):
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.FileStore(str(store), 2), rank=rank, world_size=2
     )
-    found = gradients(build(), audio, rank, 2)
-    for gradient in found[2:]:
+    found = gradients(build_with_all_losses(), audio, rank, 2)
+    for gradient in found[4:]:
         torch.distributed.all_reduce(gradient)
-    torch.save([*found[:2], *(gradient / 2 for gradient in found[2:])], f"{out}-{rank}")
+    torch.save([*found[:4], *(gradient / 2 for gradient in found[4:])], f"{out}-{rank}")
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Statistics, masks and noise are those of the whole batch, and so is the mean over masked frames."""
+    """Statistics, masks and noise are those of the whole batch, and so are the means over masked and other frames."""
     audio = tones(8).unflatten(0, (2, 4))
     context = multiprocessing.get_context("spawn" if torch.accelerator.is_available() else "fork")
     both = [
@@ -382,7 +388,7 @@ def test_two_processes_train_as_one(tmp_path):
     ]
     for process in both:
         process.start()
-    expected = gradients(build(), audio)
+    expected = gradients(build_with_all_losses(), audio)
     for process in both:
         process.join(60)
         assert process.exitcode == 0

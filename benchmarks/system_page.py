@@ -84,7 +84,8 @@ def trained(system: System, run: Path) -> str:
         rows.append(
             [f"`{row.key}`", row.name, row.spec, f"{row.parameters / 1e6:.2f} M", f"{steps:,}", f"{minutes:.1f}"]
         )
-    rows.append(["all", "", "", f"{sum(row.parameters for row in system.summary()) / 1e6:.1f} M", "", f"{total:.0f}"])
+    parameters = sum(part.num_parameters for part in system.parts.values())  # with the parts inside them
+    rows.append(["all", "", "", f"{parameters / 1e6:.1f} M", "", f"{total:.0f}"])
     return markdown(["part", "kind", "output", "parameters", "steps", "minutes"], rows)
 
 

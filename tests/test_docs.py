@@ -40,8 +40,9 @@ from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
 from partita.recipe import logger_options
 from partita.recipe.compose import compose
-from partita.recipe.plan import check_recipe
+from partita.recipe.plan import check_recipe, load_recipe
 from partita.recipe.recipe_files import recipes
+from partita.system.system import System
 from toys import TOY_RECIPE
 
 ROOT = Path(partita.__file__).parent.parent
@@ -370,3 +371,13 @@ def test_every_guide_is_linked_from_the_readme():
 def test_the_page_of_performance_shows_the_results_that_are_stored(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     assert importlib.import_module("render").page() == (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_system_counts_the_parameters_of_parts_inside_others_once(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    system = System.outline(load_recipe("musiclm-tiny"))
+    table = importlib.import_module("system_page").trained(system, tmp_path)
+    distinct = {id(parameter): parameter.numel() for part in system.parts.values() for parameter in part.parameters()}
+    total = re.search(r"\| all [| ]+([\d.]+) M", table)
+    assert total
+    assert float(total[1]) * 1e6 == pytest.approx(sum(distinct.values()), rel=0.01)

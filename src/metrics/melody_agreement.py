@@ -20,10 +20,12 @@ class MelodyAgreement(ClipMeans):
     """Mean cosine similarity of the chroma of recordings and melodies, in the best of twelve keys and 49 tempos.
 
     Recording and melody are compared from the start of both for as long as both last. Both may be polyphonic, like
-    covers; chroma are transposed as a whole, as in cover song identification (Serrà et al., 2008). Unrelated music
-    agrees, too, in one of so many ways. So compare the result with that of other melodies. Of 30 passages of 10 s of
-    Bach's chorales, 29 agree better with their cover in another key, tempo and instrument than with those of the 29
-    others, and 28 with the first 60 % of it.
+    covers; chroma are transposed as a whole, as in cover song identification (Serrà et al., 2008).
+
+    Unrelated music agrees, too, in one of so many ways: passages of 10 s of Bach's chorales by 0.66 with covers of
+    others, and by 0.89 with their own. White noise, whose chroma is flat, agrees by 0.72. So compare the result with
+    that of other melodies. Of 30 such passages, 29 agree better with their cover in another key, tempo and instrument
+    than with those of the 29 others, and 28 with the first 60 % of it.
 
     Args:
         sample_rate: Sample rate of the audio, in Hz.

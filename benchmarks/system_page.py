@@ -26,12 +26,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 
 from partita.pages.plots import curves_figure, png, spectrogram_figure
 from partita.pages.tables import markdown
 from partita.recipe.plan import load_recipe
-from partita.storage.audio_file import read_clip, write_audio
+from partita.storage.audio_file import write_audio
 from partita.system.system import System, load
 from partita.training.report import read_curves
 
@@ -116,12 +117,12 @@ def clips(evaluation: Path, captions: list[str], folder: Path) -> str:
     """The first clips of an evaluation, each with its spectrogram."""
     lines = []
     for number, caption in enumerate(captions):
-        audio, rate = read_clip(evaluation / "clips" / f"{number:05}.flac")
+        samples, rate = soundfile.read(evaluation / "clips" / f"{number:05}.flac", dtype="float32", always_2d=True)
         sound, image = folder / f"clip-{number}.ogg", folder / f"clip-{number}.png"
-        write_audio(sound, audio, rate)
+        write_audio(sound, samples.T, rate)
         if sound.stat().st_size > MOST_BYTES:
             raise SystemExit(f"{sound} has {sound.stat().st_size:,} bytes: evaluate shorter clips")
-        image.write_bytes(png(spectrogram_figure(torch.as_tensor(audio), rate)))
+        image.write_bytes(png(spectrogram_figure(torch.from_numpy(samples.T), rate)))
         lines += [
             f"*{caption}* ([listen]({folder.name}/{sound.name}))",
             "",

@@ -24,7 +24,15 @@ from pathlib import Path
 from ..storage.cache import default_cache_dir
 
 SOURCES = ("numbers.h", "rounded.h", "linear.h", "decoder.c")
-FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+FLAGS = (
+    *("-std=c11", "-O3", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-unswitch-loops"),
+)
+"""Flags of all compilers.
+
+Copies of a loop, for masked and for other sequences, would round differently, so that the results of a sample would
+depend on the samples beside it. ``-fno-unswitch-loops`` keeps the compiler from making them.
+"""
 CHOICES = (
     ("-march=native", "-fopenmp"),
     ("-mcpu=native", "-fopenmp"),

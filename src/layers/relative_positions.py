@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 NUM_BUCKETS, MAX_DISTANCE = 32, 128
 """T5's buckets of distances: half of them hold one distance each, the others grow up to the largest distance."""
+SCALE = 32.0
+"""Factor of the learned table. It changes how far a bias moves in a step, not which biases can be learned.
+
+Adam moves an entry by about the learning rate in a step. Without the factor, a bias of several units, by which a head
+attends to one distance alone, would take thousands of steps.
+"""
 
 
 class RelativeBias(nn.Module):
@@ -39,7 +45,7 @@ class RelativeBias(nn.Module):
         """Bias ``[..., heads]`` of distances ``[...]``, int64, which are negative to later places."""
         buckets = bucket(distances.abs(), self.side)
         bias: Tensor = self.biases(torch.where(distances < 0, self.side + buckets, buckets))
-        return bias
+        return SCALE * bias
 
 
 def bucket(distances: Tensor, buckets: int) -> Tensor:

@@ -164,7 +164,7 @@ class Transformer(nn.Module):
                     scaled_normal_(layer.weight, layer.in_features * 2 * (index + 1))
         if positions == "relative":
             self.relative = RelativeBias(num_heads, causal=causal)
-            scaled_normal_(self.relative.biases.weight, width)
+            nn.init.normal_(self.relative.biases.weight, std=0.02)
 
     def positions(self, ids: Tensor) -> Positions:
         """Positions for ids ``[B or 1, N]``, in the dtype of the weights."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from partita.layers.relative_positions import RelativeBias, bucket
+from partita.layers.relative_positions import SCALE, RelativeBias, bucket
 from partita.layers.transformer_blocks import Transformer
 
 
@@ -14,7 +14,7 @@ def test_biases_are_those_of_t5(causal):
     reference = T5Attention(config, has_relative_attention_bias=True)
     mine = RelativeBias(4, causal=causal)
     torch.nn.init.normal_(mine.biases.weight)
-    reference.relative_attention_bias.weight.data.copy_(mine.biases.weight[:32])
+    reference.relative_attention_bias.weight.data.copy_(SCALE * mine.biases.weight[:32])
     ids = torch.arange(400)[None]
     found, expected = mine(ids, ids), reference.compute_bias(400, 400)
     if causal:  # what follows is never attended to

@@ -73,6 +73,14 @@ def test_windows_without_end_in_the_arguments_of_a_part(tmp_path):
     refused("its constants take", System.checked, tmp_path / "recipe.yaml")
 
 
+def test_windows_without_end_in_the_arguments_of_an_inner_part(tmp_path):
+    features = "{preset: best-rq-tiny, targets: {chroma_seconds: 1.0e+9}, windows: {seconds: 1.0e+9}}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"tokenizers: {{semantic: {{name: kmeans, features: {features}}}}}\ndata: chorales\n"
+    )
+    refused(r"semantic\.features: its constants take", System.checked, tmp_path / "recipe.yaml")
+
+
 def test_memory_is_counted_before_it_is_taken():
     def build():
         with outlining():

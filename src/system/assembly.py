@@ -87,6 +87,8 @@ class Assembly:
                     built = construct(built_from_arguments)
             except TooMuch as error:  # the limit counts all parts, so no further part can be built
                 raise RecipeError([*problems, Problem(plan.blame(part.key), part.key, str(error))]) from None
+            except RecipeError:  # an inner part exceeds the limit
+                raise
             except (ValueError, TypeError, ArithmeticError, RuntimeError, PartitaError) as error:
                 problems.append(Problem(plan.blame(part.key), part.key, str(error).split("\n")[0]))
                 return None

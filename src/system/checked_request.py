@@ -180,8 +180,9 @@ def _with_melody(system: Assembly, request: Request) -> Prompts:
         raise PartitaError(f"the melody is given twice, as `melody` and as the input {field}: leave one out")
     melodies = request.melody
     if not isinstance(melodies, list | tuple):
-        counted = next(iter(prompts.values()), request.seed if isinstance(request.seed, Sequence) else [None])
-        melodies = [melodies] * len(counted)
+        counted = next(iter(prompts.values()), request.seed)
+        clips = len(counted) if isinstance(counted, Sequence) else 1
+        melodies = [melodies] * max(1, clips)  # the checks of prompts and seeds report those that are missing
     return {**prompts, field: melodies}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -95,11 +96,11 @@ class Masking:
     def __post_init__(self) -> None:
         if not 0 < self.probability < 1:
             raise ValueError(f"probability must be between 0 and 1, not {self.probability}")
-        if not self.seconds > 0:
-            raise ValueError(f"seconds must be positive, not {self.seconds}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds must be positive and finite, not {self.seconds}")
         for name in ("noise", "heard"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, but is {getattr(self, name)}")
 
 
 SPECTRUM, ENCODER, MASKING, TARGETS = MelInput(), ConformerShape(), Masking(), RandomTargets()
@@ -175,6 +176,11 @@ class BestRQ(Tokenizer):
         size = spectrum.stack * spectrum.bands
         self.quantizer = RandomProjectionQuantizer(size, targets.number, cardinality, targets.dim)
         hop = self.stft.hop * spectrum.stack
+        if targets.chroma and targets.chroma_seconds > windows.seconds:
+            raise ValueError(
+                f"targets: chroma_seconds must be at most the {windows.seconds:g} s of windows, not "
+                f"{targets.chroma_seconds:g}"
+            )
         self.chroma_codes = ChromaCodes(targets, sample_rate, hop, spectrum.updates) if targets.chroma else None
         self.subsampling = nn.Sequential(
             Conv1d(spectrum.bands, width, 3),
@@ -245,7 +251,7 @@ class BestRQ(Tokenizer):
 
     def draw_mask(self, examples: int, frames: int) -> Tensor:
         """Frames that are masked, ``[examples, frames]`` bool: spans that begin at random mel frames."""
-        span = max(1, round(self.masking.seconds * self.frame_rate))
+        span = max(1, round(min(self.masking.seconds * self.frame_rate, frames)))
 
         def draw(number: int) -> Tensor:
             return torch.rand(number, frames, self.stack, device=self.device)

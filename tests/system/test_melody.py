@@ -106,6 +106,20 @@ def test_another_melody_makes_other_music_and_silence_is_no_melody(system, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("prompts", "seed", "message"),
+    [
+        (5, 0, "text takes a list with one prompt for each clip, not 5"),
+        ({"text": None}, 0, "text takes a list with one prompt for each clip, not None"),
+        ({"text": []}, 0, r"text takes a list with one prompt for each clip, not \[\]"),
+        (None, [], "seed"),
+    ],
+)
+def test_a_melody_with_prompts_or_seeds_that_cannot_be_counted(system, prompts, seed, message):
+    with pytest.raises(PartitaError, match=message):
+        system.generate(prompts, melody=torch.zeros(1, 800), seed=seed)
+
+
+@pytest.mark.parametrize(
     ("seconds", "rate", "channels"), [(0.1, 44100, 1), (600.0, 8000, 1), (3.0, 8000, 2), (1.0, 96000, 6)]
 )
 def test_a_melody_of_any_length_rate_and_channels(system, tmp_path, seconds, rate, channels):

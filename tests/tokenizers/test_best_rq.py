@@ -102,6 +102,12 @@ def test_masks_are_spans_that_begin_at_random():
         assert (lengths >= span).all()
 
 
+def test_a_span_longer_than_the_clip_masks_the_rest_of_it():
+    mask = build(masking=Masking(probability=0.02, seconds=1e12)).draw_mask(50, 20)
+    assert mask.any()
+    assert not (mask[:, :-1] & ~mask[:, 1:]).any()
+
+
 def test_masked_frames_are_noise_and_the_others_what_they_were():
     part = build(masking=Masking(noise=0.3))
     mel = part.standardize(part.spectrum(tones(8, 8.0)))
@@ -312,6 +318,7 @@ def test_trains_the_same_with_recomputed_blocks():
         ({"layer": 0}, "layer"),
         ({"spectrum": MelInput(f_min=3000, f_max=100)}, "bands go up"),
         ({"sample_rate": 0}, "sample_rate"),
+        ({"targets": RandomTargets(chroma=1, chroma_seconds=30)}, "at most the 20 s of windows"),
         ({"encoder": ConformerShape(width=30, depth=1, num_heads=4)}, "width"),
     ],
 )
@@ -326,8 +333,11 @@ def test_refuses_what_cannot_be(options, word):
         (lambda: MelInput(stack=0), "stack"),
         (lambda: Masking(probability=0.0), "probability"),
         (lambda: Masking(seconds=-1), "seconds"),
+        (lambda: Masking(seconds=math.inf), "seconds"),
         (lambda: Masking(noise=-1), "noise"),
+        (lambda: Masking(noise=math.inf), "noise"),
         (lambda: Masking(heard=-1), "heard"),
+        (lambda: Masking(heard=math.inf), "heard"),
         (lambda: RandomTargets(cardinality=1), "cardinality"),
         (lambda: RandomTargets(chroma=-1), "chroma"),
         (lambda: RandomTargets(chroma=1, chroma_seconds=0), "chroma_seconds"),

@@ -277,3 +277,20 @@ def test_weights_of_another_kind_of_number(saved, kind):
     if half:  # another precision is no other kind
         save_file(half, path)
         assert partita.load(saved).stages
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("num_codebooks=100000000", "100,000,000 codebooks exceed the limit"),
+        ("embedding.window=1.0e+300", "window of 1e\\+300 s exceeds the limit"),
+    ],
+)
+def test_endless_arguments_of_a_quantized_melody_embedding(tmp_path, change, message):
+    (tmp_path / "recipe.yaml").write_text(
+        "tokenizers: {acoustic: {name: toy-codec}}\n"
+        "conditioners: {melody: melody-rvq-tiny}\n"
+        "stages:\n  main: {generator: musiclm-tiny, target: acoustic, given: {melody: prepend}, window: 1}\n"
+        "data: {preset: chorales, covers: true}\n"
+    )
+    refused(message, System.checked, tmp_path / "recipe.yaml", [f"conditioners.melody.{change}"])

@@ -20,6 +20,7 @@ from ..errors import PartitaError
 from ..layers.mel import MelSpectrum
 from ..layers.octave_bands import OctaveSpectrum
 from ..layers.triplet import semi_hard_triplet_loss
+from ..limits import LONGEST_WINDOW, TooMuch, beyond
 from ..metrics.retrieval import EmbeddedPairs, recall
 from .audio_towers.base import AudioTower
 from .embedding import EmbeddingConditioner, Views, mean_embedding
@@ -154,6 +155,12 @@ class MelodyEmbedding(EmbeddingConditioner):
         for name, value in (("window", window), ("stride", stride), ("seconds", seconds)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 seconds, not {value}")
+        if beyond(window, LONGEST_WINDOW):
+            raise TooMuch(f"a window of {window:g} s exceeds the limit of {LONGEST_WINDOW:g} s: refused")
+        if round(stride * spectrum.sample_rate) < spectrum.hop:
+            raise ValueError(
+                f"stride must be at least the hop of the spectrum, {spectrum.hop} samples, not {stride:g} s"
+            )
         self.dim, self.sample_rate, self.loss, self.longest_audio = dim, spectrum.sample_rate, loss, seconds
         self.window, self.stride = (max(1, round(value * spectrum.sample_rate)) for value in (window, stride))
         self.longest = None if seconds is None else max(1, round(seconds * spectrum.sample_rate))

@@ -13,6 +13,7 @@ from ..core.processes import drawing_together, from_first, of_all
 from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.clustering import lloyd, nearest, plus_plus
+from ..limits import MOST_LAYERS, TooMuch, beyond
 from ..metrics.codec import CodebookUsage
 from ..metrics.retrieval import EmbeddedPairs
 from .base import Conditioner
@@ -66,6 +67,8 @@ class Quantized(Conditioner):
                 "num_codebooks and iterations must be at least 1 and cardinality at least 2, not "
                 f"{num_codebooks}, {iterations} and {cardinality}"
             )
+        if beyond(num_codebooks, MOST_LAYERS):
+            raise TooMuch(f"{num_codebooks:,} codebooks exceed the limit of {MOST_LAYERS:,}: refused")
         if samples < cardinality:
             raise ValueError(f"samples must be at least the cardinality, {cardinality}, not {samples}")
         self.automatic_optimization = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -52,7 +53,7 @@ class EmbeddedCodes(nn.Module):
 
     def __init__(self, cardinalities: Sequence[int], width: int) -> None:
         super().__init__()
-        self.offsets = tuple(sum(cardinalities[:k]) for k in range(len(cardinalities)))
+        self.offsets = tuple(accumulate(cardinalities, initial=0))[:-1]
         self.weight = nn.Parameter(torch.empty(sum(cardinalities), width))
         scaled_normal_(self.weight, width)
 

@@ -314,6 +314,7 @@ data: {name: corpus, limit: 6, covers: true}
     [
         ({"dim": 0}, "dim must be at least 1"),
         ({"window": 0.0}, "window must be above 0 seconds"),
+        ({"stride": 1e-9}, "stride must be at least the hop of the spectrum"),
         ({"stride": math.inf}, "stride must be above 0 seconds"),
         ({"seconds": -1.0}, "seconds must be above 0 seconds"),
         ({"inputs": ("text",)}, "reads audio, but text is text"),

@@ -86,7 +86,6 @@ def _kept(comparison: Comparison) -> Rows:
     if not having:
         return {}
     log.info("melody")
-
     ids = [comparison.piece_ids[i] for i in having]
 
     def similarity(pieces: Tensor) -> MelodySimilarity:

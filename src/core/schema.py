@@ -284,14 +284,17 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     group = _group(argument.type)
     if group is not None and isinstance(value, Mapping):
         return check(group, value, key=path)
-    numbers = [(at, leaf) for at, leaf in _places(value, path) if isinstance(leaf, float)]
-    if endless := [(at, leaf) for at, leaf in numbers if not math.isfinite(leaf)]:
-        return [Mistake(at, f"expected a finite number, got {leaf}") for at, leaf in endless]
+    if endless := _endless(value, path):
+        return endless
     try:
-        _converted(argument.type, value)
+        return _endless(_converted(argument.type, value), path)  # of texts, such as "inf"
     except _REFUSALS:
         return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
-    return []
+
+
+def _endless(value: Any, path: str) -> list[Mistake]:
+    numbers = [(at, leaf) for at, leaf in _places(value, path) if isinstance(leaf, float)]
+    return [Mistake(at, f"expected a finite number, got {leaf}") for at, leaf in numbers if not math.isfinite(leaf)]
 
 
 @cache

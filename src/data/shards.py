@@ -132,7 +132,7 @@ class Shards(Source):
         start, length = Fraction(0), whole if seconds is None else min(seconds, whole)
         if seconds is None and count > 1:
             raise PartitaError(f"{values['id']} is too long to be read as a whole: its tokens are stored in excerpts")
-        if seconds is not None and catalog.whole:
+        if seconds is not None:
             digest = hashlib.sha256(f"{crop_id}/{seed}".encode()).digest()
             fraction = np.random.default_rng(int.from_bytes(digest)).random()
             step, last = Fraction(catalog.step), max(0.0, whole - seconds)

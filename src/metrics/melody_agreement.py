@@ -17,7 +17,7 @@ SPEEDS = tuple(2 ** (step / 24) for step in range(-24, 25))
 
 
 class MelodyAgreement(ClipMeans):
-    """Mean cosine similarity of the chroma of recordings and melodies, in the best of twelve keys and 49 tempos.
+    """Mean correlation of the chroma of recordings and melodies, in the best of twelve keys and 49 tempos.
 
     Recording and melody are compared from the start of both for as long as both last. Both may be polyphonic, like
     covers; chroma are transposed as a whole, as in cover song identification (Serrà et al., 2008).
@@ -64,8 +64,8 @@ class MelodyAgreement(ClipMeans):
         )
 
     def _directions(self, audio: Tensor) -> Tensor:
-        """Chroma ``[B, S, 12]`` of unit length, zero for silence."""
-        return F.normalize(self.chroma(audio), dim=-1)
+        """Chroma ``[B, S, 12]`` around their mean, of unit length; zero for silence."""
+        return _direction(self.chroma(audio))
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``melody_agreement`` in [0, 1], with bounds ``…_low`` and ``…_high``, and ``clips`` and ``pieces``.
@@ -74,6 +74,11 @@ class MelodyAgreement(ClipMeans):
             PartitaError: No clips were compared.
         """
         return super().compute()
+
+
+def _direction(chroma: Tensor) -> Tensor:
+    """Chroma less the mean of the twelve classes, so that a flat one, as of noise, has no direction."""
+    return F.normalize(chroma - chroma.mean(-1, keepdim=True), dim=-1)
 
 
 def _best(clip: Tensor, melody: Tensor) -> Tensor:
@@ -85,6 +90,6 @@ def _best(clip: Tensor, melody: Tensor) -> Tensor:
     both = places <= last
     before = places.long().clamp(max=last)
     share = (places - before).clamp(0, 1)[..., None]
-    played = F.normalize(melody[before].lerp(melody[(before + 1).clamp(max=last)], share), dim=-1)
+    played = _direction(melody[before].lerp(melody[(before + 1).clamp(max=last)], share))
     similarity = torch.einsum("ksc,vsc->kvs", keys, played) * both
     return (similarity.sum(-1) / both.sum(-1)).max()

@@ -39,7 +39,8 @@ class TokenPlan:
         sample_rate: Highest sample rate of the audio that any part reads, in Hz.
         channels: Most channels that any part reads.
         window: Longest window of the stages, in seconds.
-        whole: Whether whole pieces are stored, because everything can be cropped.
+        whole: Whether whole pieces are stored, because everything can be cropped. Otherwise, clips of the longest
+            window are stored, and stages with shorter windows read crops of them with the conditions of the clip.
         excerpts: Whether a conditioner reads another excerpt of each piece.
     """
 
@@ -60,7 +61,7 @@ def plan_tokens(system: System) -> TokenPlan:
     """
     if not system.stages:
         raise PartitaError("this recipe has no stage, and only stages can be trained on stored tokens")
-    plan, windows = TokenPlan(), set()
+    plan, windows, uncropped = TokenPlan(), set(), False
     joint = {name for stage in system.stages.values() for name in stage.joint}
     for name in system.stages:
         data = FitData(system, PartKey.of("stages", name))
@@ -68,7 +69,7 @@ def plan_tokens(system: System) -> TokenPlan:
         windows.add(data.seconds)
         for reference in data.references:
             plan.references.setdefault(representation_key(system, reference), reference)
-            plan.whole &= system.tokenizer_of(reference).spec.frame_rate is not None
+            uncropped |= system.tokenizer_of(reference).spec.frame_rate is None
         for key, conditioner in data.conditioners.items():
             if conditioner.reads_audio and (key in joint or conditioner.draws):
                 why = "learns together with its stage" if key in joint else "draws at random in every step"
@@ -81,13 +82,13 @@ def plan_tokens(system: System) -> TokenPlan:
             plan.conditioners.setdefault(conditioner.fingerprint(), (key, conditioner))
             plan.whole &= conditioner.spec.frame_rate is not None or not conditioner.reads_audio
             plan.excerpts |= "excerpt" in conditioner.inputs
-    plan.whole &= not plan.excerpts
+    plan.whole &= not (plan.excerpts or uncropped)
     plan.window = max(windows)
-    if not plan.whole and len(windows) > 1:
+    if uncropped and len(windows) > 1:
         raise PartitaError(
-            "what these stages need cannot be cropped, so it is stored in clips of the length of a window, but their "
-            f"windows differ ({', '.join(f'{window:g}' for window in sorted(windows))} s): give them the same window, "
-            "or train them on the audio"
+            "a representation without a frame rate cannot be cropped, so it is stored in clips of the length of a "
+            f"window, but the windows of these stages differ ({', '.join(f'{w:g}' for w in sorted(windows))} s): give "
+            "them the same window, or train them on the audio"
         )
     return plan
 

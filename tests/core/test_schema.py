@@ -279,11 +279,13 @@ def test_references_and_missing_values_are_mistakes(hint, text):
 
 def test_a_number_that_is_not_finite_is_one_mistake_wherever_it_is_checked():
     class Taking:
-        def __init__(self, *, anything: dict[str, Any], rate: float = 1.0) -> None: ...
+        def __init__(self, *, anything: dict[str, Any], rate: float = 1.0, gains: tuple[float, ...] = ()) -> None: ...
 
     values = {"anything": {"inner": {"rates": [1.0, math.nan], "rate": math.inf}}, "rate": math.inf}
+    values["gains"] = ["1", "-inf"]  # texts that convert to numbers
     assert [(one.key, one.message) for one in check(Taking, values)] == [
         ("anything.inner.rates", "expected a finite number, got nan"),
         ("anything.inner.rate", "expected a finite number, got inf"),
         ("rate", "expected a finite number, got inf"),
+        ("gains", "expected a finite number, got -inf"),
     ]

@@ -24,6 +24,11 @@ from partita.training.fit_data import FitData
 from partita.training.training import train
 from saved_systems import weights
 
+SMALL_STAGE = (
+    "{name: autoregressive, backbone: {name: transformer, width: 16, depth: 1, num_heads: 2}, "
+    "fit: {steps: 2, batch_size: 2}}"
+)
+
 
 @register("conditioner", "toy-envelope")
 class ToyEnvelope(Conditioner):
@@ -186,9 +191,33 @@ def test_a_condition_of_the_whole_clip_is_stored_in_clips(base, tmp_path, music)
         train(from_shards(plan, tmp_path / "shards", "stages.main.window=2.0"), tmp_path / "longer")
 
 
+def test_shorter_windows_are_crops_of_stored_clips_with_their_conditions(base, tmp_path, music):
+    second = f"{{generator: {SMALL_STAGE}, target: other, given: [acoustic], window: 0.5}}"
+    other = f"tokenizers.other={{name: toy-codec, weights: {base.tokenizers['acoustic'].weights}}}"
+    plan = changed(base, "conditioners.text=toy-power", "tokens.versions=1", other, f"stages.second={second}")
+    train(plan, tmp_path / "run")
+    shards = Shards(str(tmp_path / "run" / "tokens"))
+    shards.setup()
+    (power,) = shards.stored_keys
+    starts = set()
+    for seed in range(12):
+        clip = shards.read("train", 1, seed=0, seconds=1.0, sample_rate=4000, channels=1)
+        crop = shards.read("train", 1, seed=seed, seconds=0.5, sample_rate=4000, channels=1)
+        first = round(crop.fields["seconds_start"] * 40)
+        starts.add(first)
+        for key, codes in clip.representations.items():
+            assert torch.equal(crop.representations[key], codes[:, first : first + 20])
+        assert torch.equal(crop.conditions[power][0], clip.conditions[power][0])
+    assert len(starts) > 4
+
+
 def test_what_has_no_frame_rate_is_stored_in_clips(base, tmp_path):
     plan = changed(base, "tokenizers.acoustic=null", "tokenizers.events=toy-events", "stages.main.target=events")
     assert trains_alike(plan, tmp_path) == 0
+    second = f"{{generator: {SMALL_STAGE}, target: more, given: [events], window: 0.5}}"
+    two = changed(plan, "tokenizers.more=toy-events", f"stages.second={second}")
+    with pytest.raises(partita.PartitaError, match=r"the windows of these stages differ \(0.5, 1 s\)"):
+        partita.tokenize(two, tmp_path / "two", progress=False)
 
 
 def test_a_conditioner_that_learns_from_audio_needs_audio(base, tmp_path, monkeypatch, toy_recipe):

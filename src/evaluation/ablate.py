@@ -29,6 +29,8 @@ from .ablation_runs import (
     make_runs,
     recipe_of,
     standalone_parts,
+    stores_tokens,
+    tokens_identity,
     trained_parts,
     with_steps,
 )
@@ -147,9 +149,13 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
     tasks: dict[str, Task] = {}
     for run in requested:
         part_tasks: dict[PartKey, Task] = {}
+        stored: Task | None = None
         for key in standalone_parts(run):
             task_key = identity_of(run, key)
             if task_key not in tasks:
+                if key.group == "stages" and stores_tokens(run) and stored is None:
+                    stored = _storing(run, part_tasks)
+                    tasks.setdefault(stored.key, stored)
                 before = {name: part_tasks[name] for name in dependencies(run, key) if name in part_tasks}
                 tasks[task_key] = Task(
                     task_key,
@@ -159,7 +165,8 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
                     _yaml(recipe_of(run, key)),
                     key,
                     {name: other.folder for name, other in before.items()},
-                    tuple(dict.fromkeys(other.key for other in before.values())),
+                    tuple(dict.fromkeys(other.key for other in (*before.values(), *([stored] if stored else [])))),
+                    stored.folder if stored else "",
                 )
             part_tasks[key] = tasks[task_key]
             if key.group == "stages":
@@ -177,6 +184,14 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
             options=json.loads(json.dumps(plain(ablation.evaluation))),
         )
     return list(tasks.values())
+
+
+def _storing(run: Run, part_tasks: Mapping[PartKey, Task]) -> Task:
+    """Return the task that stores the tokens of a run, once its tokenizers and conditioners are trained."""
+    key = f"tokens-{tokens_identity(run)}"
+    parts = {name: other.folder for name, other in part_tasks.items()}
+    needs = tuple(dict.fromkeys(other.key for other in part_tasks.values()))
+    return Task(key, "store", f"tokens of {_title(run)}", f"parts/{key}", _yaml(run.plan.values), parts=parts, needs=needs)
 
 
 def summary(requested: Sequence[Run], tasks: Sequence[Task]) -> str:

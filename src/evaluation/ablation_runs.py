@@ -81,6 +81,11 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
         raise PartitaError(
             f"these variants are not valid systems: correct them, or leave them out with --skip-unfit:\n{lines}"
         )
+    if "minutes" in ablation.budget.get("stages", {}) and any(stores_tokens(run) for run in found):
+        raise PartitaError(
+            "a budget of minutes is not known for stages that are trained on stored tokens, because their speed is "
+            "measured before: give a budget in steps or tokens, or set tokens=null"
+        )
     idle = set(ablation.budget) - {key.group for run in found for key in trained_parts(run)}
     if idle:
         raise PartitaError(
@@ -169,12 +174,34 @@ def identity_of(run: Run, key: PartKey) -> str:
     """Return what identifies the training of a part: runs in which it is equal share the part.
 
     What has no influence on the training is left out: the parts around an inner part, and the stages that generate the
-    codes that another stage is given, because it is trained on codes of real clips.
+    codes that another stage is given, because it is trained on codes of real clips. If the tokens of these clips are
+    stored, stages that differ in nothing else share a training, on the tokens of the first run.
     """
     if not key.around:
-        return fingerprint(_restricted(run, key, set(_with_dependencies(run.outline, key))), key)
+        values = _restricted(run, key, set(_with_dependencies(run.outline, key)))
+        stored = stores_tokens(run) and key.group == "stages"
+        return fingerprint(values | ({"tokens": run.plan.values["tokens"]} if stored else {}), key)
     common = _restricted(run, key, ())
     return fingerprint(common | {"part": _slot(run.plan.values, key)}, key)
+
+
+def stores_tokens(run: Run) -> bool:
+    """Return whether the stages of a run are trained on tokens that are stored before."""
+    return run.plan.tokens is not None and bool(run.outline.stages)
+
+
+def tokens_identity(run: Run) -> str:
+    """Return what identifies the stored tokens of a run: runs in which it is equal share them.
+
+    These are the data, the parts whose output is stored and their weights, and what the stages read of them in windows
+    of which lengths, but not the networks of the stages.
+    """
+    values = {key: run.plan.values.get(key) for key in ("tokenizers", "conditioners", "data", "tokens")}
+    reads = {
+        name: {key: value for key, value in stage.items() if key in ("target", "given", "window")}
+        for name, stage in run.plan.values["stages"].items()
+    }
+    return fingerprint(values | {"stages": reads, "seed": run.seed}, None)
 
 
 def dependencies(run: Run, key: PartKey) -> list[PartKey]:

@@ -1,4 +1,4 @@
-"""The tasks of an ablation: trainings, speed measurements and evaluations, each run in its own process."""
+"""The tasks of an ablation: trainings, stored tokens, measurements and evaluations, each run in its own process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from ..core.part_key import PartKey
 from ..core.registry import UnknownName
 from ..core.schema import build
 from ..data.examples import Examples
+from ..data.token_catalog import CATALOG
 from ..errors import PartitaError
 from ..recipe.compose import compose
 from ..recipe.plan import Plan, check_recipe
 from ..storage.files import replacing_file, replacing_folder
 from ..system.assembly import INDEX, index_yaml
 from ..system.system import System, load
-from ..training.training import seconds_per_step, train
+from ..training.tokenize import tokenize
+from ..training.training import TOKENS, seconds_per_step, train
 from .comparison import reconstruct
 from .evaluate import evaluate
 from .evaluation_options import Evaluation
@@ -50,24 +52,27 @@ class Task:
 
     Args:
         key: Identifier of the task, and name of its files.
-        kind: Kind of task: train (or load) a part, measure its training speed, or evaluate a system.
+        kind: Kind of task: train (or load) a part, store the tokens on which stages are trained, measure the training
+            speed of a part, or evaluate a system.
         label: Name of the task in messages.
         folder: Folder of the task's run, relative to the folder of the ablation.
         recipe: Recipe of the run, as YAML.
         part: Key of the part that is trained or measured.
         parts: Folder of the run that holds each part trained by another task, by key of the part.
         needs: Keys of the tasks that must be completed before.
+        tokens: Folder of the task that stored the tokens on which a stage is trained. Empty to train it on the data.
         options: Options of an evaluation.
     """
 
     key: str
-    kind: Literal["train", "measure", "evaluate"]
+    kind: Literal["train", "store", "measure", "evaluate"]
     label: str
     folder: str
     recipe: str
     part: str = ""
     parts: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    tokens: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     def write(self, root: Path) -> None:
@@ -76,8 +81,8 @@ class Task:
 
     def done(self, root: Path) -> bool:
         """Return whether the results of the task exist."""
-        results = {"train": f"{self.part}/model.safetensors", "measure": SPEED, "evaluate": f"evaluation/{DONE}"}
-        result = root / self.folder / results[self.kind]
+        results = {"train": f"{self.part}/model.safetensors", "store": f"{TOKENS}/{CATALOG}", "measure": SPEED}
+        result = root / self.folder / results.get(self.kind, f"evaluation/{DONE}")
         return result.is_file() and (self.kind != "evaluate" or _read(result)["options"] == self.options)
 
     def log(self, root: Path) -> Path:
@@ -103,7 +108,7 @@ def perform_task(root: str | Path, key: str) -> None:
     task = Task(**_read(root / "tasks" / f"{key}.json"))
     try:
         if getattr(rank_zero_only, "rank", 0):
-            if task.kind != "evaluate" and not task.done(root):
+            if task.kind in ("train", "measure") and not task.done(root):
                 _wait(task, root)
                 _ACTIONS[task.kind](task, root)
             return
@@ -145,7 +150,14 @@ def _wait(task: Task, root: Path) -> None:
 
 
 def _train(task: Task, root: Path) -> None:
-    train(_plan(task, root), root / task.folder, only=PartKey(task.part))
+    tokens = root / task.tokens / TOKENS if task.tokens else None
+    train(_plan(task, root), root / task.folder, only=PartKey(task.part), tokens=tokens)
+
+
+def _store(task: Task, root: Path) -> None:
+    plan = _plan(task, root)
+    workers = max(stage.fit_options.num_workers for stage in System.outline(plan).stages.values())
+    tokenize(root / task.folder, root / task.folder / TOKENS, workers=workers, progress=False)
 
 
 def _measure(task: Task, root: Path) -> None:
@@ -165,7 +177,7 @@ def _evaluate(task: Task, root: Path) -> None:
     _write(run / "evaluation" / DONE, {"options": task.options, **_speed(load(run, device=device))})
 
 
-_ACTIONS = {"train": _train, "measure": _measure, "evaluate": _evaluate}
+_ACTIONS = {"train": _train, "store": _store, "measure": _measure, "evaluate": _evaluate}
 
 
 def _plan(task: Task, root: Path) -> Plan:

@@ -58,7 +58,7 @@ TOKENS = "tokens"
 """Folder of a run for the shards of its tokens."""
 
 
-def train(plan: Plan, run: str | Path, only: PartKey | None = None) -> System:
+def train(plan: Plan, run: str | Path, only: PartKey | None = None, tokens: Path | None = None) -> System:
     """Train every part of a system that has no weights, or resume an interrupted run.
 
     A part inside another one is trained before it, and stays in a folder of its own in the run. Each action is logged
@@ -69,6 +69,8 @@ def train(plan: Plan, run: str | Path, only: PartKey | None = None) -> System:
         run: Folder of the run, created if missing.
         only: Key of the single part to train, which may be inside another one. What it depends on must be in the run or
             have weights. ``None`` trains all parts.
+        tokens: Folder of stored tokens to train stages on, whatever the recipe stores. ``None`` trains them on the
+            tokens that the run stores if the recipe says so, and otherwise on the data.
 
     Raises:
         PartitaError: The folder holds a run of another recipe, another process is training there, the data is unusable,
@@ -84,14 +86,14 @@ def train(plan: Plan, run: str | Path, only: PartKey | None = None) -> System:
             _claim(plan, run)
         connected = torch.distributed.is_initialized()
         with log_to_file(run / "logs" / "train.log"):
-            _train_parts(system, run, only)
+            _train_parts(system, run, only, tokens)
         # What follows, such as the report, is up to the first process: metrics would wait for the others, which end.
         if torch.distributed.is_initialized() and not connected:
             torch.distributed.destroy_process_group()
     return system
 
 
-def _train_parts(system: System, run: Path, only: PartKey | None = None) -> None:
+def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path | None) -> None:
     """Train the untrained parts, or one of them, in a run folder that belongs to this recipe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # skipped files are in the report
@@ -112,7 +114,7 @@ def _train_parts(system: System, run: Path, only: PartKey | None = None) -> None
     }
     if not system.source.carries_audio:
         _check_trainable_without_audio(system, run, joint)
-    if system.plan.tokens is not None:  # before parts are trained for which no tokens could be stored
+    if system.plan.tokens is not None and tokens is None:  # before parts are trained for which no tokens could be stored
         check_storable(system, system.plan.tokens)
     done = set()
     for key, part in system.training_order.items():  # first, so that missing weights do not waste any training
@@ -143,7 +145,9 @@ def _train_parts(system: System, run: Path, only: PartKey | None = None) -> None
     for key, part in system.training_order.items():
         if key not in done and key not in joint and only in (None, key):
             if key.group == "stages":
-                source = source or _stage_source(system, run)
+                source = source or _stage_source(system, run, tokens)
+                if source is not system.source and (wrong := source.unsuitable(stored_needs(system, key))) is not None:
+                    raise PartitaError(f"{key}: {wrong}")
             since = ", resuming from the last checkpoint" if checkpoint_path(run, key).exists() else ""
             log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
             if (doubt := part.doubt()) is not None:
@@ -211,19 +215,20 @@ def _claim(plan: Plan, run: Path) -> None:
             new.write_text(text, encoding="utf-8")
 
 
-def _stage_source(system: System, run: Path) -> Source:
-    """Return the source of the examples of stages: that of the system, or the tokens that the run stores first."""
-    if system.plan.tokens is None:
+def _stage_source(system: System, run: Path, tokens: Path | None) -> Source:
+    """Return the source of the examples of stages: stored tokens, which the run may store first, or the system's."""
+    if tokens is None and system.plan.tokens is None:
         return system.source
-    folder = run / TOKENS
-    if is_first_process():
+    folder = tokens or run / TOKENS
+    if tokens is None and is_first_process():
+        assert system.plan.tokens is not None
         device = find_device("cpu" if system.plan.trainer.get("accelerator") == "cpu" else "auto")
         workers = max(stage.fit_options.num_workers for stage in system.stages.values())
         work = Workforce(workers, device)
         store_tokens(system, store_for(folder), system.plan.tokens, work, verify=False)
         for part in system.parts.values():
             part.cpu()
-    else:
+    elif tokens is None:
         wait_for_tokens(folder)
     source = Shards(str(folder))
     source.setup()

@@ -3,11 +3,13 @@
 import time
 from types import SimpleNamespace
 
+import pytest
 import torch
 import yaml
 
 from ablation_toys import Here, study
 from partita.core.part_key import PartKey
+from partita.errors import PartitaError
 from partita.evaluation import tasks
 from partita.evaluation.ablate import ablate, plan_tasks
 from partita.evaluation.ablation import read_ablation
@@ -15,7 +17,7 @@ from partita.evaluation.ablation_runs import fingerprint, make_runs, recipe_of, 
 from partita.recipe.plan import load_recipe
 from partita.training import callbacks
 from partita.training.training import seconds_per_step, train
-from saved_systems import weights
+from saved_systems import same, weights
 from toys import ToyBigram
 
 
@@ -98,6 +100,24 @@ def test_a_step_is_timed(toy_recipe, monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: steps * 0.5, monotonic=time.monotonic)
     monkeypatch.setattr(callbacks, "time", clock)
     assert seconds_per_step(load_recipe(toy_recipe), PartKey("stages/main")) == 0.5
+
+
+def test_stages_are_trained_on_the_tokens_that_train_would_store_once_for_all_variants(toy_recipe, tmp_path):
+    changes = ["tokens.versions=2", "stages.main.generator.width=16,8"]
+    ablation, root = study(toy_recipe, *changes), tmp_path / "out"
+    launcher = Here(root)
+    assert ablate(ablation, root, launcher=launcher) == {}
+    assert [task.kind for task in launcher.begun] == ["train", "store", "train", "evaluate", "train", "evaluate"]
+    train(load_recipe(toy_recipe, ["tokens.versions=2", "stages.main.generator.width=8"]), tmp_path / "alone")
+    stage = PartKey("stages/main")
+    assert same(weights(tmp_path / "alone" / stage), weights(root / "variants/width=8/seed-0" / stage))
+    train(load_recipe(toy_recipe, ["stages.main.generator.width=8"]), tmp_path / "on-the-fly")
+    assert not same(weights(tmp_path / "on-the-fly" / stage), weights(tmp_path / "alone" / stage))
+
+
+def test_stages_on_stored_tokens_have_no_budget_in_minutes(toy_recipe):
+    with pytest.raises(PartitaError, match="a budget of minutes is not known for stages that are trained on stored"):
+        make_runs(study(toy_recipe, "tokens=store", budget=["minutes=1"]))
 
 
 INNER = PartKey("tokenizers/semantic.features")

@@ -113,11 +113,13 @@ def scores(evaluation: Mapping[str, Any]) -> str:
     return markdown(["score", "better", "generated", "real", "coded", "chance", "p", "clips"], rows)
 
 
-def clips(evaluation: Path, captions: list[str], folder: Path) -> str:
-    """The first clips of an evaluation, each with its spectrogram."""
+def clips(evaluation: Path, captions: list[str], count: int, folder: Path) -> str:
+    """Clips at equal distances in an evaluation, each with its caption and its spectrogram."""
     lines = []
-    for number, caption in enumerate(captions):
-        samples, rate = soundfile.read(evaluation / "clips" / f"{number:05}.flac", dtype="float32", always_2d=True)
+    for number in range(count):
+        place = number * len(captions) // count
+        caption = captions[place]
+        samples, rate = soundfile.read(evaluation / "clips" / f"{place:05}.flac", dtype="float32", always_2d=True)
         sound, image = folder / f"clip-{number}.ogg", folder / f"clip-{number}.png"
         write_audio(sound, samples.T, rate)
         if sound.stat().st_size > MOST_BYTES:
@@ -170,7 +172,7 @@ def main() -> None:
         if (evaluation / "evaluation.json").is_file():
             results = json.loads((evaluation / "evaluation.json").read_text())
             blocks["scores"] = scores(results)
-            blocks["clips"] = clips(evaluation, results["captions"][: options.clips], folder)
+            blocks["clips"] = clips(evaluation, results["captions"], options.clips, folder)
     if options.ablation:
         text = (options.ablation / "ablation.md").read_text()
         blocks["ablation"] = re.sub(r"^#", "###", text, flags=re.MULTILINE)

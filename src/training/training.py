@@ -243,7 +243,7 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
     check_nodes(trainer)
     with saying_when_full(run), warnings.catch_warnings():
         warnings.filterwarnings(
-            "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec)"
+            "ignore", message=r".*(many workers|ambiguous collection|ended before the epoch|LeafSpec|in eval mode)"
         )
         try:
             trainer.fit(part, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)

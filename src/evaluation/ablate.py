@@ -226,7 +226,7 @@ def _checked_runs(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict
 
 def _with_common_duration(ablation: Ablation, requested: Sequence[Run]) -> Ablation:
     """Return the ablation with the shortest window as the clip duration, if the windows of its variants differ."""
-    windows = {run.plan.last_stage.window for run in requested if run.plan.stages}
+    windows = {run.plan.window for run in requested if run.plan.stages}
     if ablation.evaluation.duration is not None or len(windows) < 2:
         return ablation
     return replace(ablation, evaluation=replace(ablation.evaluation, duration=min(windows)))

@@ -95,7 +95,7 @@ def evaluate(
     if folder is None:
         raise PartitaError(f"{model} is not a local folder: name a folder for the results with -o")
     spec = system.output.spec
-    window = system.plan.last_stage.window if system.stages else CODEC_SECONDS
+    window = system.plan.window if system.stages else CODEC_SECONDS
     seconds = window if options.duration is None else options.duration
     request = {
         "model": _fingerprint(system),

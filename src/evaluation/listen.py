@@ -134,7 +134,7 @@ def gather_clips(
         count = len(shown)
         items = items or [f"{i + 1:03}" for i in range(count)]
         if duration is None:
-            duration = system.plan.last_stage.window if system.stages else None
+            duration = system.plan.window if system.stages else None
         clips[label] = _generate(system, label, inputs, count, duration, seed)
         log.info("%s: %d clips generated", label, count)
     return Material(clips, items, shown)

@@ -94,6 +94,11 @@ class Plan:
         return next(reversed(self.stages.values()))
 
     @property
+    def window(self) -> float:
+        """The longest window of the stages in seconds, which is the default length of a clip."""
+        return max(stage.window for stage in self.stages.values())
+
+    @property
     def ends(self) -> list[Reference]:
         """The representations at the ends of the chain, which are decoded to audio, in the order of the stages."""
         named = [target for stage in last_stages(self.stages).values() for target in stage.targets]

@@ -64,9 +64,8 @@ class CheckedRequest:
         inputs = _inputs(system, _with_melody(system, request))
         seeds = _seeds(request.seed, len(next(iter(inputs.values()))) if inputs else None)
         negative = _negative(_inputs(system, request.negative, "negative: "), len(seeds))
-        window = system.plan.last_stage.window
         latest = max((p.times[-1] for values in inputs.values() for p in values if isinstance(p, Story)), default=0.0)
-        seconds = _seconds("duration", latest + window if request.duration is None else request.duration)
+        seconds = _seconds("duration", latest + system.plan.window if request.duration is None else request.duration)
         if latest >= seconds:
             raise PartitaError(
                 f"the story's last segment starts at {latest:g} s, but the clip ends at {seconds:g} s: "
@@ -86,8 +85,9 @@ class CheckedRequest:
             else _read_continuation(system, request.continuation, len(seeds), seconds)
         )
         transition = None if request.transition is None else _seconds("transition", request.transition, least=0.0)
-        if transition is not None and transition >= window:
-            raise PartitaError(f"transition must be shorter than the window of {window:g} s, not {transition:g}")
+        shortest = min(stage.window for stage in system.plan.stages.values())
+        if transition is not None and transition >= shortest:
+            raise PartitaError(f"transition must be shorter than the window of {shortest:g} s, not {transition:g}")
         check_precision(request.precision)
         _check_compile(request.compile, system)
         return cls(

@@ -69,8 +69,8 @@ class Request:
             times. Audio fields take the path of a file, samples ``[C, T]`` at the output's sample rate, or a
             :class:`partita.Excerpt`. Times in prompts are in seconds from the start of the clip; in a story, from the
             start of the segment.
-        duration: Length of the clips in seconds. ``None`` uses the window of the last stage, counted from the last
-            segment of a story.
+        duration: Length of the clips in seconds. ``None`` uses the longest window of the stages, counted from the
+            last segment of a story.
         melody: A hummed, whistled or played melody for all clips, or a list with one for each clip (``None`` for a clip
             without one): a path, samples or excerpt, like audio fields of ``prompts``. It is the same as the field
             ``cover`` of ``prompts``, or ``melody`` where the system reads notes.

@@ -215,7 +215,7 @@ def generate(
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option("--duration", "-d", help="Length of each clip in seconds; by default, the longest window of the stages."),
+        typer.Option("--duration", "-d", help="Length of each clip in seconds; by default, the longest window."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first clip; it increases by 1 for each further clip.")] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Maximum number of clips in a batch.")] = 8,

@@ -59,11 +59,13 @@ def tokenize(
     longest: Annotated[
         float | None, typer.Option(help="Seconds of the longest excerpt of a piece; by default, 120.")
     ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Seconds of a random clip of each reading, instead of whole pieces.")
+    ] = None,
 ) -> None:
     """Store the tokens that the stages of a recipe are trained on. Run the same command again to resume."""
-    given: dict[str, Any] = {
-        name: value for name, value in (("versions", versions), ("longest", longest)) if value is not None
-    }
+    asked = {"versions": versions, "longest": longest, "clip": clip}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     try:
         options = TokenOptions(**given) if given else None
     except ValueError as error:

@@ -35,9 +35,9 @@ class Shards(Source):
     """Tokens that `partita tokenize` stored. Stages are trained on them without reading or encoding audio.
 
     Examples carry codes or latents, the outputs of frozen conditioners, and the fields of the data, but no audio. Their
-    order and the positions of their crops follow the same seeds as those of the data from which they were made; a crop
-    starts at a frame. Splits are the same. The tokens belong to certain weights of tokenizers and conditioners, and
-    stages refuse those of others.
+    order and the positions of their crops in whole pieces follow the same seeds as those of the data from which they
+    were made; a crop starts at a frame. Splits are the same. The tokens belong to certain weights of tokenizers and
+    conditioners, and stages refuse those of others.
 
     Args:
         path: Folder of the shards, or a URL of object storage (``s3://…``, ``gs://…``, ``r2://…``), from which shards
@@ -167,6 +167,12 @@ class Shards(Source):
                 if need.required:
                     return f"shards in {self.path} hold nothing of {need.part}, which reads audio; {again}"
             excerpts = not catalog.whole or any(n > 1 for found in catalog.counts.values() for n in found)
+            whole_clips = need.key in catalog.representations and catalog.representations[need.key] is None
+            if whole_clips and need.window < catalog.window - 1e-9:
+                return (
+                    f"shards in {self.path} hold clips of {catalog.window:g} s of {need.part}, which cannot be "
+                    f"cropped, but a stage has a window of {need.window:g} s; {again}"
+                )
             if excerpts and need.window > catalog.window + 1e-9:
                 return (
                     f"shards in {self.path} hold excerpts for windows of up to {catalog.window:g} s, but a stage has a "

@@ -19,6 +19,7 @@ from ..errors import PartitaError
 from ..storage.files import replacing_file
 from ..storage.saved_format import numbered
 from ..system.assembly import INDEX
+from ..training.token_plan import check_tokens
 from .ablation import Ablation
 from .ablation_page import write_results
 from .ablation_runs import (
@@ -153,7 +154,7 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
         for key in standalone_parts(run):
             task_key = identity_of(run, key)
             if task_key not in tasks:
-                if key.group == "stages" and stores_tokens(run) and stored is None:
+                if key.group == "stages" and stores_tokens(run) and key in trained_parts(run) and stored is None:
                     stored = _storing(run, part_tasks)
                     tasks.setdefault(stored.key, stored)
                 before = {name: part_tasks[name] for name in dependencies(run, key) if name in part_tasks}
@@ -188,10 +189,16 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
 
 def _storing(run: Run, part_tasks: Mapping[PartKey, Task]) -> Task:
     """Return the task that stores the tokens of a run, once its tokenizers and conditioners are trained."""
-    key = f"tokens-{tokens_identity(run)}"
-    parts = {name: other.folder for name, other in part_tasks.items()}
-    needs = tuple(dict.fromkeys(other.key for other in part_tasks.values()))
-    return Task(key, "store", f"tokens of {_title(run)}", f"parts/{key}", _yaml(run.plan.values), parts=parts, needs=needs)
+    before = {key: task for key, task in part_tasks.items() if key.group != "stages" and task.part == key}
+    return Task(
+        f"tokens-{tokens_identity(run)}",
+        "store",
+        f"tokens of {_title(run)}",
+        f"parts/tokens-{tokens_identity(run)}",
+        _yaml(run.plan.values),
+        parts={key: task.folder for key, task in before.items()},
+        needs=tuple(dict.fromkeys(task.key for task in before.values())),
+    )
 
 
 def summary(requested: Sequence[Run], tasks: Sequence[Task]) -> str:
@@ -212,6 +219,8 @@ def _checked_runs(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict
     sources: dict[str, Run] = {}
     for run in requested:
         measurable(scores, ablation.evaluation, run.outline)
+        if run.plan.tokens is not None and run.outline.stages:
+            check_tokens(run.outline, run.plan.tokens)
         sources.setdefault(_yaml(run.plan.values.get("data")), run)
     for score in scores.values():
         score.load(embedders)

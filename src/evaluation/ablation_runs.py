@@ -62,7 +62,9 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
     for seed, variant in product(ablation.seeds, variants(ablation)):
         if variant.title in unfit:
             continue
-        changes = {**ablation.set, **variant.changes, "seed": seed}
+        removed = tuple(f"{key}." for key, value in variant.changes.items() if value is None)
+        common = {key: value for key, value in ablation.set.items() if not key.startswith(removed)}
+        changes = {**common, **variant.changes, "seed": seed}
         # shorter keys first: replacing a whole slot discards changes inside it that were made before
         ordered = sorted(changes.items(), key=lambda change: change[0].count("."))
         try:
@@ -83,8 +85,8 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
         )
     if "minutes" in ablation.budget.get("stages", {}) and any(stores_tokens(run) for run in found):
         raise PartitaError(
-            "a budget of minutes is not known for stages that are trained on stored tokens, because their speed is "
-            "measured before: give a budget in steps or tokens, or set tokens=null"
+            "stages that are trained on stored tokens cannot have a budget in minutes, because speed is measured "
+            "before tokens are stored: give a budget in steps or tokens, or set tokens=null"
         )
     idle = set(ablation.budget) - {key.group for run in found for key in trained_parts(run)}
     if idle:
@@ -179,8 +181,9 @@ def identity_of(run: Run, key: PartKey) -> str:
     """
     if not key.around:
         values = _restricted(run, key, set(_with_dependencies(run.outline, key)))
-        stored = stores_tokens(run) and key.group == "stages"
-        return fingerprint(values | ({"tokens": run.plan.values["tokens"]} if stored else {}), key)
+        if stores_tokens(run) and key.group == "stages":  # conditions of a stored clip depend on its length
+            values |= {"tokens": run.plan.values["tokens"], "clip": run.plan.tokens.clip or run.plan.window}
+        return fingerprint(values, key)
     common = _restricted(run, key, ())
     return fingerprint(common | {"part": _slot(run.plan.values, key)}, key)
 
@@ -196,12 +199,12 @@ def tokens_identity(run: Run) -> str:
     These are the data, the parts whose output is stored and their weights, and what the stages read of them in windows
     of which lengths, but not the networks of the stages.
     """
-    values = {key: run.plan.values.get(key) for key in ("tokenizers", "conditioners", "data", "tokens")}
+    values = {key: run.plan.values.get(key) for key in ("tokenizers", "conditioners", "data", "tokens", "trainer")}
     reads = {
-        name: {key: value for key, value in stage.items() if key in ("target", "given", "window")}
+        name: {"target": stage["target"], "given": list(stage.get("given") or ()), "window": stage["window"]}
         for name, stage in run.plan.values["stages"].items()
     }
-    return fingerprint(values | {"stages": reads, "seed": run.seed}, None)
+    return fingerprint(values | {"stages": reads, "seed": run.seed})
 
 
 def dependencies(run: Run, key: PartKey) -> list[PartKey]:

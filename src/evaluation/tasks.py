@@ -157,7 +157,9 @@ def _train(task: Task, root: Path) -> None:
 def _store(task: Task, root: Path) -> None:
     plan = _plan(task, root)
     workers = max(stage.fit_options.num_workers for stage in System.outline(plan).stages.values())
-    tokenize(root / task.folder, root / task.folder / TOKENS, workers=workers, progress=False)
+    device = "cpu" if plan.trainer.get("accelerator") == "cpu" else "auto"
+    how: dict[str, Any] = {"workers": workers, "device": device, "node": (0, 1)}  # the first process does all of it
+    tokenize(root / task.folder, root / task.folder / TOKENS, progress=False, **how)
 
 
 def _measure(task: Task, root: Path) -> None:

@@ -3,6 +3,9 @@
 The loss is the validation loss with all conditions, and the noise is the same in both cases. One condition at a time is
 replaced by that of a clip of another piece. If the data knows the attributes of captions, each attribute is also
 replaced alone. A condition without an effect on the loss has none on generated music.
+
+Conditions are those of clips of a window. A stage that was trained on stored tokens may have seen conditions of longer
+clips, so its losses can differ a little from those of its validation.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from ..data.base import StoredNeed
 from ..data.token_catalog import SPLITS, Catalog
 from ..errors import PartitaError
 from ..recipe.token_options import TokenOptions
+from ..storage.shard_folder import require_litdata
 from ..system.system import System
 from .batch_encoder import representation_key
 from .fit_data import FitData
@@ -38,9 +39,9 @@ class TokenPlan:
         conditioners: Conditioners whose output is stored, by its key.
         sample_rate: Highest sample rate of the audio that any part reads, in Hz.
         channels: Most channels that any part reads.
-        window: Longest window of the stages, in seconds.
-        whole: Whether whole pieces are stored, because everything can be cropped. Otherwise, clips of the longest
-            window are stored, and stages with shorter windows read crops of them with the conditions of the clip.
+        window: Longest window of the stages, or length of the stored clips, in seconds.
+        whole: Whether whole pieces are stored. Otherwise clips are, and stages with shorter windows read crops of them
+            with the conditions of the whole clip.
         excerpts: Whether a conditioner reads another excerpt of each piece.
     """
 
@@ -53,43 +54,64 @@ class TokenPlan:
     excerpts: bool = False
 
 
-def plan_tokens(system: System) -> TokenPlan:
+def check_tokens(system: System, options: TokenOptions) -> None:
+    """Check that the stages of a system can be trained on stored tokens. It needs no weights.
+
+    Raises:
+        PartitaError: They cannot, or litdata is not installed.
+    """
+    require_litdata()
+    if not system.stages:
+        raise PartitaError("this recipe has no stage, and only stages can be trained on stored tokens")
+    if not system.source.carries_audio:
+        raise PartitaError("the data of this recipe are stored tokens already: name data with audio")
+    stages = system.plan.stages
+    joint = {name for stage in system.stages.values() for name in stage.joint}
+    for key in dict.fromkeys(name for stage in stages.values() for name in stage.conditioners):
+        conditioner = system.conditioners[key]
+        if conditioner.reads_audio and (key in joint or conditioner.draws):
+            why = "learns together with its stage" if key in joint else "draws at random in every step"
+            raise PartitaError(
+                f"conditioners.{key} reads audio and {why}, so its stages cannot be trained on stored tokens: "
+                "train them on the audio"
+            )
+    if options.clip is not None and options.clip < system.plan.window:
+        raise PartitaError(
+            f"clips of {options.clip:g} s are too short for a window of {system.plan.window:g} s: raise tokens.clip"
+        )
+    references = [r for stage in stages.values() for r in (*stage.targets, *stage.references.values())]
+    lengths = {stage.window for stage in stages.values()} | ({options.clip} if options.clip is not None else set())
+    if len(lengths) > 1 and any(system.tokenizer_of(r).spec.frame_rate is None for r in references):
+        listed = ", ".join(f"{length:g}" for length in sorted(lengths))
+        raise PartitaError(
+            "a representation without a frame rate cannot be cropped, so it is stored in clips of the length of a "
+            f"window, but the windows of these stages or the clips differ ({listed} s): give them the same length, or "
+            "train them on the audio"
+        )
+
+
+def plan_tokens(system: System, options: TokenOptions) -> TokenPlan:
     """Return what the stages of a system need. All tokenizers and frozen conditioners must have their weights.
 
     Raises:
-        PartitaError: There is no stage, or a stage cannot be trained without audio.
+        PartitaError: A stage cannot be trained on stored tokens.
     """
-    if not system.stages:
-        raise PartitaError("this recipe has no stage, and only stages can be trained on stored tokens")
-    plan, windows, uncropped = TokenPlan(), set(), False
+    check_tokens(system, options)
+    plan = TokenPlan(window=options.clip or system.plan.window, whole=options.clip is None)
     joint = {name for stage in system.stages.values() for name in stage.joint}
     for name in system.stages:
         data = FitData(system, PartKey.of("stages", name))
         plan.sample_rate, plan.channels = max(plan.sample_rate, data.sample_rate), max(plan.channels, data.channels)
-        windows.add(data.seconds)
         for reference in data.references:
             plan.references.setdefault(representation_key(system, reference), reference)
-            uncropped |= system.tokenizer_of(reference).spec.frame_rate is None
+            plan.whole &= system.tokenizer_of(reference).spec.frame_rate is not None
         for key, conditioner in data.conditioners.items():
-            if conditioner.reads_audio and (key in joint or conditioner.draws):
-                why = "learns together with its stage" if key in joint else "draws at random in every step"
-                raise PartitaError(
-                    f"conditioners.{key} reads audio and {why}, so its stages cannot be trained on stored tokens: "
-                    "train them on the audio"
-                )
             if key in joint or conditioner.draws or not (conditioner.reads_audio or _is_storable(conditioner)):
                 continue
             plan.conditioners.setdefault(conditioner.fingerprint(), (key, conditioner))
             plan.whole &= conditioner.spec.frame_rate is not None or not conditioner.reads_audio
             plan.excerpts |= "excerpt" in conditioner.inputs
-    plan.whole &= not (plan.excerpts or uncropped)
-    plan.window = max(windows)
-    if uncropped and len(windows) > 1:
-        raise PartitaError(
-            "a representation without a frame rate cannot be cropped, so it is stored in clips of the length of a "
-            f"window, but the windows of these stages differ ({', '.join(f'{w:g}' for w in sorted(windows))} s): give "
-            "them the same window, or train them on the audio"
-        )
+    plan.whole &= not plan.excerpts
     return plan
 
 

@@ -32,13 +32,12 @@ from ..storage.shard_folder import (
     index_of,
     job_index,
     read_job,
-    require_litdata,
     write_index,
     write_job,
 )
 from ..system.system import System
 from .readings import Reading, Readings, TokenEncoder
-from .token_plan import TokenPlan, make_catalog, plan_tokens
+from .token_plan import TokenPlan, check_tokens, make_catalog, plan_tokens
 
 log = shared_logger(__name__)
 
@@ -121,11 +120,9 @@ def check_storable(system: System, options: TokenOptions) -> tuple[TokenPlan, Ca
     Raises:
         PartitaError: A stage cannot be trained on stored tokens, the data is unusable, or litdata is not installed.
     """
-    require_litdata()
-    if not system.source.carries_audio:
-        raise PartitaError("the data of this recipe are stored tokens already: name data with audio")
+    check_tokens(system, options)  # before the data is looked at
     check_training_pieces(system.source)
-    plan = plan_tokens(system)
+    plan = plan_tokens(system, options)
     return plan, make_catalog(system, plan, options)
 
 

@@ -114,7 +114,8 @@ def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path |
     }
     if not system.source.carries_audio:
         _check_trainable_without_audio(system, run, joint)
-    if system.plan.tokens is not None and tokens is None:  # before parts are trained for which no tokens could be stored
+    # before parts are trained for which no tokens could be stored
+    if system.plan.tokens is not None and tokens is None:
         check_storable(system, system.plan.tokens)
     done = set()
     for key, part in system.training_order.items():  # first, so that missing weights do not waste any training

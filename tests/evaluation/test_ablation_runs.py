@@ -116,8 +116,45 @@ def test_stages_are_trained_on_the_tokens_that_train_would_store_once_for_all_va
 
 
 def test_stages_on_stored_tokens_have_no_budget_in_minutes(toy_recipe):
-    with pytest.raises(PartitaError, match="a budget of minutes is not known for stages that are trained on stored"):
+    with pytest.raises(PartitaError, match="stages that are trained on stored tokens cannot have a budget in minutes"):
         make_runs(study(toy_recipe, "tokens=store", budget=["minutes=1"]))
+
+
+def stores(planned):
+    return {task.key for task in planned if task.kind == "store"}
+
+
+def test_tokens_are_stored_again_only_where_they_differ():
+    """Other trainings of a part have other tokens; other stages on the same clips have not."""
+
+    def planned(*changes):
+        ablation = read_ablation("musiclm-tiny", changes)
+        return plan_tasks(make_runs(ablation)[0], ablation)
+
+    assert len(stores(planned("seed=0,1"))) == len(stores(planned("trainer.precision=32-true,bf16-mixed"))) == 2
+    assert len(stores(planned("stages.semantic.generator.backbone.depth=2,3"))) == 1
+    fusions = planned("stages.semantic.given=[music],{music: cross}")
+    assert len(stores(fusions)) == 1
+    (storing,) = (task for task in fusions if task.kind == "store")
+    assert not any(part.startswith("stages") for part in storing.parts)
+    # the conditions of a clip depend on its length, so the coarse stage is trained once for each
+    windows = planned("stages.semantic.window=5,10", "tokens.clip=null")
+    assert [task.part for task in windows].count("stages/coarse") == 2
+    same_clips = planned("stages.semantic.window=5,10")
+    assert [task.part for task in same_clips].count("stages/coarse") == 1
+
+
+def test_what_a_variant_removes_takes_no_common_change():
+    ablation = read_ablation("musiclm-semantic-stage", ["tokenizers.semantic.cardinality=128"])
+    found, _ = make_runs(ablation)
+    assert {run.plan.values["tokenizers"].get("semantic", {}).get("cardinality") for run in found} == {128, None}
+
+
+def test_tokens_that_cannot_be_stored_are_refused_before_any_training(toy_recipe, tmp_path):
+    ablation = study(toy_recipe, "tokens.clip=0.5", "seed=0")
+    with pytest.raises(PartitaError, match=r"clips of 0.5 s are too short for a window of 1 s"):
+        ablate(ablation, tmp_path / "out", launcher=Here(tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("parts/*"))
 
 
 INNER = PartKey("tokenizers/semantic.features")

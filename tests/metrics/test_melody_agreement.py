@@ -34,6 +34,11 @@ def test_the_beginning_of_a_melody_is_enough():
     assert agreement(play(*TUNE[:5]), play(*TUNE, seconds=0.6)) > 0.93
 
 
+def test_noise_agrees_less_than_another_melody():
+    noise = torch.randn(1, 6 * RATE, generator=torch.Generator().manual_seed(0))
+    assert agreement(noise, play(*TUNE)) < agreement(play(*OTHER), play(*TUNE)) - 0.05
+
+
 def test_silence_agrees_with_nothing_and_mistakes_are_named():
     assert agreement(play(*TUNE), torch.zeros(1, RATE)) == 0
     assert 0 <= agreement(play(*TUNE), torch.ones(1, 1)) <= 1

@@ -211,13 +211,32 @@ def test_shorter_windows_are_crops_of_stored_clips_with_their_conditions(base, t
     assert len(starts) > 4
 
 
+def test_clips_can_be_stored_instead_of_whole_pieces(base, tmp_path, music):
+    long = tmp_path / "long"
+    long.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(3):
+        write_audio(long / f"{number}.wav", rng.uniform(-0.5, 0.5, (1, 14000)).astype(np.float32), 4000)
+        (long / f"{number}.txt").write_text("drums")
+    plan = changed(base, f"data={{name: folder, path: {long}, validation: 0.0, test: 0.0}}")
+    options = partita.TokenOptions(clip=1.5, versions=3)
+    partita.tokenize(plan, tmp_path / "clips", options=options, progress=False)
+    reader = ShardReader(tmp_path / "clips" / "train")
+    assert {codes.shape[1] for number in range(9) for codes in reader[number][0].values()} == {60}
+    train(from_shards(plan, tmp_path / "clips"), tmp_path / "run")
+    with pytest.raises(partita.PartitaError, match=r"windows of up to 1.5 s, but a stage has a window of 2 s"):
+        train(from_shards(plan, tmp_path / "clips", "stages.main.window=2.0"), tmp_path / "longer")
+
+
 def test_what_has_no_frame_rate_is_stored_in_clips(base, tmp_path):
     plan = changed(base, "tokenizers.acoustic=null", "tokenizers.events=toy-events", "stages.main.target=events")
     assert trains_alike(plan, tmp_path) == 0
     second = f"{{generator: {SMALL_STAGE}, target: more, given: [events], window: 0.5}}"
     two = changed(plan, "tokenizers.more=toy-events", f"stages.second={second}")
-    with pytest.raises(partita.PartitaError, match=r"the windows of these stages differ \(0.5, 1 s\)"):
+    with pytest.raises(partita.PartitaError, match=r"the windows of these stages or the clips differ \(0.5, 1 s\)"):
         partita.tokenize(two, tmp_path / "two", progress=False)
+    with pytest.raises(partita.PartitaError, match=r"which cannot be cropped, but a stage has a window of 0.5 s"):
+        train(from_shards(plan, tmp_path / "shards", "stages.main.window=0.5"), tmp_path / "shorter")
 
 
 def test_a_conditioner_that_learns_from_audio_needs_audio(base, tmp_path, monkeypatch, toy_recipe):

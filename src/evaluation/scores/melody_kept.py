@@ -40,8 +40,9 @@ class Melody(Score):
 
     about: ClassVar = {
         "melody kept": "Mean cosine similarity of the chroma of clip and piece over time; 1 if they match.",
-        "melody agreement": "Mean cosine similarity of the clip and the recording of a melody that it was conditioned "
-        "on, whatever their keys and tempos: of their chroma in the best key and tempo, or of their melody embeddings.",
+        "melody agreement": "Mean agreement of the clip and the recording of a melody that it was conditioned on, "
+        "whatever their keys and tempos: correlation of their chroma in the best key and tempo, or cosine similarity "
+        "of their melody embeddings.",
     }
     needs_stages = True
     needs_inputs = frozenset({"melody", "cover"})

@@ -182,7 +182,8 @@ def identity_of(run: Run, key: PartKey) -> str:
     if not key.around:
         values = _restricted(run, key, set(_with_dependencies(run.outline, key)))
         if stores_tokens(run) and key.group == "stages":  # conditions of a stored clip depend on its length
-            values |= {"tokens": run.plan.values["tokens"], "clip": run.plan.tokens.clip or run.plan.window}
+            clip = run.plan.tokens.clip if run.plan.tokens is not None else None
+            values |= {"tokens": run.plan.values["tokens"], "clip": clip or run.plan.window}
         return fingerprint(values, key)
     common = _restricted(run, key, ())
     return fingerprint(common | {"part": _slot(run.plan.values, key)}, key)

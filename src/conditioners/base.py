@@ -38,6 +38,7 @@ class Conditioner(Part):
         sample_rate: Sample rate of the audio that it reads, in Hz; ``None`` if it reads none.
         channels: Channels of the audio that it reads.
         longest_audio: Seconds from the start of a recording on which a condition depends; ``None`` for all of it.
+        reads_one: Whether, of the fields that a clip has, only the one that :attr:`inputs` names first is read.
         trained_with_stage: Whether it has no training of its own but learns together with the first stage that uses
             it.
     """
@@ -48,6 +49,7 @@ class Conditioner(Part):
     sample_rate: int | None = None
     channels: int = 1
     longest_audio: float | None = None
+    reads_one: ClassVar[bool] = False
     trained_with_stage: ClassVar[bool] = False
     training_input = "clips"
 

@@ -37,6 +37,7 @@ class EmbeddingConditioner(Conditioner):
         dim: Width of an embedding.
     """
 
+    reads_one = True
     sample_rate: int
     dim: int
 

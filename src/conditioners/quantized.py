@@ -45,6 +45,7 @@ class Quantized(Conditioner):
         ValueError: A number is out of range, or the conditioner does not embed recordings.
     """
 
+    reads_one = True  # as its embedding
     training_only = ("collected", "filled", "fitted")
     collected: Tensor
     filled: Tensor

@@ -134,6 +134,10 @@ def input_warnings(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> lis
                 f"{name} ({conditioner.registered_name}) saw no word of {unknown[0]!r}{more} in training, so the "
                 "prompt has no reliable effect"
             )
+        given = [inputs[field] for field in conditioner.inputs if field in inputs] if conditioner.reads_one else []
+        if any(sum(map(_has_prompt, values)) > 1 for values in zip(*given, strict=True)):
+            first, *others = (field for field in conditioner.inputs if field in inputs)
+            found.append(f"{name} reads {first} instead of {' and '.join(others)} where a prompt has both")
     return found
 
 

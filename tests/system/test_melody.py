@@ -14,7 +14,7 @@ from command_line import run
 from partita import PartitaError
 from partita.recipe.plan import load_recipe
 from partita.system.checked_request import CheckedRequest
-from partita.system.prompts import Row, with_melody
+from partita.system.prompts import Row, input_warnings, with_melody
 from partita.system.request import Request
 from partita.system.system import System
 
@@ -94,6 +94,16 @@ def test_the_melody_is_the_field_that_the_system_reads(system, tmp_path):
     assert len(many) == 2
     with pytest.raises(PartitaError, match="given twice, as `melody` and as the input cover"):
         system.generate({"cover": [path]}, melody=path)
+
+
+def test_a_recording_in_place_of_the_text_is_announced(system, tmp_path):
+    path = hum(tmp_path / "like.wav")
+    with pytest.warns(UserWarning, match="music reads audio instead of text where a prompt has both"):
+        both = system.generate({"text": ["harp"], "audio": [path]}, duration=0.3)
+    alone = system.generate({"audio": [path]}, duration=0.3)
+    assert torch.equal(both, alone)
+    mixed = {"text": ["harp", None], "audio": [None, path]}
+    assert not [w for w in input_warnings(system, mixed) if "instead of" in w]
 
 
 def test_another_melody_makes_other_music_and_silence_is_no_melody(system, tmp_path):

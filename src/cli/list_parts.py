@@ -37,7 +37,8 @@ def show(what: str | None, out: Console) -> None:
     """Print all recipes, parts and presets, those of one family, the text of a file, or the arguments of one part.
 
     Args:
-        what: A family, ``family/name``, a recipe, an ablation or ``fit``. ``None`` prints everything.
+        what: A family, a part or preset as ``name`` or ``family/name``, a recipe, an ablation or ``fit``. ``None`` prints
+            everything.
         out: Console to print to.
 
     Raises:
@@ -56,12 +57,15 @@ def show(what: str | None, out: Console) -> None:
         _describe(out, *what.split("/", 1))
         return
     if what and what not in (*REGISTERED, "recipe", "ablation"):
-        everything = [f"{family}/{name}" for family in REGISTERED for name in (*presets(family), *names(family))]
-        named = [name for name in everything if name.split("/")[1] == what]
-        hint = (
-            did_you_mean(named[0], named) if named else did_you_mean(what, [*REGISTERED, "recipe", "ablation", "fit"])
-        )
-        raise PartitaError(f"no family {what!r}{hint}")
+        named = [family for family in REGISTERED if what in presets(family) or what in names(family)]
+        if len(named) == 1:
+            _describe(out, named[0], what)
+            return
+        if named:
+            raise PartitaError(f"{what} is in several families: list {' or '.join(f'{one}/{what}' for one in named)}")
+        known = [name for family in REGISTERED for name in (*presets(family), *names(family))]
+        hint = did_you_mean(what, [*REGISTERED, "recipe", "ablation", "fit", *recipes(), *presets("ablation"), *known])
+        raise PartitaError(f"there is no family, recipe, ablation or part {what!r}{hint}")
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())
     if what in (None, "ablation"):

@@ -7,6 +7,7 @@ import time
 import pytest
 import soundfile
 
+import toys  # noqa: F401  (registers the parts)
 from command_line import run
 from partita.cli import list_parts as catalog
 
@@ -66,6 +67,7 @@ def test_list_keeps_what_groups_of_arguments_mean_in_the_same_column(partita):
 
 
 def test_list_says_where_a_component_goes(partita):
+    assert partita("list", "memorization") == partita("list", "score/memorization")
     status, text = partita("list", "bottleneck/rvq")
     assert status == 0
     assert "bottleneck: rvq" in text
@@ -77,6 +79,8 @@ def test_list_says_where_a_component_goes(partita):
     [
         (["list", "tokenzier"], "'tokenizer'"),
         (["list", "tokenizer/soundstream-tiyn"], "'soundstream-tiny'"),
+        (["list", "memorisation"], "did you mean 'memorization'?"),
+        (["list", "codec"], "codec is in several families: list tokenizer/codec or score/codec"),
         (["check", "chorale-tiny"], "'chorales-tiny'"),
         (["generate", "nowhere", "a prompt"], "neither a folder"),
         (["generate", "nowhere", "a prompt", "-o", "x.doc"], ".wav"),

@@ -76,7 +76,7 @@ def test_impossible_lengths_are_refused(options):
 
 @pytest.mark.parametrize("prompts", [[-1], [0.5, 0.5], ["nan"], [[1]]])
 def test_lengths_that_the_score_refuses_are_a_mistake_of_the_user(prompts):
-    with pytest.raises(PartitaError, match=r"scores\.memorization: "):
+    with pytest.raises(PartitaError, match=r"scores\.memorization(\.prompts)?: "):
         chosen_scores(scored(memorization={"prompts": prompts}))
 
 

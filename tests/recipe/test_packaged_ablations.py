@@ -2,9 +2,10 @@
 
 import pytest
 
+from partita.core.part_key import PartKey
 from partita.evaluation.ablate import plan_tasks
 from partita.evaluation.ablation import read_ablation
-from partita.evaluation.ablation_runs import make_runs
+from partita.evaluation.ablation_runs import make_runs, tokens_per_step
 from partita.recipe.recipe_files import presets
 
 SHARED = {
@@ -29,8 +30,14 @@ def test_what_variants_do_not_change_is_trained_once(name):
     assert trained.count("stages/coarse") == 2
 
 
-def test_the_stages_of_either_variant_take_as_many_steps():
-    """Without the semantic stage, the coarse one has its steps, too."""
+def test_the_stages_of_either_variant_are_trained_on_as_many_codes():
+    """Without the semantic stage, the coarse one is trained longer: that variant must not lose for lack of training."""
     runs, _ = make_runs(read_ablation("musiclm-semantic-stage", ["seed=0"]))
-    steps = [sum(stage.fit_options.steps for stage in run.outline.stages.values()) for run in runs]
-    assert steps[0] == steps[1]
+    codes = [
+        sum(
+            stage.fit_options.steps * tokens_per_step(run.outline, PartKey.of("stages", name))
+            for name, stage in run.outline.stages.items()
+        )
+        for run in runs
+    ]
+    assert codes[0] <= codes[1] <= 1.2 * codes[0]

@@ -37,8 +37,8 @@ def show(what: str | None, out: Console) -> None:
     """Print all recipes, parts and presets, those of one family, the text of a file, or the arguments of one part.
 
     Args:
-        what: A family, a part or preset as ``name`` or ``family/name``, a recipe, an ablation or ``fit``. ``None`` prints
-            everything.
+        what: A family, a part or preset as ``name`` or ``family/name``, a recipe, an ablation or ``fit``. ``None``
+            prints everything.
         out: Console to print to.
 
     Raises:

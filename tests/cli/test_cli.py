@@ -79,7 +79,7 @@ def test_list_says_where_a_component_goes(partita):
     [
         (["list", "tokenzier"], "'tokenizer'"),
         (["list", "tokenizer/soundstream-tiyn"], "'soundstream-tiny'"),
-        (["list", "memorisation"], "did you mean 'memorization'?"),
+        (["list", "memorizatin"], "did you mean 'memorization'?"),
         (["list", "codec"], "codec is in several families: list tokenizer/codec or score/codec"),
         (["check", "chorale-tiny"], "'chorales-tiny'"),
         (["generate", "nowhere", "a prompt"], "neither a folder"),

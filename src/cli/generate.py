@@ -22,7 +22,10 @@ from .options import Device, InferencePrecisionName, Model, grouped
 class SamplingOptions:
     """Options for guidance and sampling."""
 
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Scale of classifier-free guidance for all stages; -s semantic.guidance=4 sets it for one."),
+    ] = None
     negative: Annotated[str | None, typer.Option(help="Negative prompt, which guidance leads away from.")] = None
     sampling: Annotated[
         list[str] | None,

@@ -30,7 +30,7 @@ from .ablation_runs import (
     make_runs,
     recipe_of,
     standalone_parts,
-    stores_tokens,
+    stored_tokens,
     tokens_identity,
     trained_parts,
     with_steps,
@@ -154,7 +154,7 @@ def plan_tasks(requested: Sequence[Run], ablation: Ablation) -> list[Task]:
         for key in standalone_parts(run):
             task_key = identity_of(run, key)
             if task_key not in tasks:
-                if key.group == "stages" and stores_tokens(run) and key in trained_parts(run) and stored is None:
+                if key.group == "stages" and stored_tokens(run) and key in trained_parts(run) and stored is None:
                     stored = _storing(run, part_tasks)
                     tasks.setdefault(stored.key, stored)
                 before = {name: part_tasks[name] for name in dependencies(run, key) if name in part_tasks}
@@ -219,8 +219,8 @@ def _checked_runs(ablation: Ablation, skip_unfit: bool) -> tuple[list[Run], dict
     sources: dict[str, Run] = {}
     for run in requested:
         measurable(scores, ablation.evaluation, run.outline)
-        if run.plan.tokens is not None and run.outline.stages:
-            check_tokens(run.outline, run.plan.tokens)
+        if (options := stored_tokens(run)) is not None:
+            check_tokens(run.outline, options)
         sources.setdefault(_yaml(run.plan.values.get("data")), run)
     for score in scores.values():
         score.load(embedders)

@@ -17,6 +17,7 @@ from ..core.part_key import PartKey
 from ..errors import PartitaError, RecipeError
 from ..recipe.compose import compose
 from ..recipe.plan import Plan, check_recipe
+from ..recipe.token_options import TokenOptions
 from ..recipe.tree import COMMAND_LINE
 from ..system.system import System
 from .ablation import GROUPS, Ablation, Variant, variants
@@ -83,7 +84,7 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
         raise PartitaError(
             f"these variants are not valid systems: correct them, or leave them out with --skip-unfit:\n{lines}"
         )
-    if "minutes" in ablation.budget.get("stages", {}) and any(stores_tokens(run) for run in found):
+    if "minutes" in ablation.budget.get("stages", {}) and any(stored_tokens(run) for run in found):
         raise PartitaError(
             "stages that are trained on stored tokens cannot have a budget in minutes, because speed is measured "
             "before tokens are stored: give a budget in steps or tokens, or set tokens=null"
@@ -181,17 +182,17 @@ def identity_of(run: Run, key: PartKey) -> str:
     """
     if not key.around:
         values = _restricted(run, key, set(_with_dependencies(run.outline, key)))
-        if stores_tokens(run) and key.group == "stages":  # conditions of a stored clip depend on its length
-            clip = run.plan.tokens.clip if run.plan.tokens is not None else None
-            values |= {"tokens": run.plan.values["tokens"], "clip": clip or run.plan.window}
+        options = stored_tokens(run)
+        if options is not None and key.group == "stages":  # conditions of a stored clip depend on its length
+            values |= {"tokens": run.plan.values["tokens"], "clip": options.clip or run.plan.window}
         return fingerprint(values, key)
     common = _restricted(run, key, ())
     return fingerprint(common | {"part": _slot(run.plan.values, key)}, key)
 
 
-def stores_tokens(run: Run) -> bool:
-    """Return whether the stages of a run are trained on tokens that are stored before."""
-    return run.plan.tokens is not None and bool(run.outline.stages)
+def stored_tokens(run: Run) -> TokenOptions | None:
+    """Return how the tokens are stored on which the stages of a run are trained; None if they are trained on audio."""
+    return run.plan.tokens if run.outline.stages else None
 
 
 def tokens_identity(run: Run) -> str:

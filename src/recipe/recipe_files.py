@@ -28,8 +28,12 @@ UNREADABLE = (
 """Exceptions of the YAML readers; PyYAML raises ``KeyError`` for values such as ``!!bool maybe``."""
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str, ablations: bool = False) -> Path:
     """Return the file of a recipe, given a path or the name of a packaged recipe.
+
+    Args:
+        name: The path or name.
+        ablations: Whether the message about an unknown name suggests packaged ablations, too.
 
     Raises:
         PartitaError: The recipe does not exist.
@@ -45,7 +49,8 @@ def find_recipe(name: str) -> Path:
         raise PartitaError(f"{name} is not a regular file: refused")
     if "/" in name or path.suffix in (".yaml", ".yml"):
         raise PartitaError(f"there is no file {name:.200}")
-    raise PartitaError(f"no recipe {name[:200]!r}{did_you_mean(name[:200], recipes())}")
+    what, known = ("recipe or ablation", [*recipes(), *presets("ablation")]) if ablations else ("recipe", recipes())
+    raise PartitaError(f"no {what} {name[:200]!r}{did_you_mean(name[:200], known)}")
 
 
 def find_ablation(name: str) -> Path:
@@ -56,7 +61,7 @@ def find_ablation(name: str) -> Path:
     """
     if not kind(name) and (path := find_preset("ablation", name)) is not None:
         return path
-    return find_recipe(name)
+    return find_recipe(name, ablations=True)
 
 
 def find_preset(family: str, name: str, folder: Path | None = None) -> Path | None:

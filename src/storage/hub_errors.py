@@ -78,7 +78,8 @@ def as_messages(repo_id: str, revision: str | None, away: str = "") -> Iterator[
                 "later, or wait longer with HF_HUB_DOWNLOAD_TIMEOUT and HF_HUB_ETAG_TIMEOUT (in seconds)"
             ) from None
         raise PartitaError(
-            f"{repo_id}: the hub cannot be reached{away}: check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
+            f"{repo_id}: the hub cannot be reached{away}: check {'the name, ' if away else ''}the network, "
+            "HF_HUB_OFFLINE and HF_ENDPOINT"
         ) from None
 
 

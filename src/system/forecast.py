@@ -11,6 +11,7 @@ from rich.text import Text
 from ..core.console import columns
 from ..core.devices import find_device
 from ..core.hardware import HARDWARE, Hardware, measured
+from ..core.part_key import PartKey
 from ..core.progress import duration
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
@@ -34,6 +35,7 @@ def forecast(
         PartitaError: The hardware is unknown.
     """
     where, lines, most = find_hardware(hardware), [], 1
+    trainings: list[tuple[int, float]] = []  # devices and seconds of each
     table = columns(
         "part",
         "trained",
@@ -68,14 +70,18 @@ def forecast(
             f"{fit.steps:,}",
             duration(each * fit.steps) + price(where, count, each * fit.steps),
         )
+        trainings.append((count, each * fit.steps))
         if count > 1:
             each_device = f"{fit.batch_size:,}" + (f" × {fit.accumulate}" if fit.accumulate > 1 else "")
             total = fit.batch_size * fit.accumulate * count
             lines.append(f"a step of {key} has {total:,} examples: {each_device} on each of {count:,} devices")
         if where.memory is not None and memory > where.memory:
-            lines.append(f"{key} does not fit: {advice(step, where, count, sharded, key.group == 'stages')}")
+            lines.append(f"{key} does not fit: {advice(key, step, where, count, sharded)}")
         if sharded and trainer.get("precision", fit.precision) == "16-mixed":
             lines.append(f"{key} cannot be trained by fsdp2 in 16-mixed: set fit.precision=bf16-mixed")
+    if len(trainings) > 1:
+        whole = price(where, 1, sum(number * seconds for number, seconds in trainings))
+        lines.append(f"{len(trainings)} parts take {duration(sum(seconds for _, seconds in trainings))}{whole}")
     shares = f"{_rounded(where.half * where.share / 1e12)} trillion operations per second in bfloat16 on each device"
     if most > 1:
         lines.append("every device has fit.batch_size examples: lower it to keep the number of examples of a step")
@@ -106,18 +112,20 @@ def price(hardware: Hardware, devices: int, seconds: float) -> str:
     return f", ${dollars:,.0f}" if dollars else ""
 
 
-def advice(step: Step, hardware: Hardware, devices: int, sharded: bool, stage: bool) -> str:
-    """Return what to change so that a training step fits into the memory; a part that is no ``stage`` has no shares."""
-    if not stage:
-        return "lower fit.batch_size and raise fit.accumulate"
+def advice(key: PartKey, step: Step, hardware: Hardware, devices: int, sharded: bool) -> str:
+    """Return what to change so that a training step of a part fits into the memory. Only stages can be sharded."""
+    options = key.replace("/", ".") + (".generator" if key.group == "stages" else "")
+    smaller = f"lower {options}.fit.batch_size and raise {options}.fit.accumulate"
+    if key.group != "stages":
+        return smaller
     most = hardware.memory or 0.0
     changes = []
     if not sharded and devices > 1 and step.memory(devices, sharded=True) <= most:
         changes.append("set trainer.strategy=fsdp2")
     if not step.recomputed:
-        changes.append("set checkpointing=true")
+        changes.append(f"set {options}.checkpointing=true")
     if step.activations > most / 4:
-        changes.append("lower fit.batch_size and raise fit.accumulate")
+        changes.append(smaller)
     return " or ".join(changes or ["train on more devices with trainer.strategy=fsdp2"])
 
 

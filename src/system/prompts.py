@@ -149,7 +149,7 @@ def missing_prompt_warning(system: Assembly, inputs: Mapping[str, Sequence[Any]]
     if all(prompted):
         return ""
     which = "there is no prompt" if not any(prompted) else f"{prompted.count(False)} of {clips} clips have no prompt"
-    return f"{which}, but this system reads text: the content of such clips is random"
+    return f"{which}, but this system reads text: such clips follow no description"
 
 
 def _row(line: str, where: str, objects: bool) -> Row:

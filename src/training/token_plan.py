@@ -91,12 +91,7 @@ def check_tokens(system: System, options: TokenOptions) -> None:
 
 
 def plan_tokens(system: System, options: TokenOptions) -> TokenPlan:
-    """Return what the stages of a system need. All tokenizers and frozen conditioners must have their weights.
-
-    Raises:
-        PartitaError: A stage cannot be trained on stored tokens.
-    """
-    check_tokens(system, options)
+    """Return what the stages of a checked system need. Its source is set up; its parts may be untrained."""
     plan = TokenPlan(window=options.clip or system.plan.window, whole=options.clip is None)
     joint = {name for stage in system.stages.values() for name in stage.joint}
     for name in system.stages:

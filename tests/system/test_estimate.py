@@ -145,10 +145,21 @@ def test_the_forecast_says_what_does_not_fit_and_why():
     system = System.outline(load_recipe("music-44khz-stereo", LARGE))
     one = render(forecast(system, devices=1, hardware="a100"))
     assert "stages/acoustic does not fit" in one
-    assert "lower fit.batch_size and raise fit.accumulate" in one
+    options = "stages.acoustic.generator"
+    assert f"lower {options}.fit.batch_size and raise {options}.fit.accumulate" in one
+    kept = System.outline(load_recipe("music-44khz-stereo", [*LARGE, f"{options}.checkpointing=false"]))
+    assert f"set {options}.checkpointing=true" in render(forecast(kept, devices=1, hardware="a100"))
     system = System.outline(load_recipe("music-44khz-stereo", [*LARGE, "stages.acoustic.generator.fit.batch_size=1"]))
     assert "set trainer.strategy=fsdp2" in render(forecast(system, devices=64, hardware="4090"))
     assert "does not fit" not in render(forecast(system, devices=64, hardware="4090", strategy="fsdp2"))
+
+
+def test_the_forecast_sums_the_prices_of_all_parts():
+    steps = [f"{part}.fit.steps=100000000" for part in ("tokenizers.acoustic", "stages.acoustic.generator")]
+    printed = render(forecast(System.outline(load_recipe("chorales-tiny", steps)), devices=8, hardware="a100"))
+    prices = [int(price.replace(",", "")) for price in re.findall(r"\$([\d,]+)", printed)]
+    assert len(prices) == 3  # of the codec, of the stage, and of both
+    assert abs(sum(prices[:2]) - prices[2]) <= 2
 
 
 def test_only_stages_are_divided_by_fsdp2():

@@ -152,12 +152,18 @@ def test_what_is_drawn_at_random_in_each_step_is_not_stored(base, tmp_path, t5_c
     assert conditions(tmp_path / "shards")[0] == {}
 
 
-def test_a_condition_aligned_in_time_is_cropped_with_the_codes(base, tmp_path, music):
-    long = tmp_path / "long"
-    long.mkdir()
+def noises(tmp_path):
+    """Three recordings of noise of 3.5 s."""
+    folder = tmp_path / "noises"
+    folder.mkdir()
     rng = np.random.default_rng(1)
     for number in range(3):
-        write_audio(long / f"{number}.wav", rng.uniform(-0.5, 0.5, (1, 14000)).astype(np.float32), 4000)
+        write_audio(folder / f"{number}.wav", rng.uniform(-0.5, 0.5, (1, 14000)).astype(np.float32), 4000)
+    return folder
+
+
+def test_a_condition_aligned_in_time_is_cropped_with_the_codes(base, tmp_path, music):
+    long = noises(tmp_path)
     plan = changed(base, "conditioners.text=toy-envelope")
     assert trains_alike(plan, tmp_path) == 0
     plan = changed(plan, f"data={{name: folder, path: {long}, validation: 0.0, test: 0.0}}")
@@ -212,11 +218,8 @@ def test_shorter_windows_are_crops_of_stored_clips_with_their_conditions(base, t
 
 
 def test_clips_can_be_stored_instead_of_whole_pieces(base, tmp_path, music):
-    long = tmp_path / "long"
-    long.mkdir()
-    rng = np.random.default_rng(1)
+    long = noises(tmp_path)
     for number in range(3):
-        write_audio(long / f"{number}.wav", rng.uniform(-0.5, 0.5, (1, 14000)).astype(np.float32), 4000)
         (long / f"{number}.txt").write_text("drums")
     plan = changed(base, f"data={{name: folder, path: {long}, validation: 0.0, test: 0.0}}")
     options = partita.TokenOptions(clip=1.5, versions=3)

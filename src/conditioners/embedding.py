@@ -29,7 +29,7 @@ class Views(NamedTuple):
 class EmbeddingConditioner(Conditioner):
     """A conditioner that embeds recordings, or what stands for one, such as a text, in vectors of unit length.
 
-    A condition is one or more embeddings ``[B, L, D]``, in order, without a frame rate. Scores compare the embeddings
+    A condition is one or more embeddings ``[B, L, D]``, in order; few are aligned in time. Scores compare the embeddings
     of recordings, and ``quantized`` turns conditions into codes.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core.contracts import Clip, Condition
+from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.processes import of_all, per_example
 from ..core.registry import register
 from ..errors import PartitaError
@@ -114,8 +114,9 @@ class MelodyEmbedding(EmbeddingConditioner):
     played, but not its sound. The data must supply the field ``cover``, as the corpus does with ``covers: true``.
     In training, a random window of a longer clip is used, and the one of the cover that begins after the same fraction.
 
-    A condition is the embeddings of the windows of a clip, in order. Spectra are relative to the loudest magnitude of
-    their window, so the level does not matter. A silent recording has no melody: it counts as a missing one.
+    A condition is the embeddings of the windows of a clip, in order. The melody may be played at any tempo, so they have
+    no frame rate, unless they are ``aligned``. Spectra are relative to the loudest magnitude of their window, so the
+    level does not matter. A silent recording has no melody: it counts as a missing one.
 
     Args:
         audio_tower: The network that embeds the spectrum of a window.
@@ -123,6 +124,8 @@ class MelodyEmbedding(EmbeddingConditioner):
         window: Seconds of audio per embedding.
         stride: Seconds between the starts of two windows. The last window is padded with silence.
         seconds: Seconds of a clip, from its start, that a condition covers; ``None`` covers all of it.
+        aligned: Whether the condition is aligned in time: a frame for each stride, with the window around its middle. A
+            stage then follows the melody at its own tempo, and must be trained on the melody of the clip itself.
         loss: The loss of pairs.
         spectrum: The spectra that the tower reads.
         inputs: Names of the fields of audio that the conditioner reads. If a clip has several, the one that is named
@@ -143,6 +146,7 @@ class MelodyEmbedding(EmbeddingConditioner):
         window: float = 4.0,
         stride: float = 3.0,
         seconds: float | None = 10.0,
+        aligned: bool = False,
         loss: MelodyLoss = MelodyLoss(),
         spectrum: MelodySpectrum = MelodySpectrum(),
         inputs: tuple[str, ...] = ("audio", "cover"),
@@ -164,6 +168,7 @@ class MelodyEmbedding(EmbeddingConditioner):
         self.dim, self.sample_rate, self.loss, self.longest_audio = dim, spectrum.sample_rate, loss, seconds
         self.window, self.stride = (max(1, round(value * spectrum.sample_rate)) for value in (window, stride))
         self.longest = None if seconds is None else max(1, round(seconds * spectrum.sample_rate))
+        self.aligned = aligned
         self.spectrum = spectrum.make()
         self.audio_tower = audio_tower
         audio_tower.build(self.window // spectrum.hop + 1, spectrum.bands, dim)
@@ -174,8 +179,15 @@ class MelodyEmbedding(EmbeddingConditioner):
         """The two fields that are compared."""
         return self.inputs[:2]
 
+    @property
+    def spec(self) -> ConditionSpec:
+        """Embeddings, with a frame rate if they are aligned in time."""
+        return ConditionSpec(self.dim, float(self.sample_rate / self.stride) if self.aligned else None)
+
     def windows(self, samples: Tensor) -> Tensor:
         """The number of windows of clips of so many samples, int64; none if a clip has no samples."""
+        if self.aligned:
+            return (samples + self.stride - 1) // self.stride
         more = (samples - self.window).clamp(min=0)
         return torch.where(samples > 0, 1 + (more + self.stride - 1) // self.stride, 0)
 
@@ -184,7 +196,8 @@ class MelodyEmbedding(EmbeddingConditioner):
 
         Each field yields, under its name, its audio ``[B, T]`` float32, padded to the longest, and as
         ``…_samples`` the lengths ``[B]`` int64, which are 0 for clips without it, and for silent ones. ``piece``
-        ``[B]`` int64 is equal for clips of the same piece.
+        ``[B]`` int64 is equal for clips of the same piece. ``frames`` ``[B]`` int64 is the length of an aligned
+        condition of each clip, and otherwise 1.
         """
         prepared = {}
         for name in self.inputs:
@@ -192,7 +205,8 @@ class MelodyEmbedding(EmbeddingConditioner):
             audio = [_heard(value) for value in values]
             prepared[name] = pad_sequence(audio, batch_first=True)
             prepared[f"{name}_samples"] = torch.tensor([len(one) for one in audio])
-        return prepared | {"piece": torch.tensor([_piece(clip) for clip in clips])}
+        frames = [self.positions(clip.seconds) if self.aligned else 1 for clip in clips]
+        return prepared | {"piece": torch.tensor([_piece(clip) for clip in clips]), "frames": torch.tensor(frames)}
 
     @torch.no_grad()
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
@@ -202,7 +216,7 @@ class MelodyEmbedding(EmbeddingConditioner):
             other = self._embedded(prepared, name)
             longest = max(condition.mask.shape[1], other.mask.shape[1])
             condition = condition.lasting(longest).where(condition.mask.any(1), other.lasting(longest))
-        return condition
+        return condition.lasting(max(condition.mask.shape[1], int(prepared["frames"].max())))
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor) -> Tensor:
@@ -306,8 +320,9 @@ class MelodyEmbedding(EmbeddingConditioner):
         counts = self.windows(samples)
         number = max(1, int(counts.max()) if len(counts) else 1)
         mask = torch.arange(number, device=audio.device) < counts[:, None]
+        before = (self.window - self.stride) // 2 if self.aligned else 0  # of the middle of a frame and of its window
         length = (number - 1) * self.stride + self.window
-        padded = F.pad(audio, (0, max(0, length - audio.shape[1])))[:, :length]
+        padded = F.pad(audio, (before, max(0, length - before - audio.shape[1])))[:, :length]
         known = padded.unfold(1, self.window, self.stride)[mask]
         values = torch.zeros(len(audio), number, self.dim, device=audio.device)
         if len(known):

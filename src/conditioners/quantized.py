@@ -27,8 +27,8 @@ class Quantized(Conditioner):
     Each codebook holds k-means clusters of what the codebooks before it leave of the embeddings of training clips.
     Whatever the embedding reads passes through the same codebooks: so a stage can be trained on the codes of audio and
     prompted with texts (MuLan, §3.1), or trained on the codes of one recording of a melody and prompted with another
-    one (the melody embedding, appendix C). A condition is one code per codebook for each embedding, without a frame
-    rate.
+    one (the melody embedding, appendix C). A condition is one code per codebook for each embedding, aligned in time if
+    the embeddings are.
 
     The first ``samples`` embeddings of training clips are collected; then, or at the end of a shorter training, all
     codebooks are fitted to them. Further training changes nothing.
@@ -86,7 +86,8 @@ class Quantized(Conditioner):
     def spec(self) -> ConditionSpec:
         """One code per codebook for each embedding."""
         num_codebooks, cardinality, _ = self.codebooks.shape
-        return ConditionSpec(num_codebooks=num_codebooks, cardinality=cardinality)
+        rate = self.embedding.spec.frame_rate
+        return ConditionSpec(frame_rate=rate, num_codebooks=num_codebooks, cardinality=cardinality)
 
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Convert clips to the tensors that the embedding reads."""

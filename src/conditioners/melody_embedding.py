@@ -21,7 +21,7 @@ from ..layers.mel import MelSpectrum
 from ..layers.octave_bands import OctaveSpectrum
 from ..layers.triplet import semi_hard_triplet_loss
 from ..limits import LONGEST_WINDOW, TooMuch, beyond
-from ..metrics.retrieval import EmbeddedPairs, recall
+from ..metrics.retrieval import EmbeddedPairs, recall_of
 from .audio_towers.base import AudioTower
 from .embedding import EmbeddingConditioner, Views, mean_embedding
 from .joint import check_embeddable
@@ -93,14 +93,24 @@ class MelodyLoss:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
-    def __call__(self, first: Tensor, second: Tensor, pieces: Tensor) -> Tensor:
-        """The loss of embeddings ``[N, dim]`` and those of their partners, of pieces ``[N]``, equal for equal ones."""
+    def __call__(
+        self, first: Tensor, second: Tensor, pieces: Tensor, similarity: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """The loss of embeddings ``[N, dim]`` and those of their partners.
+
+        Args:
+            first: The embeddings.
+            second: Those of their partners.
+            pieces: The pieces ``[N]``, equal for equal ones.
+            similarity: Returns the similarities ``[M, N]`` of embeddings ``[M, dim]`` to others, ``[N, dim]``.
+        """
         negatives = pieces[:, None] != pieces
         if self.kind == "triplet":
-            return semi_hard_triplet_loss(first, second, negatives, self.margin)
+            both = torch.cat([first, second])
+            return semi_hard_triplet_loss(similarity(both, both), negatives, self.margin)
         partners = torch.arange(len(first), device=first.device)
         own = partners[:, None] == partners
-        logits = (first @ second.T / self.temperature).masked_fill(~(negatives | own), -torch.inf)
+        logits = (similarity(first, second) / self.temperature).masked_fill(~(negatives | own), -torch.inf)
         return (F.cross_entropy(logits, partners) + F.cross_entropy(logits.T, partners)) / 2
 
 
@@ -111,7 +121,8 @@ class MelodyEmbedding(EmbeddingConditioner):
     It is trained on pairs of a clip and its cover, the same passage on other instruments, in another tempo and key:
     the two get similar embeddings, and clips of other pieces, of all devices, other ones. So instruments, tempo and key
     make little difference, and a stage that is given the embeddings takes the melody from a recording, sung, hummed or
-    played, but not its sound. The data must supply the field ``cover``, as the corpus does with ``covers: true``.
+    played, but not its sound. The data must supply the field ``cover``, as the corpus does with ``covers: true``. An
+    audio tower that keeps the key lets the stage take the key, too: clips are then compared in the best of all keys.
     In training, a random window of a longer clip is used, and the one of the cover that begins after the same fraction.
 
     A condition is the embeddings of the windows of a clip, in order. The melody may be played at any tempo, so they have
@@ -261,7 +272,8 @@ class MelodyEmbedding(EmbeddingConditioner):
             for name in self.inputs[:2]
         )
         with torch.autocast(device.type, enabled=False):
-            loss = self.loss(*(of_all(values)[paired] for values in (first, second, prepared["piece"])))
+            embedded = (of_all(values)[paired] for values in (first, second, prepared["piece"]))
+            loss = self.loss(*embedded, self.similarity)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(first))
         return loss
 
@@ -276,7 +288,7 @@ class MelodyEmbedding(EmbeddingConditioner):
         self.pairs.reset()
         if not len(first):
             return
-        self.log("val/loss", self.loss(first, second, pieces), prog_bar=True)
+        self.log("val/loss", self.loss(first, second, pieces, self.similarity), prog_bar=True)
         found = self.recalls(first, second, pieces)
         self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
 
@@ -285,7 +297,7 @@ class MelodyEmbedding(EmbeddingConditioner):
 
         def loss() -> Tensor:
             first, second = (self._of_windows(torch.zeros(examples, self.window)) for _ in range(2))
-            return self.loss(first, second, torch.arange(examples))
+            return self.loss(first, second, torch.arange(examples), self.similarity)
 
         return loss
 
@@ -302,7 +314,14 @@ class MelodyEmbedding(EmbeddingConditioner):
 
     def recalls(self, first: Tensor, second: Tensor, keys: Tensor) -> dict[str, Tensor]:
         """How often a clip finds its cover."""
-        return {f"recall_at_{number}": recall(first, second, number) for number in (1, 10)}
+        similarity = self.similarity(first.float(), second.float())
+        return {f"recall_at_{number}": recall_of(similarity, number) for number in (1, 10)}
+
+    def similarity(self, first: Tensor, second: Tensor) -> Tensor:
+        """The cosine similarities ``[M, N]`` of embeddings ``[M, dim]`` and ``[N, dim]``, in the best key."""
+        keys = self.audio_tower.blocks
+        turned = (first.unflatten(1, (keys, -1)).roll(key, 1).flatten(1) for key in range(keys))
+        return torch.stack([one @ second.T for one in turned]).amax(0)
 
     def _paired(self, prepared: dict[str, Tensor]) -> Tensor:
         """Which clips have both of the first two fields, ``[B]`` bool."""

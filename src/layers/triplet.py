@@ -7,23 +7,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def semi_hard_triplet_loss(first: Tensor, second: Tensor, negatives: Tensor, margin: float) -> Tensor:
+def semi_hard_triplet_loss(similarity: Tensor, negatives: Tensor, margin: float) -> Tensor:
     """Mean of ``max(0, d(anchor, positive) − d(anchor, negative) + margin)`` over the embeddings of both sides.
 
-    Distances are squared and Euclidean. Every embedding is an anchor, and its partner on the other side is the
+    Distances are squared and Euclidean, of embeddings of unit length. Every embedding is an anchor, and its partner on the other side is the
     positive. The negative is the nearest one, on either side, that is farther away than the positive. If all negatives
     are nearer, it is the farthest of them, as in TensorFlow's ``triplet_semihard_loss``. The nearest of all negatives
     would let embeddings collapse to a point early in training (§3.2). Anchors without negatives do not count.
 
     Args:
-        first: Embeddings ``[N, D]`` of unit length.
-        second: Embeddings ``[N, D]`` of their partners.
+        similarity: Cosine similarities ``[2N, 2N]`` of ``N`` embeddings, followed by those of their partners.
         negatives: ``[N, N]`` bool, symmetric, true where two pairs may be each other's negatives.
         margin: How much farther away than the positive a negative must be to add nothing to the loss.
     """
-    both = torch.cat([first, second])
-    distances = 2 - 2 * both @ both.T
-    positive = (2 - 2 * (first * second).sum(1)).repeat(2)
+    distances = 2 - 2 * similarity
+    positive = distances.diagonal(len(negatives)).repeat(2)
     allowed = negatives.repeat(2, 2)
     with torch.no_grad():
         farther = allowed & (distances > positive[:, None])

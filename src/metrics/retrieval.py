@@ -61,8 +61,12 @@ def recall(queries: Tensor, candidates: Tensor, number: int, keys: Tensor | None
     >>> round(recall(queries, partners, 1).item(), 2), recall(queries, partners, 3).item()
     (0.33, 1.0)
     """
-    keys = torch.arange(len(queries), device=queries.device) if keys is None else keys
-    similarity = queries.float() @ candidates.float().T
+    return recall_of(queries.float() @ candidates.float().T, number, keys)
+
+
+def recall_of(similarity: Tensor, number: int, keys: Tensor | None = None) -> Tensor:
+    """The :func:`recall` of queries and candidates with similarities ``[N, N]``, with partners on the diagonal."""
+    keys = torch.arange(len(similarity), device=similarity.device) if keys is None else keys
     same = keys[:, None] == keys
     partner = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
     better = ((similarity >= partner) & ~same).sum(1)

@@ -16,6 +16,7 @@ from partita.conditioners.audio_towers.pitch_classes import PitchClasses
 from partita.conditioners.audio_towers.spectrogram_transformer import SpectrogramTransformer
 from partita.conditioners.embedding import mean_embedding
 from partita.conditioners.melody_embedding import MelodyEmbedding, MelodyLoss, MelodySpectrum
+from partita.conditioners.quantized import Quantized
 from partita.core.contracts import Clip
 from partita.core.part import Part
 from partita.data.clips import clip_for
@@ -125,6 +126,36 @@ def test_what_the_pitch_class_network_reads_can_turn_around_the_circle():
     assert not torch.allclose(tower(spectrum.flip(1)), tower(spectrum), atol=1e-5)
 
 
+def test_embeddings_that_keep_the_key_are_turned_by_a_transposition():
+    torch.manual_seed(0)
+    tower = PitchClasses(width=4, hidden=8, bands_per_semitone=2, registers=2, keep_key=True)
+    tower.build(9, 48, 24)
+    spectrum = torch.rand(2, 9, 48)
+    for semitones in (1, 5, 11):
+        turned = spectrum.unflatten(2, (2, 24)).roll(2 * semitones, 3).flatten(2)
+        expected = tower(spectrum).unflatten(1, (12, 2)).roll(semitones, 1).flatten(1)
+        torch.testing.assert_close(tower(turned), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="multiple of 12, not 16"):
+        PitchClasses(width=8, bands_per_semitone=1, keep_key=True).build(9, 36, 16)
+
+
+@pytest.mark.parametrize("loss", [MelodyLoss(margin=0.5), MelodyLoss("softmax")], ids=["triplet", "softmax"])
+def test_embeddings_that_keep_the_key_find_their_covers_in_other_keys(loss):
+    tower = PitchClasses(width=8, hidden=32, bands_per_semitone=1, keep_key=True)
+    part = small(audio_tower=tower, dim=24, loss=loss)
+    part.log = lambda *args, **options: None
+    prepared, optimizer = part.prepare(pairs()), torch.optim.Adam(part.parameters(), 0.01)
+    part.train()
+    for _ in range(60):
+        part.training_step(prepared, 0).backward()
+        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    clips, covers = both(part, pairs())
+    assert part.recalls(clips, covers, torch.arange(8))["recall_at_1"] == 1
+    assert recall(clips, covers, 1) < 1  # unless they are compared in the best key
+
+
 def test_validation_does_not_depend_on_the_size_of_a_batch():
     found = []
     for batch_size in (3, 8):
@@ -201,6 +232,21 @@ def test_a_condition_has_an_embedding_for_each_window():
     torch.testing.assert_close(whole[:, 2:3], part.embed_audio(audio[None, :, 6 * RATE : 10 * RATE]))
     alone = part(part.prepare(clips[2:3]))
     torch.testing.assert_close(alone.values, condition.values[2:3, :2])
+
+
+def test_an_aligned_condition_has_a_frame_for_each_stride_in_the_middle_of_its_window():
+    part = small(aligned=True, window=1.0, stride=0.5, seconds=None).eval()
+    assert part.spec.frame_rate == 2.0
+    audio = play([0, 4, 7, 5, 2, 9], seconds=6.0)[:, : round(2.75 * RATE)]
+    condition = part(part.prepare([Clip({}, 2.75, audio, RATE), Clip({}, 4.0, torch.zeros(1, 4 * RATE), RATE)]))
+    assert condition.mask.tolist() == [[True] * 6 + [False] * 2, [False] * 8]
+    padded = F.pad(audio, (RATE // 4, RATE))
+    for frame in range(6):  # from frame / 2 s to (frame + 1) / 2 s
+        window = padded[:, frame * RATE // 2 : frame * RATE // 2 + RATE]
+        torch.testing.assert_close(condition.values[0, frame], small(seconds=None).eval().embed_audio(window[None])[0, 0])
+    codes = Quantized(embedding=part, num_codebooks=2, cardinality=4, samples=4)
+    assert codes.spec.frame_rate == 2.0
+    assert codes.positions(2.75) == 6
 
 
 def test_the_field_that_is_named_first_is_the_condition():

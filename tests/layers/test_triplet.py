@@ -30,6 +30,11 @@ def by_loops(first, second, negatives, margin):
     return total / max(1, anchors)
 
 
+def triplet_loss(first, second, negatives, margin):
+    both = torch.cat([first, second])
+    return semi_hard_triplet_loss(both @ both.T, negatives, margin)
+
+
 def unit(*shape, seed):
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
 
@@ -41,7 +46,7 @@ def test_as_a_loop_over_triplets(seed, margin):
     pieces = torch.arange(12) // (1 + seed % 3)
     negatives = pieces[:, None] != pieces
     expected = by_loops(first, second, negatives.tolist(), margin)
-    assert semi_hard_triplet_loss(first, second, negatives, margin).item() == pytest.approx(expected, abs=1e-9)
+    assert triplet_loss(first, second, negatives, margin).item() == pytest.approx(expected, abs=1e-9)
 
 
 def on_circle(*degrees):
@@ -59,7 +64,7 @@ def test_the_nearest_negative_that_is_farther_than_the_positive():
     first, second = on_circle(0, 10, 25).requires_grad_(), on_circle(20, 190, 270).requires_grad_()
     negatives = torch.zeros(3, 3, dtype=torch.bool)
     negatives[0, 1:] = True
-    loss = semi_hard_triplet_loss(first, second, negatives, 0.2)
+    loss = triplet_loss(first, second, negatives, 0.2)
     hinge = squared(20) - squared(25) + 0.2  # of the anchor at 0°; at 20°, 270° is far beyond the margin
     assert hinge > 0 > squared(20) - squared(110) + 0.2
     assert loss.item() == pytest.approx(hinge / 2)
@@ -78,7 +83,7 @@ def test_without_a_farther_negative_the_farthest_is_taken():
         squared(180) - squared(140) + 0.2,  # those of 180° are at 40° and 60°
         max(0.0, squared(20) - squared(60) + 0.2),
     ]
-    assert semi_hard_triplet_loss(first, second, negatives, 0.2).item() == pytest.approx(sum(losses) / 4)
+    assert triplet_loss(first, second, negatives, 0.2).item() == pytest.approx(sum(losses) / 4)
 
 
 def test_the_gradient_brings_partners_together_and_moves_negatives_away():
@@ -91,17 +96,17 @@ def test_the_gradient_brings_partners_together_and_moves_negatives_away():
         return (positive - negative.mean()).item()
 
     before = gap()
-    loss = semi_hard_triplet_loss(first, second, negatives, 0.5)
+    loss = triplet_loss(first, second, negatives, 0.5)
     for points, gradient in zip((first, second), torch.autograd.grad(loss, (first, second)), strict=True):
         points.data -= 0.01 * gradient
         points.data = F.normalize(points.data, dim=1)
     assert gap() < before
-    assert semi_hard_triplet_loss(first, second, negatives, 0.5) < loss
+    assert triplet_loss(first, second, negatives, 0.5) < loss
 
 
 def test_pairs_without_negatives_do_not_count():
     first, second = unit(4, 5, seed=1).requires_grad_(), unit(4, 5, seed=2)
-    loss = semi_hard_triplet_loss(first, second, torch.zeros(4, 4, dtype=torch.bool), 0.2)
+    loss = triplet_loss(first, second, torch.zeros(4, 4, dtype=torch.bool), 0.2)
     loss.backward()
     assert loss.item() == 0.0
     assert torch.equal(first.grad, torch.zeros_like(first))

@@ -14,9 +14,14 @@ class AudioTower(Component):
     """A network that embeds log-mel spectra of one length.
 
     Subclasses implement :meth:`build` and :meth:`forward`.
+
+    Attributes:
+        blocks: Equal blocks of an embedding that a transposition by a semitone turns by one, 12 if a tower keeps the key
+            in this way. Embeddings of music in other keys are then compared in the best key.
     """
 
     family: ClassVar[str] = "audio_tower"
+    blocks: int = 1
 
     def build(self, frames: int, bands: int, dim: int) -> None:
         """Create the weights, once. Subclasses call this first.

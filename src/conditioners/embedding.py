@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,6 +53,10 @@ class EmbeddingConditioner(Conditioner):
 
         There are ``N`` windows, one if the clip is shorter than a window. The last window may contain padding.
         """
+
+    def similarity(self, first: Tensor, second: Tensor) -> Tensor:
+        """The cosine similarities ``[M, N]`` of embeddings of unit length, ``[M, D]`` and ``[N, D]``."""
+        return torch.inner(first, second)
 
     @abstractmethod
     def views(self, prepared: dict[str, Tensor]) -> Views | None:

@@ -5,8 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from partita.conditioners.audio_towers.pitch_classes import PitchClasses
+from partita.conditioners.melody_embedding import MelodyEmbedding, MelodySpectrum
 from partita.core.contracts import Example
 from partita.evaluation.comparison import Comparison
+from partita.evaluation.embedders import Embedders
 from partita.evaluation.evaluation_options import Evaluation
 from partita.evaluation.rows import beats_chance
 from partita.evaluation.scores.melody_kept import Melody
@@ -46,6 +49,24 @@ def test_clips_without_it_do_not_beat_chance(tmp_path):
     rows = Melody().measure(comparison(tmp_path, lambda number: (number + 3) % PIECES))
     assert not beats_chance(rows["melody agreement"])
     assert rows["melody agreement"]["p"] > 0.01
+
+
+def test_embeddings_that_keep_the_key_are_compared_in_the_best_key(tmp_path):
+    """Untrained: they tell the tunes because they hear them, in keys that are three semitones apart."""
+    torch.manual_seed(0)
+    tower = {"width": 8, "hidden": 32, "bands_per_semitone": 1, "keep_key": True}
+    spectrum = {"sample_rate": RATE, "window": 1024, "hop": 256, "bands": 36, "f_min": 110.0, "per_octave": 12}
+    sizes, weights = {"dim": 24, "window": 4.0}, str(tmp_path / "weights")
+    MelodyEmbedding(audio_tower=PitchClasses(**tower), spectrum=MelodySpectrum(**spectrum), **sizes).save(weights)
+    slot = {"name": "melody-embedding", "audio_tower": {"name": "pitch-classes"} | tower, "spectrum": spectrum}
+    slot |= sizes | {"weights": weights}
+    score, embedders = Melody(embeddings=(slot,)), Embedders()
+    score.load(embedders)
+    of_pieces = comparison(tmp_path, lambda number: number)
+    of_pieces.embedders = embedders
+    (row,) = (row for name, row in score.measure(of_pieces).items() if "(" in name)
+    assert row["value"] > 0.9
+    assert row["value"] > row["chance"]
 
 
 def test_it_needs_the_melody_of_the_system_and_of_the_pieces(tmp_path):

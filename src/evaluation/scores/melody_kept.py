@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...conditioners.embedding import EmbeddingConditioner
 from ...core.registry import register
 from ...data.fields.base import field
 from ...metrics.melody_agreement import MelodyAgreement
@@ -77,7 +78,7 @@ class Melody(Score):
             name = f"melody agreement ({embedder.name})"
             log.info("%s", name)
             more = {"fingerprint": embedder.fingerprint}
-            rows[name] = _row(comparison, melodies, _cosine(embedder, rate), embedder.label) | more
+            rows[name] = _row(comparison, melodies, _by_embeddings(embedder, rate), embedder.label) | more
         return rows
 
 
@@ -121,12 +122,14 @@ def _row(comparison: Comparison, melodies: dict[int, Tensor], measure: Measure, 
     return mean_row(own, pieces, "higher", label, **more)
 
 
-def _cosine(embedder: Embedder, rate: int) -> Measure:
-    """Return the cosine similarity of the mean embeddings of clips and melodies."""
+def _by_embeddings(embedder: Embedder, rate: int) -> Measure:
+    """Return the similarity of the mean embeddings of clips and melodies, compared as the part compares them."""
+    part = embedder.part
+    compare = part.similarity if isinstance(part, EmbeddingConditioner) else torch.inner
 
     def measure(clips: Tensor, melodies: Sequence[Tensor]) -> Tensor:
         first = embedder(clips, rate).mean(1)
         second = torch.cat([embedder(melody[None], rate).mean(1) for melody in melodies])
-        return F.cosine_similarity(first, second, dim=-1)
+        return compare(F.normalize(first, dim=-1), F.normalize(second, dim=-1)).diagonal()
 
     return measure

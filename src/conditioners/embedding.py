@@ -30,8 +30,8 @@ class Views(NamedTuple):
 class EmbeddingConditioner(Conditioner):
     """A conditioner that embeds recordings, or what stands for one, such as a text, in vectors of unit length.
 
-    A condition is one or more embeddings ``[B, L, D]``, in order; few are aligned in time. Scores compare the embeddings
-    of recordings, and ``quantized`` turns conditions into codes.
+    A condition is one or more embeddings ``[B, L, D]``, in order, most without a frame rate. Scores compare the
+    embeddings of recordings, and ``quantized`` turns conditions into codes.
 
     Attributes:
         sample_rate: Sample rate of the audio that it embeds (one channel), in Hz.

@@ -125,9 +125,9 @@ class MelodyEmbedding(EmbeddingConditioner):
     audio tower that keeps the key lets the stage take the key, too: clips are then compared in the best of all keys.
     In training, a random window of a longer clip is used, and the one of the cover that begins after the same fraction.
 
-    A condition is the embeddings of the windows of a clip, in order. The melody may be played at any tempo, so they have
-    no frame rate, unless they are ``aligned``. Spectra are relative to the loudest magnitude of their window, so the
-    level does not matter. A silent recording has no melody: it counts as a missing one.
+    A condition is the embeddings of the windows of a clip, in order. They have no frame rate, because the melody may be
+    played at any tempo, unless they are ``aligned``. Spectra are relative to the loudest magnitude of their window, so
+    the level does not matter. A silent recording has no melody: it counts as a missing one.
 
     Args:
         audio_tower: The network that embeds the spectrum of a window.
@@ -319,7 +319,7 @@ class MelodyEmbedding(EmbeddingConditioner):
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
         """The cosine similarities ``[M, N]`` of embeddings ``[M, dim]`` and ``[N, dim]``, in the best key."""
-        keys = self.audio_tower.blocks
+        keys = self.audio_tower.key_blocks
         turned = (first.unflatten(1, (keys, -1)).roll(key, 1).flatten(1) for key in range(keys))
         return torch.stack([one @ second.T for one in turned]).amax(0)
 

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 def semi_hard_triplet_loss(similarity: Tensor, negatives: Tensor, margin: float) -> Tensor:
     """Mean of ``max(0, d(anchor, positive) − d(anchor, negative) + margin)`` over the embeddings of both sides.
 
-    Distances are squared and Euclidean, of embeddings of unit length. Every embedding is an anchor, and its partner on the other side is the
-    positive. The negative is the nearest one, on either side, that is farther away than the positive. If all negatives
-    are nearer, it is the farthest of them, as in TensorFlow's ``triplet_semihard_loss``. The nearest of all negatives
-    would let embeddings collapse to a point early in training (§3.2). Anchors without negatives do not count.
+    Distances are squared and Euclidean, of embeddings of unit length. Every embedding is an anchor, and its partner on
+    the other side is the positive. The negative is the nearest one, on either side, that is farther away than the
+    positive. If all negatives are nearer, it is the farthest of them, as in TensorFlow's ``triplet_semihard_loss``. The
+    nearest of all negatives would let embeddings collapse to a point early in training (§3.2). Anchors without
+    negatives do not count.
 
     Args:
         similarity: Cosine similarities ``[2N, 2N]`` of ``N`` embeddings, followed by those of their partners.

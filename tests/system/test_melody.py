@@ -41,6 +41,7 @@ conditioners:
       window: 1.0
       stride: 0.5
       seconds: 2.0
+      aligned: false
       audio_tower: {width: 4, hidden: 8}
 stages:
   main:
@@ -139,6 +140,18 @@ def test_a_melody_of_any_length_rate_and_channels(system, tmp_path, seconds, rat
     assert condition.mask.tolist() == [[True] * (1 if seconds <= 1 else 3)]
     mono = hum(tmp_path / "start.wav", min(seconds, 3.0), rate)
     assert torch.equal(condition.values, given(system, Request(["harp"], melody=mono)).values)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 30.0])
+def test_an_aligned_melody_can_be_shorter_or_longer_than_the_clip(tmp_path, seconds):
+    (tmp_path / "song.yaml").write_text(RECIPE.replace("aligned: false", "aligned: true"))
+    torch.manual_seed(0)
+    system = System(load_recipe(tmp_path / "song.yaml", ["stages.main.given={music: prepend, melody: add}"]))
+    path = hum(tmp_path / "hum.wav", seconds)
+    codes = system.generate_representations(["harp"], melody=path, duration=1.5)["acoustic"].values
+    without = system.generate_representations(["harp"], duration=1.5)["acoustic"].values
+    assert codes.shape == without.shape
+    assert not torch.equal(codes, without)
 
 
 def test_of_a_long_file_only_the_beginning_is_read(system, tmp_path, monkeypatch):

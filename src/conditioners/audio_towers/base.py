@@ -16,12 +16,12 @@ class AudioTower(Component):
     Subclasses implement :meth:`build` and :meth:`forward`.
 
     Attributes:
-        blocks: Equal blocks of an embedding that a transposition by a semitone turns by one, 12 if a tower keeps the key
-            in this way. Embeddings of music in other keys are then compared in the best key.
+        key_blocks: Number of equal blocks of an embedding. A tower that keeps the key has 12: a transposition by a
+            semitone turns them by one, and embeddings are compared in the best key.
     """
 
     family: ClassVar[str] = "audio_tower"
-    blocks: int = 1
+    key_blocks: int = 1
 
     def build(self, frames: int, bands: int, dim: int) -> None:
         """Create the weights, once. Subclasses call this first.

@@ -53,7 +53,7 @@ class PitchClasses(AudioTower):
             raise ValueError(f"taps must be a positive odd number, not {taps}")
         self.width, self.hidden, self.registers = width, hidden, registers
         self.bands_per_semitone, self.taps = bands_per_semitone, taps
-        self.blocks = CLASSES if keep_key else 1
+        self.key_blocks = CLASSES if keep_key else 1
 
     def build(self, frames: int, bands: int, dim: int) -> None:
         """Create the convolutions.
@@ -68,7 +68,7 @@ class PitchClasses(AudioTower):
                 f"{bands} bands are not whole octaves of {octave} bands in each of {self.registers} registers: take a "
                 f"multiple of {octave * self.registers}"
             )
-        if dim % self.blocks:
+        if dim % self.key_blocks:
             raise ValueError(f"keep_key needs a dim that is a multiple of {CLASSES}, not {dim}")
         self.first = nn.Conv2d(self.registers, self.width, (self.taps, CLASSES))
         self.first_norm = nn.GroupNorm(4, self.width)
@@ -76,7 +76,7 @@ class PitchClasses(AudioTower):
         self.second_norm = nn.GroupNorm(4, 2 * self.width)
         self.around = nn.Conv1d(4 * self.width + self.registers, self.hidden, CLASSES)
         self.mix = nn.Conv1d(self.hidden, self.hidden, 1)
-        self.output = nn.Linear(2 * self.hidden if self.blocks == 1 else self.hidden, dim // self.blocks)
+        self.output = nn.Linear(2 * self.hidden if self.key_blocks == 1 else self.hidden, dim // self.key_blocks)
 
     def forward(self, spectrum: Tensor) -> Tensor:
         """Embed spectra ``[N, frames, bands]`` as ``[N, dim]``."""
@@ -87,7 +87,7 @@ class PitchClasses(AudioTower):
         x = F.gelu(self.second_norm(self._over_time(self.second, x)))
         x = torch.cat([folded.mean(1), x.mean(2), x.amax(2)], 1)  # [N, channels, 12]
         x = F.gelu(self.mix(F.gelu(self.around(_circle(x)))))
-        if self.blocks == 1:
+        if self.key_blocks == 1:
             return self.output(torch.cat([x.mean(2), x.amax(2)], 1))
         return self.output(x.transpose(1, 2)).flatten(1)
 

@@ -272,9 +272,9 @@ class MelodyEmbedding(EmbeddingConditioner):
             for name in self.inputs[:2]
         )
         with torch.autocast(device.type, enabled=False):
-            embedded = (of_all(values)[paired] for values in (first, second, prepared["piece"]))
-            loss = self.loss(*embedded, self.similarity)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(first))
+            first, second, pieces = (of_all(values)[paired] for values in (first, second, prepared["piece"]))
+            loss = self.loss(first, second, pieces, self.similarity)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(prepared["piece"]))
         return loss
 
     def validation_step(self, prepared: dict[str, Tensor], batch_idx: int) -> None:

@@ -193,7 +193,7 @@ def test_weights_that_are_not_there(tmp_path, monkeypatch):
         raise OSError(f"no route to {repo}")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(PartitaError, match=r"facebook/encodec_24khz.*check the network"):
+    with pytest.raises(PartitaError, match=r"facebook/encodec_24khz.*check the name, the network"):
         codec.load_weights("facebook/encodec_24khz")
 
 

@@ -86,9 +86,8 @@ def both(part, clips):
     return mean_embedding(views.first), mean_embedding(views.second)
 
 
-@pytest.mark.parametrize("loss", [MelodyLoss(margin=0.5), MelodyLoss("softmax")], ids=["triplet", "softmax"])
-def test_eight_pairs_are_learned_by_heart(loss):
-    part = small(loss=loss)
+def learned_by_heart(part):
+    """The embeddings of the pairs and of their covers after sixty steps of training."""
     part.log = lambda *args, **options: None
     prepared, optimizer = part.prepare(pairs()), torch.optim.Adam(part.parameters(), 0.01)
     part.train()
@@ -97,7 +96,13 @@ def test_eight_pairs_are_learned_by_heart(loss):
         torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    clips, covers = both(part, pairs())
+    return both(part, pairs())
+
+
+@pytest.mark.parametrize("loss", [MelodyLoss(margin=0.5), MelodyLoss("softmax")], ids=["triplet", "softmax"])
+def test_eight_pairs_are_learned_by_heart(loss):
+    part = small(loss=loss)
+    clips, covers = learned_by_heart(part)
     assert recall(clips, covers, 1) == recall(covers, clips, 1) == 1
 
 
@@ -143,15 +148,7 @@ def test_embeddings_that_keep_the_key_are_turned_by_a_transposition():
 def test_embeddings_that_keep_the_key_find_their_covers_in_other_keys(loss):
     tower = PitchClasses(width=8, hidden=32, bands_per_semitone=1, keep_key=True)
     part = small(audio_tower=tower, dim=24, loss=loss)
-    part.log = lambda *args, **options: None
-    prepared, optimizer = part.prepare(pairs()), torch.optim.Adam(part.parameters(), 0.01)
-    part.train()
-    for _ in range(60):
-        part.training_step(prepared, 0).backward()
-        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    clips, covers = both(part, pairs())
+    clips, covers = learned_by_heart(part)
     assert part.recalls(clips, covers, torch.arange(8))["recall_at_1"] == 1
     assert recall(clips, covers, 1) < 1  # unless they are compared in the best key
 

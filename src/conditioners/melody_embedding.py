@@ -176,6 +176,10 @@ class MelodyEmbedding(EmbeddingConditioner):
             raise ValueError(
                 f"stride must be at least the hop of the spectrum, {spectrum.hop} samples, not {stride:g} s"
             )
+        if aligned and stride > window:
+            raise ValueError(
+                f"aligned windows of {window:g} s leave gaps at a stride of {stride:g} s: lower the stride"
+            )
         self.dim, self.sample_rate, self.loss, self.longest_audio = dim, spectrum.sample_rate, loss, seconds
         self.window, self.stride = (max(1, round(value * spectrum.sample_rate)) for value in (window, stride))
         self.longest = None if seconds is None else max(1, round(seconds * spectrum.sample_rate))

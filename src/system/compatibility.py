@@ -68,14 +68,15 @@ class CompatibilityChecker:
         key, generator = f"stages.{name}", stage.part.cls
         references, before = [*stage.targets, *stage.references.values()], dict(self._generated)
         conditioners = stage.conditioners
-        if any(self.catalog.stages.get(output.stage) is None for output in stage.outputs.values()):
-            return None
         if any(self.catalog.tokenizers.get(r.tokenizer) is None for r in references):
+            return None
+        wrong = partial(note, f"{key}.target")
+        # first, so that later stages find what this one generates, whatever is wrong with its conditions
+        targets = [self._target(stage, one, wrong, partial(note, f"{key}.overlap")) for one in stage.targets]
+        if any(self.catalog.stages.get(output.stage) is None for output in stage.outputs.values()):
             return None
         if any(self.catalog.conditioners.get(given) is None for given in conditioners):
             return None
-        wrong = partial(note, f"{key}.target")
-        targets = [self._target(stage, one, wrong, partial(note, f"{key}.overlap")) for one in stage.targets]
         target = None
         if None not in targets:
             try:

@@ -361,6 +361,7 @@ data: {name: corpus, limit: 6, covers: true}
         ({"stride": 1e-9}, "stride must be at least the hop of the spectrum"),
         ({"stride": math.inf}, "stride must be above 0 seconds"),
         ({"seconds": -1.0}, "seconds must be above 0 seconds"),
+        ({"aligned": True, "stride": 1.5}, "windows of 1 s leave gaps at a stride of 1.5 s"),
         ({"inputs": ("text",)}, "reads audio, but text is text"),
         ({"inputs": ("audio", "stems")}, "stems holds several"),
     ],

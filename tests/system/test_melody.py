@@ -12,6 +12,7 @@ import partita
 import toys  # noqa: F401  (registers the parts)
 from command_line import run
 from partita import PartitaError
+from partita.errors import RecipeError
 from partita.recipe.plan import load_recipe
 from partita.system.checked_request import CheckedRequest
 from partita.system.prompts import Row, input_warnings, with_melody
@@ -152,6 +153,13 @@ def test_an_aligned_melody_can_be_shorter_or_longer_than_the_clip(tmp_path, seco
     without = system.generate_representations(["harp"], duration=1.5)["acoustic"].values
     assert codes.shape == without.shape
     assert not torch.equal(codes, without)
+
+
+def test_a_mistake_in_the_melody_is_the_only_one(tmp_path):
+    """Stages after the one that is given the melody still find what it generates."""
+    with pytest.raises(RecipeError) as error:
+        System.outline(load_recipe("musiclm-melody-tiny", ["conditioners.melody.embedding.dim=97"]))
+    assert [problem.key for problem in error.value.problems] == ["conditioners.melody.embedding"]
 
 
 def test_of_a_long_file_only_the_beginning_is_read(system, tmp_path, monkeypatch):

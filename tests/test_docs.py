@@ -155,7 +155,7 @@ def test_command(words):
     elif name == "generate":
         known = {field.name for kind in (Sampling, DiffusionSampling) for field in fields(kind)}
         settings = SamplingOptions(sampling=given["sampling"]).settings()
-        stages = {stage for r in recipes() for stage in compose(r).values["stages"]}
+        stages = {stage for r in recipes() for stage in compose(r).values.get("stages", {})}
         for key, value in settings.items():
             assert set(value) <= known and key in stages if isinstance(value, Mapping) else key in known, key
 

@@ -70,6 +70,7 @@ def make_runs(ablation: Ablation, *, skip_unfit: bool = False) -> tuple[list[Run
         ordered = sorted(changes.items(), key=lambda change: change[0].count("."))
         try:
             outline = System.checked(ablation.recipe, [f"{key}={_as_override(value)}" for key, value in ordered])
+            _ = outline.output  # variants are compared by their audio
             found.append(with_steps(Run(variant, seed, outline.plan, outline), ablation.budget))
         except RecipeError as error:
             ours = [p._replace(file="changes of the ablation") if p.file == COMMAND_LINE else p for p in error.problems]

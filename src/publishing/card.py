@@ -113,7 +113,8 @@ def model_card(
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
-    texts = "text" in system.inputs
+    quoted = json.dumps(_line(prompt), ensure_ascii=False)
+    texts = bool(system.stages) and "text" in system.inputs
     no_caption = "no prompt" if texts else "no text input"
     values = {
         "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
@@ -121,12 +122,12 @@ def model_card(
         "repo_id": repo_id,
         "description": _line(system.plan.values.get("description") or ""),
         "generates": bool(system.stages),
-        "what": "This system generates audio" + (" from text." if texts else ".")
-        if system.stages
-        else "This system turns audio into tokens and back.",
+        "what": _what(system),
+        "first_part": next((f'codec = system.tokenizers["{name}"]' for name in system.tokenizers), "")
+        or next((f'conditioner = system.conditioners["{name}"]' for name in system.conditioners), ""),
         "sample_rate": system.sample_rate if system.stages else 0,
-        "call": f"[{json.dumps(_line(prompt), ensure_ascii=False)}], duration={_longest(system):g}" if texts else "",
-        "quoted_prompt": f"{json.dumps(_line(prompt), ensure_ascii=False)} " if texts else "",
+        "call": f"[{quoted}], duration={system.plan.window:g}" if texts else "",
+        "quoted_prompt": f"{quoted} " if texts else "",
         "diagram": diagram(system),
         "parts": [part._replace(spec=_line(part.spec)) for part in system.summary()],
         "training": list(_training(system)),
@@ -146,7 +147,7 @@ def model_card(
             for i, text in (captions or {}).items()
         ],
         "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
-        "codec": _line(str(system.output.spec if system.stages else next(iter(system.tokenizers.values())).spec)),
+        "codec": _codec(system),
     }
     text = (files(__package__) / "card.md").read_text(encoding="utf-8")
     return (
@@ -156,6 +157,21 @@ def model_card(
         .from_string(text)
         .render(values)
     )
+
+
+def _what(system: System) -> str:
+    """Return one sentence that says what the system does."""
+    if system.stages:
+        return "This system generates audio" + (" from text." if "text" in system.inputs else ".")
+    if system.tokenizers:
+        return "This system turns audio into tokens and back."
+    return f"This system turns {' and '.join(system.inputs)} into conditions, such as embeddings, for other systems."
+
+
+def _codec(system: System) -> str:
+    """Return the representation that is decoded to audio. Empty for a system of conditioners alone."""
+    tokenizers = [system.output] if system.stages else list(system.tokenizers.values())
+    return _line(str(tokenizers[0].spec)) if tokenizers else ""
 
 
 def diagram(system: System) -> str:
@@ -197,14 +213,15 @@ def diagram(system: System) -> str:
 
 def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = [part.registered_name for part in system.parts.values()]
+    kind = "text-to-audio" if system.stages else "audio-to-audio" if system.tokenizers else "feature-extraction"
     metadata: dict[str, Any] = {} if license is None else {"license": license}
     metadata |= {
         "library_name": "partita",
-        "pipeline_tag": "text-to-audio" if system.stages else "audio-to-audio",
+        "pipeline_tag": kind,
         "tags": list(dict.fromkeys(["partita", "music", "music-generation", "audio", *kinds])),
     }
     if rows:
-        task = {"type": metadata["pipeline_tag"], "name": "Music generation"}
+        task = {"type": kind, "name": "Music generation"}
         data = {"type": system.source.registered_name, "name": system.source.registered_name}
         results = [{"type": row["name"], "name": row["name"], "value": row["number"]} for row in rows]
         title = repo_id.split("/")[-1]
@@ -285,10 +302,6 @@ def _settings(system: System) -> str:
     sources = data if isinstance(data, list) else [data] if isinstance(data, dict) else []
     given = [", ".join(f"{k}: {v}" for k, v in source.items() if k != "name" or len(sources) > 1) for source in sources]
     return f" ({_line('; '.join(given))})" if any(given) else ""
-
-
-def _longest(system: System) -> float:
-    return max(stage.window for stage in system.plan.stages.values())
 
 
 def _line(text: str) -> str:

@@ -256,6 +256,9 @@ def check_use(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, .
     """Record slots that no stage uses, which are usually misspelled overrides, and ends of the chain that conflict."""
     if any(problem.key.split(".")[0] in ("", "stages") for problem in tree.problems):
         return
+    if not any(path[0] in SLOT_GROUPS for path in parts):
+        tree.add_problem("tokenizers", "the recipe has no parts: add tokenizers or conditioners")
+        return
     used = {
         "tokenizers": {r.tokenizer for s in stages.values() for r in (*s.targets, *s.references.values())},
         "conditioners": {n for s in stages.values() for n in s.given},

@@ -57,8 +57,8 @@ class RecipeKeys:
             in every step.
     """
 
-    tokenizers: dict[str, Any]
     data: Any
+    tokenizers: dict[str, Any] = field(default_factory=dict)
     conditioners: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, Any] = field(default_factory=dict)
     seed: int = 0

@@ -77,7 +77,7 @@ def build_part(slot: Any, family: str | None = None) -> tuple[Part, str | None]:
     """
     family = family or family_of_slot(slot)
     key = PartKey.of(GROUPS[family], "part")
-    recipe: dict[str, Any] = {"tokenizers": {}, "data": "corpus"} | {GROUPS[family]: {"part": slot}}
+    recipe: dict[str, Any] = {"data": "corpus", GROUPS[family]: {"part": slot}}
     try:
         system = System(check_recipe(compose(recipe)), loading=True)
     except RecipeError as error:

@@ -198,3 +198,8 @@ def test_shared_inner_parts_are_those_that_train_makes(toy_recipe, tmp_path):
         mine = {name: w for (file, name), w in weights(run).items() if file == inner}
         assert mine.keys() == alone.keys()
         assert all(torch.equal(alone[name], w) for name, w in mine.items())
+
+
+def test_systems_without_audio_cannot_be_compared():
+    with pytest.raises(PartitaError, match="has no audio output"):
+        make_runs(read_ablation("mulan-tiny", ["conditioners.music.num_codebooks=4,8"]))

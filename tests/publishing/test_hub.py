@@ -101,6 +101,21 @@ def test_the_card_says_what_one_should_know(hub, trained):
     assert names["audio"].shape[0] == 1
 
 
+def test_an_embedding_alone_is_trained_pushed_and_loaded(hub, tmp_path):
+    small = "conditioners.music.embedding.{}".format
+    changes = [small("fit.steps=1"), small("fit.batch_size=2"), "conditioners.music.fit.steps=1"]
+    system = train(load_recipe("mulan-tiny", changes), tmp_path / "run")
+    push(tmp_path / "run", "alice/mulan")
+    texts = ["a slow chorale for flute", "a fast chorale for choir"]
+    loaded, trained = partita.load("alice/mulan"), system.conditioners["music"]
+    assert torch.equal(loaded.conditioners["music"].embedding.embed_text(texts), trained.embedding.embed_text(texts))
+    repository = hub.repositories["alice/mulan"]
+    card = repository.commits[repository.refs["main"]].files["README.md"].decode()
+    assert 'conditioner = system.conditioners["music"]' in card
+    assert "pipeline_tag: feature-extraction" in card
+    assert "codec" not in card and "generate" not in card.split("## How it works")[0]
+
+
 def test_the_card_asks_for_what_has_a_caption(trained):
     """Pieces without captions give no prompt to repeat, and their clips say so."""
     system = partita.load(trained)

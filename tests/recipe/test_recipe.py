@@ -69,11 +69,15 @@ def test_a_part_alone_is_a_recipe_but_what_learns_with_a_stage_needs_one(toy_rec
     del recipe["stages"]
     toy_recipe.write_text(yaml.safe_dump(recipe))
     assert [(p.key, p.message) for p in problems(toy_recipe)] == [("conditioners.text", "no stage uses this")]
-    toy_recipe.write_text(yaml.safe_dump(recipe | {"tokenizers": {}, "conditioners": {"text": "t5-small"}}))
+    toy_recipe.write_text(yaml.safe_dump({"data": recipe["data"], "conditioners": {"text": "t5-small"}}))
     assert list(System.outline(load_recipe(toy_recipe)).parts) == ["conditioners/text"]
     del recipe["conditioners"]
     toy_recipe.write_text(yaml.safe_dump(recipe))
     assert list(System.outline(load_recipe(toy_recipe)).parts) == ["tokenizers/acoustic"]
+    toy_recipe.write_text(yaml.safe_dump({"data": recipe["data"]}))
+    assert [(p.key, p.message) for p in problems(toy_recipe)] == [
+        ("tokenizers", "the recipe has no parts: add tokenizers or conditioners")
+    ]
 
 
 def test_an_outline_allocates_nothing_and_knows_the_facts(toy_recipe):

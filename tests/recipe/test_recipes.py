@@ -54,7 +54,7 @@ def shrunk(recipe, *overrides):
     return check_recipe(tree)
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipes() if name.endswith("-tiny")])
+@pytest.mark.parametrize("recipe", [r for r in recipes() if r.endswith("-tiny") and "stages" in compose(r).values])
 def test_recipe(recipe, tmp_path):
     system = train(shrunk(recipe), tmp_path / "run")
     loaded = partita.load(tmp_path / "run")

@@ -66,13 +66,14 @@ class CompatibilityChecker:
             note: Called for each mismatch with a key, a message and an optional suggestion.
         """
         key, generator = f"stages.{name}", stage.part.cls
-        references, before = [*stage.targets, *stage.references.values()], dict(self._generated)
-        conditioners = stage.conditioners
-        if any(self.catalog.tokenizers.get(r.tokenizer) is None for r in references):
+        before, conditioners = dict(self._generated), stage.conditioners
+        if any(self.catalog.tokenizers.get(target.tokenizer) is None for target in stage.targets):
             return None
         wrong = partial(note, f"{key}.target")
         # first, so that later stages find what this one generates, whatever is wrong with its conditions
         targets = [self._target(stage, one, wrong, partial(note, f"{key}.overlap")) for one in stage.targets]
+        if any(self.catalog.tokenizers.get(r.tokenizer) is None for r in stage.references.values()):
+            return None
         if any(self.catalog.stages.get(output.stage) is None for output in stage.outputs.values()):
             return None
         if any(self.catalog.conditioners.get(given) is None for given in conditioners):

@@ -217,9 +217,7 @@ class ChainRun:
         rate = spec.frame_rate
         others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
         window, overlap = spec.frames(plan.window), at_least(plan.overlap, rate)
-        grid = common_grid(rate, others)
-        if grid > window - overlap:  # the rates share too few boundaries: inputs may start up to half a frame off
-            grid = 1
+        grid = common_grid(rate, others, longest=window - overlap)
         # A story affects only stages that are conditioned on one of its inputs.
         conditioners = [self.system.conditioners[given] for given in plan.conditioners]
         fields = {name for conditioner in conditioners for name in conditioner.inputs}

@@ -66,10 +66,17 @@ Window(start=6, known=8, stop=10)]
             least = max(least, known - transition)
 
 
-def common_grid(frame_rate: float, others: Sequence[float]) -> int:
-    """Return the smallest number of frames at ``frame_rate`` after which frames start at all ``others``, too.
+def common_grid(frame_rate: float, others: Sequence[float], longest: int) -> int:
+    """Return the number of frames at ``frame_rate`` after which frames start at other frame rates, too.
 
-    >>> common_grid(50.0, [25.0, 12.5])
-    4
+    If it exceeds ``longest``, only frames at the lowest of the other rates do, and the others are off by up to half of
+    one of their frames, as in training on stored tokens. If that is too seldom as well, the grid is one frame.
+
+    >>> common_grid(50.0, [25.0, 12.5], 100), common_grid(25.0, [12.5, 1.0], 30), common_grid(25.0, [1.0], 20)
+    (4, 25, 1)
     """
-    return lcm(*((exact(other) / exact(frame_rate)).denominator for other in others))
+    for rates in (others, [min(others)] if others else []):
+        grid = lcm(*((exact(other) / exact(frame_rate)).denominator for other in rates))
+        if grid <= longest:
+            return grid
+    return 1

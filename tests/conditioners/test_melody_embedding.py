@@ -24,6 +24,7 @@ from partita.data.corpus import Corpus
 from partita.data.examples import Collate, Examples
 from partita.errors import PartitaError
 from partita.metrics.retrieval import recall
+from partita.recipe.compose import compose
 
 RATE = 4000
 SPECTRUM = MelodySpectrum(sample_rate=RATE, bands=36, window=512, hop=128, f_min=110.0, per_octave=12)
@@ -129,6 +130,18 @@ def test_what_the_pitch_class_network_reads_can_turn_around_the_circle():
         torch.testing.assert_close(tower(turned), tower(spectrum), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(tower(octaves.roll(1, 3).flatten(2)), tower(spectrum), atol=1e-5)
     assert not torch.allclose(tower(spectrum.flip(1)), tower(spectrum), atol=1e-5)
+
+
+@pytest.mark.parametrize("cents", [-40, 0, 40])
+def test_a_note_out_of_tune_stays_in_its_pitch_class(cents):
+    """A singer is seldom exactly in tune. The tower of the preset takes the strongest of the bands of a pitch class."""
+    slot = compose({"conditioners": {"melody": "melody-embedding-tiny"}, "data": "corpus"}).values["conditioners"]
+    spectrum = MelodySpectrum(**slot["melody"]["spectrum"])
+    time = torch.arange(2 * spectrum.sample_rate) / spectrum.sample_rate
+    for pitch, frequency in enumerate(440 * 2 ** (torch.arange(12) / 12)):
+        tone = torch.sin(2 * math.pi * frequency * 2 ** (cents / 1200) * time)
+        bands = spectrum.make()(tone[None, None])[0, 0].mean(0)
+        assert int(bands.unflatten(0, (-1, 12, 3)).amax((0, 2)).argmax()) == pitch
 
 
 def test_embeddings_that_keep_the_key_are_turned_by_a_transposition():

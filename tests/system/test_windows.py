@@ -85,6 +85,12 @@ def test_what_cannot_be_is_refused(wrong):
 
 def test_windows_begin_where_what_is_given_begins():
     assert all(start % 4 == 0 for start, _, _ in windows(401, 100, 49, grid=4))
-    assert common_grid(44100 / 2048, [44100 / 1024]) == 1
-    assert common_grid(43.06640625, [21.533203125]) == 2
-    assert common_grid(44100 / 1000, [44100 / 3000]) == 3
+    assert common_grid(44100 / 2048, [44100 / 1024], 50) == 1
+    assert common_grid(43.06640625, [21.533203125], 50) == 2
+    assert common_grid(44100 / 1000, [44100 / 3000], 50) == 3
+
+
+def test_where_not_all_frames_can_begin_with_a_window_the_longest_do():
+    """At 25 Hz, frames at 12.5 and 1 Hz begin together every 50 frames; those at 1 Hz every 25."""
+    assert [common_grid(25.0, [12.5, 1.0], longest) for longest in (60, 30, 20)] == [50, 25, 1]
+    assert common_grid(25.0, [], 30) == 1

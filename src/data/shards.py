@@ -125,7 +125,7 @@ class Shards(Source):
             PartitaError: A shard is damaged.
         """
         catalog, versions = self.catalog, self.catalog.versions[split]
-        reading = index * versions + (derive_seed(seed, "version") % versions if versions > 1 else 0)
+        reading = index * versions + version_of(seed, versions)
         first, count = int(self._starts[split][reading]), catalog.counts[split][reading]
         tensors, values = self._example(split, first)
         whole, crop_id = values["seconds"], values["crop_id"]
@@ -133,10 +133,7 @@ class Shards(Source):
         if seconds is None and count > 1:
             raise PartitaError(f"{values['id']} is too long to be read as a whole: its tokens are stored in excerpts")
         if seconds is not None:
-            digest = hashlib.sha256(f"{crop_id}/{seed}".encode()).digest()
-            fraction = np.random.default_rng(int.from_bytes(digest)).random()
-            step, last = Fraction(catalog.step), max(0.0, whole - seconds)
-            start = min(round(exact(fraction * last) / step), math.floor(exact(last) / step)) * step
+            start = crop_start(catalog, crop_id, seed, whole, seconds)
         number = min(int(start / exact(catalog.hop)), count - 1)
         if number:
             tensors, values = self._example(split, first + number)
@@ -266,6 +263,27 @@ class _Counted(Source):
     def read(self, split: Split, index: int, **_: Any) -> Example:
         """Raise an error."""
         raise NotImplementedError
+
+
+def version_of(seed: int, versions: int) -> int:
+    """Return which of the stored versions of a piece is read with a seed."""
+    return derive_seed(seed, "version") % versions if versions > 1 else 0
+
+
+def crop_start(catalog: Catalog, crop_id: str, seed: int, whole: float, seconds: float) -> Fraction:
+    """Return where the crop that is read with a seed starts, in seconds.
+
+    Args:
+        catalog: The catalog of the shards.
+        crop_id: Name of the piece within its source.
+        seed: Seed to read with.
+        whole: Length of the stored piece or clip, in seconds.
+        seconds: Length of the crop.
+    """
+    digest = hashlib.sha256(f"{crop_id}/{seed}".encode()).digest()
+    fraction = np.random.default_rng(int.from_bytes(digest)).random()
+    step, last = Fraction(catalog.step), max(0.0, whole - seconds)
+    return min(round(exact(fraction * last) / step), math.floor(exact(last) / step)) * step
 
 
 def _crop(values: Tensor, start: Fraction, seconds: float, rate: float | None, along: int = -1) -> Tensor:

@@ -14,12 +14,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..core.part_key import PartKey
 from ..core.progress import listening, progress
 from ..core.rates import nearest
 from ..core.resample import convert
 from ..core.seeds import derive_seed
-from ..data.examples import Examples
 from ..errors import PartitaError
 from ..metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
 from ..recipe.chain import StagePlan
@@ -29,6 +27,7 @@ from ..storage.tensor_file import read_tensors, write_tensors
 from ..system.system import System
 from ..tokenizers.base import Tokenizer
 from .pairing import other_pieces
+from .training_clips import training_clips
 
 MIN_ENTROPY = 1.0
 """Smallest entropy of codes, in bits, at which a clip is distinguishable from others, unlike silence."""
@@ -153,8 +152,7 @@ class Continuations:
         """
         spec, own = self.system.output.spec, self.tokenizer.spec
         self.system.source.setup()
-        order = derive_seed(self.system.plan.seed, PartKey.of("stages", self.name), "data")
-        examples = Examples.for_spec(spec, self.system.source, "train", count, self.plan.window, order)
+        examples = training_clips(self.system, self.name, count)
         prompt, stop = (nearest(seconds, spec.sample_rate) for seconds in (self.prompt_seconds, self.seconds))
         start = own.whole_frames(prompt, spec.sample_rate)
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
@@ -170,7 +168,8 @@ class Continuations:
                 continue
             chosen = [i - first for i in missing]
             made = self.system.generate_representations(
-                self.system.prompts_of([clips[i].fields for i in chosen]),
+                # as in training, a conditioner that reads audio hears the clip, whatever its caption
+                self.system.prompts_of([clips[i].fields | {"audio": clips[i].audio} for i in chosen]),
                 duration=self.seconds,
                 seed=[derive_seed(seed, "continued", i) for i in missing],
                 continuation=audio[chosen, :, :prompt] if start else None,

@@ -78,14 +78,13 @@ class Readings(Dataset):
         self.source, self.plan, self.catalog, self.split = system.source, plan, catalog, split
         self.reads = list(dict.fromkeys(system.plan.reads(reference) for reference in plan.references.values()))
         self.conditioners = {key: conditioner for key, (_, conditioner) in plan.conditioners.items()}
-        self.labels = [member["label"] for member in catalog.members] if len(catalog.members) > 1 else []
 
     def __len__(self) -> int:
         return self.catalog.readings(self.split)
 
     def __getitem__(self, number: int) -> Reading:
         piece, version = divmod(number, self.catalog.versions[self.split])
-        seed = derive_seed(self.catalog.seed, "tokens", self.split, version) % 2**31
+        seed = reading_seed(self.catalog, self.split, version)
         try:
             example = self._read(piece, seed)
             if self.plan.excerpts and example.fields.get("excerpt") is None:
@@ -93,12 +92,16 @@ class Readings(Dataset):
         except UnreadableClip as error:
             return Reading(error.piece, damaged=error.reason)
         name = str(example.fields.get("id", piece))
-        own = name.partition("/")[2] if any(name.startswith(f"{label}/") for label in self.labels) else name
         rate = self.plan.sample_rate
         seconds = example.num_samples / rate
         audio = {reads: self._audio(example, reads) for reads in self.reads}
         starts = excerpt_starts(seconds, self.catalog)
-        return Reading(name, seconds, [self._excerpt(example, audio, s, len(starts)) for s in starts], crop_id=own)
+        return Reading(
+            name,
+            seconds,
+            [self._excerpt(example, audio, s, len(starts)) for s in starts],
+            crop_id=crop_id_of(self.catalog, name),
+        )
 
     def _read(self, piece: int, seed: int) -> Example:
         return self.source.read(
@@ -133,6 +136,17 @@ class Readings(Dataset):
         clip = Clip(fields, length / rate, mix, rate)
         prepared = {key: one.prepare([clip_for(one, clip)]) for key, one in self.conditioners.items()}
         return Excerpted(kept, num_samples, plain_fields(fields), prepared)
+
+
+def reading_seed(catalog: Catalog, split: Split, version: int) -> int:
+    """Return the seed with which a version of every piece is read."""
+    return derive_seed(catalog.seed, "tokens", split, version) % 2**31
+
+
+def crop_id_of(catalog: Catalog, name: str) -> str:
+    """Return the name within its source of a piece, whose name begins with that of the source if there are several."""
+    labels = [member["label"] for member in catalog.members] if len(catalog.members) > 1 else []
+    return name.partition("/")[2] if any(name.startswith(f"{label}/") for label in labels) else name
 
 
 class TokenEncoder:

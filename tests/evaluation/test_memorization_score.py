@@ -5,13 +5,23 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import t as student
 
-from evaluation_toys import scored
+import partita
+from evaluation_toys import ToyJoint, scored
 from partita.core.progress import reporting
-from partita.core.registry import lookup
+from partita.core.registry import lookup, register
 from partita.errors import PartitaError
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.evaluation_options import Evaluation
 from partita.evaluation.scoring import chosen_scores
+from partita.evaluation.training_clips import training_clips
+from partita.system.system import System
+
+
+@register("conditioner", "toy-hearing")
+class ToyHearing(ToyJoint):
+    """Audio rather than a text."""
+
+    inputs = ("audio", "text")
 
 
 def test_memorized_training_clips_are_found(other):
@@ -126,3 +136,21 @@ def test_a_stage_that_falls_silent_remembers_nothing(other):
     rows = evaluate(made, options=scored(memorization=True))["metrics"]
     assert rows["memorized exactly"]["value"] == rows["memorized approximately"]["value"] == 0
     assert rows["memorized exactly"]["clips"] == 5
+
+
+def test_what_reads_audio_hears_the_training_clip_whatever_its_caption(other, tmp_path, monkeypatch):
+    ToyHearing().save(tmp_path / "hearing")
+    hearing = f"{{name: toy-hearing, weights: {tmp_path / 'hearing'}}}"
+    made = other(
+        "tokenizers.acoustic.hop=1", f"conditioners.text={hearing}", "stages.main.generator={name: toy-singer}"
+    )
+    heard, generate = [], System.generate_representations
+    monkeypatch.setattr(
+        System,
+        "generate_representations",
+        lambda system, prompts, **how: heard.extend(prompts["audio"]) or generate(system, prompts, **how),
+    )
+    evaluate(made, options=Evaluation(clips=4, reference_clips=2, scores={"fad": False, "memorization": True}))
+    clips = training_clips(partita.load(made), "main", 4)
+    assert len(heard) == 4
+    assert all(torch.equal(heard[i], clips[i].audio) for i in range(4))

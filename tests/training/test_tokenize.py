@@ -12,8 +12,10 @@ from processes import in_a_process, train_until_killed
 
 import partita
 from partita.core.part_key import PartKey
+from partita.core.seeds import derive_seed
 from partita.data.shards import Shards
 from partita.data.token_catalog import CATALOG, PLAN
+from partita.evaluation.training_clips import training_clips
 from partita.recipe.plan import load_recipe
 from partita.recipe.token_options import TokenOptions
 from partita.storage.audio_file import write_audio
@@ -96,6 +98,25 @@ def test_stored_codes_are_those_of_whole_pieces_with_their_fields(trained, tmp_p
         own = {values["id"] for _, values in stored(tmp_path / "shards", split)}
         assert own == {entry.id for entry in folder._splits[split]}
         assert [shards.draw(split, n, 5) for n in range(9)] == [folder.draw(split, n, 5) for n in range(9)]
+
+
+@pytest.mark.parametrize("tokens", ["store", "{versions: 3, clip: 1.5}"])
+def test_memorization_is_studied_on_the_clips_that_a_stage_was_trained_on(trained, tmp_path, tokens):
+    """Of long pieces, a training on stored tokens sees the crops that start at frames, of the stored versions only."""
+    music = write_music(tmp_path / "long", [4.0] * 8)
+    plan = load_recipe(trained.values, [f"data.path={music}", f"tokens={tokens}"])
+    system = train(plan, tmp_path / "run", only=PartKey("tokenizers/acoustic"))
+    partita.tokenize(plan, tmp_path / "shards", progress=False)
+    stored = System(from_shards(plan, tmp_path / "shards", "tokens="))
+    stored.source.setup()
+    stage = PartKey("stages/main")
+    seen = FitData(stored, stage).examples("train", 12, derive_seed(plan.seed, stage, "data"))
+    clips = training_clips(system, "main", 12)
+    for number in range(12):
+        expected = seen[number]
+        codes = system.tokenizers["acoustic"].encode(clips[number].audio[None])[0]
+        assert torch.equal(codes, next(iter(expected.representations.values())).long())
+        np.testing.assert_allclose(clips[number].fields["beats"], expected.fields["beats"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.processes import of_all, per_example
 from ..core.registry import register
+from ..data.fields.tune import group_of
 from ..errors import PartitaError
 from ..layers.mel import MelSpectrum
 from ..layers.octave_bands import OctaveSpectrum
@@ -31,8 +32,13 @@ FLOOR = 1e-3
 """Magnitude, relative to the largest of a window, below which a spectrum is as good as silent: -60 dB."""
 QUIETEST = 1e-5
 """Largest magnitude of a window that counts as silent."""
+MOST_UNPAIRED = 50
+"""Number of batches in a row without any pair of clip and cover at which training ends."""
+
 SILENT = 1e-4
 """Peak below which a recording is silent, and has no melody: -80 dB."""
+PAUSE = 10**-2.5
+"""Peak of a window, relative to that of the recording, below which the melody pauses: -50 dB."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ class MelodyEmbedding(EmbeddingConditioner):
         self.audio_tower = audio_tower
         audio_tower.build(self.window // spectrum.hop + 1, spectrum.bands, dim)
         self.pairs = EmbeddedPairs()
+        self._unpaired = 0
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -243,7 +250,7 @@ class MelodyEmbedding(EmbeddingConditioner):
             PartitaError: The audio is empty, or has more than one channel.
         """
         check_embeddable("melody-embedding", audio)
-        return self._of_clips(audio[:, 0], torch.full((len(audio),), audio.shape[2], device=audio.device)).values
+        return self._of_clips(audio[:, 0], torch.full((len(audio),), audio.shape[2], device=audio.device), pauses=True).values
 
     def setup(self, stage: str) -> None:
         """Check that there are two fields to compare.
@@ -261,13 +268,15 @@ class MelodyEmbedding(EmbeddingConditioner):
         """The loss of a batch, over the pairs of all processes.
 
         Raises:
-            PartitaError: No clip of the batch has a cover.
+            PartitaError: Too many batches in a row have no clip with a cover.
         """
         paired = of_all(self._paired(prepared))
-        if not paired.any():
+        self._unpaired = 0 if paired.any() else self._unpaired + 1
+        if self._unpaired == MOST_UNPAIRED:
             raise PartitaError(
-                f"no clip of the training data has both {' and '.join(self.inputs[:2])}, which melody-embedding "
-                "compares: set `covers: true` for the corpus, or name files in the column `cover` of a manifest"
+                f"{MOST_UNPAIRED} batches in a row have no clip with both {' and '.join(self.inputs[:2])}, which "
+                "melody-embedding compares: set `covers: true` for the corpus, or name more files in the column "
+                "`cover` of a manifest"
             )
         device = paired.device
         fraction = per_example(lambda count: torch.rand(count, device=device), len(prepared["piece"]), device)
@@ -277,7 +286,8 @@ class MelodyEmbedding(EmbeddingConditioner):
         )
         with torch.autocast(device.type, enabled=False):
             first, second, pieces = (of_all(values)[paired] for values in (first, second, prepared["piece"]))
-            loss = self.loss(first, second, pieces, self.similarity)
+            # a sum of nothing, on which the gradients still depend
+            loss = self.loss(first, second, pieces, self.similarity) if len(first) else (first.sum() + second.sum())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(prepared["piece"]))
         return loss
 
@@ -317,8 +327,10 @@ class MelodyEmbedding(EmbeddingConditioner):
         return Views(first, second, prepared["piece"][paired])
 
     def recalls(self, first: Tensor, second: Tensor, keys: Tensor) -> dict[str, Tensor]:
-        """How often a clip finds its cover."""
+        """How often a clip finds its cover; those of other clips of its tune do not count."""
         similarity = self.similarity(first.float(), second.float())
+        alone = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+        similarity = similarity.masked_fill((keys[:, None] == keys) & ~alone, -torch.inf)
         return {f"recall_at_{number}": recall_of(similarity, number) for number in (1, 10)}
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
@@ -338,15 +350,22 @@ class MelodyEmbedding(EmbeddingConditioner):
             audio, samples = audio[:, : self.longest], samples.clamp(max=self.longest)
         return self._of_clips(audio, samples)
 
-    def _of_clips(self, audio: Tensor, samples: Tensor) -> Condition:
-        """The embeddings of all windows of clips ``[B, T]``; at least one position, masked for clips without audio."""
+    def _of_clips(self, audio: Tensor, samples: Tensor, pauses: bool = False) -> Condition:
+        """The embeddings of all windows of clips ``[B, T]``, at least one position, masked for clips without audio.
+
+        Windows in which the melody pauses are masked, too, unless ``pauses`` are wanted.
+        """
         counts = self.windows(samples)
         number = max(1, int(counts.max()) if len(counts) else 1)
         mask = torch.arange(number, device=audio.device) < counts[:, None]
         before = (self.window - self.stride) // 2 if self.aligned else 0  # of the middle of a frame and of its window
         length = (number - 1) * self.stride + self.window
         padded = F.pad(audio, (before, max(0, length - before - audio.shape[1])))[:, :length]
-        known = padded.unfold(1, self.window, self.stride)[mask]
+        windows = padded.unfold(1, self.window, self.stride)
+        if not pauses:
+            peaks = torch.maximum(windows.amax(2), -windows.amin(2))
+            mask &= peaks >= (PAUSE * peaks.amax(1, keepdim=True)).clamp(min=SILENT)
+        known = windows[mask]
         values = torch.zeros(len(audio), number, self.dim, device=audio.device)
         if len(known):
             values[mask] = torch.cat([self._of_windows(some) for some in known.split(AT_ONCE)])
@@ -376,8 +395,8 @@ def _heard(audio: Tensor | None) -> Tensor:
 
 
 def _piece(clip: Clip) -> int:
-    """A number below 2^63 that differs for other pieces; a clip whose piece is not known is one of its own."""
-    name = clip.fields.get("id")
+    """A number below 2^63 that differs for other tunes; a clip whose piece is not known has one of its own."""
+    name = group_of(clip.fields)
     audio = clip.fields.get("cover") if clip.audio is None else clip.audio
     own = b"" if audio is None else audio.numpy().tobytes()
-    return int.from_bytes(hashlib.blake2b(own if name is None else str(name).encode(), digest_size=8).digest()) >> 1
+    return int.from_bytes(hashlib.blake2b(own if name is None else name.encode(), digest_size=8).digest()) >> 1

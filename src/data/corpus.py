@@ -65,7 +65,7 @@ class Corpus(Source):
 
     fields = frozenset(
         {"text", "instruments", "key", "tempo", "beats", "downbeats", "chords", "melody", "stems", "cover"}
-        | {"id", "seconds_start", "seconds_total"}
+        | {"id", "tune", "seconds_start", "seconds_total"}
     )
 
     switches: ClassVar[dict[str, str]] = {"stems": "stems: true", "cover": "covers: true"}
@@ -189,6 +189,7 @@ class Corpus(Source):
         stems = {name: np.pad(stem, ((0, 0), (0, length - num_samples))) for name, stem in stems.items()}
         fields: dict[str, Any] = {
             "id": piece.id,
+            "tune": piece.tune,
             "text": text,
             "instruments": arrangement.instruments,
             "key": key,

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.contracts import Example, RepresentationSpec
 from ..core.part_key import PartKey
 from ..data.base import Source
+from ..data.fields.tune import group_of
 from ..errors import PartitaError
 from ..system.mix import Mix
 from ..system.system import System
@@ -68,7 +69,7 @@ class Comparison:
 
     @property
     def piece_ids(self) -> list[str | None]:
-        """The id of the piece that each clip belongs to; ``None`` for a piece without an id."""
+        """The names of :func:`piece_ids`."""
         return piece_ids(self.pieces)
 
     @property
@@ -83,7 +84,8 @@ class Comparison:
             clips: Indices of clips.
             shift: Distance to the other piece, in pieces, from 1 to the number of pieces minus one.
         """
-        others = other_pieces([self.pieces[i].fields.get("id", i) for i in clips], shift)
+        ids = self.piece_ids
+        others = other_pieces([ids[i] or i for i in clips], shift)
         return None if others is None else [clips[i] for i in others]
 
     @cached_property
@@ -115,8 +117,11 @@ class Comparison:
 
 
 def piece_ids(clips: Sequence[Example]) -> list[str | None]:
-    """Return the id of the piece that each clip belongs to; ``None`` for a piece without an id."""
-    return [None if clip.fields.get("id") is None else str(clip.fields["id"]) for clip in clips]
+    """Return the name of the piece that each clip belongs to; ``None`` if it is unknown.
+
+    Pieces that share a tune have the same name, because clips of them are not independent.
+    """
+    return [group_of(clip.fields) for clip in clips]
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from ..core.progress import listening, progress
 from ..core.rates import nearest
 from ..core.resample import convert
 from ..core.seeds import derive_seed
+from ..data.fields.tune import group_of
 from ..errors import PartitaError
 from ..metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
 from ..recipe.chain import StagePlan
@@ -47,11 +48,13 @@ class ContinuationCodes:
         generated: Codes ``[N, S]`` of the continuations, without the prompt.
         target: Codes ``[N, S]`` of the training clips at the same positions.
         pieces: Id of the piece that each clip is from.
+        groups: Name that each clip shares with those that are not independent of it, such as others of its tune.
     """
 
     generated: Tensor
     target: Tensor
     pieces: list[str]
+    groups: list[str]
 
 
 def training_clip_path(path: Path) -> Path:
@@ -156,13 +159,14 @@ class Continuations:
         prompt, stop = (nearest(seconds, spec.sample_rate) for seconds in (self.prompt_seconds, self.seconds))
         start = own.whole_frames(prompt, spec.sample_rate)
         paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
-        targets, pieces = [], []
+        targets, pieces, groups = [], [], []
         for first in range(0, count, batch_size):
             batch = range(first, min(first + batch_size, count))
             clips = [examples[i] for i in batch]
             audio = torch.stack([clip.audio for clip in clips])[:, :, :stop]
             targets.append(self._codes(audio)[:, start:])
             pieces += [str(clip.fields.get("id", i)) for i, clip in zip(batch, clips, strict=True)]
+            groups += [group_of(clip.fields) or str(i) for i, clip in zip(batch, clips, strict=True)]
             missing = [i for i in batch if not paths[i].is_file()]
             if not missing:
                 continue
@@ -188,7 +192,7 @@ class Continuations:
             progress("training clips", first + len(batch), count)
         generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)
         frames = min(generated.shape[1], target.shape[1])
-        return ContinuationCodes(generated[:, :frames], target[:, :frames], pieces)
+        return ContinuationCodes(generated[:, :frames], target[:, :frames], pieces, groups)
 
     def measure(self, continued: ContinuationCodes) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Return the results of :class:`~partita.metrics.memorization.Memorization`, their chance level, and details.
@@ -210,19 +214,20 @@ class Continuations:
         centers = torch.eye(cardinality) / 2**0.5 if centers is None else centers.detach().cpu()
         kept = entropy(target, cardinality) >= MIN_ENTROPY
         numbers = kept.nonzero()[:, 0].tolist()
-        generated, target, pieces = generated[kept], target[kept], [continued.pieces[i] for i in numbers]
-        others = other_pieces(pieces)
+        generated, target = generated[kept], target[kept]
+        pieces, groups = ([names[i] for i in numbers] for names in (continued.pieces, continued.groups))
+        others = other_pieces(groups)
         if others is None:
             raise PartitaError(
                 f"{len(target)} of {len(kept)} training clips continue with an entropy of at least "
                 f"{MIN_ENTROPY:g} bits, and they must come from at least two pieces"
             )
-        costs = unrelated_costs(target, target, centers, pieces=pieces)
+        costs = unrelated_costs(target, target, centers, pieces=groups)
         threshold = max(threshold_for(costs, FALSE_POSITIVES), 1e-9)
         found, metrics = [], []
         for followed in (target, target[others]):
             metric = Memorization(centers, threshold)
-            metric.update(generated, followed, pieces)
+            metric.update(generated, followed, groups)
             found.append(metric.compute())
             metrics.append(metric)
         rows = metrics[0].rows("sums")

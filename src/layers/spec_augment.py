@@ -51,7 +51,7 @@ def _stripes(spectrum: Tensor, axis: int, number: int, largest: float) -> Tensor
     """Which places of an axis are masked, ``[N, places]`` bool."""
     device, places = spectrum.device, spectrum.shape[axis]
     drawn = per_example(lambda count: torch.rand(count, 2, number, device=device), len(spectrum), device)
-    widths = (drawn[:, 0] * (largest * places + 1)).floor()
+    widths = (drawn[:, 0] * (int(largest * places) + 1)).floor()
     starts = (drawn[:, 1] * (places - widths + 1)).floor()
     at = torch.arange(places, device=device)[:, None]
     return ((at >= starts[:, None]) & (at < (starts + widths)[:, None])).any(2)

@@ -69,5 +69,5 @@ def recall_of(similarity: Tensor, number: int, keys: Tensor | None = None) -> Te
     keys = torch.arange(len(similarity), device=similarity.device) if keys is None else keys
     same = keys[:, None] == keys
     partner = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
-    better = ((similarity >= partner) & ~same).sum(1)
+    better = (~(similarity < partner) & ~same).sum(1)  # also what cannot be compared, because it is not a number
     return (better < number).float().mean()

@@ -17,7 +17,6 @@ from ..core.rates import at_least, exact, nearest
 from ..core.reference import OutputReference, Reference, unstacked
 from ..core.resample import convert
 from ..core.seeds import derive_seed
-from ..data.clips import prepare_clips
 from ..errors import PartitaError
 from ..generators.base import Generator
 from ..layers.compiled import compiling
@@ -256,12 +255,7 @@ class ChainRun:
         negative = []
         if self.negative.keys() & set(conditioner.inputs):
             negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, time_range)
-        # One clip at a time: in a batch, a sample would depend on the others by rounding errors, which grow.
-        ready = [prepare_clips(conditioner, [clip]) for clip in (*positive, *negative)]
-        device = self.system.device
-        condition = Condition.cat([conditioner({k: t.to(device) for k, t in tensors.items()}) for tensors in ready])
-        if conditioner.spec.frame_rate is not None:
-            condition = condition.lasting(conditioner.positions(self.seconds))
+        condition = conditioner.encode_clips([*positive, *negative], self.seconds)
         if not finite(condition.values):
             raise not_finite_error(f"the conditioner {name} returns values that are not finite numbers")
         if not negative:

@@ -27,9 +27,9 @@ def loader(part, examples, batch_size):
     return DataLoader(examples, batch_size=batch_size, collate_fn=part.prepare)
 
 
-@pytest.mark.parametrize(("loss", "steps"), [("softmax", 60), ("decoupled", 50), ("sigmoid", 130)])
+@pytest.mark.parametrize(("loss", "steps"), [("softmax", 40), ("decoupled", 60), ("sigmoid", 110)])
 def test_eight_pairs_are_learned_by_heart(loss, steps):
-    part = minute(loss=loss, spec_augment=SpecAugment(1, 0.05, 1, 0.05))
+    part = minute(loss=loss, spec_augment=SpecAugment(0, 0, 0, 0))  # a mask could hide a tone, which has few bands
     part.log = lambda *args, **options: None
     prepared, optimizer = part.prepare(clips()), torch.optim.Adam(part.parameters(), 0.01)
     for _ in range(steps):

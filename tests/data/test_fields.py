@@ -21,6 +21,7 @@ AS_WRITTEN = {
     "text": ("a  slow\nwaltz", "a slow waltz"),
     "lyrics": ("la  la\n la", "la la\nla"),
     "key": ("G minor", "G minor"),
+    "tune": ("Greensleeves", "Greensleeves"),
     "instruments": ("organ; harp", ["organ", "harp"]),
     "tempo": ("90", 90.0),
     "beats": ("[0.5, 1]", [0.5, 1.0]),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .storage.audio_file import check_writable, write_audio
     from .system.batches import generate_each
     from .system.data_check import check_data
+    from .system.encoded_inputs import encode_inputs
     from .system.mastering import Mastering
     from .system.player import check_player, play_each
     from .system.prompts import Row, prompt_warnings, read_prompts, with_melody, write_manifest
@@ -60,6 +61,7 @@ __all__ = [
     "check_listening_test",
     "check_player",
     "check_writable",
+    "encode_inputs",
     "evaluate",
     "gather_clips",
     "generate_each",
@@ -105,6 +107,7 @@ _HOMES = {
     "check_listening_test": "evaluation.listen",
     "check_player": "system.player",
     "check_writable": "storage.audio_file",
+    "encode_inputs": "system.encoded_inputs",
     "evaluate": "evaluation.evaluate",
     "gather_clips": "evaluation.listen",
     "generate_each": "system.batches",

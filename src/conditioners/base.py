@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +13,6 @@ from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.part import Part
 from ..core.rates import at_least
 from ..core.registry import did_you_mean, lookup, names
-from ..data.clips import clip_for, prepare_clips
-from ..data.fields.base import parse_value
-from ..errors import PartitaError
 
 
 class Conditioner(Part):
@@ -134,61 +129,9 @@ class Conditioner(Part):
         """Whether the conditioner knows an input. Users are warned of unknown ones; most accept anything."""
         return True
 
-    @torch.inference_mode()
-    def encode_inputs(self, seconds: float = 10.0, **inputs: Any) -> Condition:
-        """Return the condition of what a user supplies, as a stage is given it in generation.
-
-        Args:
-            seconds: Length of the clips. Only conditions that change in time depend on it.
-            inputs: Values of :attr:`inputs` by name, one or a list with one for each clip, such as
-                ``text=["a waltz", "a tango"]`` or ``audio="song.flac"``. A recording is a file, or a
-                :class:`partita.Excerpt` of a file or an array.
-
-        Raises:
-            PartitaError: The conditioner does not read an input, a value is invalid, or their numbers differ.
-        """
-        for name in inputs:
-            if name not in self.inputs:
-                raise PartitaError(f"{self.registered_name} does not read {name!r}{did_you_mean(name, self.inputs)}")
-        columns = {name: value if isinstance(value, list | tuple) else [value] for name, value in inputs.items()}
-        if len({len(column) for column in columns.values()}) != 1 or not all(columns.values()):
-            raise PartitaError("give a value of each input for each clip, of at least one")
-        if not 0 < seconds < math.inf:
-            raise PartitaError(f"seconds must be above 0, not {seconds!r}")
-        clips = []
-        for row in zip(*columns.values(), strict=True):
-            fields = {name: _parsed(name, value) for name, value in zip(columns, row, strict=True)}
-            audio = fields.pop("audio", None)
-            clips.append(clip_for(self, Clip(fields, seconds, audio), self.longest_audio))
-        return self.encode_clips(clips, seconds)
-
-    def encode_clips(self, clips: Sequence[Clip], seconds: float) -> Condition:
-        """Return the condition of clips in the form of :func:`~partita.data.clips.clip_for`, of this many seconds."""
-        # One clip at a time: in a batch, a sample would depend on the others by rounding errors, which grow.
-        ready = [prepare_clips(self, [clip]) for clip in clips]
-        rows = [self({name: tensor.to(self.device) for name, tensor in tensors.items()}) for tensors in ready]
-        condition = Condition.cat(rows)
-        return condition if self.spec.frame_rate is None else condition.lasting(self.positions(seconds))
-
     def null(self, condition: Condition) -> Condition:
         """The null condition of the same shape: by default all zeros and fully masked.
 
         A conditioner may override this with parameters of its own, or keep a part of the condition.
         """
         return Condition(torch.zeros_like(condition.values), torch.zeros_like(condition.mask))
-
-
-def _parsed(name: str, value: Any) -> Any:
-    """Return the parsed value of an input.
-
-    Raises:
-        PartitaError: The value is invalid, or an array without a sample rate.
-    """
-    if lookup("field", name).kind == "audio" and isinstance(value, Tensor | np.ndarray):
-        raise PartitaError(
-            f"{name}: an array has no sample rate of its own: give partita.Excerpt(array, sample_rate=44100)"
-        )
-    try:
-        return parse_value(name, value)
-    except ValueError as error:
-        raise PartitaError(f"{name} {error}") from None

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..core.contracts import Clip, Condition, ConditionSpec
+from ..core.dependent_clips import group_of
 from ..core.processes import of_all, per_example
 from ..core.registry import register
-from ..data.fields.tune import group_of
 from ..errors import PartitaError
 from ..layers.mel import MelSpectrum
 from ..layers.octave_bands import OctaveSpectrum
@@ -250,7 +250,9 @@ class MelodyEmbedding(EmbeddingConditioner):
             PartitaError: The audio is empty, or has more than one channel.
         """
         check_embeddable("melody-embedding", audio)
-        return self._of_clips(audio[:, 0], torch.full((len(audio),), audio.shape[2], device=audio.device), pauses=True).values
+        return self._of_clips(
+            audio[:, 0], torch.full((len(audio),), audio.shape[2], device=audio.device), pauses=True
+        ).values
 
     def setup(self, stage: str) -> None:
         """Check that there are two fields to compare.

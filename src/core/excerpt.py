@@ -82,7 +82,7 @@ class Excerpt:
         start, seconds = self._begin(sample_rate)
         start = min(start, max(0.0, seconds - 1 / sample_rate))  # at least one sample
         if isinstance(self.audio, str | Path):
-            length = None if self.seconds is None else min(self.seconds, self.length(sample_rate))
+            length = None if self.seconds is None else max(1 / sample_rate, min(self.seconds, self.length(sample_rate)))
             return torch.from_numpy(read_clip(Path(self.audio), start, length, sample_rate, channels)[0][None])
         samples, rate = samples_of(self.audio), self.sample_rate or sample_rate
         whole = -(-samples.shape[-1] * sample_rate // rate)

@@ -6,7 +6,8 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -240,6 +241,10 @@ class Part(Configured, L.LightningModule):
         if kind(path) == "folder":
             if kind(path / "config.json") == "file" and "family" in (config := read_json(path / "config.json")):
                 check_format(config.get("format"), path)
+                own = json.loads(json.dumps(self.config["arguments"], default=str))
+                if changed := _changed(config.get("arguments"), own):
+                    listed = "; ".join(changed[:5])
+                    warnings.warn(f"the weights in {path} were made with other arguments: {listed}", stacklevel=2)
             path = path / "model.safetensors"
         if kind(path) != "file":
             raise PartitaError(f"no weights at {source}: expected a folder with model.safetensors, or such a file")
@@ -312,3 +317,16 @@ def _numbers(tensor: Tensor) -> str:
     if tensor.is_complex() or tensor.is_floating_point():
         return "complex" if tensor.is_complex() else "floating point"
     return "truth" if tensor.dtype == torch.bool else "whole"
+
+
+_FREE = frozenset({"sampling", "num_codebooks", "inputs", "checkpointing", "condition_dropout", "dropout"})
+"""Arguments that can be chosen anew for trained weights."""
+
+
+def _changed(old: Any, new: Any, at: str = "") -> list[str]:
+    """Return a clause for each argument that differs between two configurations and that weights depend on."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = [name for name in old if name in new and name not in _FREE]
+        return [clause for n in names for clause in _changed(old[n], new[n], f"{at}.{n}".removeprefix("."))]
+    key = at.replace(".arguments", "")
+    return [] if old == new else [f"{key} was {old!r:.80} and is {new!r:.80}"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Example, RepresentationSpec
+from ..core.dependent_clips import group_of
 from ..core.part_key import PartKey
 from ..data.base import Source
-from ..data.fields.tune import group_of
 from ..errors import PartitaError
 from ..system.mix import Mix
 from ..system.system import System

@@ -14,11 +14,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..core.dependent_clips import group_of
 from ..core.progress import listening, progress
 from ..core.rates import nearest
 from ..core.resample import convert
 from ..core.seeds import derive_seed
-from ..data.fields.tune import group_of
 from ..errors import PartitaError
 from ..metrics.memorization import Memorization, entropy, threshold_for, unrelated_costs
 from ..recipe.chain import StagePlan

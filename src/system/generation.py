@@ -28,6 +28,7 @@ from ..tokenizers.chunked import decode_long, encode_long
 from .assembly import Assembly
 from .checked_request import CheckedRequest
 from .clip_inputs import ClipInputs, changes_in_time
+from .encoded_inputs import encode_clips
 from .new_frames import FrameSender, Receiver
 from .stream import Stream
 from .windows import Window, common_grid, windows
@@ -255,7 +256,7 @@ class ChainRun:
         negative = []
         if self.negative.keys() & set(conditioner.inputs):
             negative = ClipInputs(self.negative, (0.0,), self.seconds, rate).clips(conditioner, batch, 0, time_range)
-        condition = conditioner.encode_clips([*positive, *negative], self.seconds)
+        condition = encode_clips(conditioner, [*positive, *negative], self.seconds)
         if not finite(condition.values):
             raise not_finite_error(f"the conditioner {name} returns values that are not finite numbers")
         if not negative:

@@ -49,6 +49,7 @@ from .run_log import log_to_file, quiet
 from .sharded import FullySharded, whole_state
 from .token_plan import stored_needs
 from .token_store import Workforce, check_storable, store_tokens, wait_for_tokens
+from .trained_on import check_trained_on, record_trained_on
 from .trainer import check_nodes, make_trainer
 
 log = shared_logger(__name__)
@@ -154,6 +155,8 @@ def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path |
             if (doubt := part.doubt()) is not None:
                 log.info(f"{key}: {doubt}")
             _fit(system, key, run, source)
+        elif key in done and key.group == "stages":
+            check_trained_on(system, key, run)
         system.training_order[key].eval().requires_grad_(False)
 
 
@@ -196,7 +199,10 @@ def _claim(plan: Plan, run: Path) -> None:
     """Write the recipe into the run folder, or check that the run has the same recipe."""
     recover(run)
     index, text = run / INDEX, index_yaml(plan)
-    old = index.read_text(encoding="utf-8") if index.is_file() else None
+    try:
+        old = index.read_text(encoding="utf-8") if index.is_file() else None
+    except UnicodeDecodeError as error:
+        raise PartitaError(f"{index} is not a text in UTF-8: restore it, or choose another folder ({error})") from None
     begun = any(run.rglob("*.safetensors")) or any(run.rglob("*.ckpt"))
     if old is not None and begun:
         check_format(read_yaml(index).get("format"), run)
@@ -282,6 +288,8 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
         for name, conditioner in getattr(part, "joint", {}).items():
             conditioner.save(run / PartKey.of("conditioners", name))
         part.save(run / key)
+        if key.group == "stages":
+            record_trained_on(system, key, run)
         if checkpoint.is_dir():
             shutil.rmtree(checkpoint)
         checkpoint.unlink(missing_ok=True)

@@ -200,7 +200,10 @@ def test_clips_without_a_cover_do_not_count():
     more = [*whole, Clip({}, 1.0, whole[0].audio, RATE), Clip({"cover": whole[0].fields["cover"]}, 1.0)]
     expected = part.training_step(part.prepare(whole), 0).item()
     assert part.training_step(part.prepare(more), 0).item() == pytest.approx(expected, abs=1e-5)
-    alone, where = part.prepare(more[3:4]), "50 batches in a row .* both audio and cover.*set `covers: true` for the corpus"
+    alone, where = (
+        part.prepare(more[3:4]),
+        "50 batches in a row .* both audio and cover.*set `covers: true` for the corpus",
+    )
     part.training_step(alone, 0).backward()  # a batch may have no pair by chance
     assert all(p.grad is None or not p.grad.any() for p in part.parameters())
     with pytest.raises(PartitaError, match=where):

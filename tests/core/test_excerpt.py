@@ -41,6 +41,12 @@ def test_the_part_asked_for_is_taken_from_files_and_arrays_of_any_rate(song, par
         np.testing.assert_allclose(heard[0, 0, inner], expected[inner], atol=2e-3)
 
 
+def test_the_shortest_excerpt_is_a_sample(song):
+    sound = soundfile.read(song, dtype="float32")[0].T
+    for excerpt in (Excerpt(song, seconds=1e-9), Excerpt(sound, sample_rate=44100, seconds=1e-9)):
+        assert excerpt.read(RATE, 1).shape == (1, 1, 1)
+
+
 @pytest.mark.parametrize("rate", [16000, 22050, 44100, 48000])
 def test_an_excerpt_of_an_array_is_that_of_the_file_to_its_very_ends(song, rate):
     """What is before and after it is resampled with it."""

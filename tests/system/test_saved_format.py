@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from shutil import copytree
 
 import pytest
@@ -114,3 +115,13 @@ def test_a_saved_recipe_is_a_recipe(saved, tmp_path):
     index = (saved / "recipe.yaml").read_text()
     assert (tmp_path / "again" / "recipe.yaml").read_text() == index == (tmp_path / "copy" / "recipe.yaml").read_text()
     assert partita.load(tmp_path / "copy").stages.keys() == system.stages.keys()
+
+
+def test_weights_that_were_made_with_other_arguments_are_used_with_a_warning(saved, tmp_path):
+    codec = partita.load(saved).tokenizers["acoustic"]
+    slot = {"name": "toy-codec", "weights": str(saved / "tokenizers/acoustic")} | codec.config["arguments"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        partita.load_part(slot)
+    with pytest.warns(UserWarning, match=f"made with other arguments: cardinality was {codec.cardinality} and is 7"):
+        partita.load_part(slot | {"cardinality": 7})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import partita
 from partita.core.part_key import PartKey
@@ -157,6 +157,24 @@ def test_the_conditioner_learns_with_its_stage(toy_recipe, tmp_path):
     letters = sorted(set(b"tone 1"))
     assert (after[letters] - before[letters]).abs().min() > 0
     assert not any("joint" in key for _, key in weights(tmp_path / "run"))
+
+
+def test_a_stage_is_not_kept_for_a_tokenizer_that_it_was_not_trained_on(toy_recipe, tmp_path):
+    plan = load_recipe(toy_recipe)
+    train(plan, tmp_path / "run")
+    path = tmp_path / "run/tokenizers/acoustic/model.safetensors"
+    original = path.read_bytes()
+    save_file({name: -tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(PartitaError, match=r"stages/main was trained on another tokenizers/acoustic .* delete .*main"):
+        train(plan, tmp_path / "run")
+    path.write_bytes(original)
+    train(plan, tmp_path / "run")
+
+
+def test_a_run_whose_recipe_is_no_text_is_refused(toy_recipe, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(PartitaError, match=r"recipe.yaml is not a text in UTF-8"):
+        train(load_recipe(toy_recipe), tmp_path)
 
 
 def test_another_recipe_is_refused_and_the_difference_named(toy_recipe, tmp_path):

@@ -304,6 +304,8 @@ def test_python(text, saved_toy, tmp_path, monkeypatch):
     if "partita.train(" in text:
         Path("chorales-tiny").write_text(TOY_RECIPE)  # a file counts over a packaged recipe
         monkeypatch.setattr("partita.training.runs.write_report", lambda *given, **options: "report.html")
+    elif "runs/mulan-tiny" in text:
+        partita.System(load_recipe("mulan-tiny")).save("runs/mulan-tiny")
     else:
         shutil.copytree(saved_toy, "runs/mine")
     code = compile(text, "example.py", "exec")

@@ -127,7 +127,7 @@ class MusicCaps(Folder):
         if entry.whole:
             left = entry.seconds - entry.start
             entry.seconds = min(length, left)
-            if left < length - SLACK:
+            if left <= max(0.0, length - SLACK):
                 self.note(entry.file, f"it ends before its clip does, at {entry.start + length:g} s")
                 return None
         return entry

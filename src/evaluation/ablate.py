@@ -16,6 +16,7 @@ from ..core.part_key import PartKey
 from ..core.schema import plain
 from ..data.overview import check_training_pieces
 from ..errors import PartitaError
+from ..recipe.recipe_files import read_yaml
 from ..storage.files import replacing_file
 from ..storage.saved_format import numbered
 from ..system.assembly import INDEX
@@ -245,7 +246,9 @@ def _claim_folder(ablation: Ablation, root: Path, write: bool = True) -> None:
     """Claim the folder for this ablation, or check that its earlier clips are comparable with new ones."""
     path, values = root / REQUEST, plain(ablation)
     if path.is_file():
-        then, now = yaml.safe_load(path.read_text(encoding="utf-8")).get("evaluation", {}), values["evaluation"]
+        then, now = read_yaml(path).get("evaluation", {}), values["evaluation"]
+        if not isinstance(then, dict):
+            raise PartitaError(f"{path} is damaged: delete it and run the same command again, or choose another folder")
         if lines := [f"  {key}: {then.get(key)} → {now[key]}" for key in FIXED_OPTIONS if then.get(key) != now[key]]:
             raise PartitaError(
                 f"the clips in {root} were generated in another way, so new clips cannot be compared with them: choose "

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from joint_toys import RATE, minute, tone
 
 import partita
-from joint_toys import RATE, minute, tone
 from partita.conditioners.quantized import Quantized
 
 

@@ -206,9 +206,10 @@ def test_clips_without_a_cover_do_not_count():
     )
     part.training_step(alone, 0).backward()  # a batch may have no pair by chance
     assert all(p.grad is None or not p.grad.any() for p in part.parameters())
+    for _ in range(48):
+        part.training_step(alone, 0)
     with pytest.raises(PartitaError, match=where):
-        for _ in range(50):
-            part.training_step(alone, 0)
+        part.training_step(alone, 0)
     with pytest.raises(PartitaError, match="its inputs are audio: add cover"):
         small(inputs=("audio",)).setup("fit")
 

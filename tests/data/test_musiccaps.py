@@ -88,6 +88,16 @@ def test_clips_of_the_same_video_have_ids_of_their_own_and_share_a_split(audio, 
         assert len({split for split, _ in clips}) == 1
 
 
+def test_a_short_clip_after_the_end_of_its_video_is_left_out(audio, tmp_path):
+    """However short it is: the video of 60 s ends before the second one."""
+    table = tmp_path / "videos.csv"
+    rows = [f"-0SdAVK79lg,{start},{start + 0.4},,,a clip,4,False,False" for start in (30, 60.2)]
+    table.write_text("\n".join([HEADER, *rows]))
+    source = quiet(MusicCaps(str(table), str(audio), validation=0.0))
+    assert source.size("train") == 1
+    assert source.report == ["-0SdAVK79lg_30.wav: it ends before its clip does, at 60.6 s"]
+
+
 def test_only_the_clip_of_a_whole_video_is_read(table, audio):
     source = quiet(MusicCaps(str(table), str(audio)))
     names = [read(source, i, split="test").fields["id"] for i in range(2)]

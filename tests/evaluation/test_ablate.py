@@ -176,6 +176,10 @@ def test_what_is_there_stays_comparable(toy_recipe, tmp_path, pilot):
     toy_recipe.write_text(toy_recipe.read_text().replace("window: 1.0", "window: 0.5"))
     with pytest.raises(PartitaError, match="a run of another recipe"):
         ablate(study(toy_recipe, *PILOT), root, launcher=Here(root))
+    for damaged in ("evaluation: 3", "[1, 2]", "a: b: c"):
+        (root / "ablation.yaml").write_text(damaged)
+        with pytest.raises(PartitaError, match=r"ablation.yaml"):
+            ablate(study(toy_recipe, *PILOT), root, launcher=Here(root))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(PartitaError, match="not empty"):

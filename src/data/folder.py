@@ -159,7 +159,7 @@ class Folder(Source):
         """Return errors about the folder and the manifest: whether they exist, and whether the folder holds audio."""
         root, missing = _expanded(self.path), []
         if kind(root) != "folder":
-            there = "is a file; give a folder" if kind(root) else "does not exist"
+            there = "is a file; give a folder" if kind(root) else "does not exist (give yours, as in data.path=/music)"
             missing.append(("path", f"no folder of audio files: {root.absolute()} {there}"))
         elif not self.manifest and not any(True for _ in audio_files(root, lambda name, wrong: None)):
             missing.append(("path", _no_audio_message(root)))

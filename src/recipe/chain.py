@@ -273,7 +273,8 @@ def check_use(tree: Tree, stages: dict[str, StagePlan], parts: dict[tuple[str, .
     for group, wanted in used.items():
         for _, name in (path for path in parts if path[0] == group):
             if name not in wanted:
-                tree.add_problem(f"{group}.{name}", "no stage uses this", did_you_mean(name, wanted))
+                used_here = [other for other in wanted if (group, other) in parts]
+                tree.add_problem(f"{group}.{name}", "no stage uses this", did_you_mean(name, used_here))
     # Several ends are mixed to one output if each of them encodes a different part of the mix.
     ends = last_stages(stages)
     decoded = {r.source: r.tokenizer for stage in ends.values() for r in stage.targets}

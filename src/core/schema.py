@@ -287,9 +287,24 @@ def _check_value(argument: Argument, value: Any, path: str) -> list[Mistake]:
     if endless := _endless(value, path):
         return endless
     try:
-        return _endless(_converted(argument.type, value), path)  # of texts, such as "inf"
+        if _nested_as(argument.type, value):
+            return _endless(_converted(argument.type, value), path)  # of texts, such as "inf"
     except _REFUSALS:
-        return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
+        pass
+    return [Mistake(path, f"expected {type_name(argument.type)}, got {value!r}", _hint(argument, value))]
+
+
+def _nested_as(hint: Any, value: Any) -> bool:
+    """Whether no list or mapping is in the place of a single value, which OmegaConf does not check within lists."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_nested_as(inner, value) for inner in args)
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        hints = args[:1] * len(value) if origin is list or args[-1:] == (...,) else args
+        return all(_nested_as(*pair) for pair in zip(hints, value, strict=False))
+    if origin is dict and isinstance(value, Mapping):
+        return all(_nested_as(args[1], inner) for inner in value.values())
+    return hint not in (bool, int, float, str) or not isinstance(value, Mapping | list | tuple)
 
 
 def _endless(value: Any, path: str) -> list[Mistake]:

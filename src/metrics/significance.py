@@ -13,7 +13,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 GRID = 50_000
-"""Number of steps in the sum of absolute differences, to which those that are not whole numbers are rounded."""
+"""Least number of steps in the sum of absolute differences, to which those that are not whole numbers are rounded."""
+STEPS_PER_UNIT = 100
+"""Least number of these steps per unit."""
+RARELY = 6.5
+"""Multiple of the root of the summed squares of rounding errors that their sum exceeds with a chance of 1e-9."""
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
@@ -22,8 +26,8 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     Under the null hypothesis, each difference is equally likely with the opposite sign. The p-value is the fraction of
     all choices of signs whose sum is at least as far from zero as the observed sum, so it is at least ``2 / 2**units``.
     If every difference is 1 or −1, this is the sign test. Differences that are not whole numbers are rounded to
-    1/50,000 of the sum of their sizes; sums that rounding can have moved below the observed one count, so that the
-    p-value is never too small.
+    1/50,000 of the sum of their sizes, or finer if there are many; sums that rounding can have moved below the observed
+    one count, so that the p-value is never too small.
 
     Args:
         differences: Difference of each unit, such as the wins minus the losses of a listener.
@@ -36,9 +40,13 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     """
     if not all(float(difference).is_integer() for difference in differences):
         total = sum(abs(difference) for difference in differences)
-        differences = [GRID * difference / total for difference in differences]
+        grid = max(GRID, STEPS_PER_UNIT * len(differences))
+        differences = [grid * difference / total for difference in differences]
     steps = [round(difference) for difference in differences]
-    moved = sum(abs(difference - step) for difference, step in zip(differences, steps, strict=True))
+    errors = [abs(difference - step) for difference, step in zip(differences, steps, strict=True)]
+    # with random signs, the errors of many units nearly cancel each other out (Hoeffding's inequality)
+    bound = RARELY * math.hypot(*errors)
+    moved, missed = (bound, 2 * math.exp(-(RARELY**2) / 2)) if bound < sum(errors) else (sum(errors), 0.0)
     least = abs(sum(differences)) - moved - 1e-6
     chances = np.ones(1)  # probability of every sum, in ascending order
     for size in (abs(step) for step in steps if step):
@@ -47,7 +55,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
         either[2 * size :] += chances / 2
         chances = either
     most = len(chances) // 2
-    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= least].sum()))
+    return float(min(1.0, chances[np.abs(np.arange(-most, most + 1)) >= least].sum() + missed))
 
 
 def jackknife(whole: ArrayLike, without: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -277,6 +277,16 @@ def test_references_and_missing_values_are_mistakes(hint, text):
     assert [mistake.key for mistake in check(Takes, {"value": value})] == ["value"]
 
 
+@pytest.mark.parametrize("value", [[{"a": 1}, 0.9], [[0.9], 0.9], [0.9, [0.9, 0.95]]])
+def test_a_list_or_mapping_in_the_place_of_a_number_is_a_mistake(value):
+    class Taking:
+        def __init__(self, *, betas: tuple[float, float] | None = None, more: dict[str, list[float]] | None = None): ...
+
+    assert [mistake.key for mistake in check(Taking, {"betas": value})] == ["betas"]
+    assert [mistake.key for mistake in check(Taking, {"more": {"a": value}})] == ["more"]
+    assert not check(Taking, {"betas": [0.9, 0.95], "more": {"a": [1, 2.5]}})
+
+
 def test_a_number_that_is_not_finite_is_one_mistake_wherever_it_is_checked():
     class Taking:
         def __init__(self, *, anything: dict[str, Any], rate: float = 1.0, gains: tuple[float, ...] = ()) -> None: ...

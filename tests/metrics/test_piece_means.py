@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, norm, ttest_1samp
 
 from partita.errors import PartitaError
 from partita.metrics.piece_means import mean_over_pieces, membership, piece_numbers, sign_flip_over_pieces
@@ -143,3 +143,12 @@ def test_pieces_rather_than_clips_tell_whether_values_differ():
     mixed = differences * torch.tensor([1, -1, 1, 1, 1, -1, 1, 1, -1, 1])
     exact = ((signs @ differences).abs() >= mixed.sum().abs() - 1e-4).float().mean()
     assert sign_flip_over_pieces(mixed, None) == pytest.approx(float(exact), abs=0.005)
+
+
+def test_the_p_value_of_many_pieces_is_that_of_the_normal_distribution():
+    """By the central limit theorem; rounding must not blur it."""
+    values = torch.randn(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for deviations in (2.0, 3.5):
+        shifted = values - values.mean() + deviations / 3000**0.5
+        z = float(shifted.sum() / torch.linalg.vector_norm(shifted))
+        assert sign_flip_over_pieces(shifted, None) == pytest.approx(2 * norm.sf(z), rel=0.05)

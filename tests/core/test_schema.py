@@ -254,7 +254,9 @@ def test_values_are_converted_as_omegaconf_converts_them(hint):
         return OmegaConf.to_object(OmegaConf.merge(holder, {"value": value})).value
 
     for value in VALUES:
-        if check(Takes, {"value": value}):
+        if value == [1, (2, 3)] and hint in (list[int], tuple[int, ...], list[float] | None):
+            assert check(Takes, {"value": value})  # OmegaConf does not look into lists
+        elif check(Takes, {"value": value}):
             with pytest.raises((OmegaConfBaseException, ValueError, TypeError, AssertionError)):
                 by_omegaconf(value)
         else:

@@ -304,7 +304,7 @@ def _nested_as(hint: Any, value: Any) -> bool:
         return all(_nested_as(*pair) for pair in zip(hints, value, strict=False))
     if origin is dict and isinstance(value, Mapping):
         return all(_nested_as(args[1], inner) for inner in value.values())
-    return hint not in (bool, int, float, str) or not isinstance(value, Mapping | list | tuple)
+    return hint not in (bool, int, float, str, type(None)) or not isinstance(value, Mapping | list | tuple)
 
 
 def _endless(value: Any, path: str) -> list[Mistake]:

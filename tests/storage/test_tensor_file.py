@@ -27,6 +27,13 @@ def test_tensors_come_back_and_others_can_read_them(tmp_path):
         assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
+def test_equal_weights_make_equal_files(tmp_path):
+    """The chance that they do without being sorted is 1 in 2 for each further file."""
+    for number in range(12):
+        write_tensors(TENSORS, tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_checksum_is_a_crc_of_names_and_bytes():
     content = b"a" + (3).to_bytes(8, "little") + b"b" + b"\x00\x00\x80\x3f"
     assert checksum({"b": torch.ones(1), "a": torch.tensor(3)}) == f"{zlib.crc32(content):08x}"

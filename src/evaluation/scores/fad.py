@@ -49,7 +49,8 @@ class FAD(Score):
         "with fewer clips: compare FAD and its interval only between equal numbers of clips. FAD∞ corrects this bias "
         "by extrapolation, and is given only if half of the clips lead to the same limit within its interval. The bias "
         "of a finite reference remains in FAD and FAD∞, also in those of real clips. A kernel distance (KAD) has no "
-        "such bias. For equal distributions, FAD∞ and KAD are zero on average and can be negative."
+        "such bias. For equal distributions and a clip of each piece, FAD∞ and KAD "
+        "are zero on average and can be negative; several clips of a piece resemble each other, which raises FAD∞."
     )
 
     def __init__(self, *, embeddings: tuple[Any, ...] = ("log-mel-16khz",)) -> None:

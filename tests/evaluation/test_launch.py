@@ -137,7 +137,7 @@ def test_a_cluster_does_the_same(toy_recipe, tmp_path, toy_package, monkeypatch)
     bad = Task("bad", "train", "bad", "parts/bad", "data: {name: toy-sines}", "tokenizers/acoustic")
     failed = run_tasks([task, bad], root, Cluster(root, "local", {"timeout_min": 5}))
     assert list(failed) == ["bad"]
-    assert "tokenizers: must be given" in failed["bad"]
+    assert "tokenizers: the recipe has no parts" in failed["bad"]
     assert task.done(root)
     with pytest.raises(PartitaError, match="did you mean 'slurm'"):
         Cluster(root, "slum", {})

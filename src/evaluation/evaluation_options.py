@@ -14,6 +14,10 @@ from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
 
 
+SHORTEST = 0.01
+"""Seconds of the shortest clip that is scored."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Options of an evaluation.
@@ -39,12 +43,12 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         for name in ("clips", "reference_clips", "batch_size"):
-            if getattr(self, name) < 1:
-                raise PartitaError(f"{name} must be at least 1, not {getattr(self, name)}")
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise PartitaError(f"{name} must be a whole number of at least 1, not {getattr(self, name)!r}")
             if beyond(getattr(self, name), MOST_CLIPS):
                 raise TooMuch(f"{name} is {getattr(self, name):,}, and at most {MOST_CLIPS:,} are allowed: refused")
-        if self.duration is not None and not 0 < self.duration < math.inf:
-            raise PartitaError(f"duration must be a number of seconds above 0, not {self.duration}")
+        if self.duration is not None and not SHORTEST <= self.duration < math.inf:
+            raise PartitaError(f"duration must be at least {SHORTEST:g} seconds, not {self.duration}")
         if self.duration is not None and beyond(self.duration, LONGEST_CLIP):
             raise TooMuch(f"duration is {self.duration:g} s, and a clip is at most {LONGEST_CLIP:g} s long: refused")
         check_precision(self.precision)

@@ -181,8 +181,8 @@ class FrechetInfinity(FrechetDistance, Gathered):
             value, without = results["frechet"].cpu().numpy(), sets.distances(1 - parts).cpu().numpy()
             _, error = jackknife(value, without)
             low, high = (nan.new_tensor(bound) for bound in mean_interval(value, error, len(parts), self.confidence))
-            results |= {"frechet_low": low, "frechet_high": high}
             half = (high - low) / 2
+            results |= {"frechet_low": low.clamp(min=0), "frechet_high": high}  # no distance is negative
         if clips >= MIN_CLIPS:
             strata = [sets.order[row > 0] for row in dealt]
             limit, every = sets.limit(strata), torch.cat(strata)

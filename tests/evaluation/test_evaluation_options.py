@@ -136,5 +136,5 @@ def test_the_command_refuses_before_anything_slow(run, monkeypatch, capfd):
 
 
 def test_no_clips_is_a_mistake():
-    with pytest.raises(PartitaError, match="clips must be at least 1"):
+    with pytest.raises(PartitaError, match="clips must be a whole number of at least 1"):
         Evaluation(clips=0)

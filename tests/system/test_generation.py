@@ -50,6 +50,16 @@ def test_what_is_given_stays_aligned_over_all_windows(make, duration):
     assert not torch.equal(coarse[0], coarse[1])
 
 
+def test_of_what_is_not_decoded_the_last_codes_of_a_continuation_are_generated(make):
+    """They depend on the silence after the cut."""
+    system = make(CHAIN)
+    heard = 0.9 * torch.sin(torch.arange(8000) / 900)[None, None]
+    made = system.generate_representations(["a"], duration=3.0, seed=1, continuation=heard)
+    coarse = system.tokenizers["coarse"].encode(heard)
+    assert torch.equal(made["coarse"].values[..., :16], coarse[..., :16])
+    assert not torch.equal(made["coarse"].values[..., 16:20], coarse[..., 16:])
+
+
 def test_a_clip_depends_on_its_own_seed_and_prompt_alone(make):
     system = make(CHAIN)
     story = partita.Story([(0, "a"), (1.5, "b")])

@@ -13,7 +13,6 @@ from ..errors import PartitaError
 from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_CLIPS, TooMuch, beyond
 
-
 SHORTEST = 0.01
 """Seconds of the shortest clip that is scored."""
 

@@ -34,7 +34,6 @@ QUIETEST = 1e-5
 """Largest magnitude of a window that counts as silent."""
 MOST_UNPAIRED = 50
 """Number of batches in a row without any pair of clip and cover at which training ends."""
-
 SILENT = 1e-4
 """Peak below which a recording is silent, and has no melody: -80 dB."""
 PAUSE = 10**-2.5

@@ -25,6 +25,7 @@ from ..recipe.chain import StagePlan
 from ..storage.audio_file import flac
 from ..storage.files import replacing_file
 from ..storage.tensor_file import read_tensors, write_tensors
+from ..system.generation import continuation_frames, representation_of
 from ..system.system import System
 from ..tokenizers.base import Tokenizer
 from .pairing import other_pieces
@@ -163,7 +164,7 @@ class Continuations:
         for first in range(0, count, batch_size):
             batch = range(first, min(first + batch_size, count))
             clips = [examples[i] for i in batch]
-            audio = torch.stack([clip.audio for clip in clips])[:, :, :stop]
+            audio = torch.stack([clip.audio for clip in clips])
             targets.append(self._codes(audio)[:, start:])
             pieces += [str(clip.fields.get("id", i)) for i, clip in zip(batch, clips, strict=True)]
             groups += [group_of(clip.fields) or str(i) for i, clip in zip(batch, clips, strict=True)]
@@ -176,14 +177,14 @@ class Continuations:
                 self.system.prompts_of([clips[i].fields | {"audio": clips[i].audio} for i in chosen]),
                 duration=self.seconds,
                 seed=[derive_seed(seed, "continued", i) for i in missing],
-                continuation=audio[chosen, :, :prompt] if start else None,
+                continuation=self._known(audio[chosen], prompt) if start else None,
                 guidance=1.0,
                 sampling={self.name: {"temperature": 0.0}} if self._can_decode_greedily() else None,
                 progress=not listening(),
             )
             decoded = self.system.decode(made).cpu()
             codes = self._codes(decoded) if self.source is None else made[self.source].values[:, 0].cpu()
-            for i, before, clip, row in zip(missing, audio[chosen], decoded, codes[:, start:], strict=True):
+            for i, before, clip, row in zip(missing, audio[chosen, :, :stop], decoded, codes[:, start:], strict=True):
                 for path, sound in ((training_clip_path(paths[i]), before), (paths[i].with_suffix(".flac"), clip)):
                     with replacing_file(path) as new:
                         new.write_bytes(flac(sound.numpy(), spec.sample_rate))
@@ -244,6 +245,16 @@ class Continuations:
             ],
         }
         return found[0], found[1], how
+
+    def _known(self, clips: Tensor, samples: int) -> dict[str, Tensor]:
+        """Return codes and latents at the start of clips ``[B, C, T]``, which were encoded whole, as in training."""
+        rate, known = self.system.output.spec.sample_rate, {}
+        for target in (target for stage in self.system.plan.stages.values() for target in stage.targets):
+            spec = self.system.tokenizer_of(target).spec
+            if spec.frame_rate is not None:
+                whole = representation_of(self.system, target, clips.to(self.system.device))
+                known[target.source] = whole[..., : continuation_frames(samples, rate, spec)]
+        return known
 
     def _codes(self, audio: Tensor) -> Tensor:
         """Return codes ``[B, S]`` of the first codebook for audio ``[B, C, T]`` at the system's sample rate."""

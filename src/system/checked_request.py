@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
 from ..core.contracts import Clip
-from ..core.excerpt import excerpt_of
+from ..core.excerpt import Excerpt, excerpt_of
 from ..core.registry import did_you_mean
 from ..data.clips import clip_for, prepare_clips
 from ..data.fields.base import crop_fields, parse_value
@@ -21,7 +22,10 @@ from ..layers.guidance import checked_terms
 from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
 from .assembly import Assembly
-from .request import Continuation, Prompts, Request, Story, segments_of
+from .request import Prompts, Request, Story, segments_of
+
+_NUMBERS = {True: "whole numbers", False: "finite numbers with a decimal point"}
+"""What codes (``True``) and latents (``False``) consist of, in messages."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class CheckedRequest:
         negative: Negative prompts by input field, one per sample.
         seconds: Length of the clips, in seconds.
         generate_options: Guidance and sampling arguments of each stage's ``generate``, by stage.
-        continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
+        continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output; or codes
+            ``[B, K, S]`` and latents ``[B, D, S]`` to continue, by name; or ``None``.
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
         splice: Whether the result starts with the original samples of ``continuation``.
         precision: Precision of the weights of all stages.
@@ -46,7 +51,7 @@ class CheckedRequest:
     negative: dict[str, list[Any]]
     seconds: float
     generate_options: dict[str, dict[str, Any]]
-    continuation: Tensor | None
+    continuation: Tensor | dict[str, Tensor] | None
     transition: float | None
     splice: bool
     precision: InferencePrecision
@@ -82,6 +87,8 @@ class CheckedRequest:
         continuation = (
             None
             if request.continuation is None
+            else _check_continued_frames(system, request.continuation, len(seeds), seconds)
+            if isinstance(request.continuation, Mapping)
             else _read_continuation(system, request.continuation, len(seeds), seconds)
         )
         transition = None if request.transition is None else _seconds("transition", request.transition, least=0.0)
@@ -102,6 +109,11 @@ class CheckedRequest:
             request.precision,
             request.compile,
         )
+
+    @property
+    def original_start(self) -> Tensor | None:
+        """The audio ``[B, C, T]`` that the result starts with instead of its reconstruction, or ``None``."""
+        return self.continuation if self.splice and isinstance(self.continuation, Tensor) else None
 
     def groups(self) -> dict[tuple[float, ...], list[int]]:
         """Group the samples by the times at which their prompts change; the samples of a group have the same windows.
@@ -232,7 +244,43 @@ def _seeds(seed: Any, batch: int | None) -> list[int]:
     return list(seed)
 
 
-def _read_continuation(system: Assembly, audio: Continuation, batch: int, seconds: float) -> Tensor:
+def _check_continued_frames(
+    system: Assembly, given: Mapping[str, Tensor], batch: int, seconds: float
+) -> dict[str, Tensor]:
+    """Return the codes and latents to continue, by name, for each clip."""
+    targets = [target for stage in system.plan.stages.values() for target in stage.targets]
+    specs = {target.source: system.tokenizer_of(target).spec for target in targets}
+    specs = {source: spec for source, spec in specs.items() if spec.frame_rate is not None}
+    for source in given:
+        if source not in specs:
+            raise PartitaError(f"continuation: no stage generates {source!r}{did_you_mean(source, specs)}")
+    if missing := sorted(specs.keys() - given.keys()):
+        raise PartitaError(f"continuation needs the start of everything that is generated, also of {missing[0]}")
+    continued = {}
+    for source, values in given.items():
+        spec = specs[source]
+        width, kind = (spec.num_codebooks, "codes") if spec.discrete else (spec.dim, "latents")
+        if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[1] != width or not values.shape[2]:
+            shape = list(values.shape) if isinstance(values, Tensor) else values
+            raise PartitaError(f"continuation: {source} takes {kind} [{batch}, {width}, frames], not {shape!r:.80}")
+        if len(values) not in (1, batch):
+            raise PartitaError(f"continuation: {source} must be of one clip or of each ({batch}), not of {len(values)}")
+        if values.shape[2] >= spec.frames(seconds):
+            raise PartitaError(
+                f"the result starts with the {values.shape[2]:,} frames of {source} to continue, so it must be longer "
+                f"than {seconds:g} s: set a longer duration, or continue less of it"
+            )
+        if values.is_floating_point() == spec.discrete or values.is_complex() or not values.isfinite().all():
+            raise PartitaError(f"continuation: {source} must be {_NUMBERS[spec.discrete]}, not {values.dtype}")
+        for codes, cardinality in zip(values.unbind(1), spec.cardinalities, strict=False):
+            if codes.min() < 0 or codes.max() >= cardinality:
+                raise PartitaError(f"continuation: codes of {source} must be from 0 to {cardinality - 1}")
+        values = values.long() if spec.discrete else values.float()
+        continued[source] = values.to(system.device).expand(batch, -1, -1)
+    return continued
+
+
+def _read_continuation(system: Assembly, audio: Excerpt | Tensor | str | Path, batch: int, seconds: float) -> Tensor:
     spec = system.output.spec
     excerpt = excerpt_of(audio)
     length = excerpt.length(spec.sample_rate)  # known before any audio is read

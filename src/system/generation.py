@@ -71,7 +71,7 @@ def generate(
             request.seconds,
             request.generate_options,
             {name: [values[i] for i in members] for name, values in request.negative.items()},
-            None if request.continuation is None else request.continuation[members],
+            _members(request.continuation, members),
             request.transition,
             request.precision,
             request.compile,
@@ -102,7 +102,7 @@ class ChainRun:
         seconds: Length of the clips, in seconds.
         generate_options: Guidance and sampling arguments of each stage's ``generate``, by stage.
         negative: Negative prompt of each sample, by input field.
-        continuation: Audio ``[B, C, T]`` to continue, with the sample rate and channels of the output, or ``None``.
+        continuation: Audio, or codes and latents, to continue; see :class:`CheckedRequest`.
         transition: Seconds of audio that the next segment of a story continues. ``None`` uses the overlap of windows.
         precision: Precision of the weights of all stages.
         compile: Whether to compile the steps of all stages.
@@ -120,7 +120,7 @@ class ChainRun:
     seconds: float
     generate_options: dict[str, dict[str, Any]]
     negative: dict[str, list[Any]]
-    continuation: Tensor | None
+    continuation: Tensor | dict[str, Tensor] | None
     transition: float | None
     precision: InferencePrecision
     compile: bool
@@ -152,7 +152,7 @@ class ChainRun:
         spec = self.system.catalog.target_spec(plan)
         known = None
         if self.continuation is not None and spec.frame_rate is not None:
-            encoded_targets = [self._encode_continuation(target, self.continuation) for target in plan.targets]
+            encoded_targets = [self._continued(target, self.continuation) for target in plan.targets]
             shortest = min(part.shape[-1] for part in encoded_targets)
             stacked = [part[..., :shortest] for part in encoded_targets]
             known = stacked[0] if len(stacked) == 1 else torch.cat(stacked, 1)
@@ -273,23 +273,15 @@ class ChainRun:
             Condition(condition.values[batch:], condition.mask[batch:]),
         )
 
-    def _encode_continuation(self, target: Reference, continuation: Tensor) -> Tensor:
-        """Return the representation of the audio to continue, without incomplete frames."""
-        if (read := self.system.plan.reads(target)) is not None:
-            raise PartitaError(
-                f"a continuation is a mix, but {target.tokenizer} reads only {read}: generate without a continuation"
-            )
-        tokenizer, output = self.system.tokenizer_of(target), self.system.output.spec
-        spec = tokenizer.spec
-        audio = convert(continuation, output.sample_rate, spec.sample_rate, spec.channels)
-        frames = continuation_frames(continuation.shape[-1], output.sample_rate, spec)
+    def _continued(self, target: Reference, continuation: Tensor | dict[str, Tensor]) -> Tensor:
+        """Return the representation that the result starts with: that of audio is encoded without incomplete frames."""
+        if not isinstance(continuation, Tensor):
+            return target.take(continuation[target.source])
+        spec = self.system.tokenizer_of(target).spec
+        frames = continuation_frames(continuation.shape[-1], self.system.output.spec.sample_rate, spec)
         if target.source not in {end.source for end in self.system.plan.ends} and spec.frame_rate is not None:
             frames = max(1, frames - nearest(CUT, spec.frame_rate))
-        # One clip at a time: in a batch, rounding errors could change the latents or codes of a clip.
-        encoded = torch.cat([encode_long(tokenizer, clip[None]) for clip in audio])
-        if not finite(encoded):
-            raise not_finite_error(f"the tokenizer {target.tokenizer} returns latents that are not finite numbers")
-        return target.take(encoded)[..., :frames]
+        return target.take(representation_of(self.system, target, continuation))[..., :frames]
 
     def _progress(self, stage: str, index: int, windows: int) -> Callable[[int, int], None] | None:
         """Return a callback that reports the steps of one window as steps of all windows."""
@@ -297,6 +289,32 @@ class ChainRun:
         if report is None:
             return None
         return lambda done, total: report(stage, index * total + done, windows * total)
+
+
+def _members(continuation: Tensor | dict[str, Tensor] | None, members: list[int]) -> Any:
+    """Return what some of the samples continue."""
+    if isinstance(continuation, dict):
+        return {source: values[members] for source, values in continuation.items()}
+    return None if continuation is None else continuation[members]
+
+
+def representation_of(system: Assembly, target: Reference, audio: Tensor) -> Tensor:
+    """Return the whole representation that a target is part of, for audio ``[B, C, T]`` of a system's output.
+
+    Raises:
+        PartitaError: The tokenizer reads something else than the mix, or returns values that are not finite.
+    """
+    if (read := system.plan.reads(target)) is not None:
+        raise PartitaError(
+            f"a continuation is a mix, but {target.tokenizer} reads only {read}: generate without a continuation"
+        )
+    tokenizer, output = system.tokenizer_of(target), system.output.spec
+    audio = convert(audio, output.sample_rate, tokenizer.spec.sample_rate, tokenizer.spec.channels)
+    # One clip at a time: in a batch, rounding errors could change the latents or codes of a clip.
+    encoded = torch.cat([encode_long(tokenizer, clip[None]) for clip in audio])
+    if not finite(encoded):
+        raise not_finite_error(f"the tokenizer {target.tokenizer} returns latents that are not finite numbers")
+    return encoded
 
 
 def continuation_frames(samples: int, sample_rate: int, spec: RepresentationSpec) -> int:

@@ -59,7 +59,7 @@ class StreamDecoder:
         self.ends: dict[str, list[_Lane]] = {}  # of the last stage
         self.position = 0
         self.head: Tensor | None = None
-        self.continuation = request.continuation if request.splice else None
+        self.continuation = request.original_start
 
     def start(self, generated: Mapping[str, Generated]) -> None:
         """Decode the ends that earlier stages generated, and prepare the decoders of the others."""

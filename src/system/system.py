@@ -89,10 +89,11 @@ class System(Assembly):
     def fulfill(self, request: CheckedRequest, *, progress: bool = True) -> Tensor:
         """Generate audio ``[B, C, T]`` for a checked request, like :meth:`generate`."""
         audio = self.decode(self._represented(request, progress))
-        if request.continuation is None or not request.splice:
+        start = request.original_start
+        if start is None:
             return audio
-        spec, samples = self.output.spec, request.continuation.shape[-1]
-        return spliced(audio, request.continuation, continuation_samples(samples, spec), spec.sample_rate)
+        spec = self.output.spec
+        return spliced(audio, start, continuation_samples(start.shape[-1], spec), spec.sample_rate)
 
     @takes_request
     def stream(

@@ -46,7 +46,7 @@ def test_kernel_distances_stand_beside_those_of_frechet(run):
     assert row["low"] < row["value"] < row["high"]
     assert (row["clips"], row["pieces"], row["reference_clips"]) == (5, 5, 6)
     for text in ((run / "evaluation" / "evaluation.html").read_text(), collect(run, "me/mine")["README.md"].decode()):
-        assert "A kernel distance (KAD) has no such bias" in text
+        assert "A kernel distance (KAD) has neither bias" in text
 
 
 def test_the_distance_in_a_joint_space_is_that_of_its_embeddings(singer, joint):

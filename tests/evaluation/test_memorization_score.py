@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.stats import t as student
+from torch.nn import functional as F
 
 import partita
 from evaluation_toys import ToyJoint, scored
@@ -15,6 +16,7 @@ from partita.evaluation.evaluation_options import Evaluation
 from partita.evaluation.scoring import chosen_scores
 from partita.evaluation.training_clips import training_clips
 from partita.system.system import System
+from toys import ToyCodec
 
 
 @register("conditioner", "toy-hearing")
@@ -46,6 +48,26 @@ def test_memorized_training_clips_are_found(other):
         assert loop["low"] == pytest.approx(8 / (8 + student.ppf(0.975, 7) ** 2))
         assert dice["value"] == 0
         assert (loop["clips"], loop["prompt_seconds"], loop["embedding"]) == (8, 0.5, "codes of toy-codec")
+
+
+@register("tokenizer", "toy-look-ahead")
+class ToyLookAhead(ToyCodec):
+    """Codes of the next frame: the last code of audio is that of the silence after it."""
+
+    def encode(self, audio):
+        return super().encode(F.pad(audio, (0, self.hop)))[..., 1:]
+
+    def encoding_steps(self, latents=False):
+        return None
+
+
+def test_prompts_are_the_codes_of_whole_clips(other):
+    """A prompt that ends in the code of silence goes on otherwise than the clip."""
+    changes = ["data={name: toy-loops, pieces: 8}", "stages.main.generator={name: toy-loop}"]
+    made = other("tokenizers.acoustic={name: toy-look-ahead}", *changes)
+    scores = {"fad": False, "memorization": {"prompts": [0.5], "continued": 0.45}}
+    rows = evaluate(made, options=Evaluation(clips=8, reference_clips=2, scores=scores))["metrics"]
+    assert rows["memorized exactly (after 0.5 s)"]["value"] == 1
 
 
 def test_a_curve_over_the_lengths_of_prompts(other):

@@ -9,6 +9,8 @@ import partita
 from partita.recipe.plan import load_recipe
 from partita.system.system import System
 
+CODES = torch.zeros(1, 1, 10, dtype=torch.long)
+
 
 @pytest.fixture
 def system(toy_recipe):
@@ -49,6 +51,14 @@ def system(toy_recipe):
         ({"continuation": torch.zeros(2, 1, 100)}, r"one recording, or one per clip \(1\), not 2"),
         ({"continuation": torch.zeros(100, 2)}, r"100 channels of 2 samples: transpose it"),
         ({"continuation": torch.zeros(1, 1, 4000)}, "set a longer duration"),
+        ({"continuation": {}}, "needs the start of everything that is generated, also of acoustic"),
+        ({"continuation": {"acustic": CODES}}, "no stage generates 'acustic': did you mean 'acoustic'"),
+        ({"continuation": {"acoustic": CODES[0]}}, r"acoustic takes codes \[1, 1, frames\], not \[1, 10\]"),
+        ({"continuation": {"acoustic": [1]}}, r"acoustic takes codes .*, not \[1\]"),
+        ({"continuation": {"acoustic": CODES.repeat(2, 1, 1)}}, r"of one clip or of each \(1\), not of 2"),
+        ({"continuation": {"acoustic": CODES.repeat(1, 1, 4)}}, "set a longer duration"),
+        ({"continuation": {"acoustic": CODES.float()}}, "acoustic must be whole numbers, not torch.float32"),
+        ({"continuation": {"acoustic": CODES + 16}}, "codes of acoustic must be from 0 to 15"),
     ],
 )
 def test_what_cannot_be_generated_is_one_message(system, arguments, word):

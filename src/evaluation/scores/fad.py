@@ -45,12 +45,14 @@ class FAD(Score):
         "number of clips.",
     }
     reading = (
-        "Intervals are over pieces, because clips of one piece resemble each other. A Fréchet distance (FAD) is larger "
-        "with fewer clips: compare FAD and its interval only between equal numbers of clips. FAD∞ corrects this bias "
-        "by extrapolation, and is given only if half of the clips lead to the same limit within its interval. The bias "
-        "of a finite reference remains in FAD and FAD∞, also in those of real clips. A kernel distance (KAD) has no "
-        "such bias. For equal distributions and a clip of each piece, FAD∞ and KAD "
-        "are zero on average and can be negative; several clips of a piece resemble each other, which raises FAD∞."
+        "Intervals are over pieces, because clips of one piece resemble each other. A Fréchet distance (FAD) is "
+        "larger with fewer clips: compare FAD and its interval only between equal numbers of clips. FAD∞ corrects "
+        "this bias by extrapolation, and is given only if half of the clips lead to the same limit within its "
+        "interval. The bias of a finite reference remains in FAD and FAD∞. The real clips and the reference are "
+        "excerpts of the same pieces, so that FAD and FAD∞ of real clips, coded or not, are lower than those of other "
+        "music of the same kind. A kernel distance (KAD) has neither bias: it compares only clips of different "
+        "pieces. For equal distributions and a clip of each piece, FAD∞ and KAD are zero on average and can be "
+        "negative; several clips of a piece resemble each other, which raises FAD∞."
     )
 
     def __init__(self, *, embeddings: tuple[Any, ...] = ("log-mel-16khz",)) -> None:

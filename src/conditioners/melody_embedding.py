@@ -19,7 +19,7 @@ from ..core.processes import of_all, per_example
 from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.mel import MelSpectrum
-from ..layers.octave_bands import OctaveSpectrum
+from ..layers.octave_bands import OctaveSpectrum, shifted_bands
 from ..layers.triplet import semi_hard_triplet_loss
 from ..limits import LONGEST_WINDOW, TooMuch, beyond
 from ..metrics.retrieval import EmbeddedPairs, recall_of
@@ -34,6 +34,8 @@ QUIETEST = 1e-5
 """Largest magnitude of a window that counts as silent."""
 MOST_UNPAIRED = 50
 """Number of batches in a row without any pair of clip and cover at which training ends."""
+MOST_CENTS = 100.0
+"""Largest detuning: a semitone, which is another key."""
 SILENT = 1e-4
 """Peak below which a recording is silent, and has no melody: -80 dB."""
 PAUSE = 10**-2.5
@@ -144,6 +146,8 @@ class MelodyEmbedding(EmbeddingConditioner):
             stage then follows the melody at its own tempo, and must be trained on the melody of the clip itself.
         loss: The loss of pairs.
         spectrum: The spectra that the tower reads.
+        detune: Largest random shift of the pitch of a window in training, up or down, in cents, because people hum out
+            of tune. Only for bands in octaves.
         inputs: Names of the fields of audio that the conditioner reads. If a clip has several, the one that is named
             first is its condition. Training compares the first two.
 
@@ -165,6 +169,7 @@ class MelodyEmbedding(EmbeddingConditioner):
         aligned: bool = False,
         loss: MelodyLoss = MelodyLoss(),
         spectrum: MelodySpectrum = MelodySpectrum(),
+        detune: float = 0.0,
         inputs: tuple[str, ...] = ("audio", "cover"),
     ) -> None:
         super().__init__(inputs)
@@ -185,6 +190,11 @@ class MelodyEmbedding(EmbeddingConditioner):
             raise ValueError(
                 f"aligned windows of {window:g} s leave gaps at a stride of {stride:g} s: lower the stride"
             )
+        if not 0 <= detune <= MOST_CENTS:
+            raise ValueError(f"detune must be from 0 to {MOST_CENTS:g} cents, not {detune}")
+        if detune and spectrum.per_octave is None:
+            raise ValueError("detune needs bands in octaves: set spectrum.per_octave, or detune to 0")
+        self.detune = detune / 1200 * (spectrum.per_octave or 0)  # in bands
         self.dim, self.sample_rate, self.loss, self.longest_audio = dim, spectrum.sample_rate, loss, seconds
         self.window, self.stride = (max(1, round(value * spectrum.sample_rate)) for value in (window, stride))
         self.longest = None if seconds is None else max(1, round(seconds * spectrum.sample_rate))
@@ -282,7 +292,12 @@ class MelodyEmbedding(EmbeddingConditioner):
         device = paired.device
         fraction = per_example(lambda count: torch.rand(count, device=device), len(prepared["piece"]), device)
         first, second = (
-            self._of_windows(self._window_at(prepared[name], prepared[f"{name}_samples"], fraction))
+            self._of_windows(
+                self._window_at(prepared[name], prepared[f"{name}_samples"], fraction),
+                self.detune * per_example(lambda count: 2 * torch.rand(count, device=device) - 1, len(fraction), device)
+                if self.detune
+                else None,
+            )
             for name in self.inputs[:2]
         )
         with torch.autocast(device.type, enabled=False):
@@ -378,11 +393,18 @@ class MelodyEmbedding(EmbeddingConditioner):
         padded = F.pad(audio, (0, max(0, self.window - audio.shape[1])))
         return padded.gather(1, starts[:, None] + torch.arange(self.window, device=audio.device))
 
-    def _of_windows(self, audio: Tensor) -> Tensor:
-        """The embeddings ``[N, dim]`` of windows ``[N, window]``, float32 of unit length."""
+    def _of_windows(self, audio: Tensor, shifts: Tensor | None = None) -> Tensor:
+        """The embeddings ``[N, dim]`` of windows ``[N, window]``, float32 of unit length.
+
+        Args:
+            audio: The windows.
+            shifts: Bands by which the spectrum of each is shifted upwards, ``[N]``.
+        """
         magnitude = self.spectrum(audio[:, None])[:, 0]
         loudest = magnitude.amax((1, 2), keepdim=True).clamp(min=QUIETEST)
         levels = (magnitude / loudest + FLOOR).log() / math.log(FLOOR)  # from 1 for silence to 0
+        if shifts is not None:
+            levels = shifted_bands(levels, shifts, silence=1.0)
         embeddings = self.audio_tower(1 - 2 * levels)
         with torch.autocast(audio.device.type, enabled=False):
             return F.normalize(embeddings.float(), dim=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .mel import MelSpectrum
 
@@ -32,6 +33,26 @@ def octave_filterbank(bins: int, bands: int, sample_rate: int, f_min: float, per
         width = (per_octave * torch.log2(1 + step / (f_min * 2 ** (numbers / per_octave)))).clamp(min=1.5)
         weights = (1 - ((places[:, None] - numbers) / width).abs()).clamp(min=0)
         return (weights / weights.sum(0).clamp(min=1e-12)).float()
+
+
+def shifted_bands(spectrum: Tensor, shifts: Tensor, silence: float) -> Tensor:
+    """Shift spectra upwards by fractions of bands, as a change of the tuning does, with linear interpolation.
+
+    Args:
+        spectrum: Spectra ``[N, frames, bands]``.
+        shifts: Number of bands for each, ``[N]``.
+        silence: Value of the bands that are shifted in from beyond the edges.
+    """
+    bands = spectrum.shape[2]
+    places = torch.arange(bands, device=spectrum.device) - shifts[:, None]  # where each band comes from, [N, bands]
+    below = places.floor()
+    fraction = (places - below)[:, None]
+    padded = F.pad(spectrum, (1, 1), value=silence)
+    low, high = (
+        padded.gather(2, (side + 1).clamp(0, bands + 1).long()[:, None].expand_as(spectrum))
+        for side in (below, below + 1)
+    )
+    return low + fraction * (high - low)
 
 
 class OctaveSpectrum(MelSpectrum):

@@ -144,6 +144,17 @@ def test_a_note_out_of_tune_stays_in_its_pitch_class(cents):
         assert int(bands.unflatten(0, (-1, 12, 3)).amax((0, 2)).argmax()) == pitch
 
 
+@pytest.mark.parametrize(("detune", "losses"), [(0.0, 1), (50.0, 3)])
+def test_windows_are_out_of_tune_by_chance_in_training_only(detune, losses):
+    """The clips are as long as a window, so nothing else is left to chance."""
+    part = small(detune=detune).train()
+    part.log = lambda *args, **kwargs: None
+    same = [Clip({"cover": play([0, 4, 7, 5])}, 1.0, play([5, 9, 0, 10])), Clip({"cover": play([1])}, 1.0, play([2]))]
+    prepared = part.prepare(same)
+    assert len({float(part.training_step(prepared, 0)) for _ in range(3)}) == losses
+    assert torch.equal(part(prepared).values, part(prepared).values)
+
+
 def test_embeddings_that_keep_the_key_are_turned_by_a_transposition():
     torch.manual_seed(0)
     tower = PitchClasses(width=4, hidden=8, bands_per_semitone=2, registers=2, keep_key=True)
@@ -383,6 +394,9 @@ data: {name: corpus, limit: 6, covers: true}
         ({"stride": math.inf}, "stride must be above 0 seconds"),
         ({"seconds": -1.0}, "seconds must be above 0 seconds"),
         ({"aligned": True, "stride": 1.5}, "windows of 1 s leave gaps at a stride of 1.5 s"),
+        ({"detune": 101.0}, "detune must be from 0 to 100 cents"),
+        ({"detune": math.nan}, "detune must be from 0 to 100 cents"),
+        ({"detune": 20.0, "spectrum": MelodySpectrum(bands=36)}, "detune needs bands in octaves"),
         ({"inputs": ("text",)}, "reads audio, but text is text"),
         ({"inputs": ("audio", "stems")}, "stems holds several"),
     ],

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from partita.layers.octave_bands import OctaveSpectrum, octave_filterbank
+from partita.layers.octave_bands import OctaveSpectrum, octave_filterbank, shifted_bands
 
 RATE = 8000
 
@@ -42,3 +42,17 @@ def test_every_band_has_weights_that_sum_to_one():
 def test_bands_beyond_half_the_sample_rate_are_refused():
     with pytest.raises(ValueError, match="half the sample rate is 4000 Hz: take fewer bands"):
         OctaveSpectrum(RATE, 2048, hop=512, bands=252, f_min=55.0, per_octave=36)
+
+
+def test_a_shift_by_bands_is_a_change_of_the_tuning(spectrum):
+    tuned = spectrum(tone(440.0))[:, 0]
+    for cents in (-40.0, 20.0, 100 / 3):
+        detuned = spectrum(tone(440.0 * 2 ** (cents / 1200)))[:, 0]
+        shifted = shifted_bands(tuned, torch.tensor([36 * cents / 1200]), silence=0.0)
+        assert (shifted - detuned).norm() < 0.45 * (tuned - detuned).norm()
+    numbers = torch.arange(5.0).expand(2, 1, 5)
+    moved = shifted_bands(numbers, torch.tensor([1.0, -1.5]), silence=-1.0)
+    assert moved[0, 0].tolist() == [-1, 0, 1, 2, 3]
+    assert moved[1, 0].tolist() == [1.5, 2.5, 3.5, 1.5, -1]
+    far = shifted_bands(numbers, torch.tensor([9.0, -9.0]), silence=-1.0)
+    assert (far == -1).all()

@@ -33,9 +33,9 @@ class Windows:
 
         >>> for window, kept in Windows(seconds=6, context=1).slices(9, frame_rate=1):
         ...     print(window.start, window.stop, kept.start, kept.stop)
-        0 5 0 4
+        0 6 0 4
         3 9 1 5
-        7 9 1 2
+        3 9 5 6
         """
         length, context = max(1, round(self.seconds * frame_rate)), round(self.context * frame_rate)
         if frames <= length:
@@ -43,8 +43,8 @@ class Windows:
         step, found = max(1, length - 2 * context), []
         for start in range(0, frames, step):
             stop = min(start + step, frames)
-            first, last = max(0, start - context), min(frames, stop + context)
-            found.append((slice(first, last), slice(start - first, stop - first)))
+            first = max(0, min(start - context, frames - length))  # a window at the end is as long as the others
+            found.append((slice(first, first + length), slice(start - first, stop - first)))
         return found
 
     def encode(self, encode: Callable[[Tensor], Tensor], audio: Tensor, hop: int, frame_rate: float) -> Tensor:

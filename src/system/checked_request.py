@@ -24,6 +24,9 @@ from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
 from .assembly import Assembly
 from .request import Prompts, Request, Story, segments_of
 
+STRONGEST_GUIDANCE = 1e6
+"""Largest scale of guidance, beyond which a difference of predictions is lost in single precision."""
+
 _NUMBERS = {True: "whole numbers", False: "finite numbers with a decimal point"}
 """What codes (``True``) and latents (``False``) consist of, in messages."""
 
@@ -96,6 +99,8 @@ class CheckedRequest:
         if transition is not None and transition >= shortest:
             raise PartitaError(f"transition must be shorter than the window of {shortest:g} s, not {transition:g}")
         check_precision(request.precision)
+        if not isinstance(request.splice, bool):
+            raise PartitaError(f"splice must be true or false, not {request.splice!r:.80}")
         _check_compile(request.compile, system)
         return cls(
             inputs,
@@ -305,6 +310,8 @@ def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
         return None
     original = guidance
     if isinstance(guidance, int | float) and _is_finite(guidance):
+        if abs(guidance) > STRONGEST_GUIDANCE:
+            raise PartitaError(f"guidance must be between ±{STRONGEST_GUIDANCE:g}, not {guidance:g}")
         guidance = classifier_free(float(guidance))
     if (
         not isinstance(guidance, Sequence)

@@ -45,6 +45,8 @@ def system(toy_recipe):
         ({"negative": ["a", "b"]}, "negative takes 1 prompts"),
         ({"negative": ["a"], "guidance": 1.0}, "no stage uses guidance: set guidance above 1"),
         ({"negative": ["a"], "guidance": {"main": 1}}, "no stage uses guidance"),
+        ({"guidance": 1e30}, "guidance must be between ±1e.06, not 1e.30"),
+        ({"splice": "no"}, "splice must be true or false, not 'no'"),
         ({"guidance": float("nan")}, "guidance must be a number"),
         ({"guidance": [(1.0, ["text"])]}, "guidance must be a number"),
         ({"sampling": {"temprature": 1}}, "'temperature'"),

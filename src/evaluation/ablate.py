@@ -265,9 +265,7 @@ def _claim_folder(ablation: Ablation, root: Path, write: bool = True) -> None:
 def _check_same_recipe(run: Run, root: Path) -> None:
     """Check that an existing run folder has the same recipe as the run."""
     index = root / run.folder / INDEX
-    if index.is_file() and fingerprint(yaml.safe_load(index.read_text(encoding="utf-8"))) != fingerprint(
-        numbered(run.plan.values)
-    ):
+    if index.is_file() and fingerprint(read_yaml(index)) != fingerprint(numbered(run.plan.values)):
         raise PartitaError(
             f"{root / run.folder} holds a run of another recipe or budget than {_title(run)}: choose another folder "
             "with -o, or delete that one"

@@ -173,6 +173,12 @@ def test_what_is_there_stays_comparable(toy_recipe, tmp_path, pilot):
     more = Here(root)
     assert ablate(read_ablation(str(toy_recipe), PILOT, [], {**FEW, "clips": 3}), root, launcher=more) == {}
     assert [task.kind for task in more.begun] == ["evaluate"]
+    recipe = next((root / "variants").rglob("recipe.yaml"))
+    written = recipe.read_bytes()
+    recipe.write_bytes(b"\xff: [")
+    with pytest.raises(PartitaError, match=r"variants/.*recipe\.yaml"):
+        ablate(read_ablation(str(toy_recipe), PILOT, [], {**FEW, "clips": 3}), root, launcher=Here(root))
+    recipe.write_bytes(written)
     toy_recipe.write_text(toy_recipe.read_text().replace("window: 1.0", "window: 0.5"))
     with pytest.raises(PartitaError, match="a run of another recipe"):
         ablate(study(toy_recipe, *PILOT), root, launcher=Here(root))

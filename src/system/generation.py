@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import ceil
 from typing import Any
 
@@ -180,7 +181,7 @@ class ChainRun:
                 pair = conditions[key]
                 if rate is not None and own is not None:
                     first = round(start * exact(rate) / exact(own))
-                    last = max(first + 1, ceil(stop * exact(rate) / exact(own)))
+                    last = first + max(1, ceil((stop - start) * exact(rate) / exact(own)))  # as many as in training
                     pair = (pair[0].crop(first, last), pair[1].crop(first, last))
                 given[source] = pair
             generate_options = self.generate_options[name] | ({"outputs": stream.names} if stream.names else {})
@@ -222,14 +223,9 @@ class ChainRun:
         if spec.frame_rate is None:  # the length is unknown, so one window covers it all
             return [Window(0, 0, spec.frames(self.seconds))], [0]
         rate = spec.frame_rate
-        others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
-        window, overlap = spec.frames(plan.window), at_least(plan.overlap, rate)
-        grid = common_grid(rate, others, longest=window - overlap)
-        # A story affects only stages that are conditioned on one of its inputs.
-        conditioners = [self.system.conditioners[given] for given in plan.conditioners]
-        fields = {name for conditioner in conditioners for name in conditioner.inputs}
-        times = self.times if fields & self.inputs.keys() else (0.0,)
-        starts = [round(exact(time) * exact(rate) / grid) * grid for time in times]
+        window, overlap, grid = spec.frames(plan.window), at_least(plan.overlap, rate), self._grid(name, plan)
+        times = self._changes() if self._follows_story(plan) else [Fraction(0)]
+        starts = [round(time * exact(rate) / grid) * grid for time in times]
         transition = None if self.transition is None else nearest(self.transition, rate)
         total = spec.frames(self.seconds)
         ahead = windows(total, window, overlap, known=known, grid=grid, changes=starts[1:], transition=transition)
@@ -239,6 +235,28 @@ class ChainRun:
             if beyond(len(made), MOST_WINDOWS):
                 raise TooMuch(f"{name} needs more than {MOST_WINDOWS:,} windows for {self.seconds:g} s: refused")
         return made, [max(0, sum(window.known >= start for start in starts) - 1) for window in made]
+
+    def _grid(self, name: str, plan: StagePlan) -> int:
+        """Return the number of frames of a stage after which the frames of what it is given start, too."""
+        spec = self.system.catalog.target_spec(plan)
+        assert spec.frame_rate is not None
+        others = [g.spec.frame_rate for g in self.system.stages[name].given.values() if g.spec.frame_rate is not None]
+        longest = spec.frames(plan.window) - at_least(plan.overlap, spec.frame_rate)
+        return common_grid(spec.frame_rate, others, longest)
+
+    def _follows_story(self, plan: StagePlan) -> bool:
+        """Whether a stage is conditioned on one of the inputs of the samples, so that a story changes it."""
+        return any(self.inputs.keys() & set(self.system.conditioners[given].inputs) for given in plan.conditioners)
+
+    def _changes(self) -> list[Fraction]:
+        """Return the starts of the story's segments, in seconds, where all stages that follow it can change."""
+        grids = [
+            self._grid(name, plan) / exact(rate)
+            for name, plan in self.system.plan.stages.items()
+            if (rate := self.system.catalog.target_spec(plan).frame_rate) is not None and self._follows_story(plan)
+        ]
+        coarsest = max(grids)
+        return [round(exact(time) / coarsest) * coarsest for time in self.times]
 
     def _condition(
         self, plan: StagePlan, name: str, part: int, time_range: tuple[float, float]

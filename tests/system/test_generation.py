@@ -119,6 +119,38 @@ def test_a_story_changes_what_is_given_where_it_says(make, transition):
     assert done == 120
 
 
+def test_a_story_changes_all_stages_at_the_same_time(make):
+    """The stage that is given frames of half a second can only change at half seconds."""
+    system = make(
+        """
+tokenizers: {slow: {name: toy-codec, hop: 2000}, coarse: {name: toy-codec, hop: 400}, fine: {name: toy-codec}}
+conditioners: {text: toy-letters}
+stages:
+  slow: {generator: toy-dice, target: slow, given: [text], window: 4.0}
+  coarse: {generator: toy-dice, target: coarse, given: [slow, text], window: 2.0}
+  fine: {generator: toy-dice, target: fine, given: [coarse, text], window: 1.0}
+data: toy-sines
+"""
+    )
+    calls = {name: recorded(system, name) for name in system.stages}
+    system.generate_representations([partita.Story([(0, "a"), (1.3, "b")])], duration=3.0)
+    for name, rate in (("slow", 2), ("coarse", 10), ("fine", 40)):
+        first, done, changed = calls[name][0][2]["text"][0].values, 0, []
+        for frames, prompted, conditions in calls[name]:
+            if not torch.equal(conditions["text"][0].values, first):
+                changed.append(done)
+            done += frames - prompted
+        assert changed[0] == 1.5 * rate
+
+
+def test_what_is_given_has_as_many_frames_as_in_training(make):
+    """Windows of 0.5 s that begin between two codes at 10 Hz are given five of them, too."""
+    system = make(CHAIN, "stages.fine.window=0.5", "stages.fine.overlap=0.45", "stages.fine.generator=toy-dice")
+    calls = recorded(system, "fine")
+    system.generate_representations(["a"], duration=3.0)
+    assert {conditions["coarse"][0].values.shape[-1] for _, _, conditions in calls} == {5}
+
+
 def test_a_story_leaves_stages_alone_that_are_not_given_its_words(make):
     system = make(CHAIN)
     calls = recorded(system, "fine")

@@ -59,6 +59,8 @@ class Conditioner(Part):
             self.inputs = tuple(inputs)
         if not self.inputs:
             raise ValueError("inputs is empty: name at least one field")
+        if len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(f"inputs names a field twice: {', '.join(self.inputs)}")
         known = names("field")
         for name in self.inputs:
             if name not in known:

@@ -190,6 +190,11 @@ class MelodyEmbedding(EmbeddingConditioner):
             raise ValueError(
                 f"aligned windows of {window:g} s leave gaps at a stride of {stride:g} s: lower the stride"
             )
+        if audio_tower.per_octave not in (None, spectrum.per_octave):
+            raise ValueError(
+                f"the {audio_tower.registered_name} tower needs {audio_tower.per_octave} bands per octave, and "
+                f"spectrum.per_octave is {spectrum.per_octave}: set both alike"
+            )
         if not 0 <= detune <= MOST_CENTS:
             raise ValueError(f"detune must be from 0 to {MOST_CENTS:g} cents, not {detune}")
         if detune and spectrum.per_octave is None:

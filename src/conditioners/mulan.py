@@ -59,6 +59,8 @@ class LogMel:
         for name in ("sample_rate", "bands", "window", "hop"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.window < 2:
+            raise ValueError("window must be at least 2 samples")
         if not 0 <= self.f_min < self.sample_rate / 2:
             raise ValueError(f"f_min must be at least 0 and below half the sample rate, not {self.f_min}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -71,10 +73,10 @@ class OctaveSpectrum(MelSpectrum):
     """
 
     def __init__(self, sample_rate: int, window: int, *, hop: int, bands: int, f_min: float, per_octave: int) -> None:
-        highest = f_min * 2 ** ((bands - 1) / per_octave)
-        if highest >= sample_rate / 2:
+        octaves = (bands - 1) / per_octave
+        if math.log2(f_min) + octaves >= math.log2(sample_rate / 2):
             raise ValueError(
-                f"{bands} bands from {f_min:g} Hz reach {highest:.0f} Hz, but half the sample rate is "
+                f"{bands} bands from {f_min:g} Hz reach {octaves:.6g} octaves higher, but half the sample rate is "
                 f"{sample_rate / 2:g} Hz: take fewer bands"
             )
         super().__init__(sample_rate, window, hop=hop, bands=bands, f_min=f_min)

@@ -67,7 +67,7 @@ def generate_each(
         requests += [members[i : i + several] for i in range(0, len(members), several)]
     requests.sort(key=lambda members: members[0])
     continuation = None
-    if common.continuation is not None:  # read once, and checked against the shortest clip
+    if groups and common.continuation is not None:  # read once, and checked against the shortest clip
         continuation = checked(groups[min(groups)][:1], common.continuation).continuation
     done = 0
     for members in requests:

@@ -22,13 +22,11 @@ from ..layers.guidance import checked_terms
 from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
 from .assembly import Assembly
+from .continued_frames import continued_frames
 from .request import Prompts, Request, Story, segments_of
 
 STRONGEST_GUIDANCE = 1e6
 """Largest scale of guidance, beyond which a difference of predictions is lost in single precision."""
-
-_NUMBERS = {True: "whole numbers", False: "finite numbers with a decimal point"}
-"""What codes (``True``) and latents (``False``) consist of, in messages."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class CheckedRequest:
         continuation = (
             None
             if request.continuation is None
-            else _check_continued_frames(system, request.continuation, len(seeds), seconds)
+            else continued_frames(system, request.continuation, len(seeds), seconds)
             if isinstance(request.continuation, Mapping)
             else _read_continuation(system, request.continuation, len(seeds), seconds)
         )
@@ -247,42 +245,6 @@ def _seeds(seed: Any, batch: int | None) -> list[int]:
     if len(seed) != (batch or len(seed)):
         raise PartitaError(f"{batch} prompts, but {len(seed)} seeds: give one seed, or one per prompt")
     return list(seed)
-
-
-def _check_continued_frames(
-    system: Assembly, given: Mapping[str, Tensor], batch: int, seconds: float
-) -> dict[str, Tensor]:
-    """Return the codes and latents to continue, by name, for each clip."""
-    targets = [target for stage in system.plan.stages.values() for target in stage.targets]
-    specs = {target.source: system.tokenizer_of(target).spec for target in targets}
-    specs = {source: spec for source, spec in specs.items() if spec.frame_rate is not None}
-    for source in given:
-        if source not in specs:
-            raise PartitaError(f"continuation: no stage generates {source!r}{did_you_mean(source, specs)}")
-    if missing := sorted(specs.keys() - given.keys()):
-        raise PartitaError(f"continuation needs the start of everything that is generated, also of {missing[0]}")
-    continued = {}
-    for source, values in given.items():
-        spec = specs[source]
-        width, kind = (spec.num_codebooks, "codes") if spec.discrete else (spec.dim, "latents")
-        if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[1] != width or not values.shape[2]:
-            shape = list(values.shape) if isinstance(values, Tensor) else values
-            raise PartitaError(f"continuation: {source} takes {kind} [{batch}, {width}, frames], not {shape!r:.80}")
-        if len(values) not in (1, batch):
-            raise PartitaError(f"continuation: {source} must be of one clip or of each ({batch}), not of {len(values)}")
-        if values.shape[2] >= spec.frames(seconds):
-            raise PartitaError(
-                f"the result starts with the {values.shape[2]:,} frames of {source} to continue, so it must be longer "
-                f"than {seconds:g} s: set a longer duration, or continue less of it"
-            )
-        if values.is_floating_point() == spec.discrete or values.is_complex() or not values.isfinite().all():
-            raise PartitaError(f"continuation: {source} must be {_NUMBERS[spec.discrete]}, not {values.dtype}")
-        for codes, cardinality in zip(values.unbind(1), spec.cardinalities, strict=False):
-            if codes.min() < 0 or codes.max() >= cardinality:
-                raise PartitaError(f"continuation: codes of {source} must be from 0 to {cardinality - 1}")
-        values = values.long() if spec.discrete else values.float()
-        continued[source] = values.to(system.device).expand(batch, -1, -1)
-    return continued
 
 
 def _read_continuation(system: Assembly, audio: Excerpt | Tensor | str | Path, batch: int, seconds: float) -> Tensor:

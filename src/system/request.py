@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ..core.contracts import Generated
 from ..core.excerpt import Excerpt
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
@@ -20,7 +21,7 @@ from ..layers.lowered import InferencePrecision
 
 Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
-Continuation = Excerpt | Tensor | str | Path | Mapping[str, Tensor] | None
+Continuation = Excerpt | Tensor | str | Path | Mapping[str, Tensor | Generated] | None
 Melody = Excerpt | Tensor | str | Path | Sequence[Any] | None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -84,8 +85,8 @@ class Request:
             guidance.
         continuation: Audio that the result starts with, shorter than ``duration``: the path of a file, audio
             ``[B, C, T]`` at the output's sample rate, or a :class:`partita.Excerpt` of either at any sample rate.
-            Instead of audio, a mapping contains codes ``[B, K, S]`` or latents ``[B, D, S]`` by name, such as those
-            of :meth:`generate_representations`, which are continued as they are.
+            Instead of audio, a mapping contains codes ``[B, K, S]`` or latents ``[B, D, S]`` by name, such as the result
+            of ``generate_representations``, which are continued as they are.
         transition: Seconds of audio that the next segment of a story continues. 0 starts anew, and ``None`` uses the
             overlap of windows.
         splice: Whether the result starts with the original samples of ``continuation``, with a crossfade to the codec's

@@ -177,7 +177,7 @@ class System(Assembly):
             raise PartitaError("this system has no stage: use system.tokenizers[…].decode(…)")
         made = {}
         for end in self.plan.ends:
-            if not isinstance(representations, Mapping) or end.source not in representations:
+            if not isinstance(representations, Mapping) or not isinstance(representations.get(end.source), Generated):
                 raise PartitaError(
                     f"decode takes the result of generate_representations, a mapping with {end.source!r}"
                 )

@@ -1,6 +1,7 @@
 """Embeddings of melodies: learned from covers, and robust to any audio."""
 
 import math
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -151,7 +152,7 @@ def test_windows_are_out_of_tune_by_chance_in_training_only(detune, losses):
     part.log = lambda *args, **kwargs: None
     same = [Clip({"cover": play([0, 4, 7, 5])}, 1.0, play([5, 9, 0, 10])), Clip({"cover": play([1])}, 1.0, play([2]))]
     prepared = part.prepare(same)
-    assert len({float(part.training_step(prepared, 0)) for _ in range(3)}) == losses
+    assert len({part.training_step(prepared, 0).item() for _ in range(3)}) == losses
     assert torch.equal(part(prepared).values, part(prepared).values)
 
 
@@ -396,7 +397,19 @@ data: {name: corpus, limit: 6, covers: true}
         ({"aligned": True, "stride": 1.5}, "windows of 1 s leave gaps at a stride of 1.5 s"),
         ({"detune": 101.0}, "detune must be from 0 to 100 cents"),
         ({"detune": math.nan}, "detune must be from 0 to 100 cents"),
-        ({"detune": 20.0, "spectrum": MelodySpectrum(bands=36)}, "detune needs bands in octaves"),
+        (
+            {
+                "detune": 20.0,
+                "spectrum": MelodySpectrum(bands=32),
+                "audio_tower": SpectrogramTransformer(width=8, depth=1, num_heads=2),
+            },
+            "detune needs bands in octaves",
+        ),
+        ({"spectrum": replace(SPECTRUM, per_octave=13)}, "needs 12 bands per octave, and spectrum.per_octave is 13"),
+        ({"spectrum": replace(SPECTRUM, per_octave=None)}, "needs 12 bands per octave, and .* is None"),
+        ({"spectrum": replace(SPECTRUM, bands=36000)}, "36000 bands from 110 Hz reach 2999.92 octaves higher"),
+        ({"spectrum": replace(SPECTRUM, bands=10**8)}, "take fewer bands"),
+        ({"inputs": ("audio", "audio")}, "inputs names a field twice: audio, audio"),
         ({"inputs": ("text",)}, "reads audio, but text is text"),
         ({"inputs": ("audio", "stems")}, "stems holds several"),
     ],
@@ -412,6 +425,7 @@ def test_wrong_arguments(options, message):
         (lambda: MelodyLoss("cosine"), "triplet or softmax, not 'cosine'"),
         (lambda: MelodyLoss(margin=0.0), "margin must be above 0"),
         (lambda: MelodySpectrum(bands=0), "bands must be at least 1"),
+        (lambda: MelodySpectrum(window=1), "window must be at least 2"),
         (lambda: MelodySpectrum(f_min=0.0, per_octave=12), "need per_octave and f_min of at least 1"),
         (lambda: PitchClasses(width=6), "positive multiple of 4, not 6"),
         (lambda: PitchClasses(taps=2), "positive odd number"),

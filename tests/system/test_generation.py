@@ -63,13 +63,18 @@ def test_of_what_is_not_decoded_the_last_codes_of_a_continuation_are_generated(m
 def test_codes_are_continued_as_they_are(make):
     """Without encoding: no tokenizer hears silence after their end."""
     system = make(CHAIN)
-    before = {name: made.values for name, made in system.generate_representations(["a", "b"], duration=1.0).items()}
-    made = system.generate_representations(["a", "b"], duration=3.0, seed=7, continuation=before)
+    first = system.generate_representations(["a", "b"], duration=1.0)
+    made = system.generate_representations(["a", "b"], duration=3.0, seed=7, continuation=first)
+    before = {name: made.values for name, made in first.items()}
     for name, values in before.items():
         assert torch.equal(made[name].values[..., : values.shape[-1]], values)
     assert not torch.equal(made["coarse"].values[0, :, 10:], made["coarse"].values[1, :, 10:])
     one = system.generate_representations(["a", "b"], duration=3.0, continuation={n: v[:1] for n, v in before.items()})
     assert torch.equal(one["coarse"].values[1, :, :10], before["coarse"][0])
+    for kind in (torch.uint8, torch.uint16, torch.int8):  # also where the cardinality exceeds their range
+        same = {name: values.to(kind) for name, values in before.items()}
+        again = system.generate_representations(["a", "b"], duration=3.0, seed=7, continuation=same)
+        assert torch.equal(again["fine"].values, made["fine"].values)
     # there is no recording that the audio could start with
     assert torch.equal(system.decode(made), system.generate(["a", "b"], duration=3.0, seed=7, continuation=before))
 

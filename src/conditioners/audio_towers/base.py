@@ -18,10 +18,12 @@ class AudioTower(Component):
     Attributes:
         key_blocks: Number of equal blocks of an embedding. A tower that keeps the key has 12: a transposition by a
             semitone turns them by one, and embeddings are compared in the best key.
+        per_octave: Bands per octave of the spectra that the tower needs. ``None`` reads any spectra.
     """
 
     family: ClassVar[str] = "audio_tower"
     key_blocks: int = 1
+    per_octave: int | None = None
 
     def build(self, frames: int, bands: int, dim: int) -> None:
         """Create the weights, once. Subclasses call this first.

@@ -53,7 +53,7 @@ class PitchClasses(AudioTower):
             raise ValueError(f"taps must be a positive odd number, not {taps}")
         self.width, self.hidden, self.registers = width, hidden, registers
         self.bands_per_semitone, self.taps = bands_per_semitone, taps
-        self.key_blocks = CLASSES if keep_key else 1
+        self.key_blocks, self.per_octave = CLASSES if keep_key else 1, CLASSES * bands_per_semitone
 
     def build(self, frames: int, bands: int, dim: int) -> None:
         """Create the convolutions.

@@ -85,8 +85,8 @@ class Request:
             guidance.
         continuation: Audio that the result starts with, shorter than ``duration``: the path of a file, audio
             ``[B, C, T]`` at the output's sample rate, or a :class:`partita.Excerpt` of either at any sample rate.
-            Instead of audio, a mapping contains codes ``[B, K, S]`` or latents ``[B, D, S]`` by name, such as the result
-            of ``generate_representations``, which are continued as they are.
+            Instead of audio, a mapping contains codes ``[B, K, S]`` or latents ``[B, D, S]`` by name, such as the
+            result of ``generate_representations``, which are continued as they are.
         transition: Seconds of audio that the next segment of a story continues. 0 starts anew, and ``None`` uses the
             overlap of windows.
         splice: Whether the result starts with the original samples of ``continuation``, with a crossfade to the codec's

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..core.contracts import RepresentationSpec
 from ..core.processes import drawing_together, from_first, of_all
@@ -200,7 +201,8 @@ class KMeans(Tokenizer):
         optimizer: Any = self.optimizers()
         with torch.enable_grad():  # the rate is one over the number of frames so far, and zero before initialization
             rates = self.started / self.count.clamp(min=1)
-            loss = (self.centers[codes] - frames).square().sum(1) * rates[codes] / 2
+            # the gradient of an index would be summed in the order in which threads come to it
+            loss = (F.embedding(codes, self.centers) - frames).square().sum(1) * rates[codes] / 2
             self.manual_backward(loss.sum())
         optimizer.step()
         optimizer.zero_grad()

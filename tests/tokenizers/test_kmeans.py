@@ -186,6 +186,23 @@ def test_a_killed_run_goes_on_bit_for_bit(step, tmp_path):
         assert torch.equal(tensor, killed.state_dict()[name]), name
 
 
+def test_several_threads_do_not_change_a_bit():
+    """Sums of many frames of a cluster depend on their order."""
+    clips, before = blobs(clips=64, frames=4000), torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        made = []
+        for _ in range(3):
+            torch.manual_seed(0)
+            part = KMeans(features=ToyFrames(), cardinality=16, updates=2, reservoir=500)
+            train(part, clips, batch=16)
+            made.append(part.centers.detach())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
 def test_clusters_that_lose_their_frames_move():
     part = KMeans(features=ToyFrames(), cardinality=16, updates=1, reservoir=100)
     train(part, blobs(8))

@@ -38,6 +38,7 @@ from ..storage.files import recover, replacing_file, saying_when_full
 from ..storage.object_store import store_for
 from ..storage.saved_format import check_format
 from ..system.assembly import INDEX, index_yaml
+from ..system.saved import check_saved_part
 from ..system.starting_points import load_init
 from ..system.system import System
 from .callbacks import StepTimer
@@ -174,6 +175,7 @@ def _check_trainable_without_audio(system: System, run: Path, joint: Mapping[Par
 def _load_finished(part: Part, folder: Path) -> None:
     """Load the weights of a finished part of the run."""
     try:
+        check_saved_part(folder.parent, folder.name)
         part.load_weights(folder)
     except PartitaError as error:
         raise PartitaError(f"{error}. Delete {folder} and run the same command again to retrain it") from None

@@ -112,3 +112,15 @@ def test_a_damaged_finished_part_is_named(toy_recipe, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(PartitaError, match=r"damaged.*Delete .*tokenizers/acoustic and run the same command again"):
         train(load_recipe(toy_recipe), tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "{"])
+def test_a_finished_part_without_its_configuration_is_named(toy_recipe, tmp_path, content):
+    """No command can use it, so it is not kept."""
+    train(load_recipe(toy_recipe), tmp_path / "run")
+    config = tmp_path / "run" / "conditioners" / "text" / "config.json"
+    config.unlink()
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(PartitaError, match=r"Delete .*conditioners/text and run the same command again"):
+        train(load_recipe(toy_recipe), tmp_path / "run")

@@ -192,7 +192,9 @@ class Continuations:
                     write_tensors({"codes": row.contiguous()}, new)
             progress("training clips", first + len(batch), count)
         generated, target = torch.stack([read_tensors(path)["codes"] for path in paths]), torch.cat(targets)
-        frames = min(generated.shape[1], target.shape[1])
+        # as many after prompts of any length, which end within a frame
+        whole = max(1, own.whole_frames(nearest(self.continued_seconds, spec.sample_rate), spec.sample_rate))
+        frames = min(generated.shape[1], target.shape[1], whole)
         return ContinuationCodes(generated[:, :frames], target[:, :frames], pieces, groups)
 
     def measure(self, continued: ContinuationCodes) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:

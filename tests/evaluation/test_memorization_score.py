@@ -11,6 +11,7 @@ from evaluation_toys import ToyJoint, scored
 from partita.core.progress import reporting
 from partita.core.registry import lookup, register
 from partita.errors import PartitaError
+from partita.evaluation.continuations import Continuations
 from partita.evaluation.evaluate import evaluate
 from partita.evaluation.evaluation_options import Evaluation
 from partita.evaluation.scoring import chosen_scores
@@ -90,6 +91,15 @@ def test_a_curve_over_the_lengths_of_prompts(other):
     assert "first 0, 0.25, 0.5 s of training clips" in page
     with pytest.raises(PartitaError, match=r"prompts of 0.9 s with continuations of 0.25 s are longer .* 1 s: shorten"):
         evaluate(made, made.parent / "long", options=scored(memorization={"prompts": [0.9], "continued": 0.25}))
+
+
+def test_as_many_codes_are_compared_after_prompts_of_any_length(other):
+    """Frames of 25 ms: 0.31 and 0.32 s begin in different ones, and 0.26 s are ten whole ones."""
+    made = other("data={name: toy-loops, pieces: 8}", "stages.main.generator={name: toy-loop}")
+    system = partita.load(made)
+    for prompt in (0.0, 0.31, 0.32, 0.5):
+        continued = Continuations.of(system).after(prompt, 0.26).generate(made / f"{prompt}", 4)
+        assert continued.generated.shape == continued.target.shape == (4, 10)
 
 
 def test_lengths_that_are_nearly_equal_are_told_apart(other):

@@ -194,21 +194,21 @@ def test_the_score_measures_octaves():
 
 
 def test_a_bottleneck_fits_into_a_codec_by_one_word(tmp_path):
-    define(example("python", '"fsq"'))
+    define(example("python", '"simvq"'))
     (tmp_path / "bottleneck").mkdir()
-    (tmp_path / "bottleneck" / "fsq-tiny.yaml").write_text(example("yaml", "name: fsq"))
+    (tmp_path / "bottleneck" / "simvq-tiny.yaml").write_text(example("yaml", "name: simvq"))
     few = {"steps": 2, "batch_size": 2, "crop": 0.4, "validation_examples": 2}
     sizes = {"encoder_width": 16, "decoder_width": 16, "encoder_depth": 1, "decoder_depth": 1}
     codec = {"preset": "spectral-tiny", "autoencoder": sizes, "adversarial_start": 1, "fit": few}
     recipe = {"tokenizers": {"acoustic": codec}, "data": "toy-sines", "trainer": {"logger": False}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    outline = System.checked(tmp_path / "recipe.yaml", ["tokenizers.acoustic.bottleneck=fsq-tiny"])
+    outline = System.checked(tmp_path / "recipe.yaml", ["tokenizers.acoustic.bottleneck=simvq-tiny"])
     assert all(tensor.is_meta for tensor in outline.tokenizers["acoustic"].state_dict().values())
     before = Part.load(_trained(tmp_path, "before"))
     assert before.spec.cardinality == 256
-    folder = _trained(tmp_path, "run", "tokenizers.acoustic.bottleneck=fsq-tiny")
+    folder = _trained(tmp_path, "run", "tokenizers.acoustic.bottleneck=simvq-tiny")
     codec = Part.load(folder)
-    assert (codec.spec.num_codebooks, codec.spec.cardinality, codec.spec.frame_rate) == (1, 7 * 5 * 5, 25)
+    assert (codec.spec.num_codebooks, codec.spec.cardinality, codec.spec.frame_rate) == (1, 175, 25)
     audio = 0.5 * torch.randn(2, 1, 16000)
     codes = codec.encode(audio)
     assert codes.shape == (2, 1, 25)

@@ -9,9 +9,10 @@ import torch.distributed
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.processes import drawing_together, per_example, world_size
+from ...core.processes import drawing_together, world_size
 from ...core.registry import register
 from .base import Bottleneck, Passed
+from .dropout import codebooks_in_use
 
 
 class Quantized(NamedTuple):
@@ -108,7 +109,7 @@ class RVQ(Bottleneck):
         """A copy of the codebooks, ``[K, cardinality, D]``."""
         return self.layers.codebooks
 
-    def forward(self, encoded: Tensor, step: Tensor) -> Passed:
+    def forward(self, encoded: Tensor, step: Tensor, keep: Tensor | None = None) -> Passed:
         """The quantized latents and the commitment. In training, the codebooks follow the batch.
 
         They stay as they are if the encoder is frozen (``fit.trainable``), so that its output has no gradient: codes
@@ -116,17 +117,27 @@ class RVQ(Bottleneck):
 
         The gradient passes to the input unchanged. The commitment is the mean squared distance of the residuals to
         their codebook entries, averaged over the codebooks that each example uses, and over examples.
+
+        Args:
+            encoded: The encoder's output ``[B, D, S]``.
+            step: Training steps so far, a scalar.
+            keep: The codebooks that each example uses, ``[B, K]`` bool. ``None`` draws them.
         """
         if self.training and step < self.warmup_steps and not self.started:
             return Passed(encoded, {})
-        latents, _, commitment = self.quantize(encoded, follow=encoded.requires_grad or not self.started)
+        latents, _, commitment = self.quantize(encoded, follow=encoded.requires_grad or not self.started, keep=keep)
         return Passed(latents, {"commitment": commitment})
 
-    def quantize(self, latents: Tensor, *, follow: bool = True) -> Quantized:
-        """Quantize latents ``[B, D, S]``. In training, the codebooks follow the batch if ``follow`` is true."""
+    def quantize(self, latents: Tensor, *, follow: bool = True, keep: Tensor | None = None) -> Quantized:
+        """Quantize latents ``[B, D, S]``. In training, the codebooks follow the batch if ``follow`` is true.
+
+        ``keep`` is as in :meth:`forward`.
+        """
         with torch.autocast(latents.device.type, enabled=False):
             frames = latents.float().mT
-            keep = self._in_use(len(frames), frames.device)
+            if keep is None:
+                dropout = self.dropout if self.training else 0.0
+                keep = codebooks_in_use(self.num_codebooks, dropout, len(frames), frames.device)
             if self.training and follow:
                 self._prepare(frames.detach(), keep)
             dropping = self.training and self.dropout > 0
@@ -164,16 +175,6 @@ class RVQ(Bottleneck):
             f"the codebooks stay random, as they learn only after bottleneck.warmup_steps ({self.warmup_steps:,}): "
             f"raise fit.steps ({steps:,}), or lower bottleneck.warmup_steps"
         )
-
-    def _in_use(self, batch: int, device: torch.device) -> Tensor:
-        """``[B, K]`` bool: the codebooks that each example uses."""
-        total = self.num_codebooks
-        keep = torch.full((batch,), total, device=device)
-        if self.training and self.dropout:
-            fewer = per_example(lambda n: torch.randint(1, total + 1, (n,), device=device), batch, device)
-            chosen = per_example(lambda n: torch.rand(n, device=device), batch, device)
-            keep = torch.where(chosen < self.dropout, fewer, keep)
-        return torch.arange(total, device=device) < keep[:, None]
 
     def _prepare(self, frames: Tensor, keep: Tensor) -> None:
         """Share statistics between processes, scale the threshold to the batch, and start on the first one."""

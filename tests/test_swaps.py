@@ -23,6 +23,7 @@ TEXTS = ["tone 1", "tone 2", "flute"]
 
 NARROW = {
     "autoregressive-tiny": {"backbone": {"width": 32, "depth": 1}},
+    "dac-tiny": {"autoencoder": {"encoder_width": 4, "decoder_width": 32}},
     "diffusion-tiny": {"denoiser": {"width": 32, "depth": 1}},
     "soundstream-tiny": {"autoencoder": {"network": {"width": 4}}},
     "spectral-tiny": {

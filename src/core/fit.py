@@ -34,9 +34,10 @@ class Fit:
         betas: Coefficients of the optimizer's running averages of the gradient and its square.
         eps: Term that the optimizer adds to the denominator for numerical stability.
         weight_decay: Weight decay of the optimizer.
-        schedule: Schedule of the learning rate after the warm-up.
+        schedule: Schedule of the learning rate after the warm-up. ``exponential`` multiplies it by the same factor at
+            each step.
         warmup_steps: Number of steps in which the learning rate rises linearly from zero.
-        final_lr: Fraction of the peak at which a cosine or linear schedule ends.
+        final_lr: Fraction of the peak at which a cosine, linear or exponential schedule ends; the latter needs one.
         trainable: Names of the parameters that are trained, with the wildcards ``*`` and ``?``:
             ``[output_heads.*, "*.blocks.23.*"]``. The others keep their initial values. ``None`` trains all.
         gradient_clip: Largest gradient norm. ``None`` does not clip.
@@ -62,7 +63,7 @@ class Fit:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "exponential"] = "cosine"
     warmup_steps: int = 0
     final_lr: float = 0.0
     trainable: list[str] | None = None
@@ -90,6 +91,8 @@ class Fit:
         for name, values in (("betas", self.betas), ("final_lr", [self.final_lr]), ("ema", [self.ema or 0.0])):
             if not all(0 <= value <= 1 for value in values) or (name == "betas" and 1 in values):
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        if self.schedule == "exponential" and not self.final_lr:
+            raise ValueError("final_lr must be positive with schedule exponential, which never reaches 0")
         if self.ema == 1:
             raise ValueError("ema must be below 1: with 1, the average would stay at the initial weights")
         if self.trainable is not None and not self.trainable:
@@ -132,9 +135,13 @@ class Fit:
 
         >>> [Fit(steps=10, warmup_steps=2, schedule="linear").lr_factor(s) for s in (0, 1, 2, 6, 10)]
         [0.5, 1.0, 1.0, 0.5, 0.0]
+        >>> [Fit(steps=10, schedule="exponential", final_lr=0.25).lr_factor(s) for s in (0, 5, 10)]
+        [1.0, 0.5, 0.25]
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        if self.schedule == "exponential":
+            return self.final_lr**progress
         falling = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
         return falling[self.schedule] * (1 - self.final_lr) + self.final_lr if self.schedule != "constant" else 1.0

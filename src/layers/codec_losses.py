@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.processes import mean_of_all
-from .mel import MelSpectrum, log_magnitude
+from .mel import Definition, MelSpectrum, log_magnitude
 
 Judgment = tuple[Tensor, list[Tensor]]
 """What a discriminator returns: its scores of any shape, and its hidden features."""
@@ -35,7 +35,12 @@ class SpectralDistance:
         log_power: Order of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of
             squares.
         scaled: Whether the logarithms of a window of ``s`` samples are weighted by ``sqrt(s / 2)``.
-        reduction: ``sum`` over bands and window lengths, or their ``mean``, which is hundreds of times smaller.
+        reduction: ``sum`` over bands and window lengths, or their ``mean``, which is hundreds of times smaller, or the
+            ``sum-of-means``: the mean over bands, summed over window lengths.
+        decimal: Whether logarithms are decimal instead of natural.
+        spectrum: Definition of the mel spectra: ``unit`` has a window of unit energy, bands of height one on the HTK
+            scale, and silence around the audio. ``librosa`` has that library's defaults: a window of height one, bands
+            of area one on Slaney's scale, and reflections of the audio at its ends.
     """
 
     windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
@@ -45,15 +50,19 @@ class SpectralDistance:
     log: float = 1.0
     log_power: int = 2
     scaled: bool = True
-    reduction: Literal["sum", "mean"] = "sum"
+    reduction: Literal["sum", "mean", "sum-of-means"] = "sum"
+    decimal: bool = False
+    spectrum: Definition = "unit"
 
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 32:
             raise ValueError(f"windows must be one or more lengths of at least 32, not {list(self.windows)}")
         if self.log_power not in (1, 2):
             raise ValueError(f"log_power must be 1 or 2, not {self.log_power}")
-        if self.reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction must be sum or mean, not {self.reduction!r}")
+        if self.reduction not in ("sum", "mean", "sum-of-means"):
+            raise ValueError(f"reduction must be sum, mean or sum-of-means, not {self.reduction!r}")
+        if self.spectrum not in ("unit", "librosa"):
+            raise ValueError(f"spectrum must be unit or librosa, not {self.spectrum!r}")
 
 
 class MultiScaleSpectralLoss(nn.Module):
@@ -68,13 +77,20 @@ class MultiScaleSpectralLoss(nn.Module):
         super().__init__()
         self.config = config
         self.spectra = nn.ModuleList(
-            MelSpectrum(sample_rate, window, bands=min(config.bands, window * 5 // 32), f_min=config.f_min)
+            MelSpectrum(
+                sample_rate,
+                window,
+                bands=min(config.bands, window * 5 // 32),
+                f_min=config.f_min,
+                definition=config.spectrum,
+            )
             for window in config.windows
         )
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         """The distance, a scalar, between two signals ``[B, C, T]``."""
-        total, mean = estimate.new_zeros(()), self.config.reduction == "mean"
+        total, mean = estimate.new_zeros(()), self.config.reduction != "sum"
+        unit = 1 / math.log(10) if self.config.decimal else 1.0
         for window, spectrum in zip(self.config.windows, self.spectra, strict=True):
             a, b = spectrum(estimate), spectrum(target)
             difference = log_magnitude(a) - log_magnitude(b)
@@ -83,10 +99,10 @@ class MultiScaleSpectralLoss(nn.Module):
                 log_distance = (difference.square().sum(-1) + 1e-14).sqrt()
             else:
                 log_distance = difference.abs().sum(-1)
-            factor = math.sqrt(window / 2) if self.config.scaled else 1.0
+            factor = unit * (math.sqrt(window / 2) if self.config.scaled else 1.0)
             frames = self.config.magnitude * (a - b).abs().sum(-1) + self.config.log * factor * log_distance
             total = total + (frames / a.shape[-1] if mean else frames).mean()
-        return total / len(self.config.windows) if mean else total
+        return total / len(self.config.windows) if self.config.reduction == "mean" else total
 
 
 def discriminator_hinge(real: Sequence[Judgment], fake: Sequence[Judgment]) -> Tensor:
@@ -100,13 +116,43 @@ def generator_hinge(fake: Sequence[Judgment]) -> Tensor:
     return torch.stack([(1 - f).relu().mean() for f, _ in fake]).mean()
 
 
-def feature_matching(real: Sequence[Judgment], fake: Sequence[Judgment], *, relative: bool = False) -> Tensor:
+def discriminator_least_squares(real: Sequence[Judgment], fake: Sequence[Judgment]) -> Tensor:
+    """``mean((1 − D(x))²) + mean(D(x̂)²)``, summed over discriminators."""
+    losses = [(1 - r).square().mean() + f.square().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def generator_least_squares(fake: Sequence[Judgment]) -> Tensor:
+    """``mean((1 − D(x̂))²)``, summed over discriminators."""
+    return torch.stack([(1 - f).square().mean() for f, _ in fake]).sum()
+
+
+AdversarialKind = Literal["hinge", "least-squares"]
+"""Kinds of adversarial losses."""
+
+GENERATOR: dict[AdversarialKind, Callable[[Sequence[Judgment]], Tensor]] = {
+    "hinge": generator_hinge,
+    "least-squares": generator_least_squares,
+}
+"""The adversarial loss of the part, by kind."""
+
+DISCRIMINATOR: dict[AdversarialKind, Callable[[Sequence[Judgment], Sequence[Judgment]], Tensor]] = {
+    "hinge": discriminator_hinge,
+    "least-squares": discriminator_least_squares,
+}
+"""The loss of the discriminator, by kind."""
+
+
+def feature_matching(
+    real: Sequence[Judgment], fake: Sequence[Judgment], *, relative: bool = False, summed: bool = False
+) -> Tensor:
     """Mean absolute difference of hidden features, averaged over layers and discriminators.
 
     Args:
         real: Judgments of recordings, treated as constants.
         fake: Judgments of reconstructions.
         relative: Divide each layer by the mean magnitude of the recordings' features, as EnCodec does.
+        summed: Sum over layers and discriminators instead, as DAC does.
     """
     pairs = [
         (r.detach(), f)
@@ -116,7 +162,7 @@ def feature_matching(real: Sequence[Judgment], fake: Sequence[Judgment], *, rela
     distances = torch.stack([(r - f).abs().mean() for r, f in pairs])
     if relative:
         distances = distances / mean_of_all(torch.stack([r.abs().mean() for r, _ in pairs])).clamp(min=1e-8)
-    return distances.mean()
+    return distances.sum() if summed else distances.mean()
 
 
 class Balancer(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(_is_numeric(value) for value in content.values()):
         raise PartitaError(f"{path} does not hold the weights of a model: it should map names to tensors")
     return {str(name): torch.as_tensor(value) for name, value in content.items()}
+
+
+def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold weight normalization, stored under either naming of PyTorch, into plain weights.
+
+    Raises:
+        PartitaError: A weight has a direction, but no length or one that does not fit.
+    """
+    folded = {}
+    for name, tensor in state.items():
+        old = re.fullmatch(r"(.+\.)weight_(g|v)", name)
+        new = re.fullmatch(r"(.+\.)parametrizations\.weight\.original(0|1)", name)
+        if match := old or new:
+            prefix, which = match.groups()
+            if which in "v1":
+                other = f"{prefix}weight_g" if old else f"{prefix}parametrizations.weight.original0"
+                if other not in state:
+                    raise PartitaError(f"these weights have {name} but no {other}: the file is incomplete")
+                length = state[other]
+                if length.shape != (*tensor.shape[:1], *[1] * (tensor.dim() - 1)):
+                    raise PartitaError(
+                        f"these weights have {name} {list(tensor.shape)}, but {other} {list(length.shape)}, which does "
+                        "not fit: the file is damaged"
+                    )
+                folded[f"{prefix}weight"] = torch._weight_norm(tensor, length, 0)
+        else:
+            folded[name] = tensor
+    return folded
 
 
 def _is_numeric(value: Any) -> bool:

@@ -13,12 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..core.part import Part
 from ..layers.codec_losses import (
+    DISCRIMINATOR,
+    GENERATOR,
+    AdversarialKind,
     Balancer,
     MultiScaleSpectralLoss,
     SpectralDistance,
-    discriminator_hinge,
     feature_matching,
-    generator_hinge,
 )
 from .discriminators.base import Discriminator
 
@@ -33,9 +34,13 @@ class Losses:
         spectral: Weight of the spectral distance.
         waveform: Weight of the mean absolute difference of samples.
         adversarial: Weight of the adversarial loss; 0 uses no discriminator.
+        adversarial_kind: ``hinge``, the mean over discriminators, as in SoundStream and EnCodec, or ``least-squares``,
+            the sum over discriminators, as in DAC.
         feature_matching: Weight of the difference between the discriminator's features.
         bottleneck: Weight of the bottleneck's losses, such as a quantizer's commitment or a divergence.
         relative_features: Whether features are compared relative to their magnitude, as EnCodec does.
+        summed_features: Whether the difference is the sum over layers and discriminators instead of their mean, as DAC
+            has it.
         balanced: Whether weights are shares of the gradient rather than factors (EnCodec's balancer); the losses of
             the bottleneck are always factors.
     """
@@ -43,13 +48,18 @@ class Losses:
     spectral: float = 1.0
     waveform: float = 0.0
     adversarial: float = 1.0
+    adversarial_kind: AdversarialKind = "hinge"
     feature_matching: float = 100.0
     bottleneck: float = 1.0
     relative_features: bool = False
+    summed_features: bool = False
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        negative = [name for name, weight in vars(self).items() if weight < 0]
+        if self.adversarial_kind not in GENERATOR:
+            raise ValueError(f"adversarial_kind must be {' or '.join(GENERATOR)}, not {self.adversarial_kind!r}")
+        weights = {name: value for name, value in vars(self).items() if name != "adversarial_kind"}
+        negative = [name for name, weight in weights.items() if weight < 0]
         if negative:
             raise ValueError(f"weights must not be negative: {', '.join(negative)}")
         if self.spectral == self.waveform == 0:
@@ -154,15 +164,17 @@ class AdversarialPart(Part):
             losses = {"spectral": self.spectral_loss(estimate, target), "waveform": (estimate - target).abs().mean()}
             if judge:
                 fake = judge(estimate)
-                losses["adversarial"] = generator_hinge(fake)
-                losses["feature_matching"] = feature_matching(real, fake, relative=self.losses.relative_features)
+                losses["adversarial"] = GENERATOR[self.losses.adversarial_kind](fake)
+                losses["feature_matching"] = feature_matching(
+                    real, fake, relative=self.losses.relative_features, summed=self.losses.summed_features
+                )
             total = self._weighted(losses, estimate)
             if others:
                 total = total + self.losses.bottleneck * torch.stack(list(others.values())).sum()
             self.manual_backward(total / accumulate)
         if judge:
             with optimizers[1].toggle_model(sync_grad=ends_step):
-                losses["discriminator"] = discriminator_hinge(real, judge(estimate.detach()))
+                losses["discriminator"] = DISCRIMINATOR[self.losses.adversarial_kind](real, judge(estimate.detach()))
                 self.manual_backward(losses["discriminator"] / accumulate)
         if not ends_step:
             return

@@ -17,7 +17,7 @@ from ..core.registry import register
 from ..errors import PartitaError
 from ..layers.chunks import Local, Step, steps_of
 from ..layers.convolution import pad_to_multiple
-from ..storage.pretrained import checkpoint_folder, read_weights
+from ..storage.pretrained import checkpoint_folder, fold_weight_norm, read_weights
 from .base import Tokenizer
 from .encodec_network import arrange, layers_of
 
@@ -185,7 +185,7 @@ class EnCodec(Tokenizer):
         path = _find(source)
         state = read_weights(path)
         own = self.exported_state()
-        renamed = {_own_name(name, own): tensor for name, tensor in _fold(state).items()}
+        renamed = {_own_name(name, own): tensor for name, tensor in fold_weight_norm(state).items()}
         self.load_exported_state({k: v for k, v in renamed.items() if not k.endswith(_TRAINING_STATE)}, source)
 
     def exported_state(self) -> dict[str, Tensor]:
@@ -209,24 +209,6 @@ def _find(source: str | Path) -> Path:
     if not path.is_file():
         raise PartitaError(f"no weights at {source}: give a folder with model.safetensors, a file, or a hub id")
     return path
-
-
-def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fold weight normalization, stored under either naming of PyTorch, into plain weights."""
-    folded = {}
-    for name, tensor in state.items():
-        old = re.fullmatch(r"(.+\.)weight_(g|v)", name)
-        new = re.fullmatch(r"(.+\.)parametrizations\.weight\.original(0|1)", name)
-        if match := old or new:
-            prefix, which = match.groups()
-            if which in "v1":
-                other = f"{prefix}weight_g" if old else f"{prefix}parametrizations.weight.original0"
-                if other not in state:
-                    raise PartitaError(f"these weights have {name} but no {other}: the file is incomplete")
-                folded[f"{prefix}weight"] = torch._weight_norm(tensor, state[other], 0)
-        else:
-            folded[name] = tensor
-    return folded
 
 
 def _own_name(name: str, own: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.contracts import RepresentationSpec
 from ..core.registry import register
 from ..layers.chunks import Local, Step
-from ..layers.codec_losses import SpectralDistance, discriminator_hinge, feature_matching, generator_hinge
+from ..layers.codec_losses import DISCRIMINATOR, GENERATOR, SpectralDistance, feature_matching
 from ..layers.convolution import pad_to_multiple
 from ..metrics.codec import CodebookUsage, MelDistance
 from .adversarial import AdversarialPart, Losses, Reconstruction
@@ -159,9 +159,9 @@ class NeuralCodec(Tokenizer, AdversarialPart):
             total = self.spectral_loss(estimate, audio)
             if self.discriminator is None:
                 return total
-            real, fake = self.discriminator(audio), self.discriminator(estimate)
-            total = total + generator_hinge(fake) + feature_matching(real, fake)
-            return total + discriminator_hinge(real, self.discriminator(estimate.detach()))
+            kind, real, fake = self.losses.adversarial_kind, self.discriminator(audio), self.discriminator(estimate)
+            total = total + GENERATOR[kind](fake) + feature_matching(real, fake)
+            return total + DISCRIMINATOR[kind](real, self.discriminator(estimate.detach()))
 
         return loss
 

@@ -7,8 +7,10 @@ from partita.layers.codec_losses import (
     MultiScaleSpectralLoss,
     SpectralDistance,
     discriminator_hinge,
+    discriminator_least_squares,
     feature_matching,
     generator_hinge,
+    generator_least_squares,
 )
 
 
@@ -23,10 +25,20 @@ def test_hinge():
     assert generator_hinge(fake) == pytest.approx(((4.0 + 0.5) / 2 + 0.0) / 2)
 
 
+def test_least_squares():
+    """Sums over discriminators of means over scores, as in HiFi-GAN and DAC."""
+    real = [judgment([2.0, 0.5]), judgment([-1.0])]
+    fake = [judgment([-3.0, 0.5]), judgment([1.0])]
+    on_real, on_fake = (1.0 + 0.25) / 2 + 4.0, (9.0 + 0.25) / 2 + 1.0
+    assert discriminator_least_squares(real, fake) == pytest.approx(on_real + on_fake)
+    assert generator_least_squares(fake) == pytest.approx((16.0 + 0.25) / 2 + 0.0)
+
+
 def test_feature_matching():
     real, fake = [judgment([0.0], [1.0, -3.0], [2.0])], [judgment([0.0], [2.0, -3.0], [0.0])]
     assert feature_matching(real, fake) == pytest.approx((0.5 + 2.0) / 2)
     assert feature_matching(real, fake, relative=True) == pytest.approx((0.5 / 2 + 2.0 / 2) / 2)
+    assert feature_matching(real, fake, summed=True) == pytest.approx(0.5 + 2.0)
 
 
 def test_balancer_makes_weights_shares_of_the_gradient():
@@ -84,6 +96,35 @@ def test_the_default_is_soundstreams_distance():
         expected += (linear + alpha * logarithmic).mean()
     signals = [torch.tensor(signal, dtype=torch.float32)[None, None] for signal in (estimate, audio)]
     assert MultiScaleSpectralLoss(SpectralDistance(), 24000)(*signals) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_dacs_distance(rate):
+    """The published loss (2306.06546 §3.4), over spectra of librosa: decimal logarithms only, of at least 1e-5."""
+    librosa = pytest.importorskip("librosa")
+    generator = np.random.default_rng(0)
+    audio, estimate = 0.1 * generator.standard_normal((2, 6000))
+    audio[2000:3500] = 0  # below 1e-5
+    expected, windows = 0.0, (32, 64, 128, 256, 512, 1024, 2048)
+    for window, bands in zip(windows, (5, 10, 20, 40, 80, 160, 320), strict=True):
+        options = {"n_fft": window, "hop_length": window // 4, "window": "hann", "pad_mode": "reflect"}
+        filters = librosa.filters.mel(sr=rate, n_fft=window, n_mels=bands, dtype=float)
+        mels = [filters @ np.abs(librosa.stft(signal, **options)) for signal in (estimate, audio)]
+        expected += np.abs(np.diff([np.log10(np.maximum(mel, 1e-5)) for mel in mels], axis=0)).mean()
+    config = SpectralDistance(
+        windows=windows,
+        bands=320,
+        magnitude=0.0,
+        log_power=1,
+        scaled=False,
+        reduction="sum-of-means",
+        decimal=True,
+        spectrum="librosa",
+    )
+    signals = [torch.tensor(signal, dtype=torch.float32)[None, None] for signal in (estimate, audio)]
+    assert MultiScaleSpectralLoss(config, rate)(*signals) == pytest.approx(expected, rel=1e-5)
+    short = torch.randn(1, 1, 500)  # less than half a window, which cannot be reflected
+    assert MultiScaleSpectralLoss(config, rate)(short, short) == 0
 
 
 def test_spectral_loss_of_silence_has_a_finite_gradient():

@@ -53,6 +53,14 @@ def test_filterbank_agrees_with_librosa_at_odd_rates_too(rate):
     assert torch.allclose(mel_filterbank(513, 40, rate), torch.tensor(theirs.T).float(), atol=1e-6)
 
 
+@pytest.mark.parametrize(("rate", "f_min"), [(11025, 0), (16000, 50), (44100, 0)])
+def test_slaneys_bands_are_those_of_librosa(rate, f_min):
+    librosa = pytest.importorskip("librosa")
+    theirs = librosa.filters.mel(sr=rate, n_fft=1024, n_mels=40, fmin=f_min, dtype=float)
+    ours = mel_filterbank(513, 40, rate, f_min, scale="slaney")
+    assert torch.allclose(ours, torch.tensor(theirs.T).float(), rtol=1e-5, atol=1e-9)
+
+
 def test_mel_spectrum_finds_a_tone():
     time = torch.arange(16000) / 16000
     spectrum = MelSpectrum(16000, 1024)(torch.sin(2 * torch.pi * 1000 * time)[None, None])

@@ -10,6 +10,7 @@ from partita.recipe.recipe_files import presets
 from partita.system.assembly import Assembly
 from partita.tokenizers import encodec
 from partita.tokenizers.adversarial import Losses
+from partita.tokenizers.autoencoders.dac import DAC
 from partita.tokenizers.autoencoders.seanet import SEANet, SEANetShape
 from partita.tokenizers.autoencoders.stft_convnext import STFTConvNeXt
 from partita.tokenizers.base import LatentView
@@ -46,7 +47,7 @@ def codec(autoencoder):
     )
 
 
-@pytest.fixture(params=[*SHAPES, "spectral", "odd", "latents", "24khz", "32khz"])
+@pytest.fixture(params=[*SHAPES, "dac", "spectral", "odd", "latents", "24khz", "32khz"])
 def tokenizer(request, monkeypatch):
     torch.manual_seed(0)
     name = request.param
@@ -59,6 +60,8 @@ def tokenizer(request, monkeypatch):
         return made
     if name == "latents":
         return LatentView(codec(SEANet(network=SHAPES["soundstream"])).eval())
+    if name == "dac":
+        return codec(DAC(encoder_width=4, decoder_width=32, strides=(2, 5, 4), initialization="preserving")).eval()
     if name in ("spectral", "odd"):
         return codec(spectral(3 if name == "odd" else 4)).eval()
     return codec(SEANet(network=SHAPES[name])).eval()
@@ -118,10 +121,10 @@ def test_clusters_of_features_are_encoded_in_chunks():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in presets("tokenizer") if n.startswith(("soundstream", "spectral", "encodec-"))]
+    "name", [n for n in presets("tokenizer") if n.startswith(("soundstream", "spectral", "encodec-", "dac-"))]
 )
 def test_presets_decode_the_first_chunk_of_a_stream_within_a_second_and_a_half(name):
-    slot = name if name.startswith("s") else {"preset": name, "weights": "user/name"}
+    slot = name if not name.startswith("encodec") else {"preset": name, "weights": "user/name"}
     plan = check_recipe(compose({"tokenizers": {"part": slot}, "data": "corpus"}))
     codec = Assembly.outline(plan).tokenizers["part"]
     if name == "encodec-48khz":

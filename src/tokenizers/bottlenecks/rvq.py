@@ -140,10 +140,9 @@ class RVQ(Bottleneck):
                 keep = codebooks_in_use(self.num_codebooks, dropout, len(frames), frames.device)
             if self.training and follow:
                 self._prepare(frames.detach(), keep)
-            dropping = self.training and self.dropout > 0
             residual, total, codes, distances = frames, torch.zeros_like(frames), [], []
             for layer, used in zip(self.layers.layers, keep.unbind(1), strict=True):
-                learns_from = used[:, None].expand(frames.shape[:2]) if dropping else None
+                learns_from = used[:, None].expand(frames.shape[:2]) if dropout else None
                 entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from, freeze_codebook=not follow)
                 codes.append(indices)
                 distances.append((residual - entries).square().mean((1, 2)) * used)

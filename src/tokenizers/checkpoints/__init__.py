@@ -1,0 +1,1 @@
+"""Checkpoint formats: how weights saved by other libraries become the state of a tokenizer."""

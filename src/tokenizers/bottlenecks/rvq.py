@@ -135,8 +135,8 @@ class RVQ(Bottleneck):
         """
         with torch.autocast(latents.device.type, enabled=False):
             frames = latents.float().mT
+            dropout = self.dropout if self.training else 0.0
             if keep is None:
-                dropout = self.dropout if self.training else 0.0
                 keep = codebooks_in_use(self.num_codebooks, dropout, len(frames), frames.device)
             if self.training and follow:
                 self._prepare(frames.detach(), keep)

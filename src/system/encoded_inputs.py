@@ -42,7 +42,7 @@ def encode_inputs(conditioner: Conditioner, seconds: float = 10.0, **inputs: Any
     columns = {name: value if isinstance(value, list | tuple) else [value] for name, value in inputs.items()}
     if len({len(column) for column in columns.values()}) != 1 or not all(columns.values()):
         raise PartitaError("give each input a value for each clip, and at least one")
-    if not 0 < seconds < math.inf:
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise PartitaError(f"seconds must be above 0, not {seconds!r}")
     clips = []
     for row in zip(*columns.values(), strict=True):

@@ -40,6 +40,7 @@ def test_texts_and_recordings_become_the_codes_of_their_embeddings(codes, tmp_pa
         ({"text": ["a"], "audio": ["b.wav", "c.wav"]}, "a value for each clip"),
         ({"text": 3}, "text cannot be 3"),
         ({"text": "a", "seconds": 0}, "seconds must be above 0"),
+        ({"text": "a", "seconds": "10"}, "seconds must be above 0"),
     ],
 )
 def test_what_is_no_input_is_one_message(codes, inputs, message):

@@ -102,8 +102,8 @@ class Memorization(Score):
         return (
             f"The system was prompted with the first {_lengths(rows)} s of training clips and with their "
             "training conditions, and continued them with greedy decoding where it is possible and without guidance, "
-            "following MusicLM (arXiv 2301.11325 §4.4). The prompts are codes, as in training: those of the whole "
-            "clips, cut. The continuation is compared with that of the clip, by "
+            "following MusicLM (arXiv 2301.11325 §4.4). The prompts are codes: those of whole clips that are as "
+            "long as the stage's window, cut. The continuation is compared with that of the clip, by "
             f"{row['embedding']}. It counts as memorized exactly if all codes are equal, "
             "and as memorized approximately if the optimal transport cost between the histograms of its codes and of "
             f"the clip's codes is less than {row['threshold']:.3g}; fewer than 1 % of pairs of clips from different "

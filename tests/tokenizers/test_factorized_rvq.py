@@ -101,3 +101,28 @@ def test_codebooks_are_computed_in_full_precision_under_autocast():
 def test_nonsense_is_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         FactorizedRVQ(**wrong)
+
+
+def test_entries_start_as_frames_after_the_warmup():
+    """Before it, the projections alone are trained, without losses of their own."""
+    torch.manual_seed(0)
+    part = FactorizedRVQ(num_codebooks=3, cardinality=32, codebook_dim=4, dropout=0.0, warmup_steps=2)
+    part.build(16)
+    part.train()
+    frames = torch.randn(2, 16, 400) + 5 * torch.randn(16, 1)  # far from the random entries
+    before = [codebook.entries.clone() for codebook in part.codebooks]
+    latents, losses = part(frames.requires_grad_(), torch.tensor(1))
+    assert not losses
+    assert torch.autograd.grad(latents.sum(), frames)[0].abs().sum() > 0
+    assert all(torch.equal(a, codebook.entries) for a, codebook in zip(before, part.codebooks, strict=True))
+    _, losses = part(frames, torch.tensor(2))
+    assert set(losses) == {"codebook", "commitment"}
+    used = [len(codes.unique()) for codes in part.encode(frames).unbind(1)]
+    assert min(used) > 24
+    started = [codebook.entries.clone() for codebook in part.codebooks]
+    part(frames, torch.tensor(3))
+    assert all(torch.equal(a, codebook.entries) for a, codebook in zip(started, part.codebooks, strict=True))
+    assert "warmup_steps (2)" in part.doubt(2)
+    assert part.doubt(3) is None
+    with pytest.raises(ValueError, match="warmup_steps must not be negative"):
+        FactorizedRVQ(warmup_steps=-1)

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from ...core.processes import drawing_together, of_all
 from ...core.registry import register
 from .base import Bottleneck, Passed
 from .dropout import codebooks_in_use
+
+NOISE = 0.3
+"""Deviation between entries that start from the same frame, relative to that of the frames: batches can be small."""
 
 
 @register("bottleneck", "factorized-rvq")
@@ -30,7 +34,12 @@ class FactorizedRVQ(Bottleneck):
             used later. DAC drops codebooks of exactly this fraction of each batch.
         commitment: Weight of the commitment, which pulls the encoder to the entries, relative to the loss that pulls
             the entries to the encoder. Both are sums over codebooks.
+        warmup_steps: Training steps in which the projections are trained without entries, which then start as random
+            frames of the batch. ``None`` has no such steps, as published, and random entries; in small codecs and
+            short trainings, nearly all of these stay unused.
     """
+
+    started: Tensor
 
     def __init__(
         self,
@@ -40,6 +49,7 @@ class FactorizedRVQ(Bottleneck):
         codebook_dim: int = 8,
         dropout: float = 0.5,
         commitment: float = 0.25,
+        warmup_steps: int | None = None,
     ) -> None:
         super().__init__()
         if num_codebooks < 1 or cardinality < 2 or codebook_dim < 1:
@@ -52,7 +62,9 @@ class FactorizedRVQ(Bottleneck):
         if commitment < 0:
             raise ValueError(f"commitment must not be negative, but is {commitment}")
         self.num_codebooks, self.cardinality, self.codebook_dim = num_codebooks, cardinality, codebook_dim
-        self.dropout, self.commitment = dropout, commitment
+        if warmup_steps is not None and warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, but is {warmup_steps}")
+        self.dropout, self.commitment, self.warmup_steps = dropout, commitment, warmup_steps
 
     def build(self, dim: int) -> None:
         """Create the codebooks and their projections, for latents of width ``dim``."""
@@ -60,6 +72,8 @@ class FactorizedRVQ(Bottleneck):
         self.codebooks = nn.ModuleList(
             FactorizedCodebook(dim, self.cardinality, self.codebook_dim) for _ in range(self.num_codebooks)
         )
+        if self.warmup_steps is not None:
+            self.register_buffer("started", torch.tensor(False))
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -74,6 +88,10 @@ class FactorizedRVQ(Bottleneck):
         """
         with torch.autocast(encoded.device.type, enabled=False):
             residual = encoded.float()
+            if self.training and self.warmup_steps is not None and not self.started:
+                if step < self.warmup_steps:
+                    return Passed(self._projected(residual), {})
+                self._start(residual.detach())
             total = torch.zeros_like(residual)
             dropout = self.dropout if self.training else 0.0
             keep = codebooks_in_use(self.num_codebooks, dropout, len(encoded), encoded.device)
@@ -85,6 +103,35 @@ class FactorizedRVQ(Bottleneck):
                 pull = pull + (_distance(found.entries, found.projected.detach()) * used).mean()
                 commitment = commitment + (_distance(found.projected, found.entries.detach()) * used).mean()
             return Passed(total, {"codebook": pull, "commitment": self.commitment * commitment})
+
+    def doubt(self, steps: int) -> str | None:
+        """A warning that the entries stay random if the training ends within the warm-up."""
+        if self.warmup_steps is None or steps > self.warmup_steps:
+            return None
+        return (
+            f"the codebooks stay random, as they start only after bottleneck.warmup_steps ({self.warmup_steps:,}): "
+            f"raise fit.steps ({steps:,}), or lower bottleneck.warmup_steps"
+        )
+
+    def _projected(self, residual: Tensor) -> Tensor:
+        """What the projections of all codebooks keep of latents ``[B, D, S]``."""
+        total = torch.zeros_like(residual)
+        for codebook in self.codebooks:
+            kept = codebook.output(codebook.input(residual))  # type: ignore[operator]
+            residual, total = residual - kept, total + kept
+        return total
+
+    @torch.no_grad()
+    def _start(self, residual: Tensor) -> None:
+        """Take the first entries of each codebook from what it gets of the frames of all processes."""
+        for codebook in self.codebooks:
+            frames = of_all(codebook.input(residual).mT.flatten(0, 1))  # type: ignore[operator]
+            with drawing_together(frames.device):
+                chosen = torch.randint(len(frames), (self.cardinality,), device=frames.device)
+                apart = NOISE * frames.std(0) * torch.randn(self.cardinality, self.codebook_dim, device=frames.device)
+            codebook.entries.copy_(frames[chosen] + apart)  # type: ignore[operator]
+            residual = residual - codebook(residual).latents
+        self.started.fill_(True)
 
     def encode(self, encoded: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``, ``None`` uses all codebooks."""

@@ -69,6 +69,19 @@ SMALL = {
             "position_groups": 2,
         },
     },
+    "transformers-codec": {
+        "config": {
+            "hidden_size": 16,
+            "num_filters": 4,
+            "upsampling_ratios": [4, 3],
+            "upsample_groups": 16,
+            "num_hidden_layers": 1,
+            "intermediate_size": 24,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+        },
+        "num_codebooks": 3,
+    },
     "w2v-bert": {"layer": 1, "network": {"width": 16, "feed_forward_width": 24, "num_heads": 2, "kernel": 3}},
 }
 """What makes those small that have no preset called tiny, because nobody trains them here."""

@@ -55,9 +55,14 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
     """The tensors in a folder's safetensors files whose names are ``wanted``. Other tensors are not read.
 
     Raises:
-        PartitaError: The folder has no safetensors file, or a file is damaged.
+        PartitaError: The folder has no safetensors file, lacks one that its index names, or a file is damaged.
     """
     paths = sorted(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        held = read_json(index).get("weight_map")
+        named = {str(name) for name in held.values()} if isinstance(held, dict) else set()
+        if missing := sorted(named - {path.name for path in paths}):
+            raise PartitaError(f"{folder} is incomplete: it lacks {', '.join(missing[:5])}, which {index.name} names")
     if not paths:
         raise PartitaError(
             f"{folder} holds no safetensors file, and the pickled weights (.bin, .pt) of this model are not read"

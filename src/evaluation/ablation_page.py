@@ -60,6 +60,7 @@ def write_results(
         tables=tabled,
         about=about,
         clips=_clips(root, found),
+        reconstructed=not requested[0].outline.stages,
         folders={one.run.variant.title: f"variants/{one.run.variant.name}" for one in found},
         curves=_curves(root, requested, part_folders),
         request=yaml.safe_dump(plain(ablation), sort_keys=False, allow_unicode=True),

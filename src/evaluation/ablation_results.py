@@ -215,6 +215,12 @@ def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
     ]
     if len({json.dumps(run.plan.values.get("data"), default=str) for run in runs}) > 1:
         lines.append("the variants have different data and are evaluated on different pieces")
+    rates = sorted({run.outline.output.spec.sample_rate for run in runs if run.outline.tokenizers})
+    if len(rates) > 1:
+        lines.append(
+            f"the variants have sample rates of {' and '.join(f'{rate / 1000:g}' for rate in rates)} kHz, at which the "
+            "distances of the codec are measured: they are comparable at the same rate only"
+        )
     lines += dict.fromkeys(note for one in found for note in one.notes)
     if len(seeds) > 2:
         lines.append(
@@ -288,7 +294,7 @@ def _result(root: Path, run: Run, part_folders: Mapping[str, str]) -> RunResult:
     if not done:
         return RunResult(run, {}, {}, figures)
     fast = json.loads(speed.read_text(encoding="utf-8"))
-    figures["audio s/s generated"] = fast["audio_seconds_per_second"]
+    figures[f"audio s/s {'generated' if system.stages else 'reconstructed'}"] = fast["audio_seconds_per_second"]
     results = json.loads(evaluation.read_text(encoding="utf-8"))
     return RunResult(
         run, results["metrics"], results["request"], figures, fast["device"], tuple(results.get("notes", ()))

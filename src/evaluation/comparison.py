@@ -95,10 +95,15 @@ class Comparison:
 
     @cached_property
     @torch.inference_mode()
+    def encoded(self) -> list[Tensor]:
+        """Codes or latents of the real clips by the codec of the system's output, batch by batch, on the CPU."""
+        return [self.system.output.encode(batch.to(self.system.device)).cpu() for batch in batches(self.real)]
+
+    @cached_property
     def reconstructed(self) -> Tensor:
         """Reconstructions of the real clips by the codec of the system's output, ``[N, C, T]``."""
-        coded = [reconstruct(self.system.output, batch, self.system.device) for batch in batches(self.real)]
-        return torch.cat(coded)
+        codec, samples, device = self.system.output, self.real.shape[-1], self.system.device
+        return torch.cat([_decode(codec, encoded.to(device), samples) for encoded in self.encoded])
 
     def embedder(self, slot: Any) -> Embedder:
         """Return the embedder of a slot, or of the key of a part of the system, such as ``conditioners/music``."""
@@ -131,8 +136,14 @@ def reconstruct(codec: Tokenizer | LatentView | Mix, audio: Tensor, device: torc
     Raises:
         PartitaError: The codec cannot decode, or the audio is a mix of several outputs, each with its own codec.
     """
+    return _decode(codec, codec.encode(audio.to(device)), audio.shape[-1])
+
+
+@torch.inference_mode()
+def _decode(codec: Tokenizer | LatentView | Mix, encoded: Tensor, samples: int) -> Tensor:
+    """Decode a representation to audio of a length in samples, on the CPU."""
     try:
-        decoded = codec.decode(codec.encode(audio.to(device)))
+        decoded = codec.decode(encoded)
     except NotImplementedError as error:
         raise PartitaError(f"this system cannot reconstruct audio: {error}") from None
-    return decoded.float().cpu()[..., : audio.shape[-1]].clamp(-1, 1)
+    return decoded.float().cpu()[..., :samples].clamp(-1, 1)

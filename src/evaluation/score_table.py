@@ -19,7 +19,8 @@ def score_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
         rows: The ``metrics`` of an evaluation.
     """
-    numbers = ("generated", "95 %", "real clips", "coded", "chance")
+    shown = next((subject for subject in SUBJECTS if any(row["subject"] == subject for row in rows.values())), "system")
+    numbers = (SUBJECTS[shown].column, "95 %", "real clips", "coded", "chance")
     table = columns("metric", *numbers, "better", "clips", right=(*numbers, "clips"))
     for subject in SUBJECTS:
         own = {name: row for name, row in rows.items() if row["subject"] == subject}

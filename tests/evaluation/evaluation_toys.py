@@ -18,9 +18,27 @@ from partita.tokenizers.base import Tokenizer
 FEW = Evaluation(clips=5, reference_clips=6, duration=1.0, batch_size=2, scores={"fad": False})
 LOG_MEL = replace(FEW, scores={})
 EMBEDDED = []
+CODEC_ROWS = {
+    "codec distance",
+    "mel distance",
+    "STFT distance",
+    "SI-SDR",
+    "codebook usage",
+    "codebook perplexity",
+    "bitrate",
+    "encoding speed",
+    "decoding speed",
+}
+"""What is measured of a codec with codes."""
 """Batches that the toy classifier has seen."""
 JOINT = "toy-joint weights=joint"
 """The name of the joint conditioner in rows."""
+
+
+def timeless(results):
+    """The results of an evaluation without how fast the codec was, which is never the same."""
+    rows = {name: row for name, row in results["metrics"].items() if not name.endswith(" speed")}
+    return results | {"metrics": rows}
 
 
 def scored(options=FEW, **scores):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import toys
-from evaluation_toys import FEW, scored
+from evaluation_toys import CODEC_ROWS, FEW, scored, timeless
 from partita.cli import main as cli
 from partita.errors import PartitaError
 from partita.evaluation.embedders import read_embedder
@@ -89,7 +89,7 @@ def test_the_command_leaves_scores_out(run, monkeypatch, capfd):
     few = ["--clips", 3, "--reference-clips", 3]
     status, printed = command(monkeypatch, capfd, run, *few, "--no-score", "fad", "--no-score", "agreement")
     assert status == 0, printed
-    assert json.loads((run / "evaluation" / "evaluation.json").read_text())["metrics"].keys() == {"codec distance"}
+    assert json.loads((run / "evaluation" / "evaluation.json").read_text())["metrics"].keys() == CODEC_ROWS
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_scores_that_the_command_cannot_take(run, monkeypatch, capfd, words, mes
 def test_a_slot_can_be_a_mapping_or_its_text(run, joint):
     """In files and in Python, a mapping; where only text can be given, the same as YAML."""
     slot = yaml.safe_load(joint)
-    rows = [evaluate(run, options=scored(fad={"embeddings": [given]}))["metrics"] for given in (slot, joint)]
+    rows = [timeless(evaluate(run, options=scored(fad={"embeddings": [given]}))) for given in (slot, joint)]
     assert rows[0] == rows[1]
 
 
 def test_what_runs_by_default_is_left_out_where_it_cannot_be_measured(run, monkeypatch, lines):
     """And refused where it was asked for: a missing package, with the command that installs it."""
     monkeypatch.setattr("partita.evaluation.score.find_spec", lambda name: None if name == "mir_eval" else object())
-    assert evaluate(run, options=FEW)["metrics"].keys() == {"codec distance"}
+    assert evaluate(run, options=FEW)["metrics"].keys() == CODEC_ROWS
     assert any(line.startswith("agreement is not measured: it needs mir_eval (pip install") for line in lines)
     with pytest.raises(PartitaError, match=r"agreement is not measured: it needs mir_eval \(pip install"):
         evaluate(run, options=scored(agreement=True))

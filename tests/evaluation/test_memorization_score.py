@@ -7,7 +7,7 @@ from scipy.stats import t as student
 from torch.nn import functional as F
 
 import partita
-from evaluation_toys import ToyJoint, scored
+from evaluation_toys import ToyJoint, scored, timeless
 from partita.core.progress import reporting
 from partita.core.registry import lookup, register
 from partita.errors import PartitaError
@@ -140,7 +140,7 @@ def test_memorization_goes_on_and_its_clips_are_those_of_training(other):
     resumed = evaluate(made, options=options)
     assert all(torch.equal(load_file(folder / name)["codes"], value) for name, value in codes.items())
     whole = evaluate(made, made.parent / "whole", options=options)
-    assert resumed == whole
+    assert timeless(resumed) == timeless(whole)
     # of the clip, what follows the prompt is left to the stage: 20 of 40 frames
     assert {len(value) for value in codes.values()} == {20}
 

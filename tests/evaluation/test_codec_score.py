@@ -1,0 +1,63 @@
+"""What is measured of codecs: silence, systems with stages, and codecs side by side."""
+
+import csv
+import json
+import math
+
+import torch
+import yaml
+
+from ablation_toys import Here, study
+from evaluation_toys import CODEC_ROWS, FEW
+from partita.core.contracts import Example
+from partita.evaluation.ablate import ablate
+from partita.evaluation.comparison import Comparison
+from partita.evaluation.evaluate import evaluate
+from partita.evaluation.evaluation_options import Evaluation
+from partita.evaluation.scores.codec_quality import Codec
+from partita.recipe.plan import load_recipe
+from partita.system.system import System
+
+
+def measured(toy_recipe, folder, clips):
+    pieces = [Example(clip, clip.shape[1], {"id": str(i)}) for i, clip in enumerate(clips)]
+    made = Comparison(System(load_recipe(toy_recipe)), torch.stack(clips), pieces, pieces, Evaluation(), folder)
+    return Codec().measure(made)
+
+
+def test_silence_is_measured_where_it_can_be(toy_recipe, tmp_path):
+    noise, silence = 0.1 * torch.randn(1, 4000), torch.zeros(1, 4000)
+    rows = measured(toy_recipe, tmp_path, [noise, silence, 2 * noise, 3 * noise])
+    assert set(rows) == CODEC_ROWS
+    assert rows["SI-SDR"]["clips"] == 3
+    assert rows["mel distance"]["clips"] == 4
+    silent = measured(toy_recipe, tmp_path, [silence, silence])
+    assert set(silent) == CODEC_ROWS - {"SI-SDR"}
+    for row in [*rows.values(), *silent.values()]:
+        assert all(math.isfinite(row.get(key, 0)) for key in ("value", "low", "high", "chance"))
+    json.dumps(rows, allow_nan=False)
+
+
+def test_the_codec_of_a_system_can_be_heard(run):
+    rows = evaluate(run, options=FEW)["metrics"]
+    assert {rows[name]["subject"] for name in CODEC_ROWS} == {"codec"}
+    kept = sorted(path.name for path in (run / "evaluation" / "codec").iterdir())
+    assert kept == [f"{i:05d}-{what}.flac" for i in range(3) for what in ("reconstruction", "recording")]
+    assert (run / "evaluation" / "evaluation.html").read_text().count("<figcaption>reconstructed</figcaption>") == 3
+
+
+def test_codecs_are_compared_by_all_that_is_measured(toy_recipe, tmp_path):
+    recipe = yaml.safe_load(toy_recipe.read_text())
+    del recipe["stages"], recipe["conditioners"]
+    toy_recipe.write_text(yaml.safe_dump(recipe))
+    root = tmp_path / "out"
+    assert ablate(study(toy_recipe, "tokenizers.acoustic.cardinality=256,2"), root, launcher=Here(root)) == {}
+    fine, coarse = csv.DictReader((root / "ablation.csv").open())
+    assert {name.removesuffix(" value") for name in fine if name.endswith(" value")} >= CODEC_ROWS
+    assert float(fine["mel distance value"]) < float(coarse["mel distance value"])
+    assert float(fine["bitrate value"]) == 8 * float(coarse["bitrate value"])
+    assert "audio s/s reconstructed" in fine
+    page = (root / "ablation.html").read_text()
+    assert "Reconstructions of the same recordings" in page
+    assert page.count("<figcaption>real clip</figcaption>") > 0
+    assert page.count("<audio") == 3 * page.count("<figcaption>real clip</figcaption>")

@@ -1,9 +1,13 @@
 """What is measured of codecs: silence, systems with stages, and codecs side by side."""
 
 import csv
+import importlib
 import json
 import math
+import re
+from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -61,3 +65,39 @@ def test_codecs_are_compared_by_all_that_is_measured(toy_recipe, tmp_path):
     assert "Reconstructions of the same recordings" in page
     assert page.count("<figcaption>real clip</figcaption>") > 0
     assert page.count("<audio") == 3 * page.count("<figcaption>real clip</figcaption>")
+
+
+def test_a_page_compares_existing_runs(toy_recipe, tmp_path, monkeypatch, pictures):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    page = importlib.import_module("codec_page")
+    recipe = yaml.safe_load(toy_recipe.read_text())
+    system = System(load_recipe(toy_recipe))
+    system.save(tmp_path / "system")
+    del recipe["stages"], recipe["conditioners"]
+    for levels in (2, 256):
+        recipe["tokenizers"]["acoustic"] |= {"cardinality": levels, "hop": 4}
+        toy_recipe.write_text(yaml.safe_dump(recipe))
+        System(load_recipe(toy_recipe)).save(tmp_path / f"levels-{levels}")
+    runs = [str(tmp_path / f"levels-{levels}") for levels in (2, 256)]
+    page.main([*runs, "-o", str(tmp_path / "codecs.md"), "--clips", "3", "--shown", "1", "--seconds", "1"])
+    text = (tmp_path / "codecs.md").read_text()
+    (row,) = re.findall(r"^\| levels-2 \| 2 \|.*", text, flags=re.MULTILINE)
+    assert "100%" in row
+    assert re.search(r"codec distance ↓.*\n.*\n\| levels-2 .*\n\| levels-256 .*\*\*", text)
+    listened = re.findall(r"\(codecs/(\S+\.ogg)\)", text)
+    assert len(listened) == 3
+    assert all((tmp_path / "codecs" / name).stat().st_size < 200_000 for name in listened)
+    (tmp_path / "codecs.md").write_text(text.replace("# Codecs", "# Ours"))
+    page.main([runs[1], "-o", str(tmp_path / "codecs.md"), "--shown", "1"])
+    text = (tmp_path / "codecs.md").read_text()
+    assert text.startswith("# Ours")
+    assert "levels-2 " not in text
+    with pytest.raises(SystemExit, match="more than a tokenizer"):
+        page.main([str(tmp_path / "system"), "-o", str(tmp_path / "codecs.md")])
+    with pytest.raises(SystemExit, match="is no run"):
+        page.main([str(tmp_path), "-o", str(tmp_path / "codecs.md")])
+    other = json.loads((tmp_path / "levels-2" / "evaluation" / "evaluation.json").read_text())
+    other["request"]["clips"] = 5
+    (tmp_path / "levels-2" / "evaluation" / "evaluation.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match="evaluated differently: clips 5 and 3"):
+        page.main([*runs, "-o", str(tmp_path / "codecs.md")])

@@ -121,9 +121,8 @@ def _codes(comparison: Comparison, spec: RepresentationSpec) -> Rows:
     usage = CodebookUsage(len(spec.cardinalities), max(spec.cardinalities))
     for codes in comparison.encoded:
         usage.update(codes)
-    found = usage.compute()
-    sizes = torch.tensor(spec.cardinalities)
-    used = found["usage"] * max(spec.cardinalities) / sizes
+    found = {name: value.reshape(-1) for name, value in usage.compute().items()}  # one codebook loses its axis
+    used = found["usage"] * max(spec.cardinalities) / torch.tensor(spec.cardinalities)
     embedding, clips = f"codes of {_name(comparison)}", len(comparison.pieces)
     bits = spec.rate * sum(math.log2(size) for size in spec.cardinalities) / 1000
 

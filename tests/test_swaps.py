@@ -14,6 +14,7 @@ from partita.recipe.plan import load_recipe
 from partita.recipe.recipe_files import presets
 from partita.system.system import System
 from partita.tokenizers.base import Tokenizer
+from partita.tokenizers.transformers_codec import TransformersCodec
 from partita.training.training import train
 from toys import ToySines
 
@@ -42,6 +43,11 @@ NARROW = {
 """Presets that are made narrower still: nothing here depends on what they learn."""
 
 
+MIMI = {"hidden_size": 16, "num_filters": 4, "upsampling_ratios": [8, 6, 5], "upsample_groups": 16, "codebook_size": 16}
+MIMI |= {"num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
+"""A narrow Mimi of 50 frames per second."""
+
+
 def own(family):
     return [name for name in names(family) if not name.startswith("toy")]
 
@@ -68,8 +74,11 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
     recipe = {"tokenizers": {"mels": "log-mel"}, "conditioners": {"melody": melodies}, "data": DATA}
     (melody := tmp_path_factory.mktemp("melody")).joinpath("recipe.yaml").write_text(yaml.safe_dump(recipe))
     System(load_recipe(melody / "recipe.yaml")).conditioners["melody"].save(melody / "weights")
+    mimi = {"model_type": "mimi", "config": MIMI, "num_codebooks": 2}
+    TransformersCodec(**mimi).save(codec := tmp_path_factory.mktemp("mimi") / "weights")
     frozen = {
         "clap": embedding,
+        "transformers-codec": {"name": "transformers-codec", "weights": str(codec), **mimi},
         "quantized": {
             "name": "quantized",
             "embedding": embedding | {"inputs": ["audio", "text"]},

@@ -96,6 +96,7 @@ def test_codebooks_are_computed_in_full_precision_under_autocast():
         ({"codebook_dim": 0}, "in 0 dimensions"),
         ({"dropout": 1.5}, "dropout"),
         ({"commitment": -1.0}, "commitment"),
+        ({"revive_below": 0.0}, "revive_below"),
     ],
 )
 def test_nonsense_is_refused(wrong, said):
@@ -126,3 +127,31 @@ def test_entries_start_as_frames_after_the_warmup():
     assert part.doubt(3) is None
     with pytest.raises(ValueError, match="warmup_steps must not be negative"):
         FactorizedRVQ(warmup_steps=-1)
+
+
+def test_unused_entries_come_back_as_frames():
+    """Frames far from the entries of a codebook use one of them; the others start again among the frames."""
+    torch.manual_seed(0)
+    part = built(num_codebooks=1, cardinality=32, codebook_dim=4, revive_below=0.1)
+    part.train()
+    frames = torch.randn(2, 12, 400) + 5 * torch.randn(12, 1)
+    before = len(part.encode(frames).unique())
+    kept = part.codebooks[0].entries.detach().clone()
+    for _ in range(250):
+        part(frames, STEP)
+    after = part.codebooks[0].entries.detach()
+    assert before < 16
+    assert len(part.encode(frames).unique()) > 28
+    assert (after == kept).all(1).any()  # those in use stay as they are
+    part.eval()
+    part(frames + 50, STEP)
+    assert torch.equal(part.codebooks[0].entries, after)
+
+
+def test_frozen_entries_keep_their_meaning():
+    part = built(num_codebooks=1, revive_below=0.5)
+    part.train().requires_grad_(False)
+    kept = part.codebooks[0].entries.clone()
+    for _ in range(100):
+        part(torch.randn(2, 12, 40) + 9, STEP)
+    assert torch.equal(part.codebooks[0].entries, kept)

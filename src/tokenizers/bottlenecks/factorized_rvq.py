@@ -17,14 +17,17 @@ from .dropout import codebooks_in_use
 NOISE = 0.3
 """Deviation between entries that start from the same frame, relative to that of the frames: batches can be small."""
 
+USAGE_DECAY = 0.98
+"""Decay of the moving average of how often each entry is used."""
+
 
 @register("bottleneck", "factorized-rvq")
 class FactorizedRVQ(Bottleneck):
     """Residual vector quantization whose codebooks are searched by direction, in a few dimensions, as in DAC.
 
     Each codebook projects the residual to ``codebook_dim`` dimensions, takes the entry of the nearest direction, and
-    projects it back. Entries are parameters that the gradient trains: there is no moving average, no clustering and no
-    revival of unused entries. Everything is computed in full precision even under autocast.
+    projects it back. Entries are parameters that the gradient trains: there is no moving average and no clustering.
+    Everything is computed in full precision even under autocast.
 
     Args:
         num_codebooks: Codes per frame.
@@ -37,9 +40,13 @@ class FactorizedRVQ(Bottleneck):
         warmup_steps: Training steps in which the projections are trained without entries, which then start as random
             frames of the batch. ``None`` has no such steps, as published, and random entries; in small codecs and
             short trainings, nearly all of these stay unused.
+        revive_below: An entry used less than this fraction of its fair share, on average, is replaced by a random
+            frame, as in the bottleneck ``rvq``. The fair share is the number of frames per step, divided by the
+            entries. ``None`` replaces none, as published.
     """
 
     started: Tensor
+    usage: Tensor
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class FactorizedRVQ(Bottleneck):
         dropout: float = 0.5,
         commitment: float = 0.25,
         warmup_steps: int | None = None,
+        revive_below: float | None = None,
     ) -> None:
         super().__init__()
         if num_codebooks < 1 or cardinality < 2 or codebook_dim < 1:
@@ -64,7 +72,10 @@ class FactorizedRVQ(Bottleneck):
         self.num_codebooks, self.cardinality, self.codebook_dim = num_codebooks, cardinality, codebook_dim
         if warmup_steps is not None and warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, but is {warmup_steps}")
-        self.dropout, self.commitment, self.warmup_steps = dropout, commitment, warmup_steps
+        if revive_below is not None and not 0 < revive_below <= 1:
+            raise ValueError(f"revive_below must be above 0 and at most 1, or null for none, not {revive_below}")
+        self.dropout, self.commitment = dropout, commitment
+        self.warmup_steps, self.revive_below = warmup_steps, revive_below
 
     def build(self, dim: int) -> None:
         """Create the codebooks and their projections, for latents of width ``dim``."""
@@ -74,6 +85,8 @@ class FactorizedRVQ(Bottleneck):
         )
         if self.warmup_steps is not None:
             self.register_buffer("started", torch.tensor(False))
+        if self.revive_below is not None:  # relative to the fair share
+            self.register_buffer("usage", torch.ones(self.num_codebooks, self.cardinality))
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -96,8 +109,13 @@ class FactorizedRVQ(Bottleneck):
             dropout = self.dropout if self.training else 0.0
             keep = codebooks_in_use(self.num_codebooks, dropout, len(encoded), encoded.device)
             pull, commitment = residual.new_zeros(()), residual.new_zeros(())
-            for codebook, used in zip(self.codebooks, keep.unbind(1), strict=True):
+            for k, (codebook, used) in enumerate(zip(self.codebooks, keep.unbind(1), strict=True)):
+                revives = self.training and self.revive_below is not None and codebook.entries.requires_grad
+                if revives:
+                    self._revive(k, residual.detach())
                 found = codebook(residual)
+                if revives:
+                    self._count(k, found.codes)
                 residual = residual - found.latents
                 total = total + found.latents * used[:, None, None]
                 pull = pull + (_distance(found.entries, found.projected.detach()) * used).mean()
@@ -125,13 +143,34 @@ class FactorizedRVQ(Bottleneck):
     def _start(self, residual: Tensor) -> None:
         """Take the first entries of each codebook from what it gets of the frames of all processes."""
         for codebook in self.codebooks:
-            frames = of_all(codebook.input(residual).mT.flatten(0, 1))  # type: ignore[operator]
-            with drawing_together(frames.device):
-                chosen = torch.randint(len(frames), (self.cardinality,), device=frames.device)
-                apart = NOISE * frames.std(0) * torch.randn(self.cardinality, self.codebook_dim, device=frames.device)
-            codebook.entries.copy_(frames[chosen] + apart)  # type: ignore[operator]
+            codebook.entries.copy_(self._drawn(codebook, residual))  # type: ignore[operator]
             residual = residual - codebook(residual).latents
         self.started.fill_(True)
+
+    @torch.no_grad()
+    def _revive(self, k: int, residual: Tensor) -> None:
+        """Replace the entries of a codebook that are hardly used. All processes replace the same."""
+        unused = self.usage[k] < self.revive_below
+        if unused.any():
+            codebook = self.codebooks[k]
+            entries: Tensor = codebook.entries  # type: ignore[assignment]
+            entries.copy_(torch.where(unused[:, None], self._drawn(codebook, residual), entries))
+            self.usage[k, unused] = 1.0
+
+    @torch.no_grad()
+    def _count(self, k: int, codes: Tensor) -> None:
+        """Follow how often the entries of a codebook are used, by the frames of all processes."""
+        every = of_all(codes.flatten())
+        counts = torch.bincount(every, minlength=self.cardinality) * (self.cardinality / len(every))
+        self.usage[k].lerp_(counts.to(self.usage.dtype), 1 - USAGE_DECAY)
+
+    def _drawn(self, codebook: nn.Module, residual: Tensor) -> Tensor:
+        """Random frames of all processes, with noise, as entries ``[cardinality, codebook_dim]`` of a codebook."""
+        frames = of_all(codebook.input(residual).mT.flatten(0, 1))  # type: ignore[operator]
+        with drawing_together(frames.device):
+            chosen = torch.randint(len(frames), (self.cardinality,), device=frames.device)
+            apart = NOISE * frames.std(0) * torch.randn(self.cardinality, self.codebook_dim, device=frames.device)
+        return frames[chosen] + apart
 
     def encode(self, encoded: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Latents ``[B, D, S]`` to codes ``[B, num_codebooks, S]``, ``None`` uses all codebooks."""

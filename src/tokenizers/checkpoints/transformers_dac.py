@@ -52,6 +52,10 @@ class TransformersDAC(Checkpoint):
                 state |= _normalized(f"{theirs[module]}.", tensor, own)
             else:
                 state[f"{theirs.get(module, module)}.{kind}"] = tensor
+        if "bottleneck.started" in own:  # its entries are no longer random, so they are trained at once
+            state["bottleneck.started"] = torch.tensor(True)
+        if "bottleneck.usage" in own:
+            state["bottleneck.usage"] = torch.ones(len(part.bottleneck.codebooks), part.bottleneck.cardinality)
         return state
 
 

@@ -143,6 +143,8 @@ class FactorizedRVQ(Bottleneck):
     def _start(self, residual: Tensor) -> None:
         """Take the first entries of each codebook from what it gets of the frames of all processes."""
         for codebook in self.codebooks:
+            frames = of_all(codebook.input(residual).mT.flatten(0, 1))  # type: ignore[operator]
+            codebook.center(frames.mean(0), frames.std(0).clamp(min=1e-5))  # type: ignore[operator]
             codebook.entries.copy_(self._drawn(codebook, residual))  # type: ignore[operator]
             residual = residual - codebook(residual).latents
         self.started.fill_(True)
@@ -221,6 +223,21 @@ class FactorizedCodebook(nn.Module):
         for projection in (self.input, self.output):
             nn.init.zeros_(projection.bias)
         self.entries = nn.Parameter(torch.randn(cardinality, codebook_dim))
+
+    @torch.no_grad()
+    def center(self, mean: Tensor, deviation: Tensor) -> None:
+        """Shift and scale the space of the entries, so that inputs get mean 0 and deviation 1 in it.
+
+        What passes through both projections stays the same.
+
+        Args:
+            mean: Mean of the projected inputs, ``[codebook_dim]``.
+            deviation: Their standard deviation, ``[codebook_dim]``.
+        """
+        self.input.bias.copy_((self.input.bias - mean) / deviation)
+        self.input.weight = self.input.weight / deviation[:, None, None]
+        self.output.bias.add_(self.output.weight[..., 0] @ mean)
+        self.output.weight = self.output.weight * deviation[:, None]
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes ``[B, S]`` to entries ``[B, codebook_dim, S]``."""

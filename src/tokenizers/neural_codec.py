@@ -36,9 +36,12 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         bottleneck: The bottleneck between them.
         discriminator: The adversary; ``None`` if ``losses.adversarial`` is 0.
         sample_rate: Sample rate of the audio in Hz.
-        channels: Channels of the audio, which share the frames.
+        channels: Channels of the audio.
+        channelwise: Whether each channel is coded by itself, as by a codec with one channel, and the codebooks of the
+            channels are interleaved (left, right, left, right, …), as in MusicGen's stereo models. Otherwise, all
+            channels share the frames.
         dim: Width of the latents. SoundStream's paper gives none; EnCodec's is 128.
-        num_codebooks: Codebooks in use; ``None`` uses all of the bottleneck's.
+        num_codebooks: Codebooks in use, of all channels; ``None`` uses all.
         losses: Weights of the losses.
         spectral: The spectral distance.
         adversarial_start: Step at which the discriminator starts to contribute.
@@ -52,6 +55,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         discriminator: Discriminator | None = None,
         sample_rate: int = 24000,
         channels: int = 1,
+        channelwise: bool = False,
         dim: int = 128,
         num_codebooks: int | None = None,
         losses: Losses = LOSSES,
@@ -67,18 +71,19 @@ class NeuralCodec(Tokenizer, AdversarialPart):
             discriminator=discriminator,
             adversarial_start=adversarial_start,
         )
-        autoencoder.build(sample_rate, channels, bottleneck.encoded_dim, bottleneck.dim)
+        self.streams = channels if channelwise else 1
+        autoencoder.build(sample_rate, channels // self.streams, bottleneck.encoded_dim, bottleneck.dim)
         self.autoencoder, self.bottleneck = autoencoder, bottleneck
         self.sample_rate, self.channels = sample_rate, channels
         sizes = set(bottleneck.cardinalities)
         if len(sizes) > 1:
             raise ValueError(f"the codebooks of a codec are of one size, not of {sorted(sizes)} entries")
-        self.num_codebooks = len(bottleneck.cardinalities) or None
-        self.latent_dim = dim if sizes else None
+        self.num_codebooks = len(bottleneck.cardinalities) * self.streams or None
+        self.latent_dim = dim * self.streams if sizes else None
         if num_codebooks is not None:
             self.set_num_codebooks(num_codebooks)
         self.mel_distance = MelDistance(sample_rate)
-        self.usage = CodebookUsage(len(bottleneck.cardinalities), max(sizes)) if sizes else None
+        self.usage = CodebookUsage(len(bottleneck.cardinalities) * self.streams, max(sizes)) if sizes else None
 
     @property
     def spec(self) -> RepresentationSpec:
@@ -89,55 +94,60 @@ class NeuralCodec(Tokenizer, AdversarialPart):
             frame_rate=self.sample_rate / self.autoencoder.hop,
             num_codebooks=self.num_codebooks,
             cardinality=next(iter(self.bottleneck.cardinalities), None),
-            dim=None if self.num_codebooks else self.bottleneck.dim,
+            dim=None if self.num_codebooks else self.bottleneck.dim * self.streams,
         )
 
     def set_num_codebooks(self, num_codebooks: int) -> None:
         """Use only the first ``num_codebooks`` codebooks from now on. Training still uses all.
 
         Raises:
-            ValueError: The codec has fewer codebooks.
+            ValueError: The codec has fewer codebooks, or the number is not the same for all channels that are coded by
+                themselves.
         """
-        most = len(self.bottleneck.cardinalities)
+        most = len(self.bottleneck.cardinalities) * self.streams
         if not most:
             raise ValueError(f"num_codebooks: there are no codebooks in a {self.bottleneck.registered_name} bottleneck")
         if not 1 <= num_codebooks <= most:
             raise ValueError(f"num_codebooks must be 1 to {most}, not {num_codebooks}")
+        if num_codebooks % self.streams:
+            raise ValueError(
+                f"num_codebooks must be a multiple of {self.streams}, the channels that are coded by themselves, not "
+                f"{num_codebooks}"
+            )
         self.num_codebooks = num_codebooks
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to codes ``[B, K, ceil(T / hop)]``, or to latents ``[B, D, ceil(T / hop)]``."""
-        return self.bottleneck.encode(self._encoded(audio), self.num_codebooks)
+        return self._codes(self._encoded(audio))
 
     def decode(self, representation: Tensor) -> Tensor:
         """Codes ``[B, K, S]``, of the codebooks in use or fewer, or latents, to audio ``[B, C, S · hop]``."""
-        return self.decode_latents(self.bottleneck.decode(representation))
+        return self._decoded(self.bottleneck.decode(self._apart(representation)))
 
     @torch.no_grad()
     def encode_latents(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, ceil(T / hop)]``."""
-        return self.bottleneck.latents(self._encoded(audio))
+        return self._latents(self._encoded(audio))
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
-        return self.autoencoder.decode(latents)
+        return self._decoded(self._apart(latents))
 
     def encoding_steps(self, latents: bool = False) -> list[Step] | None:
         """The encoder's steps and the bottleneck."""
         steps = self.autoencoder.encoding_steps()
         if steps is None or not self.bottleneck.framewise:
             return None
-        if latents:
-            return [*steps, Local(self.bottleneck.latents)]
-        return [*steps, Local(lambda encoded: self.bottleneck.encode(encoded, self.num_codebooks))]
+        return [Local(self._apart), *steps, Local(self._latents if latents else self._codes)]
 
     def decoding_steps(self, latents: bool = False) -> list[Step] | None:
         """The bottleneck and the decoder's steps."""
         steps = self.autoencoder.decoding_steps()
         if steps is None or not self.bottleneck.framewise:
             return None
-        return steps if latents else [Local(self.bottleneck.decode), *steps]
+        first = self._apart if latents else lambda codes: self.bottleneck.decode(self._apart(codes))
+        return [Local(first), *steps, Local(self._together)]
 
     def doubt(self) -> str | None:
         """The bottleneck's warning if the training is too short."""
@@ -147,7 +157,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         """``batch["audio"]`` ``[B, C, T]`` reconstructed through the bottleneck in training mode."""
         audio = batch["audio"]
         latents, losses = self.bottleneck(self._encoded(audio), self.step)
-        return Reconstruction(audio, self.autoencoder.decode(latents)[..., : audio.shape[-1]].float(), losses)
+        return Reconstruction(audio, self._decoded(latents)[..., : audio.shape[-1]].float(), losses)
 
     def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
         """The losses of a batch without those of the bottleneck, whose operations are few."""
@@ -155,7 +165,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         def loss() -> Tensor:
             audio = torch.zeros(examples, self.channels, round(seconds * self.sample_rate))
             latents = self._encoded(audio)[:, : self.bottleneck.dim]
-            estimate = self.autoencoder.decode(latents)[..., : audio.shape[-1]].float()
+            estimate = self._decoded(latents)[..., : audio.shape[-1]].float()
             total = self.spectral_loss(estimate, audio)
             if self.discriminator is None:
                 return total
@@ -187,5 +197,32 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         self.usage.reset()
 
     def _encoded(self, audio: Tensor) -> Tensor:
-        """The output of the encoder, ``[B, encoded_dim, ceil(T / hop)]``."""
-        return self.autoencoder.encode(pad_to_multiple(audio, self.autoencoder.hop))
+        """The output of the encoder, ``[B, encoded_dim, ceil(T / hop)]``, or as many rows for each channel."""
+        return self.autoencoder.encode(self._apart(pad_to_multiple(audio, self.autoencoder.hop)))
+
+    def _codes(self, encoded: Tensor) -> Tensor:
+        """The codes of the encoder's output, or the latents of a continuous bottleneck."""
+        books = None if self.num_codebooks is None else self.num_codebooks // self.streams
+        return self._together(self.bottleneck.encode(encoded, books))
+
+    def _latents(self, encoded: Tensor) -> Tensor:
+        """The latents of the encoder's output."""
+        return self._together(self.bottleneck.latents(encoded))
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """The audio of latents, which are apart for each channel that is coded by itself."""
+        return self._together(self.autoencoder.decode(latents))
+
+    def _apart(self, values: Tensor) -> Tensor:
+        """``[B, N · streams, T]`` to ``[B · streams, N, T]``: channels, codebooks or latents of each stream."""
+        if self.streams == 1:
+            return values
+        if values.shape[1] % self.streams:
+            raise ValueError(f"{values.shape[1]} codebooks do not divide by {self.streams} channels")
+        return values.unflatten(1, (-1, self.streams)).transpose(1, 2).flatten(0, 1)
+
+    def _together(self, values: Tensor) -> Tensor:
+        """The inverse of :meth:`_apart`."""
+        if self.streams == 1:
+            return values
+        return values.unflatten(0, (-1, self.streams)).transpose(1, 2).flatten(1, 2)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from partita.core.fit import Fit
 from partita.data.examples import StepSampler
+from partita.layers.chunks import in_chunks
 from partita.layers.codec_losses import SpectralDistance
 from partita.tokenizers.adversarial import Losses
 from partita.tokenizers.autoencoders.seanet import SEANet, SEANetShape
@@ -296,3 +297,45 @@ def test_a_training_that_ends_before_codebooks_learn_is_doubted(build):
     assert "bottleneck.warmup_steps (8)" in codec.doubt()
     codec.fit_options = Fit(steps=9)
     assert codec.doubt() is None
+
+
+@BUILDERS
+def test_channels_coded_by_themselves_are_those_of_the_codec_with_one_channel(build):
+    """As MusicGen's stereo models have them: left and right alternate in the codebooks."""
+    torch.manual_seed(0)
+    one, two = build().eval(), build(channels=2, channelwise=True).eval()
+    two.load_exported_state(one.exported_state(), "the codec with one channel")
+    audio = torch.randn(2, 2, 1640)
+    left, right = one.encode(audio[:, :1]), one.encode(audio[:, 1:])
+    codes = two.encode(audio)
+    assert torch.equal(codes, torch.stack([left, right], 2).flatten(1, 2))  # L0 R0 L1 R1 L2 R2
+    assert (two.spec.num_codebooks, two.spec.channels) == (6, 2)
+    torch.testing.assert_close(two.decode(codes), torch.cat([one.decode(left), one.decode(right)], 1))
+    torch.testing.assert_close(two.decode_latents(two.encode_latents(audio)), two.decode_latents(apart(one, audio)))
+    two.set_num_codebooks(4)
+    assert torch.equal(two.encode(audio), codes[:, :4])
+    torch.testing.assert_close(two.decode(codes[:, :4])[:, :1], one.decode(left[:, :2]))
+    with pytest.raises(ValueError, match="multiple of 2"):
+        two.set_num_codebooks(3)
+
+
+def apart(codec, audio):
+    """Latents of a codec with one channel, ``[B, 2 D, S]`` for two."""
+    return torch.stack([codec.encode_latents(audio[:, [k]]) for k in range(2)], 2).flatten(1, 2)
+
+
+def test_channels_by_themselves_are_coded_in_chunks():
+    codec = soundstream(channels=2, channelwise=True).eval()
+    audio = torch.randn(2, 2, 1600)
+    codes = codec.encode(audio)
+    assert torch.equal(in_chunks(codec.encoding_steps(), audio, 3 * 160), codes)
+    torch.testing.assert_close(in_chunks(codec.decoding_steps(), codes, 3), codec.decode(codes), atol=1e-5, rtol=0)
+
+
+def test_a_codec_with_channels_by_themselves_trains():
+    codec = soundstream(channels=2, channelwise=True, adversarial_start=1)
+    codec.fit_options = Fit(steps=3, batch_size=2)
+    before = {name: value.clone() for name, value in codec.named_parameters()}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    L.Trainer(max_steps=3, **quiet).fit(codec, DataLoader(clips(6, channels=2), batch_size=2))
+    assert not any(torch.equal(value, before[name]) for name, value in codec.named_parameters() if "weight" in name)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .evaluation.score_table import score_table
     from .evaluation.tasks import perform_task
     from .layers.guidance import Term
+    from .publishing.importing import import_system
     from .publishing.pull import pull
     from .publishing.push import Commit, preview_push, push
     from .recipe.plan import load_recipe
@@ -66,6 +67,7 @@ __all__ = [
     "gather_clips",
     "generate_each",
     "import_file",
+    "import_system",
     "listening_results",
     "load",
     "load_part",
@@ -112,6 +114,7 @@ _HOMES = {
     "gather_clips": "evaluation.listen",
     "generate_each": "system.batches",
     "import_file": "core.imports",
+    "import_system": "publishing.importing",
     "listening_results": "evaluation.listen_results",
     "load": "system.system",
     "load_part": "system.ready_parts",

@@ -16,8 +16,12 @@ from ..core.console import columns, out
 from ..core.registry import COMPONENTS, REGISTERED, did_you_mean, lookup, names
 from ..core.schema import SUPPLIED, arguments, nested, part_type, plain, type_name
 from ..errors import PartitaError
+from ..publishing.known import CHECKPOINTS
 from ..recipe.compose import preset_values
 from ..recipe.recipe_files import comment, find_preset, find_recipe, presets, recipes
+
+GROUPS = ("recipe", "ablation", "published")
+"""What can be listed besides the families of parts."""
 
 
 def list_(
@@ -25,7 +29,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[FAMILY[/NAME]]",
-            help="Family, part, preset, recipe, ablation, or fit (training options).",
+            help="Family, part, preset, recipe, ablation, published (checkpoints), or fit (training options).",
         ),
     ] = None,
 ) -> None:
@@ -37,8 +41,8 @@ def show(what: str | None, out: Console) -> None:
     """Print all recipes, parts and presets, those of one family, the text of a file, or the arguments of one part.
 
     Args:
-        what: A family, a part or preset as ``name`` or ``family/name``, a recipe, an ablation or ``fit``. ``None``
-            prints everything.
+        what: A family, a part or preset as ``name`` or ``family/name``, a recipe, an ablation, ``published`` or
+            ``fit``. ``None`` prints everything.
         out: Console to print to.
 
     Raises:
@@ -56,7 +60,7 @@ def show(what: str | None, out: Console) -> None:
     if what and "/" in what:
         _describe(out, *what.split("/", 1))
         return
-    if what and what not in (*REGISTERED, "recipe", "ablation"):
+    if what and what not in (*REGISTERED, *GROUPS):
         named = [family for family in REGISTERED if what in presets(family) or what in names(family)]
         if len(named) == 1:
             _describe(out, named[0], what)
@@ -64,12 +68,14 @@ def show(what: str | None, out: Console) -> None:
         if named:
             raise PartitaError(f"{what} is in several families: list {' or '.join(f'{one}/{what}' for one in named)}")
         known = [name for family in REGISTERED for name in (*presets(family), *names(family))]
-        hint = did_you_mean(what, [*REGISTERED, "recipe", "ablation", "fit", *recipes(), *presets("ablation"), *known])
+        hint = did_you_mean(what, [*REGISTERED, *GROUPS, "fit", *recipes(), *presets("ablation"), *known])
         raise PartitaError(f"there is no family, recipe, ablation or part {what!r}{hint}")
     if what in (None, "recipe"):
         _table(out, "recipes", recipes())
     if what in (None, "ablation"):
         _table(out, "ablations", presets("ablation"))
+    if what in (None, "published"):
+        _table(out, "published: checkpoints for `partita import`", CHECKPOINTS)
     if what == "data":
         out.print("Several sources can be mixed with sampling weights: data: [chorales, {name: folder, …, weight: 2}]")
     for family in REGISTERED:

@@ -22,6 +22,7 @@ from ..storage.files import FULL
 from .ablate import ablate, task
 from .evaluate import evaluate
 from .generate import generate
+from .import_system import import_
 from .list_parts import list_
 from .listen import listen
 from .share import pull, push
@@ -45,6 +46,7 @@ app.command()(ablate)
 app.add_typer(listen, name="listen")
 app.command()(push)
 app.command()(pull)
+app.command("import")(import_)
 app.command(hidden=True)(task)
 
 

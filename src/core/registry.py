@@ -34,7 +34,10 @@ EXTENSIONS = {"field": "data/fields", "score": "evaluation/scores"}
 
 REGISTERED = FAMILIES | COMPONENTS | EXTENSIONS
 
-FORMATS = {"checkpoint": ("generators/checkpoints", "tokenizers/checkpoints", "conditioners/checkpoints")}
+FORMATS = {
+    "checkpoint": ("generators/checkpoints", "tokenizers/checkpoints", "conditioners/checkpoints"),
+    "published": ("publishing/formats",),
+}
 """Each family that is chosen by the content of a file instead of by name, and the folders that hold it."""
 
 PACKAGE, PACKAGE_NAME = Path(__file__).parents[1], __package__.rpartition(".")[0]

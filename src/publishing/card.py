@@ -25,6 +25,7 @@ from ..storage.saved_format import numbered
 from ..storage.untrusted import own_file, read_json
 from ..system.assembly import INDEX
 from ..system.system import System, load
+from .known import CHECKPOINTS, license_of
 from .private import Owner, publishable
 
 EVALUATION = "evaluation.json"
@@ -214,7 +215,11 @@ def diagram(system: System) -> str:
 def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = [part.registered_name for part in system.parts.values()]
     kind = "text-to-audio" if system.stages else "audio-to-audio" if system.tokenizers else "feature-extraction"
+    origin = system.plan.values.get("imported", "")
+    license = license or license_of(origin)
     metadata: dict[str, Any] = {} if license is None else {"license": license}
+    if origin in CHECKPOINTS:
+        metadata["base_model"] = origin
     metadata |= {
         "library_name": "partita",
         "pipeline_tag": kind,
@@ -233,8 +238,9 @@ def _training(system: System) -> Iterator[dict[str, str]]:
     for key, part in system.training_order.items():
         plan, fit = system.part_plan(key), part.fit_options
         row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
-        if plan.weights is not None or part.weightless:
-            row["steps"] = "pretrained" if plan.weights is not None else "no weights"
+        pretrained = plan.weights is not None or (plan.init and plan.init == system.plan.values.get("imported"))
+        if pretrained or part.weightless:
+            row["steps"] = "pretrained" if pretrained else "no weights"
         elif getattr(part, "trained_with_stage", False):
             row["steps"] = "with its stage"
         else:

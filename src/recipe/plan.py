@@ -51,6 +51,8 @@ class RecipeKeys:
         trainer: Options of ``L.Trainer`` for every part, see
             :class:`~partita.recipe.trainer_options.TrainerOptions`. A part's ``fit.trainer`` overrides them.
         description: One line that describes the system.
+        imported: Checkpoint of another library from which the system comes, a hub id or a path. `partita import` writes
+            it, and model cards name it.
         format: Format version of a saved system. Other recipes have none.
         tokens: Whether to store the tokens of all data before stages are trained, in the folder ``tokens`` of the run:
             ``store``, or the options of :class:`~partita.recipe.token_options.TokenOptions`. ``None`` encodes the audio
@@ -64,6 +66,7 @@ class RecipeKeys:
     seed: int = 0
     trainer: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    imported: str = ""
     format: int | None = None
     tokens: Any = None
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import PartitaError
+from ..limits import LARGEST_CONFIG
 from .download import fetch
 from .files import kind
 from .tensor_file import read_tensors
@@ -89,17 +91,47 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)
+    content = _read_pickle(path)
+    if isinstance(content, dict):
+        content = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    return _tensors(content, path)
+
+
+def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the configuration in a file that audiocraft exports: its entries ``best_state`` and ``xp.cfg``.
+
+    The file is read as plain data, in which nothing can be called.
+
+    Raises:
+        PartitaError: The file is damaged, holds objects other than data, or is no such export.
+    """
+    content = _read_pickle(path)
+    if not isinstance(content, dict) or not {"best_state", "xp.cfg"} <= content.keys():
+        raise PartitaError(f"{path} is no export of audiocraft: it lacks best_state or xp.cfg")
+    try:
+        config = yaml.safe_load(str(content["xp.cfg"])[: LARGEST_CONFIG + 1])
+    except (yaml.YAMLError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise PartitaError(f"{path} is damaged: its entry xp.cfg is no configuration")
+    return _tensors(content["best_state"], path), config
+
+
+def _read_pickle(path: Path) -> Any:
+    """The content of a PyTorch file that holds only plain data."""
     try:
         with torch.serialization.safe_globals(_arrays()):
             # memory-mapped if the format allows: most of a training checkpoint is optimizer state
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise PartitaError(
             f"{path} cannot be read as weights: it is damaged, not a PyTorch file, or holds more than plain data "
             f"({type(error).__name__})"
         ) from None
-    if isinstance(content, dict):
-        content = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """Tensors by name, from a mapping of tensors or arrays."""
     if not isinstance(content, dict) or not all(_is_numeric(value) for value in content.values()):
         raise PartitaError(f"{path} does not hold the weights of a model: it should map names to tensors")
     return {str(name): torch.as_tensor(value) for name, value in content.items()}

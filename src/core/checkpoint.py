@@ -35,6 +35,11 @@ class Checkpoint(ABC):
         """Whether a folder with this ``config.json`` (empty if the folder has none) holds such a checkpoint."""
 
     @classmethod
+    def reads_file(cls, path: Path) -> bool:
+        """Whether a single file, which is no safetensors file, can hold such a checkpoint. By default, none can."""
+        return False
+
+    @classmethod
     @abstractmethod
     def convert(cls, part: Any, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
         """The state of ``part``, under the names in its ``exported_state``.
@@ -43,9 +48,9 @@ class Checkpoint(ABC):
 
         Args:
             part: The part that takes the weights.
-            folder: The folder of the checkpoint. Its files come from strangers: read them with
+            folder: The folder of the checkpoint, or a file that the format reads, from strangers: read it with
                 :mod:`partita.storage.pretrained`, which executes nothing.
-            config: The content of the folder's ``config.json``.
+            config: The content of the folder's ``config.json``; empty for a file.
 
         Raises:
             PartitaError: A file is damaged, or the part's arguments cannot hold such weights.

@@ -224,6 +224,9 @@ class Part(Configured, L.LightningModule):
             PartitaError: There are no weights at ``source``, or they do not fit this part.
         """
         path, formats = Path(source), formats_for(type(self))
+        if kind(path) == "file" and (read := [format for format in formats if format.reads_file(path)]):
+            self.load_exported_state(read[0].convert(self, path, {}), source)
+            return
         if formats and kind(path) != "file":
             path = checkpoint_folder(source)
             config = read_config(path)

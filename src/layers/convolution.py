@@ -11,14 +11,15 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .chunks import convolution_needs, transposed_needs
 
-Normalization = Literal["none", "weight_norm"]
+Normalization = Literal["none", "weight_norm", "time_group_norm"]
+Edges = Literal["zero", "reflect"]
 
 ELU_GAIN = 1 / math.sqrt(0.6452)
 """Restores the variance of a standard normal variable after ELU, whose second moment is 0.6452."""
 
 
 class Conv1d(nn.Module):
-    """Convolution of ``[B, C, T]`` to ``[B, C', T / stride]``, padded with zeros.
+    """Convolution of ``[B, C, T]`` to ``[B, C', T / stride]``.
 
     Weights are initialized so that the output has ``gain²`` times the variance of a white input; biases start at zero.
     With PyTorch's own initialization, a deep stack loses its signal, and its output is little but its biases.
@@ -30,7 +31,10 @@ class Conv1d(nn.Module):
         stride: Stride of the output; ``T`` must be a multiple of it.
         dilation: Distance between taps.
         causal: Pad only on the left, so that no output depends on later input.
-        normalization: Re-parametrization of the weight: by length and direction, or none.
+        normalization: Re-parametrization of the weight by length and direction (``weight_norm``), normalization of the
+            output over channels and time (``time_group_norm``), or none.
+        edges: Whether the input is padded with zeros or by reflection at its edges. An input that is too short to be
+            reflected is first extended by zeros.
         gain: Standard deviation of the output relative to the input's, at initialization.
     """
 
@@ -44,12 +48,15 @@ class Conv1d(nn.Module):
         dilation: int = 1,
         causal: bool = False,
         normalization: Normalization = "none",
+        edges: Edges = "zero",
         gain: float = 1.0,
     ) -> None:
         super().__init__()
         convolution = nn.Conv1d(in_channels, out_channels, kernel, stride, dilation=dilation)
         _initialize(convolution, gain / math.sqrt(in_channels * kernel))
         self.convolution = weight_norm(convolution) if normalization == "weight_norm" else convolution
+        self.norm = nn.GroupNorm(1, out_channels) if normalization == "time_group_norm" else nn.Identity()
+        self.edges = edges
         total = (kernel - 1) * dilation + 1 - stride
         right = 0 if causal else total // 2
         self.padding = (total - right, right)
@@ -61,7 +68,7 @@ class Conv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T]`` to ``[B, C', T / stride]``."""
-        return self.convolution(F.pad(x, self.padding))
+        return self.norm(self.convolution(_padded(x, self.padding, self.edges)))
 
 
 class ConvTranspose1d(nn.Module):
@@ -72,7 +79,7 @@ class ConvTranspose1d(nn.Module):
         out_channels: Channels of the output.
         stride: Outputs per input.
         causal: Trim only on the right, so that no output depends on later input.
-        normalization: Re-parametrization of the weight: by length and direction, or none.
+        normalization: As of :class:`Conv1d`.
         gain: Standard deviation of the output relative to the input's, at initialization.
     """
 
@@ -91,6 +98,7 @@ class ConvTranspose1d(nn.Module):
         _initialize(convolution, gain / math.sqrt(2 * in_channels))  # two taps reach each output
         # dim=0 would normalize over the outputs of each input channel: the axes of the weight are swapped here
         self.convolution = weight_norm(convolution, dim=1) if normalization == "weight_norm" else convolution
+        self.norm = nn.GroupNorm(1, out_channels) if normalization == "time_group_norm" else nn.Identity()
         right = stride if causal else stride // 2
         self.trim = (stride - right, right)
         self.rates = (1, stride)
@@ -102,7 +110,7 @@ class ConvTranspose1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, S]`` to ``[B, C', S · stride]``."""
-        y = self.convolution(x)
+        y = self.norm(self.convolution(x))
         return y[..., self.trim[0] : y.shape[-1] - self.trim[1]]
 
 
@@ -110,6 +118,15 @@ def _initialize(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None
     nn.init.normal_(convolution.weight, std=std)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
+
+
+def _padded(x: Tensor, padding: tuple[int, int], edges: Edges) -> Tensor:
+    """``[B, C, T]`` with edges of zeros or reflections."""
+    if edges == "zero" or not any(padding):
+        return F.pad(x, padding)
+    missing = max(0, max(padding) + 1 - x.shape[-1])
+    padded = F.pad(F.pad(x, (0, missing)), padding, "reflect")
+    return padded[..., : padded.shape[-1] - missing]
 
 
 def pad_to_multiple(audio: Tensor, multiple: int) -> Tensor:

@@ -109,7 +109,9 @@ def _check_shards(folder: Path) -> None:
         raise PartitaError(f"{index} is damaged: it does not say which tensors are in which file")
     missing = sorted(name for name in set(shards.values()) if not (folder / Path(name).name).is_file())
     if missing:
-        raise PartitaError(f"{folder} is incomplete: {', '.join(missing)} of {index.name} is missing; download it again")
+        raise PartitaError(
+            f"{folder} is incomplete: {', '.join(missing)} of {index.name} is missing; download it again"
+        )
 
 
 def _name_weights(recipe: dict[str, Any], source: str | Path, folder: Path) -> None:

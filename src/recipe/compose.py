@@ -158,7 +158,7 @@ def _expand_slot(tree: Tree, path: KeyPath, family: str, folder: Path, outer_pre
             ": remove fit to use the weights unchanged, or set weights to null to train from scratch",
             file=tree.blame(f"{key}.fit"),
         )
-    elif any(layer.get("weights") is not None for layer, _ in layers):
+    elif next((layer["weights"] for layer, _ in layers if "weights" in layer), None) is not None:
         layers = [({k: v for k, v in layer.items() if k != "fit"}, file) for layer, file in layers]
     origins = {k: tree.origin(f"{key}.{k}") for k in value}
     slot_origin = tree.origin(key)
@@ -192,6 +192,8 @@ def _without_preset_weights(layers: list[Layer]) -> list[Layer]:
 def _fit_has_no_effect(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether training options of a slot have no effect because the weights of its part are given.
 
+    A preset can have both: the options are for slots that set ``weights: null`` or ``init``.
+
     Args:
         tree: The recipe, with the slot as written.
         path: Path of the slot.
@@ -202,7 +204,7 @@ def _fit_has_no_effect(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, 
         return False
     fit = next((i for i, layer in enumerate(layers) if layer.get("fit")), len(layers))
     if fit != weights or fit > 0:
-        return fit <= weights
+        return fit < weights
     return tree.set_later((*path, "fit"), (*path, "weights"))
 
 

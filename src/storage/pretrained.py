@@ -81,7 +81,7 @@ def read_safetensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, T
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, or of its entry ``model`` or ``state_dict`` if training stored more in it.
+    """The tensors of a file of weights, or of its entry ``best_state``, ``model`` or ``state_dict`` if it holds more.
 
     Pickles are read as plain data, in which nothing can be called. Numeric NumPy arrays are allowed, because some early
     releases contain them.
@@ -92,8 +92,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)
     content = _read_pickle(path)
-    if isinstance(content, dict):
-        content = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    for key in ("best_state", "model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     return _tensors(content, path)
 
 
@@ -163,6 +164,26 @@ def fold_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             folded[name] = tensor
     return folded
+
+
+def split_weight_norm(name: str, tensor: Tensor, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Divide a plain weight into length and direction if a module normalizes it; other tensors keep their names.
+
+    A weight that cannot have such a length is returned as a direction alone.
+
+    Args:
+        name: Name of the tensor, such as ``encoder.0.weight``.
+        tensor: Its values.
+        own: The state of the module, with the names of PyTorch's parametrizations.
+    """
+    length, direction = (name.removesuffix("weight") + f"parametrizations.weight.original{i}" for i in range(2))
+    if not name.endswith(".weight") or length not in own:
+        return {name: tensor}
+    shape = own[length].shape
+    if tensor.dim() != len(shape) or not tensor.is_floating_point():
+        return {direction: tensor}
+    axes = [axis for axis, size in enumerate(shape) if size == 1]
+    return {length: torch.linalg.vector_norm(tensor.float(), dim=axes, keepdim=True), direction: tensor}
 
 
 def _is_numeric(value: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ..core.registry import register
 from ..layers.chunks import Local, Step
 from ..layers.codec_losses import DISCRIMINATOR, GENERATOR, SpectralDistance, feature_matching
 from ..layers.convolution import pad_to_multiple
+from ..layers.overlap_add import overlap_add
 from ..metrics.codec import CodebookUsage, MelDistance
 from .adversarial import AdversarialPart, Losses, Reconstruction
 from .autoencoders.base import Autoencoder
@@ -21,6 +23,20 @@ from .discriminators.base import Discriminator
 
 LOSSES, SPECTRAL = Losses(), SpectralDistance()
 """Default losses of a codec."""
+
+
+class Segment(NamedTuple):
+    """A part of a clip that is encoded by itself.
+
+    Attributes:
+        codes: Codes ``[B, K, S]``, or the latents of a continuous bottleneck.
+        scale: Loudness of the part, ``[B, 1, 1]``; 1 for codecs that keep levels.
+        samples: Length of the part in samples.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    samples: int
 
 
 @register("tokenizer", "codec")
@@ -45,6 +61,9 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         losses: Weights of the losses.
         spectral: The spectral distance.
         adversarial_start: Step at which the discriminator starts to contribute.
+        level: If set, clips are normalized to unit loudness before they are encoded, each as a whole, which preserves
+            its dynamics, and decoded clips get this root mean square, relative to full scale (EnCodec at 48 kHz, which
+            stores the loudness of each second beside its codes: see :meth:`encode_segments`). ``None`` keeps levels.
     """
 
     def __init__(
@@ -61,7 +80,10 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         losses: Losses = LOSSES,
         spectral: SpectralDistance = SPECTRAL,
         adversarial_start: int = 0,
+        level: float | None = None,
     ) -> None:
+        if level is not None and not 0 < level <= 1:
+            raise ValueError(f"level must be above 0 and at most 1, or null for none, not {level}")
         bottleneck.build(dim)
         super().__init__(
             sample_rate=sample_rate,
@@ -74,7 +96,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         self.streams = channels if channelwise else 1
         autoencoder.build(sample_rate, channels // self.streams, bottleneck.encoded_dim, bottleneck.dim)
         self.autoencoder, self.bottleneck = autoencoder, bottleneck
-        self.sample_rate, self.channels = sample_rate, channels
+        self.sample_rate, self.channels, self.level = sample_rate, channels, level
         sizes = set(bottleneck.cardinalities)
         if len(sizes) > 1:
             raise ValueError(f"the codebooks of a codec are of one size, not of {sorted(sizes)} entries")
@@ -119,32 +141,55 @@ class NeuralCodec(Tokenizer, AdversarialPart):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to codes ``[B, K, ceil(T / hop)]``, or to latents ``[B, D, ceil(T / hop)]``."""
-        return self._codes(self._encoded(audio))
+        return self._codes(self._encoded(self._normalized(audio)[0]))
 
     def decode(self, representation: Tensor) -> Tensor:
         """Codes ``[B, K, S]``, of the codebooks in use or fewer, or latents, to audio ``[B, C, S · hop]``."""
-        return self._decoded(self.bottleneck.decode(self._apart(representation)))
+        return self._leveled(self._decoded(self.bottleneck.decode(self._apart(representation))))
 
     @torch.no_grad()
     def encode_latents(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to latents ``[B, D, ceil(T / hop)]``."""
-        return self._latents(self._encoded(audio))
+        return self._latents(self._encoded(self._normalized(audio)[0]))
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
-        return self._decoded(self._apart(latents))
+        return self._leveled(self._decoded(self._apart(latents)))
+
+    def encode_segments(self, audio: Tensor, seconds: float = 1.0, overlap: float = 0.01) -> list[Segment]:
+        """Encode audio ``[B, C, T]`` as overlapping segments with their loudness (EnCodec, 2210.13438 §3.1).
+
+        Args:
+            audio: Audio of any length.
+            seconds: Length of a segment. The last one may be shorter.
+            overlap: Overlap of neighboring segments, as a fraction of their length.
+        """
+        length = int(seconds * self.sample_rate)
+        stride = max(1, int((1 - overlap) * length))
+        parts = [audio[..., start : start + length] for start in range(0, audio.shape[-1], stride)]
+        with torch.no_grad():
+            normal = [self._normalized(part) for part in parts]
+            return [Segment(self._codes(self._encoded(part)), scale, part.shape[-1]) for part, scale in normal]
+
+    def decode_segments(self, segments: Sequence[Segment], overlap: float = 0.01) -> Tensor:
+        """Decode the result of :meth:`encode_segments` to audio ``[B, C, T]``, cross-faded where segments overlap."""
+        clips = [
+            self._decoded(self.bottleneck.decode(self._apart(one.codes)))[..., : one.samples] * one.scale
+            for one in segments
+        ]
+        return overlap_add(clips, max(1, int((1 - overlap) * segments[0].samples)))
 
     def encoding_steps(self, latents: bool = False) -> list[Step] | None:
         """The encoder's steps and the bottleneck."""
         steps = self.autoencoder.encoding_steps()
-        if steps is None or not self.bottleneck.framewise:
+        if steps is None or not self.bottleneck.framewise or self.level is not None:
             return None
         return [Local(self._apart), *steps, Local(self._latents if latents else self._codes)]
 
     def decoding_steps(self, latents: bool = False) -> list[Step] | None:
         """The bottleneck and the decoder's steps."""
         steps = self.autoencoder.decoding_steps()
-        if steps is None or not self.bottleneck.framewise:
+        if steps is None or not self.bottleneck.framewise or self.level is not None:
             return None
         first = self._apart if latents else lambda codes: self.bottleneck.decode(self._apart(codes))
         return [Local(first), *steps, Local(self._together)]
@@ -156,8 +201,9 @@ class NeuralCodec(Tokenizer, AdversarialPart):
     def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
         """``batch["audio"]`` ``[B, C, T]`` reconstructed through the bottleneck in training mode."""
         audio = batch["audio"]
-        latents, losses = self.bottleneck(self._encoded(audio), self.step)
-        return Reconstruction(audio, self._decoded(latents)[..., : audio.shape[-1]].float(), losses)
+        normal, scale = self._normalized(audio)
+        latents, losses = self.bottleneck(self._encoded(normal), self.step)
+        return Reconstruction(audio, (self._decoded(latents)[..., : audio.shape[-1]] * scale).float(), losses)
 
     def outline_step(self, examples: int, seconds: float) -> Callable[[], Tensor]:
         """The losses of a batch without those of the bottleneck, whose operations are few."""
@@ -178,8 +224,9 @@ class NeuralCodec(Tokenizer, AdversarialPart):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Reconstruct ``batch["audio"]`` ``[B, C, T]`` from its codes or latents."""
         audio = batch["audio"]
-        encoded = self.encode(audio)
-        estimate = self.decode(encoded)[..., : audio.shape[-1]].float()
+        normal, scale = self._normalized(audio)
+        encoded = self._codes(self._encoded(normal))
+        estimate = self._decoded(self.bottleneck.decode(self._apart(encoded)))[..., : audio.shape[-1]].float() * scale
         self.mel_distance.update(estimate, audio)
         if self.usage is not None:
             self.usage.update(encoded)
@@ -199,6 +246,17 @@ class NeuralCodec(Tokenizer, AdversarialPart):
     def _encoded(self, audio: Tensor) -> Tensor:
         """The output of the encoder, ``[B, encoded_dim, ceil(T / hop)]``, or as many rows for each channel."""
         return self.autoencoder.encode(self._apart(pad_to_multiple(audio, self.autoencoder.hop)))
+
+    def _normalized(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio at unit loudness, and the scale ``[B, 1, 1]`` that restores it; both unchanged without a level."""
+        if self.level is None:
+            return audio, audio.new_ones(())
+        scale = audio.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8
+        return audio / scale, scale
+
+    def _leveled(self, audio: Tensor) -> Tensor:
+        """Decoded audio at its level."""
+        return audio if self.level is None else audio * self.level
 
     def _codes(self, encoded: Tensor) -> Tensor:
         """The codes of the encoder's output, or the latents of a continuous bottleneck."""

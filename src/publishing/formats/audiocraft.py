@@ -53,7 +53,9 @@ class AudiocraftMusicGen(PublishedSystem):
         """A recipe of one stage, with the sizes of the two configurations."""
         state, settings = read_export(folder / GENERATOR)
         if "fuser" in settings and (prepended := (settings["fuser"] or {}).get("prepend")):
-            raise PartitaError(f"{folder} prepends {prepended!s:.60}: only MusicGen with text prompts can be imported so")
+            raise PartitaError(
+                f"{folder} prepends {prepended!s:.60}: only MusicGen with text prompts can be imported so"
+            )
         what = "transformer_lm of the export"
         size = figures(inner(settings, "transformer_lm"), what, {"dim": 1024, "num_heads": 16, "n_q": 4})
         depth = len({found[1] for name in state if (found := re.match(r"transformer\.layers\.(\d+)\.", name))})

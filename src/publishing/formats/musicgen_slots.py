@@ -65,7 +65,11 @@ def must_be(config: Mapping[str, Any], what: str, expected: Mapping[str, Any]) -
     Raises:
         PartitaError: It has others; the message lists them.
     """
-    wrong = [f"{key} is {config[key]!s:.60}, not {value}" for key, value in expected.items() if config.get(key, value) != value]
+    wrong = [
+        f"{key} is {config[key]!s:.60}, not {value}"
+        for key, value in expected.items()
+        if config.get(key, value) != value
+    ]
     if wrong:
         raise PartitaError(f"this {what} differs from MusicGen's and cannot be imported: {'; '.join(wrong)}")
 
@@ -123,7 +127,9 @@ def stage(generator: Mapping[str, Any], window: float) -> dict[str, Any]:
 def sampling_of(generation: Mapping[str, Any]) -> dict[str, Any]:
     """The options of sampling that a ``generation_config.json`` names."""
     names = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "guidance_scale": "guidance"}
-    given = {ours: generation[theirs] for theirs, ours in names.items() if isinstance(generation.get(theirs), int | float)}
+    given = {
+        ours: generation[theirs] for theirs, ours in names.items() if isinstance(generation.get(theirs), int | float)
+    }
     if generation.get("do_sample") is False:
         given["temperature"] = 0.0
     if given.get("top_k") == 0:  # transformers' way to set no limit
@@ -138,11 +144,21 @@ def text_slot(config: Mapping[str, Any]) -> dict[str, Any]:
     size = figures(
         config,
         what,
-        {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "d_kv": 64, "vocab_size": 32128, "feed_forward_proj": "relu"},
+        {
+            "d_model": 512,
+            "d_ff": 2048,
+            "num_layers": 6,
+            "num_heads": 8,
+            "d_kv": 64,
+            "vocab_size": 32128,
+            "feed_forward_proj": "relu",
+        },
     )
     kind = size["feed_forward_proj"]
     if kind not in _ACTIVATIONS:
-        raise PartitaError(f"the text encoder has feed_forward_proj {kind!s:.60}: only {' and '.join(_ACTIVATIONS)} are known")
+        raise PartitaError(
+            f"the text encoder has feed_forward_proj {kind!s:.60}: only {' and '.join(_ACTIVATIONS)} are known"
+        )
     shape = {
         "width": size["d_model"],
         "feed_forward_width": size["d_ff"],
@@ -157,7 +173,9 @@ def text_slot(config: Mapping[str, Any]) -> dict[str, Any]:
 def codec_slot(config: Mapping[str, Any]) -> dict[str, Any]:
     """The slot of an EnCodec."""
     what = "audio encoder"
-    must_be(config, what, {"model_type": "encodec", "normalize": False, "norm_type": "weight_norm", "trim_right_ratio": 1.0})
+    must_be(
+        config, what, {"model_type": "encodec", "normalize": False, "norm_type": "weight_norm", "trim_right_ratio": 1.0}
+    )
     size = figures(
         config,
         what,

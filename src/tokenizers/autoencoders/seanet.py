@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.registry import register
 from ...layers.chunks import Step, needs, steps_of
-from ...layers.convolution import ELU_GAIN, Conv1d, ConvTranspose1d, Normalization
+from ...layers.convolution import ELU_GAIN, Conv1d, ConvTranspose1d, Edges, Normalization
 from .base import Autoencoder
 
 
@@ -19,9 +20,9 @@ from .base import Autoencoder
 class SEANetShape:
     """Shape of an encoder and its mirrored decoder.
 
-    The defaults are SoundStream's (2107.03312 §III). EnCodec's (2210.13438) are ``dilations [1]``,
+    The defaults are SoundStream's (2107.03312 §III). EnCodec's at 24 kHz (2210.13438) are ``dilations [1]``,
     ``residual_kernel 3``, ``last_kernel 7``, ``compress 2``, ``lstm_layers 2``, ``shortcut conv``,
-    ``normalization weight_norm``.
+    ``normalization weight_norm`` and ``edges reflect``.
 
     Args:
         width: Channels after the first convolution; each stride doubles them.
@@ -34,7 +35,9 @@ class SEANetShape:
         compress: Factor by which a residual unit narrows inside.
         lstm_layers: Recurrent layers at the frame rate, in the encoder and in the decoder.
         shortcut: Shortcut of a residual unit: the identity, or a convolution with one tap.
-        normalization: Re-parametrization of the convolutions.
+        normalization: Re-parametrization of the convolutions (``weight_norm``), or normalization of their outputs over
+            channels and time (``time_group_norm``, EnCodec at 48 kHz), which needs whole clips.
+        edges: Padding of clips at their edges: ``zero`` or ``reflect``.
         causal: Whether no output depends on later input, in the encoder and in the decoder.
     """
 
@@ -48,6 +51,7 @@ class SEANetShape:
     lstm_layers: int = 0
     shortcut: Literal["identity", "conv"] = "identity"
     normalization: Normalization = "none"
+    edges: Edges = "zero"
     causal: bool = True
 
     def __post_init__(self) -> None:
@@ -57,11 +61,18 @@ class SEANetShape:
             raise ValueError(f"compress must be positive, not {self.compress}")
         if self.width % self.compress:
             raise ValueError(f"width {self.width} must be a multiple of compress {self.compress}")
+        if self.causal and self.normalization == "time_group_norm":
+            raise ValueError("time_group_norm normalizes over time, so the network is not causal: set causal to false")
 
     @property
     def hop(self) -> int:
         """Samples per frame."""
         return math.prod(self.strides)
+
+    @property
+    def convolution(self) -> Callable[..., Conv1d]:
+        """What makes the convolutions."""
+        return partial(Conv1d, causal=self.causal, normalization=self.normalization, edges=self.edges)
 
 
 SHAPE = SEANetShape()
@@ -86,13 +97,19 @@ class SEANet(Autoencoder):
         self.encoder = SEANetEncoder(self.network, channels, encoded_dim)
         self.decoder = SEANetDecoder(self.network, channels, dim)
 
-    def encoding_steps(self) -> list[Step]:
+    def encoding_steps(self) -> list[Step] | None:
         """Convolutions, and the recurrent layers between them."""
-        return steps_of(self.encoder.layers)  # type: ignore[arg-type]
+        return self._steps(self.encoder)
 
-    def decoding_steps(self) -> list[Step]:
+    def decoding_steps(self) -> list[Step] | None:
         """Convolutions, and the recurrent layers between them."""
-        return steps_of(self.decoder.layers)  # type: ignore[arg-type]
+        return self._steps(self.decoder)
+
+    def _steps(self, network: nn.Module) -> list[Step] | None:
+        """The steps of a network; ``None`` if it normalizes over the whole clip."""
+        if self.network.normalization == "time_group_norm":
+            return None
+        return steps_of(network.layers, mirrored=self.network.edges == "reflect")  # type: ignore[arg-type]
 
 
 class SEANetEncoder(nn.Module):
@@ -106,7 +123,7 @@ class SEANetEncoder(nn.Module):
 
     def __init__(self, config: SEANetShape, channels: int, dim: int) -> None:
         super().__init__()
-        convolution = partial(Conv1d, causal=config.causal, normalization=config.normalization)
+        convolution = config.convolution
         width = config.width
         layers: list[nn.Module] = [convolution(channels, width, config.kernel)]
         for stride in config.strides:
@@ -136,7 +153,7 @@ class SEANetDecoder(nn.Module):
 
     def __init__(self, config: SEANetShape, channels: int, dim: int) -> None:
         super().__init__()
-        convolution = partial(Conv1d, causal=config.causal, normalization=config.normalization)
+        convolution = config.convolution
         transposed = partial(ConvTranspose1d, causal=config.causal, normalization=config.normalization)
         width = config.width * 2 ** len(config.strides)
         layers: list[nn.Module] = [convolution(dim, width, config.kernel)]
@@ -170,21 +187,11 @@ class ResidualUnit(nn.Module):
         gain = ELU_GAIN / math.sqrt(len(config.strides) * max(1, len(config.dilations)))
         self.branch = nn.Sequential(
             nn.ELU(),
-            Conv1d(
-                width,
-                inner,
-                config.residual_kernel,
-                dilation=dilation,
-                causal=config.causal,
-                normalization=config.normalization,
-                gain=ELU_GAIN,
-            ),
+            config.convolution(width, inner, config.residual_kernel, dilation=dilation, gain=ELU_GAIN),
             nn.ELU(),
-            Conv1d(inner, width, 1, normalization=config.normalization, gain=gain),
+            config.convolution(inner, width, 1, gain=gain),
         )
-        self.shortcut = (
-            Conv1d(width, width, 1, normalization=config.normalization) if config.shortcut == "conv" else nn.Identity()
-        )
+        self.shortcut = config.convolution(width, width, 1) if config.shortcut == "conv" else nn.Identity()
 
     def needs(self, start: int, stop: int) -> tuple[int, int]:
         """Range of the input that a range of the output depends on."""

@@ -45,6 +45,9 @@ class RVQ(Bottleneck):
         dropout: Probability that an example is quantized with a random number of codebooks in training, so that fewer
             can be used later. It is 1 in SoundStream, 0.5 in DAC and 0 in MusicGen's EnCodec. A codebook learns nothing
             from an example that does not use it.
+        codebook_choices: Numbers of codebooks, one of which is drawn for each training batch, as EnCodec draws
+            bandwidths; then ``dropout`` must be 0. Codebooks that a batch does not use stay as they are. ``None`` uses
+            all.
         revive_below: An entry used less than this fraction of its fair share, on average, is replaced by a random
             frame. The fair share is the number of frames per step that use the codebook, divided by its entries.
             SoundStream and EnCodec give a count of 2 instead, which suits only one batch size, and not a codebook that
@@ -64,6 +67,7 @@ class RVQ(Bottleneck):
         cardinality: int = 1024,
         decay: float = 0.99,
         dropout: float = 1.0,
+        codebook_choices: tuple[int, ...] | None = None,
         revive_below: float = 0.1,
         kmeans_iterations: int = 50,
         warmup_steps: int = 100,
@@ -76,7 +80,12 @@ class RVQ(Bottleneck):
         for name, value in (("decay", decay), ("dropout", dropout), ("revive_below", revive_below)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, not {value}")
-        self.num_codebooks, self.cardinality = num_codebooks, cardinality
+        choices = None if codebook_choices is None else tuple(codebook_choices)
+        if choices is not None and not (choices and all(1 <= number <= num_codebooks for number in choices)):
+            raise ValueError(f"codebook_choices must be numbers from 1 to {num_codebooks}, not {list(choices)}")
+        if choices is not None and dropout:
+            raise ValueError(f"with codebook_choices, dropout must be 0, not {dropout:g}: either draws the codebooks")
+        self.num_codebooks, self.cardinality, self.codebook_choices = num_codebooks, cardinality, choices
         self.decay, self.dropout, self.revive_below = decay, dropout, revive_below
         self.kmeans_iterations, self.warmup_steps = kmeans_iterations, warmup_steps
 
@@ -137,13 +146,16 @@ class RVQ(Bottleneck):
             frames = latents.float().mT
             dropout = self.dropout if self.training else 0.0
             if keep is None:
-                keep = codebooks_in_use(self.num_codebooks, dropout, len(frames), frames.device)
+                choices = self.codebook_choices if self.training else None
+                keep = codebooks_in_use(self.num_codebooks, dropout, len(frames), frames.device, choices)
+            left_out = ~keep.any(0) if self.codebook_choices else None
             if self.training and follow:
                 self._prepare(frames.detach(), keep)
             residual, total, codes, distances = frames, torch.zeros_like(frames), [], []
-            for layer, used in zip(self.layers.layers, keep.unbind(1), strict=True):
+            for k, (layer, used) in enumerate(zip(self.layers.layers, keep.unbind(1), strict=True)):
                 learns_from = used[:, None].expand(frames.shape[:2]) if dropout else None
-                entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from, freeze_codebook=not follow)
+                frozen = not follow or (left_out is not None and bool(left_out[k]))
+                entries, indices, _ = layer._codebook(residual.detach(), mask=learns_from, freeze_codebook=frozen)
                 codes.append(indices)
                 distances.append((residual - entries).square().mean((1, 2)) * used)
                 residual = residual - entries

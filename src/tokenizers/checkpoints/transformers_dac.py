@@ -12,9 +12,7 @@ from torch import Tensor
 from ...core.checkpoint import Checkpoint
 from ...core.registry import register
 from ...errors import PartitaError
-from ...storage.pretrained import fold_weight_norm, read_safetensors
-
-_LENGTH, _DIRECTION = (f"parametrizations.weight.original{i}" for i in range(2))
+from ...storage.pretrained import fold_weight_norm, read_safetensors, split_weight_norm
 
 
 @register("checkpoint", "dac")
@@ -48,10 +46,8 @@ class TransformersDAC(Checkpoint):
                 state[f"{theirs.get(module, module)}.entries"] = tensor
             elif kind == "alpha" and tensor.dim() == 3 and len(tensor) == 1:
                 state[f"{theirs.get(module, module)}.alpha"] = tensor[0]
-            elif kind == "weight" and module in theirs:
-                state |= _normalized(f"{theirs[module]}.", tensor, own)
             else:
-                state[f"{theirs.get(module, module)}.{kind}"] = tensor
+                state |= split_weight_norm(f"{theirs.get(module, module)}.{kind}", tensor, own)
         if "bottleneck.started" in own:  # its entries are no longer random, so they are trained at once
             state["bottleneck.started"] = torch.tensor(True)
         if "bottleneck.usage" in own:
@@ -108,13 +104,3 @@ def _modules(part: Any) -> dict[str, str]:
         prefix, ours = f"quantizer.quantizers.{k}.", f"bottleneck.codebooks.{k}"
         names |= {f"{prefix}in_proj": f"{ours}.input", f"{prefix}out_proj": f"{ours}.output", f"{prefix}codebook": ours}
     return names
-
-
-def _normalized(prefix: str, weight: Tensor, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the length and the direction of a weight; only the direction if the weight cannot have such a length."""
-    length = own.get(prefix + _LENGTH)
-    if length is None or weight.dim() != length.dim() or not weight.is_floating_point():
-        return {prefix + _DIRECTION: weight}
-    axes = [axis for axis, size in enumerate(length.shape) if size == 1]
-    norm = torch.linalg.vector_norm(weight.float(), dim=axes, keepdim=True)
-    return {prefix + _LENGTH: norm, prefix + _DIRECTION: weight}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -68,7 +69,26 @@ class Conv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T]`` to ``[B, C', T / stride]``."""
-        return self.norm(self.convolution(_padded(x, self.padding, self.edges)))
+        if torch.is_grad_enabled():
+            return self.norm(self.convolution(_padded(x, self.padding, self.edges)))
+        return self.norm(self._infer(x))
+
+    def _infer(self, x: Tensor) -> Tensor:
+        """The convolution with the channels of a position next to each other in memory, as its kernels read them."""
+        convolution = self.convolution
+        weight, places = convolution.weight, x.mT
+        if self.taps > 1:
+            places = _padded_places(places, self.padding, self.edges)
+        if self.taps == 1:
+            return F.linear(places, weight[..., 0], convolution.bias).mT
+        stride, dilation = convolution.stride[0], convolution.dilation[0]
+        if convolution.in_channels == 1 and dilation == 1:
+            windows = places[..., 0].unfold(1, self.taps, stride)
+            return F.linear(windows, weight[:, 0], convolution.bias).mT
+        arranged = weight.mT.contiguous().mT[:, :, None]
+        return F.conv2d(
+            places.contiguous().mT[:, :, None], arranged, convolution.bias, (1, stride), dilation=(1, dilation)
+        )[:, :, 0]
 
 
 class ConvTranspose1d(nn.Module):
@@ -110,8 +130,24 @@ class ConvTranspose1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, S]`` to ``[B, C', S · stride]``."""
-        y = self.norm(self.convolution(x))
+        y = self.norm(self.convolution(x) if torch.is_grad_enabled() else self._infer(x))
         return y[..., self.trim[0] : y.shape[-1] - self.trim[1]]
+
+
+    def _infer(self, x: Tensor) -> Tensor:
+        """The transposed convolution as two matrix products: an output is the sum of two inputs.
+
+        The first half of the taps is at one input, and the second half at the one before. The bias is one more input,
+        of ones, because adding it afterwards would take a pass over the large output.
+        """
+        convolution, stride = self.convolution, self.rates[1]
+        places = F.pad(x.mT, (0, 0, 0, 1))  # one more place, for the outputs after the last input
+        taps = convolution.weight.permute(0, 2, 1).flatten(1).unflatten(1, (2, -1))
+        now, before = torch.cat([taps[:, 0], convolution.bias.repeat(stride)[None]]), taps[:, 1]
+        made = F.pad(places, (0, 1), value=1.0) @ now
+        for sample, earlier in zip(made, places, strict=True):
+            sample[1:].addmm_(earlier[:-1], before)
+        return made.view(len(x), -1, convolution.out_channels).mT
 
 
 def _initialize(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None:
@@ -127,6 +163,22 @@ def _padded(x: Tensor, padding: tuple[int, int], edges: Edges) -> Tensor:
     missing = max(0, max(padding) + 1 - x.shape[-1])
     padded = F.pad(F.pad(x, (0, missing)), padding, "reflect")
     return padded[..., : padded.shape[-1] - missing]
+
+
+def _padded_places(places: Tensor, padding: tuple[int, int], edges: Edges) -> Tensor:
+    """``[B, T, C]`` with edges as :func:`_padded` makes them."""
+    left, right = padding
+    if edges == "zero":
+        return F.pad(places, (0, 0, left, right))
+    batch, length, channels = places.shape
+    missing = max(0, max(padding) + 1 - length)
+    end = left + length + missing
+    made = places.new_empty(batch, end + right, channels)
+    made[:, left : left + length] = places
+    made[:, left + length : end] = 0
+    made[:, :left] = made[:, left + 1 : 2 * left + 1].flip(1)
+    made[:, end:] = made[:, end - right - 1 : end - 1].flip(1)
+    return made[:, : left + length + right]
 
 
 def pad_to_multiple(audio: Tensor, multiple: int) -> Tensor:

@@ -133,7 +133,6 @@ class ConvTranspose1d(nn.Module):
         y = self.norm(self.convolution(x) if torch.is_grad_enabled() else self._infer(x))
         return y[..., self.trim[0] : y.shape[-1] - self.trim[1]]
 
-
     def _infer(self, x: Tensor) -> Tensor:
         """The transposed convolution as two matrix products: an output is the sum of two inputs.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import PartitaError
+from ...tokenizers.checkpoints.encodec import num_codebooks
 
 FINE_TUNING = {
     "steps": 2000,
@@ -19,6 +20,9 @@ FINE_TUNING = {
     "validate_every": 500,
 }
 """Training options of an imported stage: for further training on some hours of music, not those of the paper."""
+
+EDGES = {"reflect": "reflect", "constant": "zero"}
+"""Ways to pad clips at their edges, by their names in configurations."""
 
 _ACTIVATIONS = ("relu", "gated-gelu")
 
@@ -199,6 +203,10 @@ def codec_slot(config: Mapping[str, Any]) -> dict[str, Any]:
             "use_conv_shortcut": True,
         },
     )
+    if size["pad_mode"] not in EDGES:
+        raise PartitaError(
+            f"the audio encoder has pad_mode {size['pad_mode']!s:.60}: only {' and '.join(EDGES)} are known"
+        )
     strides = size["upsampling_ratios"][::-1]
     frames = math.ceil(size["sampling_rate"] / max(1, math.prod(strides)))
     return {
@@ -206,6 +214,7 @@ def codec_slot(config: Mapping[str, Any]) -> dict[str, Any]:
         "sample_rate": size["sampling_rate"],
         "channels": size["audio_channels"],
         "dim": size["hidden_size"],
+        "num_codebooks": None,
         "autoencoder": {
             "name": "seanet",
             "network": {
@@ -219,12 +228,13 @@ def codec_slot(config: Mapping[str, Any]) -> dict[str, Any]:
                 "lstm_layers": size["num_lstm_layers"],
                 "shortcut": "conv" if size["use_conv_shortcut"] else "identity",
                 "normalization": "weight_norm",
+                "edges": EDGES[size["pad_mode"]],
                 "causal": size["use_causal_conv"],
             },
         },
         "bottleneck": {
             "name": "rvq",
-            "num_codebooks": int(1000 * size["target_bandwidths"][-1] // (frames * 10)),
+            "num_codebooks": num_codebooks(size["target_bandwidths"][-1], frames),
             "cardinality": size["codebook_size"],
         },
     }

@@ -11,6 +11,7 @@ from typing import Any
 from ..core.logs import shared_logger
 from ..core.registry import lookup, names
 from ..errors import PartitaError
+from ..limits import SPARE_BYTES, TooMuch, beyond
 from ..recipe.compose import compose
 from ..recipe.plan import check_recipe
 from ..storage.download import fetch
@@ -59,7 +60,7 @@ def import_system(source: str | Path, output: str | Path) -> Path:
     recipe = found.recipe(checkpoint, config) | {"data": DATA, "imported": str(source)}
     _name_weights(recipe, source, folder)
     plan = check_recipe(compose(recipe))
-    System.outline(plan)  # checks limits before memory is allocated
+    _check_size(System.outline(plan), checkpoint, source)
     system = System(plan, loading=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as room:
@@ -111,6 +112,17 @@ def _check_shards(folder: Path) -> None:
     if missing:
         raise PartitaError(
             f"{folder} is incomplete: {', '.join(missing)} of {index.name} is missing; download it again"
+        )
+
+
+def _check_size(outline: System, folder: Path, source: str | Path) -> None:
+    """Refuse a configuration that asks for much more memory than the files of the checkpoint can fill."""
+    needed = sum(t.numel() * t.element_size() for part in outline.parts.values() for t in part.state_dict().values())
+    held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    if beyond(needed, 16 * held + SPARE_BYTES):
+        raise TooMuch(
+            f"{source}: its configuration describes parts of {needed:,} bytes, far more than its files hold, {held:,}: "
+            "refused"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from .base import PublishedSystem
 from .musicgen_slots import codec_slot, decoder_slot, figures, inner, stage
 
 GENERATOR, CODEC = "state_dict.bin", "compression_state_dict.bin"
-T5_SIZES = {"t5-small": "small", "t5-base": "base", "t5-large": "large"}
+T5_NAMES = ("t5-small", "t5-base", "t5-large")
 _NAMES = {
     "cross_attention": "encoder_attn",
     "linear1": "fc1",
@@ -76,7 +77,7 @@ class AudiocraftMusicGen(PublishedSystem):
         seconds = figures(settings.get("dataset") or {}, "data", {"segment_duration": 30})["segment_duration"]
         return {
             "tokenizers": {"acoustic": slot},
-            "conditioners": {"text": {"preset": f"t5-{_text_size(settings)}"}},
+            "conditioners": {"text": _text(settings)[0]},
             "stages": {"acoustic": stage(generator, float(seconds))},
         }
 
@@ -90,7 +91,7 @@ class AudiocraftMusicGen(PublishedSystem):
         write_tensors(dict(_renamed(state)), part / "model.safetensors")
         return {
             "tokenizers/acoustic": str(folder / CODEC),
-            "conditioners/text": f"google-t5/t5-{_text_size(settings)}",
+            "conditioners/text": _text(settings)[1],
             "stages/acoustic": str(part),
         }
 
@@ -115,15 +116,15 @@ def _renamed(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{rest}", tensor.contiguous()
 
 
-def _text_size(settings: Mapping[str, Any]) -> str:
-    """The size of the T5 that the configuration names."""
-    name = "t5-base"
-    for key in ("conditioners", "description", "t5", "name"):
-        settings = settings.get(key) or {} if key != "name" else settings
-        name = settings.get("name", name) if key == "t5" else name
-    if name not in T5_SIZES:
-        raise PartitaError(f"the text encoder is {name!s:.60}: only {', '.join(T5_SIZES)} can be imported")
-    return T5_SIZES[name]
+def _text(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The slot of the text encoder that the configuration names, and its hub id."""
+    at: Any = settings
+    for key in ("conditioners", "description", "t5"):
+        at = at.get(key) if isinstance(at, Mapping) else None
+    name = at.get("name", "t5-base") if isinstance(at, Mapping) else "t5-base"
+    if name not in T5_NAMES:
+        raise PartitaError(f"the text encoder is {name!s:.60}: only {', '.join(T5_NAMES)} can be imported")
+    return {"preset": name}, f"google-t5/{name}"
 
 
 def _codec_config(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,14 +154,12 @@ def _codec_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     )
     books = figures(inner(settings, "rvq"), what, {"n_q": 4, "bins": 2048})
     rate = figures(settings, what, {"sample_rate": 32000})["sample_rate"]
-    hop = 1
-    for ratio in size["ratios"]:
-        hop *= max(1, ratio)
+    hop, bits = max(1, math.prod(size["ratios"])), math.ceil(math.log2(max(2, books["bins"])))
     return {
         "model_type": "encodec",
         "sampling_rate": rate,
         "audio_channels": size["channels"],
-        "target_bandwidths": [books["n_q"] * 10 * -(-rate // hop) / 1000 + 1e-6],
+        "target_bandwidths": [(books["n_q"] + 0.5) * bits * math.ceil(rate / hop) / 1000],
         "hidden_size": size["dimension"],
         "num_filters": size["n_filters"],
         "num_residual_layers": size["n_residual_layers"],

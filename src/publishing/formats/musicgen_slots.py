@@ -234,7 +234,7 @@ def codec_slot(config: Mapping[str, Any]) -> dict[str, Any]:
         },
         "bottleneck": {
             "name": "rvq",
-            "num_codebooks": num_codebooks(size["target_bandwidths"][-1], frames),
+            "num_codebooks": num_codebooks(size["target_bandwidths"][-1], frames, size["codebook_size"]),
             "cardinality": size["codebook_size"],
         },
     }

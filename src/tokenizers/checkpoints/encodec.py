@@ -122,16 +122,18 @@ def _differences(part: Any, config: Mapping[str, Any]) -> list[str]:
     ]
     bandwidths = config.get("target_bandwidths")
     if isinstance(bandwidths, list) and bandwidths and isinstance(bandwidths[-1], int | float):
-        books = num_codebooks(bandwidths[-1], math.ceil(part.sample_rate / part.autoencoder.hop))
+        books = num_codebooks(
+            bandwidths[-1], math.ceil(part.sample_rate / part.autoencoder.hop), bottleneck.cardinality
+        )
         if books != bottleneck.num_codebooks:
             lines.append(f"bottleneck.num_codebooks must be {books}, not {bottleneck.num_codebooks}")
     return lines
 
 
-def num_codebooks(bandwidth: float, frame_rate: int) -> int:
-    """The number of codebooks of a bandwidth in kbit/s, as the encodec package counts: 10 bits for each, whatever size.
+def num_codebooks(bandwidth: float, frame_rate: int, cardinality: int) -> int:
+    """The number of codebooks of a bandwidth in kbit/s.
 
-    >>> num_codebooks(24.0, 75), num_codebooks(2.2, 50)
+    >>> num_codebooks(24.0, 75, 1024), num_codebooks(2.2, 50, 2048)
     (32, 4)
     """
-    return max(1, int(bandwidth * 1000 // (frame_rate * 10)))
+    return max(1, int(bandwidth * 1000 // (frame_rate * math.ceil(math.log2(max(2, cardinality))))))

@@ -12,23 +12,27 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does: threads that wait yield early
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
+from encodec.quantization import ResidualVectorQuantizer
 from measuring import add_save, in_turns, median_ratio, save
 from torch import Tensor, nn
 from transformers import EncodecConfig
 from transformers import EncodecModel as TransformersModel
 
+from partita.recipe.compose import compose
+from partita.recipe.plan import check_recipe
+from partita.system.system import System
 from partita.tokenizers.adversarial import Losses
 from partita.tokenizers.autoencoders.seanet import SEANet
 from partita.tokenizers.base import Tokenizer
 from partita.tokenizers.bottlenecks.rvq import RVQ
-from partita.tokenizers.encodec import _TRAINING_STATE, EnCodec, _fold, _own_name
 from partita.tokenizers.neural_codec import NeuralCodec
 
 CONFIGS = {
@@ -46,21 +50,24 @@ CONFIGS = {
 
 
 class Package(nn.Module):
-    """The modules of the encodec package, with its weight normalization."""
+    """The modules of the encodec package, with the weights of transformers' model."""
 
-    def __init__(self, ours: EnCodec) -> None:
+    def __init__(self, config: EncodecConfig, state: dict[str, Tensor]) -> None:
         super().__init__()
-        network = {**ours.model.network, "norm": "weight_norm"}
+        network = {
+            "n_filters": config.num_filters,
+            "ratios": config.upsampling_ratios,
+            "causal": config.use_causal_conv,
+            "true_skip": not config.use_conv_shortcut,
+            "norm": "weight_norm",
+        }
         self.encoder, self.decoder = SEANetEncoder(**network), SEANetDecoder(**network)
-        state = {}
-        for name, tensor in ours.state_dict().items():
-            state[name] = tensor
-            if name.endswith(("conv.weight", "convtr.weight")):
-                state[f"{name}_v"] = state.pop(name)
-                state[f"{name}_g"] = tensor.flatten(1).norm(dim=1)[:, None, None]
-        own = self.state_dict()
-        self.load_state_dict({name: tensor for name, tensor in state.items() if name in own})
-        self.quantizer = ours.quantizer
+        self.quantizer = ResidualVectorQuantizer(
+            dimension=config.hidden_size, n_q=config.num_quantizers, bins=config.codebook_size, kmeans_init=False
+        )
+        # Both list their weights in the same order.
+        own, theirs = (sorted_by_place(names) for names in (self.state_dict(), state))
+        self.load_state_dict({mine: state[other] for mine, other in zip(own, theirs, strict=True)})
         self.eval()
 
     def encode(self, audio: Tensor) -> Tensor:
@@ -70,18 +77,31 @@ class Package(nn.Module):
         return self.decoder(self.quantizer.decode(codes.transpose(0, 1)))
 
 
-def models(name: str) -> tuple[EnCodec, Package, TransformersModel]:
+def sorted_by_place(names: Iterable[str]) -> list[str]:
+    """Names of weights in the order of network, layer, block and kind, whatever a library calls them."""
+
+    def place(name: str) -> tuple[object, ...]:
+        kind = name.rpartition(".")[2]
+        kind = {"weight_g": "original0", "weight_v": "original1"}.get(kind, kind)
+        numbers = [int(part) for part in name.split(".") if part.isdecimal()]
+        return name.split(".")[0], numbers, "shortcut" in name, kind
+
+    return sorted(names, key=place)
+
+
+def models(name: str) -> tuple[Tokenizer, Package, TransformersModel]:
     """The same random weights in three libraries. Entries lie among the latents, so that all of them are used."""
     theirs = TransformersModel(EncodecConfig(**CONFIGS[name])).eval()
     with torch.no_grad():
         residual = theirs.encoder(torch.randn(1, 1, theirs.config.sampling_rate) * 0.2)[0]
         for layer in theirs.quantizer.layers:
             layer.codebook.embed.normal_().mul_(residual.std(1)).add_(residual.mean(1))
-    ours = EnCodec(model=name)
-    own = ours.exported_state()
-    state = {_own_name(key, own): tensor for key, tensor in _fold(theirs.state_dict()).items()}
-    ours.load_exported_state({k: v for k, v in state.items() if not k.endswith(_TRAINING_STATE)}, "the reference")
-    return ours, Package(ours), theirs
+    slot = {"preset": f"encodec-{name}", "weights": None, "num_codebooks": None}
+    ours = System(check_recipe(compose({"tokenizers": {"codec": slot}, "data": "corpus"}))).tokenizers["codec"].eval()
+    with TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours.load_weights(folder)
+    return ours, Package(theirs.config, theirs.state_dict()), theirs
 
 
 def soundstream() -> Tokenizer:

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from measuring import add_save, save, timed
 
-from partita.recipe.plan import load_recipe
+from partita.recipe.compose import compose
+from partita.recipe.plan import check_recipe, load_recipe
 from partita.system.system import System
-from partita.tokenizers.encodec import EnCodec
 
 RECIPE = """
 tokenizers:
@@ -42,7 +42,8 @@ def build(folder: Path) -> System:
     """A system with random weights."""
     recipe, codec = folder / "recipe.yaml", folder / "codec"
     if not codec.exists():
-        EnCodec(model="32khz").save(codec)
+        slot = {"preset": "encodec-32khz", "weights": None}
+        System(check_recipe(compose({"tokenizers": {"codec": slot}, "data": "corpus"}))).tokenizers["codec"].save(codec)
     recipe.write_text(RECIPE.format(codec=codec))
     return System(load_recipe(recipe))
 

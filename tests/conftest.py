@@ -88,15 +88,22 @@ def t5_checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def narrow_encodec(tmp_path_factory):
-    """The folder of an EnCodec at 24 kHz with random weights, which is narrower than the published one."""
-    from partita.tokenizers import encodec
+    """A slot of an EnCodec at 24 kHz that is narrower than the published one, with random weights."""
+    from partita.recipe.compose import compose
+    from partita.recipe.plan import check_recipe
+    from partita.system.system import System
 
-    published, folder = encodec._MODELS["24khz"], tmp_path_factory.mktemp("encodec")
-    narrow = published._replace(num_codebooks=4, cardinality=64, network={**published.network, "n_filters": 2})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(encodec._MODELS, "24khz", narrow)
-        encodec.EnCodec(model="24khz").save(folder)
-        yield folder
+    folder = tmp_path_factory.mktemp("encodec")
+    slot = {
+        "preset": "encodec-24khz",
+        "weights": None,
+        "num_codebooks": 2,
+        "autoencoder": {"network": {"width": 2}},
+        "bottleneck": {"num_codebooks": 4, "cardinality": 64, "codebook_choices": None},
+    }
+    system = System(check_recipe(compose({"tokenizers": {"codec": slot}, "data": "corpus"})))
+    system.tokenizers["codec"].save(folder / "codec")
+    return slot | {"weights": str(folder / "codec")}
 
 
 @pytest.fixture

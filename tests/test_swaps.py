@@ -59,7 +59,7 @@ def smallest(family, name):
 
 
 @pytest.fixture(scope="module")
-def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
+def slot(tmp_path_factory, t5_checkpoint):
     """Makes the smallest slot of a part; frozen parts get random weights in the real format."""
     t5 = {"feed_forward_width": 24, "width": 16, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64}
     words, clap = t5_checkpoint("relu", TEXTS), tmp_path_factory.mktemp("clap")
@@ -88,7 +88,6 @@ def slot(tmp_path_factory, t5_checkpoint, narrow_encodec):
             "fit": few,
         },
         "melody-embedding": melodies | {"weights": str(melody / "weights")},  # the data has no covers to train it on
-        "encodec": {"name": "encodec", "model": "24khz", "num_codebooks": 2, "weights": str(narrow_encodec)},
         "t5": {"preset": "t5-small", "weights": str(words), "shape": t5},
     }
 

@@ -81,8 +81,8 @@ class TransformersCodec(Tokenizer):
     The last frame is padded with silence. X-Codec, X-Codec 2 and Higgs Audio's codec contain a speech or audio model
     whose attention sees the whole clip, so longer clips are encoded in ``windows``.
 
-    EnCodec at 48 kHz stores the loudness of segments beside the codes: use the part ``encodec`` instead. NeuCodec, with
-    another sample rate in its output than in its input, is not supported.
+    EnCodec at 48 kHz stores the loudness of segments beside the codes: use the preset ``encodec-48khz`` instead.
+    NeuCodec, with another sample rate in its output than in its input, is not supported.
 
     :meth:`load_weights` takes a hub id, or a folder with safetensors, in one file or in several. It needs the extra
     ``t5``.
@@ -322,8 +322,7 @@ def _configuration(model_type: str, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"config does not describe a {model_type}: {' '.join(str(error).split())}") from None
     if getattr(made, "normalize", False) or getattr(made, "chunk_length_s", None) is not None:
         raise ValueError(
-            "codecs that normalize segments are not supported here: EnCodec at 48 kHz is the part encodec with model: "
-            "48khz"
+            "codecs that normalize segments are not supported here: EnCodec at 48 kHz is the preset encodec-48khz"
         )
     return made
 

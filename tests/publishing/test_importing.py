@@ -155,7 +155,9 @@ def test_shards_are_read(published, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(folder / name, sharded / name)
     assert len(list(sharded.glob("*.safetensors"))) > 1
-    whole, parts = (partita.load(partita.import_system(one, tmp_path / f"from-{one.name}")) for one in (folder, sharded))
+    whole, parts = (
+        partita.load(partita.import_system(one, tmp_path / f"from-{one.name}")) for one in (folder, sharded)
+    )
     for key, part in whole.parts.items():
         for name, tensor in part.exported_state().items():
             assert torch.equal(tensor, parts.parts[key].exported_state()[name])

@@ -193,9 +193,9 @@ def test_components_have_no_weights_of_their_own(toy_recipe, component, key):
 
 
 def test_a_hub_id_is_believed_where_the_part_takes_one(toy_recipe):
-    System.checked(toy_recipe, ["tokenizers.acoustic={name: encodec, weights: somebody/encodec}"])
+    System.checked(toy_recipe, ["tokenizers.acoustic={preset: encodec-24khz, weights: somebody/encodec}"])
     for weights in ("some/where/far/away", "/somebody/encodec", "../encodec"):
-        found = everything_wrong(toy_recipe, f"tokenizers.acoustic={{name: encodec, weights: {weights}}}")
+        found = everything_wrong(toy_recipe, f"tokenizers.acoustic={{preset: encodec-24khz, weights: {weights}}}")
         assert "no hub id" in found["tokenizers.acoustic.weights"]
 
 

@@ -1,5 +1,7 @@
 """Every small packaged recipe, shrunk, trains two steps and generates; so do its one-word variants."""
 
+import json
+
 import pytest
 import torch
 
@@ -78,7 +80,7 @@ def test_a_pretrained_codec_and_text_encoder_take_the_place_of_trained_ones(tmp_
     text = t5_checkpoint("relu", ["a slow chorale for flute"])
     swapped = shrunk(
         "chorales-tiny",
-        f"tokenizers.acoustic={{preset: encodec-24khz, num_codebooks: 2, weights: {narrow_encodec}}}",
+        f"tokenizers.acoustic={json.dumps(narrow_encodec)}",
         f"conditioners.text={{preset: t5-small, weights: {text}, {SMALL_T5}}}",
     )
     system = train(swapped, tmp_path / "run")

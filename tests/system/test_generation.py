@@ -180,7 +180,7 @@ def test_negative_prompts_take_the_place_of_the_null(make):
 def test_slices_of_codebooks_are_generated_one_after_the_other(make):
     system = make(
         """
-tokenizers: {acoustic: {preset: encodec-32khz, weights: none}}
+tokenizers: {acoustic: {preset: encodec-32khz, weights: none, autoencoder: {network: {width: 4}}}}
 stages:
   late: {generator: toy-dice, target: "acoustic[2:]", window: 0.3}
   early: {generator: toy-dice, target: "acoustic[:2]", window: 0.2}
@@ -262,7 +262,7 @@ def test_chains_that_do_not_fit_are_refused_with_the_reason(make, change, word):
 
 def test_a_stage_is_not_given_what_it_generates_itself(make):
     recipe = """
-tokenizers: {acoustic: {preset: encodec-32khz, weights: none}}
+tokenizers: {acoustic: {preset: encodec-32khz, weights: none, autoencoder: {network: {width: 4}}}}
 stages:
   early: {generator: toy-dice, target: "acoustic[:2]"}
   late: {generator: toy-echo, target: "acoustic[2:]", given: [acoustic]}

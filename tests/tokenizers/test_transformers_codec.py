@@ -350,7 +350,7 @@ def test_damaged_and_foreign_weights_are_refused(checkpoint, tmp_path):
         ("dac", {"codebook_size": 1000}, "does not describe a dac"),
         ("xcodec", {"strides": [1, 2]}, "another frame rate than the semantic model"),
         ("xcodec2", {"downsampling_ratios": [2, 2, 4, 4]}, "another frame rate than the semantic model"),
-        ("encodec", {"normalize": True, "chunk_length_s": 1.0, "overlap": 0.01}, "the part encodec with model: 48khz"),
+        ("encodec", {"normalize": True, "chunk_length_s": 1.0, "overlap": 0.01}, "the preset encodec-48khz"),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(name, config, message):

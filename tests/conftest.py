@@ -98,7 +98,7 @@ def narrow_encodec(tmp_path_factory):
         "preset": "encodec-24khz",
         "weights": None,
         "num_codebooks": 2,
-        "autoencoder": {"network": {"width": 2}},
+        "autoencoder": {"network": {"width": 4}},
         "bottleneck": {"num_codebooks": 4, "cardinality": 64, "codebook_choices": None},
     }
     system = System(check_recipe(compose({"tokenizers": {"codec": slot}, "data": "corpus"})))

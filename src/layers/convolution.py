@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,23 @@ from torch.nn.utils.parametrizations import weight_norm
 from .chunks import convolution_needs, transposed_needs
 
 Normalization = Literal["none", "weight_norm", "time_group_norm"]
-Edges = Literal["zero", "reflect"]
+
+
+class Edges(NamedTuple):
+    """How a convolution pads its input.
+
+    Attributes:
+        causal: Whether only on the left, so that no output depends on later input.
+        mode: With zeros, or by reflection (``reflect``). An input that is too short for a reflection is first extended
+            by zeros.
+    """
+
+    causal: bool = False
+    mode: Literal["zero", "reflect"] = "zero"
+
+
+ZEROS = Edges()
+"""Zeros on both sides."""
 
 ELU_GAIN = 1 / math.sqrt(0.6452)
 """Restores the variance of a standard normal variable after ELU, whose second moment is 0.6452."""
@@ -31,11 +47,9 @@ class Conv1d(nn.Module):
         kernel: Number of taps.
         stride: Stride of the output; ``T`` must be a multiple of it.
         dilation: Distance between taps.
-        causal: Pad only on the left, so that no output depends on later input.
+        edges: How the input is padded.
         normalization: Re-parametrization of the weight by length and direction (``weight_norm``), normalization of the
             output over channels and time (``time_group_norm``), or none.
-        edges: Whether the input is padded with zeros or by reflection at its edges. An input that is too short to be
-            reflected is first extended by zeros.
         gain: Standard deviation of the output relative to the input's, at initialization.
     """
 
@@ -47,9 +61,8 @@ class Conv1d(nn.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
-        causal: bool = False,
+        edges: Edges = ZEROS,
         normalization: Normalization = "none",
-        edges: Edges = "zero",
         gain: float = 1.0,
     ) -> None:
         super().__init__()
@@ -57,9 +70,9 @@ class Conv1d(nn.Module):
         _initialize(convolution, gain / math.sqrt(in_channels * kernel))
         self.convolution = weight_norm(convolution) if normalization == "weight_norm" else convolution
         self.norm = nn.GroupNorm(1, out_channels) if normalization == "time_group_norm" else nn.Identity()
-        self.edges = edges
+        self.mode = edges.mode
         total = (kernel - 1) * dilation + 1 - stride
-        right = 0 if causal else total // 2
+        right = 0 if edges.causal else total // 2
         self.padding = (total - right, right)
         self.taps, self.rates = (kernel - 1) * dilation + 1, (stride, 1)
 
@@ -70,7 +83,7 @@ class Conv1d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T]`` to ``[B, C', T / stride]``."""
         if torch.is_grad_enabled():
-            return self.norm(self.convolution(_padded(x, self.padding, self.edges)))
+            return self.norm(self.convolution(_padded(x, self.padding, self.mode)))
         return self.norm(self._infer(x))
 
     def _infer(self, x: Tensor) -> Tensor:
@@ -78,7 +91,7 @@ class Conv1d(nn.Module):
         convolution = self.convolution
         weight, places = convolution.weight, x.mT
         if self.taps > 1:
-            places = _padded_places(places, self.padding, self.edges)
+            places = _padded_places(places, self.padding, self.mode)
         if self.taps == 1:
             return F.linear(places, weight[..., 0], convolution.bias).mT
         stride, dilation = convolution.stride[0], convolution.dilation[0]
@@ -142,10 +155,11 @@ class ConvTranspose1d(nn.Module):
         convolution, stride = self.convolution, self.rates[1]
         places = F.pad(x.mT, (0, 0, 0, 1))  # one more place, for the outputs after the last input
         taps = convolution.weight.permute(0, 2, 1).flatten(1).unflatten(1, (2, -1))
-        now, before = torch.cat([taps[:, 0], convolution.bias.repeat(stride)[None]]), taps[:, 1]
+        bias: Tensor = convolution.bias  # type: ignore[assignment]
+        now, before = torch.cat([taps[:, 0], bias.repeat(stride)[None]]), taps[:, 1]
         made = F.pad(places, (0, 1), value=1.0) @ now
         for sample, earlier in zip(made, places, strict=True):
-            sample[1:].addmm_(earlier[:-1], before)
+            sample[1:].addmm_(earlier[:-1].to(made.dtype), before.to(made.dtype))  # autocast does not cast here
         return made.view(len(x), -1, convolution.out_channels).mT
 
 
@@ -155,19 +169,19 @@ def _initialize(convolution: nn.Conv1d | nn.ConvTranspose1d, std: float) -> None
         nn.init.zeros_(convolution.bias)
 
 
-def _padded(x: Tensor, padding: tuple[int, int], edges: Edges) -> Tensor:
+def _padded(x: Tensor, padding: tuple[int, int], mode: str) -> Tensor:
     """``[B, C, T]`` with edges of zeros or reflections."""
-    if edges == "zero" or not any(padding):
+    if mode == "zero" or not any(padding):
         return F.pad(x, padding)
     missing = max(0, max(padding) + 1 - x.shape[-1])
     padded = F.pad(F.pad(x, (0, missing)), padding, "reflect")
     return padded[..., : padded.shape[-1] - missing]
 
 
-def _padded_places(places: Tensor, padding: tuple[int, int], edges: Edges) -> Tensor:
+def _padded_places(places: Tensor, padding: tuple[int, int], mode: str) -> Tensor:
     """``[B, T, C]`` with edges as :func:`_padded` makes them."""
     left, right = padding
-    if edges == "zero":
+    if mode == "zero":
         return F.pad(places, (0, 0, left, right))
     batch, length, channels = places.shape
     missing = max(0, max(padding) + 1 - length)

@@ -289,7 +289,7 @@ def test_exports_of_audiocraft_are_the_same_system(published, channels, tmp_path
         "name": "t5",
         "shape": {"width": 16, "feed_forward_width": 24, "depth": 2, "num_heads": 2, "head_width": 8, "vocabulary": 64},
     }
-    monkeypatch.setattr("partita.publishing.formats.audiocraft._text", lambda settings: (small, str(text)))
+    monkeypatch.setattr("partita.publishing.formats.audiocraft_musicgen._text", lambda settings: (small, str(text)))
     ours = partita.load(partita.import_system(export, tmp_path / "ours"))
     theirs = partita.load(partita.import_system(folder, tmp_path / "theirs"))
     for key, part in theirs.parts.items():

@@ -221,7 +221,9 @@ CODEC = "name: codec, autoencoder: seanet, bottleneck: rvq, discriminator: multi
         ("{preset: ready, fit: {steps: 3}}", [], True),  # the preset has the weights
         (f"{{{CODEC}, weights: x}}", ["tokenizers.acoustic.fit.steps=3"], True),
         ("spectral-tiny", ["tokenizers.acoustic.weights=x", "tokenizers.acoustic.fit.steps=3"], True),
-        ("both", [], True),
+        ("both", [], False),  # the options are for slots that train it
+        ("{preset: both, fit: {lr: 1e-3}}", [], True),
+        ("{preset: both, init: x, fit: {lr: 1e-3}}", [], False),
         ("{preset: spectral-tiny, weights: x}", [], False),  # the preset only says how it would be trained
         (f"{{{CODEC}, fit: {{steps: 3}}}}", ["tokenizers.acoustic.weights=x"], False),
         ("{preset: ready, weights: null, fit: {steps: 3}}", [], False),

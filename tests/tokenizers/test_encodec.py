@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from partita.core.fit import Fit
 from partita.errors import PartitaError
-from partita.layers.convolution import Conv1d, ConvTranspose1d
+from partita.layers.convolution import Conv1d, ConvTranspose1d, Edges
 from partita.layers.overlap_add import overlap_add
 from partita.recipe.compose import compose
 from partita.recipe.plan import check_recipe
@@ -255,7 +255,7 @@ def test_edges_are_reflected_as_in_the_encodec_package(padding, length):
 )
 def test_inference_and_training_are_the_same_convolution(causal, edges, channels, kernel, stride, dilation):
     layer = Conv1d(
-        channels, 6, kernel, stride=stride, dilation=dilation, causal=causal, edges=edges, normalization="weight_norm"
+        channels, 6, kernel, stride=stride, dilation=dilation, edges=Edges(causal, edges), normalization="weight_norm"
     )
     torch.nn.init.normal_(layer.convolution.bias)
     for frames in (1, 2, 9):

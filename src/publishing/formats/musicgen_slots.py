@@ -106,7 +106,7 @@ def decoder_slot(
         "delays": list(delays),
         "tail": False,
         "condition_dropout": {"together": 0.3},
-        "sampling": {"temperature": 1.0, "top_k": 250, "guidance": 3.0} | sampling,
+        "sampling": {"temperature": 1.0, "top_k": 250, "guidance": 3.0, **sampling},
         "fit": dict(FINE_TUNING),
     }
 

@@ -51,7 +51,7 @@ class SEANetShape:
     lstm_layers: int = 0
     shortcut: Literal["identity", "conv"] = "identity"
     normalization: Normalization = "none"
-    edges: Edges = "zero"
+    edges: Literal["zero", "reflect"] = "zero"
     causal: bool = True
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class SEANetShape:
     @property
     def convolution(self) -> Callable[..., Conv1d]:
         """What makes the convolutions."""
-        return partial(Conv1d, causal=self.causal, normalization=self.normalization, edges=self.edges)
+        return partial(Conv1d, edges=Edges(self.causal, self.edges), normalization=self.normalization)
 
 
 SHAPE = SEANetShape()

@@ -152,7 +152,7 @@ class FactorizedRVQ(Bottleneck):
     @torch.no_grad()
     def _revive(self, k: int, residual: Tensor) -> None:
         """Replace the entries of a codebook that are hardly used. All processes replace the same."""
-        unused = self.usage[k] < self.revive_below
+        unused = self.usage[k] < (self.revive_below or 0.0)
         if unused.any():
             codebook = self.codebooks[k]
             entries: Tensor = codebook.entries  # type: ignore[assignment]

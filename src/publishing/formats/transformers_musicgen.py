@@ -21,7 +21,7 @@ from .musicgen_slots import codec_slot, decoder_slot, figures, inner, must_be, s
 TEXT_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
 
 
-@register("published", "musicgen")
+@register("published", "transformers-musicgen")
 class TransformersMusicGen(PublishedSystem):
     """MusicGen with text prompts, mono or stereo, in the format of transformers."""
 

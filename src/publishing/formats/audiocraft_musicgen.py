@@ -34,7 +34,7 @@ _OUTSIDE = {
 }
 
 
-@register("published", "audiocraft")
+@register("published", "audiocraft-musicgen")
 class AudiocraftMusicGen(PublishedSystem):
     """MusicGen with text prompts in the two files that audiocraft exports, read as plain tensors.
 

@@ -82,7 +82,7 @@ def test_table_of_options(page, heading, defaults, required):
 @pytest.mark.parametrize(
     ("page", "heading", "allowed"),
     [
-        ("docs/recipes.md", "A recipe in full", {"base", *(field.name for field in fields(RecipeKeys))}),
+        ("docs/recipes.md", "A recipe in full", {"base", "finetune", *(field.name for field in fields(RecipeKeys))}),
         ("docs/training.md", "Loggers", set(logger_options.OPTIONS)),
         ("docs/ablation.md", "An ablation file", {field.name for field in fields(Ablation)}),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.registry import OWN, did_you_mean, names, with_article
 from ..errors import PartitaError
 from ..storage.files import kind
+from .finetuning import take_over
 from .recipe_files import find_preset, find_recipe, packaged, presets, read_value, read_yaml
 from .slots import LIST_KEYS, KeyPath, at, family_of, is_numbered, may_be_slot, slots, slots_inside
 from .tree import COMMAND_LINE, Tree
@@ -50,6 +51,8 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
         value = tree.values.get(key)
         if is_numbered(value):
             tree.values[key] = list(value.values())
+    take_over(tree)
+    tree.values.pop("finetune", None)  # what it means is in the slots now
     _refuse_references(tree)
     return tree
 

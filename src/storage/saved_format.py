@@ -7,6 +7,12 @@ from typing import Any
 
 from ..errors import PartitaError
 
+INDEX = "recipe.yaml"
+"""File with the resolved recipe of a system, which marks a folder as a saved system."""
+
+FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
+"""Patterns of the files of a saved system that are downloaded from a repository on the Hub."""
+
 FORMAT = 2
 """Stands as ``format`` in the recipe of a saved system and in the ``config.json`` of a saved part.
 

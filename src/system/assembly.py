@@ -29,6 +29,8 @@ from ..recipe.chain import PartPlan
 from ..recipe.compose import compose
 from ..recipe.plan import Plan, draft, load_recipe
 from ..storage.files import replacing_file
+from ..storage.saved_format import FILES as FILES
+from ..storage.saved_format import INDEX as INDEX
 from ..storage.saved_format import numbered
 from ..tokenizers.base import LatentView, Tokenizer
 from .compatibility import CompatibilityChecker, PartCatalog
@@ -36,14 +38,8 @@ from .mix import Mix
 from .outline import construct, outlining
 from .uninitialized import without_drawing
 
-INDEX = "recipe.yaml"
-"""File with the resolved recipe of a system, which marks a folder as a saved system."""
-
 PART_ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/((?:tokenizers|conditioners|stages)/[\w-]+)")
 """Name of a part in a system on the Hub, such as ``user/name/stages/acoustic``: a repository and a part key."""
-
-FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
-"""Patterns of the files that are downloaded from a repository on the Hub."""
 
 
 class Assembly:

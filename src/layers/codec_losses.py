@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..core.processes import mean_of_all
-from .mel import Definition, MelSpectrum, log_magnitude
+from .mel import Definition, MelSpectrum, log_magnitude, log_power
 
 Judgment = tuple[Tensor, list[Tensor]]
 """What a discriminator returns: its scores of any shape, and its hidden features."""
@@ -28,19 +28,22 @@ class SpectralDistance:
 
     Args:
         windows: Lengths of the windows in samples; the hop is a quarter of each.
-        bands: Mel bands; short windows have fewer, five per 32 samples, so that none is empty.
+        bands: Mel bands; short windows have fewer, five per 32 samples, so that none is empty, except with the spectra
+            of audiocraft.
         f_min: Lower edge of the lowest band, in Hz.
         magnitude: Weight of the absolute difference of magnitudes.
         log: Weight of the distance between logarithms.
         log_power: Order of the norm of a frame's difference of logarithms: 1 for absolute values, 2 for the root of
             squares.
+        root: Whether squares are summed under a root. Without it, they are summed themselves (EnCodec's code).
         scaled: Whether the logarithms of a window of ``s`` samples are weighted by ``sqrt(s / 2)``.
         reduction: ``sum`` over bands and window lengths, or their ``mean``, which is hundreds of times smaller, or the
             ``sum-of-means``: the mean over bands, summed over window lengths.
         decimal: Whether logarithms are decimal instead of natural.
         spectrum: Definition of the mel spectra: ``unit`` has a window of unit energy, bands of height one on the HTK
             scale, and silence around the audio. ``librosa`` has that library's defaults: a window of height one, bands
-            of area one on Slaney's scale, and reflections of the audio at its ends.
+            of area one on Slaney's scale, and reflections of the audio at its ends. ``audiocraft`` is ``unit`` with
+            powers instead of magnitudes, logarithms of ``1e-5 + power``, and reflections.
     """
 
     windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
@@ -49,6 +52,7 @@ class SpectralDistance:
     magnitude: float = 1.0
     log: float = 1.0
     log_power: int = 2
+    root: bool = True
     scaled: bool = True
     reduction: Literal["sum", "mean", "sum-of-means"] = "sum"
     decimal: bool = False
@@ -61,8 +65,8 @@ class SpectralDistance:
             raise ValueError(f"log_power must be 1 or 2, not {self.log_power}")
         if self.reduction not in ("sum", "mean", "sum-of-means"):
             raise ValueError(f"reduction must be sum, mean or sum-of-means, not {self.reduction!r}")
-        if self.spectrum not in ("unit", "librosa"):
-            raise ValueError(f"spectrum must be unit or librosa, not {self.spectrum!r}")
+        if self.spectrum not in (known := get_args(Definition)):
+            raise ValueError(f"spectrum must be {', '.join(known[:-1])} or {known[-1]}, not {self.spectrum!r}")
 
 
 class MultiScaleSpectralLoss(nn.Module):
@@ -76,11 +80,13 @@ class MultiScaleSpectralLoss(nn.Module):
     def __init__(self, config: SpectralDistance, sample_rate: int) -> None:
         super().__init__()
         self.config = config
+        audiocraft = config.spectrum == "audiocraft"
+        self.log = log_power if audiocraft else log_magnitude
         self.spectra = nn.ModuleList(
             MelSpectrum(
                 sample_rate,
                 window,
-                bands=min(config.bands, window * 5 // 32),
+                bands=config.bands if audiocraft else min(config.bands, window * 5 // 32),
                 f_min=config.f_min,
                 definition=config.spectrum,
             )
@@ -93,13 +99,14 @@ class MultiScaleSpectralLoss(nn.Module):
         unit = 1 / math.log(10) if self.config.decimal else 1.0
         for window, spectrum in zip(self.config.windows, self.spectra, strict=True):
             a, b = spectrum(estimate), spectrum(target)
-            difference = log_magnitude(a) - log_magnitude(b)
-            if self.config.log_power == 2:
-                # the root has no gradient at zero
-                log_distance = (difference.square().sum(-1) + 1e-14).sqrt()
-            else:
+            difference = unit * (self.log(a) - self.log(b))
+            if self.config.log_power == 1:
                 log_distance = difference.abs().sum(-1)
-            factor = unit * (math.sqrt(window / 2) if self.config.scaled else 1.0)
+            else:
+                log_distance = difference.square().sum(-1)
+                if self.config.root:
+                    log_distance = (log_distance + 1e-14).sqrt()  # the root has no gradient at zero
+            factor = math.sqrt(window / 2) if self.config.scaled else 1.0
             frames = self.config.magnitude * (a - b).abs().sum(-1) + self.config.log * factor * log_distance
             total = total + (frames / a.shape[-1] if mean else frames).mean()
         return total / len(self.config.windows) if self.config.reduction == "mean" else total
@@ -116,6 +123,11 @@ def generator_hinge(fake: Sequence[Judgment]) -> Tensor:
     return torch.stack([(1 - f).relu().mean() for f, _ in fake]).mean()
 
 
+def generator_hinge_linear(fake: Sequence[Judgment]) -> Tensor:
+    """``mean(−D(x̂))``, averaged over discriminators."""
+    return torch.stack([-f.mean() for f, _ in fake]).mean()
+
+
 def discriminator_least_squares(real: Sequence[Judgment], fake: Sequence[Judgment]) -> Tensor:
     """``mean((1 − D(x))²) + mean(D(x̂)²)``, summed over discriminators."""
     losses = [(1 - r).square().mean() + f.square().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
@@ -127,17 +139,19 @@ def generator_least_squares(fake: Sequence[Judgment]) -> Tensor:
     return torch.stack([(1 - f).square().mean() for f, _ in fake]).sum()
 
 
-AdversarialKind = Literal["hinge", "least-squares"]
+AdversarialKind = Literal["hinge", "hinge-linear", "least-squares"]
 """Kinds of adversarial losses."""
 
 GENERATOR: dict[AdversarialKind, Callable[[Sequence[Judgment]], Tensor]] = {
     "hinge": generator_hinge,
+    "hinge-linear": generator_hinge_linear,
     "least-squares": generator_least_squares,
 }
 """The adversarial loss of the part, by kind."""
 
 DISCRIMINATOR: dict[AdversarialKind, Callable[[Sequence[Judgment], Sequence[Judgment]], Tensor]] = {
     "hinge": discriminator_hinge,
+    "hinge-linear": discriminator_hinge,
     "least-squares": discriminator_least_squares,
 }
 """The loss of the discriminator, by kind."""

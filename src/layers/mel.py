@@ -7,8 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-Definition = Literal["unit", "librosa"]
+Definition = Literal["unit", "librosa", "audiocraft"]
 """Definitions of a mel spectrum."""
 
 
@@ -79,7 +80,7 @@ _SCALES = {"htk": (_htk, _from_htk), "slaney": (_slaney, _from_slaney)}
 
 
 class MelSpectrum(nn.Module):
-    """Magnitudes in mel bands, over a Hann window.
+    """Magnitudes in mel bands, over a Hann window, or powers in the definition of audiocraft.
 
     Args:
         sample_rate: Sample rate in Hz.
@@ -89,7 +90,9 @@ class MelSpectrum(nn.Module):
         f_min: Lower edge of the lowest band, in Hz.
         definition: ``unit`` has a window of unit energy, bands of height one on the HTK scale, and silence around the
             audio. ``librosa`` has that library's defaults: a window of height one, bands of area one on Slaney's
-            scale, and reflections of the audio at its ends.
+            scale, and reflections of the audio at its ends. ``audiocraft`` has a window of unit energy, bands of height
+            one on the HTK scale, of powers instead of magnitudes, and one frame for each hop of the audio, with
+            reflections at its ends.
     """
 
     window: Tensor
@@ -106,28 +109,43 @@ class MelSpectrum(nn.Module):
         definition: Definition = "unit",
     ) -> None:
         super().__init__()
-        self.hop = hop or window // 4
+        self.hop, self.definition = hop or window // 4, definition
         hann = torch.hann_window(window)
-        unit, self.reflects = definition == "unit", definition == "librosa"
+        unit = definition != "librosa"
         self.register_buffer("window", hann / hann.square().sum().sqrt() if unit else hann, persistent=False)
         filterbank = mel_filterbank(window // 2 + 1, bands, sample_rate, f_min, scale="htk" if unit else "slaney")
         self.register_buffer("filterbank", filterbank, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Audio ``[B, C, T]`` to magnitudes ``[B, C, frames, bands]``, in full precision even under autocast."""
-        reflects = self.reflects and audio.shape[-1] > len(self.window) // 2  # less cannot be reflected
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(
-                audio.float().flatten(0, 1),
+                self._extended(audio.float().flatten(0, 1)),
                 len(self.window),
                 self.hop,
                 window=self.window,
-                pad_mode="reflect" if reflects else "constant",
+                center=False,
                 return_complex=True,
             )
-            return (spectrum.abs().mT @ self.filterbank).unflatten(0, audio.shape[:2])
+            magnitudes = spectrum.abs().square() if self.definition == "audiocraft" else spectrum.abs()
+            return (magnitudes.mT @ self.filterbank).unflatten(0, audio.shape[:2])
+
+    def _extended(self, audio: Tensor) -> Tensor:
+        """Audio ``[B, T]`` with what the frames at its ends see besides it."""
+        window, length = len(self.window), audio.shape[-1]
+        edge = (window - self.hop if self.definition == "audiocraft" else window) // 2
+        mode = "reflect" if self.definition != "unit" and length > edge else "constant"  # less cannot be reflected
+        extended = F.pad(audio, (edge, edge), mode)
+        if self.definition == "audiocraft":
+            extended = F.pad(extended, (0, -(length + 2 * edge - window) % self.hop))
+        return extended
 
 
 def log_magnitude(magnitude: Tensor) -> Tensor:
     """Natural logarithm of magnitudes of at least 1e-5: 122 dB below a full-scale sine under a window of 1024."""
     return magnitude.clamp(min=1e-5).log()
+
+
+def log_power(power: Tensor) -> Tensor:
+    """Natural logarithm of ``1e-5 + power``, as in audiocraft."""
+    return (1e-5 + power).log()

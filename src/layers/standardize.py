@@ -32,6 +32,10 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
 
+    def settle(self) -> None:
+        """Keep the statistics as they are from now on."""
+        self._settled = True
+
     @torch.no_grad()
     def observe(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take the statistics of ``x`` ``[B, D, S]`` into account, where ``mask`` ``[B, S]`` is true."""

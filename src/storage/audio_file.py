@@ -189,9 +189,12 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, bits: int
         bits: Bits per sample of lossless formats: 16 (the default), 24, or 32 (floating point).
 
     Raises:
-        PartitaError: The format is unknown or does not support the rate, or the file cannot be written.
+        PartitaError: The format is unknown or does not support the rate, the audio is not one clip, or the file cannot
+            be written.
     """
     path, (kind, subtype) = Path(path), check_writable(path, bits)
+    if audio.ndim != 2:
+        raise PartitaError(f"{path}: a file holds one clip [C, T], such as audio[0], not {list(audio.shape)}")
     encoded = io.BytesIO()  # libsndfile reports no error when the disk is full at the end of a FLAC, MP3 or Ogg file
     try:
         _write(encoded, audio.T, sample_rate, kind, subtype)

@@ -34,8 +34,9 @@ class Losses:
         spectral: Weight of the spectral distance.
         waveform: Weight of the mean absolute difference of samples.
         adversarial: Weight of the adversarial loss; 0 uses no discriminator.
-        adversarial_kind: ``hinge``, the mean over discriminators, as in SoundStream and EnCodec, or ``least-squares``,
-            the sum over discriminators, as in DAC.
+        adversarial_kind: ``hinge``, the mean over discriminators, as in SoundStream and EnCodec; ``hinge-linear``, the
+            same without a bound for the part's own loss, as in audiocraft; or ``least-squares``, the sum over
+            discriminators, as in DAC.
         feature_matching: Weight of the difference between the discriminator's features.
         bottleneck: Weight of the bottleneck's losses, such as a quantizer's commitment or a divergence.
         relative_features: Whether features are compared relative to their magnitude, as EnCodec does.
@@ -57,7 +58,9 @@ class Losses:
 
     def __post_init__(self) -> None:
         if self.adversarial_kind not in GENERATOR:
-            raise ValueError(f"adversarial_kind must be {' or '.join(GENERATOR)}, not {self.adversarial_kind!r}")
+            raise ValueError(
+                f"adversarial_kind must be hinge, hinge-linear or least-squares, not {self.adversarial_kind!r}"
+            )
         weights = {name: value for name, value in vars(self).items() if name != "adversarial_kind"}
         negative = [name for name, weight in weights.items() if weight < 0]
         if negative:
@@ -132,6 +135,16 @@ class AdversarialPart(Part):
         self.balancer = Balancer(self.weights) if losses.balanced else None
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
+    def doubt(self) -> str | None:
+        """A warning that the discriminator has no effect if the training ends before it starts."""
+        steps = self.fit_options.steps
+        if self.discriminator is None or steps > self.adversarial_start:
+            return None
+        return (
+            f"the discriminator has no effect, as it starts only after adversarial_start ({self.adversarial_start:,}) "
+            f"steps: raise fit.steps ({steps:,}), or lower adversarial_start"
+        )
+
     @abstractmethod
     def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
         """The part's reconstruction of a batch in training, with its target."""
@@ -191,7 +204,9 @@ class AdversarialPart(Part):
         """One optimizer for the part and one for the discriminator, on the same schedule."""
         adversary = [] if self.discriminator is None else list(self.discriminator.parameters())
         others = {id(p) for p in adversary}
-        own = self.fit_options.make_optimizer(p for p in self.parameters() if id(p) not in others)
+        own = self.fit_options.make_optimizer(
+            self.fit_options.groups((n, p) for n, p in self.named_parameters() if id(p) not in others)
+        )
         optimizers, schedulers = [own], [self.fit_options.make_scheduler(own)]
         if adversary:
             optimizer = self.fit_options.make_optimizer(adversary)

@@ -63,7 +63,7 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         adversarial_start: Step at which the discriminator starts to contribute.
         level: If set, clips are normalized to unit loudness before they are encoded, each as a whole, which preserves
             its dynamics, and decoded clips get this root mean square, relative to full scale (EnCodec at 48 kHz, which
-            stores the loudness of each second beside its codes: see :meth:`encode_segments`). ``None`` keeps levels.
+            stores the loudness of each second beside its codes). ``None`` keeps levels.
     """
 
     def __init__(
@@ -195,8 +195,8 @@ class NeuralCodec(Tokenizer, AdversarialPart):
         return [Local(first), *steps, Local(self._together)]
 
     def doubt(self) -> str | None:
-        """The bottleneck's warning if the training is too short."""
-        return self.bottleneck.doubt(self.fit_options.steps)
+        """A warning if the training is too short for the bottleneck or the discriminator."""
+        return self.bottleneck.doubt(self.fit_options.steps) or super().doubt()
 
     def reconstruct(self, batch: dict[str, Tensor]) -> Reconstruction:
         """``batch["audio"]`` ``[B, C, T]`` reconstructed through the bottleneck in training mode."""

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torchaudio
 
 from partita.layers.codec_losses import (
     Balancer,
@@ -10,6 +11,7 @@ from partita.layers.codec_losses import (
     discriminator_least_squares,
     feature_matching,
     generator_hinge,
+    generator_hinge_linear,
     generator_least_squares,
 )
 
@@ -23,6 +25,7 @@ def test_hinge():
     fake = [judgment([-3.0, 0.5]), judgment([1.0])]
     assert discriminator_hinge(real, fake) == pytest.approx(((0.25 + 0.75) + (2.0 + 2.0)) / 2)
     assert generator_hinge(fake) == pytest.approx(((4.0 + 0.5) / 2 + 0.0) / 2)
+    assert generator_hinge_linear(fake) == pytest.approx(((3.0 - 0.5) / 2 - 1.0) / 2)
 
 
 def test_least_squares():
@@ -55,6 +58,25 @@ def test_balancer_shares_among_the_losses_there_are():
     output = torch.randn(4, 1, 50, requires_grad=True)
     balancer({"always": 7 * output.sum()}, output).backward()
     assert torch.allclose(output.grad.flatten(1).norm(dim=1), torch.ones(4), atol=1e-5)
+
+
+def test_balancer_over_several_steps():
+    """Norms are means over steps with the weights 1, 0.999, 0.999², …; a loss that comes later has its own."""
+    shares = {"first": 1.0, "second": 0.1, "late": 3.0}
+    balancer, history = Balancer(shares), {name: [] for name in shares}
+    for step in range(6):
+        output = torch.randn(3, 2, 40, dtype=torch.float64, requires_grad=True)
+        slopes = {name: 10 ** torch.randn(3, 1, 1) * torch.randn(3, 2, 40).double() for name in shares}
+        if step < 3:
+            del slopes["late"]
+        total = torch.zeros(3, 2, 40, dtype=torch.float64)
+        for name, slope in slopes.items():
+            history[name].insert(0, slope.square().sum((1, 2)).sqrt().mean().item())
+            weights = 0.999 ** np.arange(len(history[name]))
+            norm = (weights * history[name]).sum() / weights.sum()
+            total += shares[name] / sum(shares[other] for other in slopes) * slope / norm
+        balancer({name: (slope * output).sum() for name, slope in slopes.items()}, output).backward()
+        torch.testing.assert_close(output.grad, total, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("log_power", [1, 2])
@@ -125,6 +147,29 @@ def test_dacs_distance(rate):
     assert MultiScaleSpectralLoss(config, rate)(*signals) == pytest.approx(expected, rel=1e-5)
     short = torch.randn(1, 1, 500)  # less than half a window, which cannot be reflected
     assert MultiScaleSpectralLoss(config, rate)(short, short) == 0
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")
+@pytest.mark.parametrize("length", [6000, 6100])
+def test_audiocrafts_distance(length):
+    """Over spectra of torchaudio: L1 of powers and squares of decimal logarithms of 1e-5 + power, in equal parts."""
+    audio, estimate = 0.1 * torch.randn(2, 2, 1, length)
+    audio[..., 2000:3500] = 0
+    expected, windows = 0.0, (64, 128, 256, 512, 1024)
+    for window in windows:
+        transform = torchaudio.transforms.MelSpectrogram(
+            24000, window, window, window // 4, f_min=64, n_mels=64, normalized=True, center=False
+        )
+        edge = (window - window // 4) // 2
+        extended = [torch.nn.functional.pad(signal, (edge, edge), "reflect") for signal in (estimate, audio)]
+        missing = -(extended[0].shape[-1] - window) % (window // 4)  # of the last frame
+        one, other = (transform(torch.nn.functional.pad(signal, (0, missing))) for signal in extended)
+        expected += (one - other).abs().mean() + ((1e-5 + one).log10() - (1e-5 + other).log10()).square().mean()
+    config = SpectralDistance(
+        windows=windows, f_min=64, root=False, scaled=False, decimal=True, reduction="mean", spectrum="audiocraft"
+    )
+    loss = MultiScaleSpectralLoss(config, 24000)(estimate, audio)
+    torch.testing.assert_close(loss, expected / 5, rtol=1e-5, atol=1e-6)
 
 
 def test_spectral_loss_of_silence_has_a_finite_gradient():

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from partita.errors import PartitaError
-from partita.storage.audio_file import check_audio, inspect_audio, read_clip
+from partita.storage.audio_file import check_audio, inspect_audio, read_clip, write_audio
 
 RATE = 44100
 
@@ -152,3 +152,9 @@ def test_a_clip_of_a_compressed_file_is_that_of_the_whole_file(tmp_path, extensi
         length = min(1500, len(whole) - start)
         clip, _ = read_clip(path, start / 48000, length / 48000, 48000, 1)
         assert np.abs(clip[0] - whole[start : start + length].clip(-1, 1)).max() < 1e-4
+
+
+def test_a_file_holds_one_clip(tmp_path):
+    with pytest.raises(PartitaError, match=r"one clip \[C, T\], such as audio\[0\], not \[1, 2, 100\]"):
+        write_audio(tmp_path / "two.wav", np.zeros((1, 2, 100), np.float32), 16000)
+    assert not (tmp_path / "two.wav").exists()

@@ -250,7 +250,7 @@ def test_narrow_networks_are_alive_if_the_variance_is_preserved():
 def test_nonsense_is_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         DAC(**wrong)
-    with pytest.raises(ValueError, match="adversarial_kind must be hinge or least-squares, not 'wasserstein'"):
+    with pytest.raises(ValueError, match="must be hinge, hinge-linear or least-squares, not 'wasserstein'"):
         Losses(adversarial_kind="wasserstein")
 
 

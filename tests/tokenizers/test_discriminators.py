@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchaudio
+from encodec.msstftd import MultiScaleSTFTDiscriminator
 
 from partita.layers.codec_losses import (
     MultiScaleSpectralLoss,
@@ -82,6 +83,26 @@ def test_encodecs_stft_discriminator_sees_no_padding():
     torch.testing.assert_close(seen[0], torch.stack([expected.real, expected.imag], 1), atol=1e-5, rtol=1e-4)
     judge(torch.randn(1, 1, 100))  # less than a window
     assert seen[1].shape == (1, 2, 1, 257)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_encodecs_discriminator_judges_as_the_package():
+    """Scores and all features of the encodec package's MS-STFT discriminator, with its weights."""
+    windows = (512, 256, 128)
+    reference = MultiScaleSTFTDiscriminator(
+        filters=8, n_ffts=list(windows), win_lengths=list(windows), hop_lengths=[window // 4 for window in windows]
+    )
+    judge = built(MultiScale(wave_scales=(), stft_windows=windows, stft_width=8, stft_kind="dilated"))
+    theirs = {name: value for name, value in reference.state_dict().items() if "spec_transform" not in name}
+    ours = {name: value for name, value in judge.state_dict().items() if not name.endswith("window")}
+    judge.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=False)
+    audio = 0.1 * torch.randn(2, 1, 4000)
+    with torch.no_grad():
+        (logits, features), verdicts = reference(audio), judge(audio)
+    for i, (score, hidden) in enumerate(verdicts):
+        torch.testing.assert_close(score.reshape(-1), logits[i].reshape(-1), atol=1e-5, rtol=1e-5)
+        for mine, other in zip(hidden, features[i], strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"wave_scales": (3,)}, {"wave_scales": (), "stft_windows": ()}])

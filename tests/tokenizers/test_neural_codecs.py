@@ -300,6 +300,18 @@ def test_a_training_that_ends_before_codebooks_learn_is_doubted(build):
 
 
 @BUILDERS
+def test_a_training_that_ends_before_the_discriminator_starts_is_doubted(build):
+    codec = build(adversarial_start=20)
+    codec.fit_options = Fit(steps=20)
+    assert "adversarial_start (20)" in codec.doubt()
+    codec.fit_options = Fit(steps=21)
+    assert codec.doubt() is None
+    codec = build(adversarial_start=20, discriminator=None, losses=Losses(adversarial=0.0, feature_matching=0.0))
+    codec.fit_options = Fit(steps=20)
+    assert codec.doubt() is None
+
+
+@BUILDERS
 def test_channels_coded_by_themselves_are_those_of_the_codec_with_one_channel(build):
     """As MusicGen's stereo models have them: left and right alternate in the codebooks."""
     torch.manual_seed(0)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...core.registry import register
 from ...layers.chunks import Step, needs, steps_of
@@ -129,7 +131,7 @@ class SEANetEncoder(nn.Module):
         for stride in config.strides:
             layers += [ResidualUnit(config, width, dilation) for dilation in config.dilations]
             layers += [
-                nn.ELU(),
+                FreshELU(),
                 convolution(width, 2 * width, 2 * stride, stride=stride, gain=ELU_GAIN),
             ]
             width *= 2
@@ -158,17 +160,26 @@ class SEANetDecoder(nn.Module):
         width = config.width * 2 ** len(config.strides)
         layers: list[nn.Module] = [convolution(dim, width, config.kernel)]
         layers += [ResidualLSTM(width, config.lstm_layers)] if config.lstm_layers else []
-        for stride in reversed(config.strides):
-            layers += [nn.ELU(), transposed(width, width // 2, stride, gain=ELU_GAIN)]
+        for index, stride in enumerate(reversed(config.strides)):
+            elu = FreshELU() if index else nn.ELU()  # the output of recurrent layers is kept for the next chunk
+            layers += [elu, transposed(width, width // 2, stride, gain=ELU_GAIN)]
             width //= 2
             layers += [ResidualUnit(config, width, dilation) for dilation in config.dilations]
         # music has a root mean square of about 0.1
-        layers += [nn.ELU(), convolution(width, channels, config.kernel, gain=0.1 * ELU_GAIN)]
+        layers += [FreshELU(), convolution(width, channels, config.kernel, gain=0.1 * ELU_GAIN)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents ``[B, D, S]`` to audio ``[B, C, S · hop]``."""
         return self.layers(latents)
+
+
+class FreshELU(nn.ELU):
+    """ELU of what nothing else reads: in place where no gradient needs it, as new memory takes longer than ELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return F.elu(x, self.alpha, inplace=not torch.is_grad_enabled())
 
 
 class ResidualUnit(nn.Module):
@@ -188,7 +199,7 @@ class ResidualUnit(nn.Module):
         self.branch = nn.Sequential(
             nn.ELU(),
             config.convolution(width, inner, config.residual_kernel, dilation=dilation, gain=ELU_GAIN),
-            nn.ELU(),
+            FreshELU(),
             config.convolution(inner, width, 1, gain=gain),
         )
         self.shortcut = config.convolution(width, width, 1) if config.shortcut == "conv" else nn.Identity()

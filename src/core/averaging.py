@@ -82,7 +82,7 @@ class AverageWeights(Callback):
         if "current_model_state" in checkpoint:
             names = self._trained(pl_module)
             self.average = {name: checkpoint["state_dict"][name].clone() for name in names}
-            pl_module.load_state_dict(checkpoint["current_model_state"])
+            pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
 
     def _trained(self, part: L.LightningModule) -> dict[str, Tensor]:
         return {name: parameter for name, parameter in part.named_parameters() if parameter.requires_grad}

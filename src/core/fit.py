@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from .optimizers import MuonWithAdamW, make_adam
+from .optimizers import MuonWithAdamW, Parameters, make_adam
 from .precision import Precision
 
 
@@ -40,6 +41,8 @@ class Fit:
         final_lr: Fraction of the peak at which a cosine, linear or exponential schedule ends; the latter needs one.
         trainable: Names of the parameters that are trained, with the wildcards ``*`` and ``?``:
             ``[output_heads.*, "*.blocks.23.*"]``. The others keep their initial values. ``None`` trains all.
+        rates: Factors of the learning rate for some parameters, by names with the same wildcards, of which the first
+            that matches counts: ``{"*.blocks.0.*": 0.1}``. Discriminators have the learning rate itself.
         gradient_clip: Largest gradient norm. ``None`` does not clip.
         ema: Decay of the averaged weights that are validated, saved and used. ``None`` does not average.
         ema_every: Steps between two updates of the average.
@@ -67,6 +70,7 @@ class Fit:
     warmup_steps: int = 0
     final_lr: float = 0.0
     trainable: list[str] | None = None
+    rates: dict[str, float] = field(default_factory=dict)
     gradient_clip: float | None = 1.0
     ema: float | None = None
     ema_every: int = 1
@@ -97,6 +101,9 @@ class Fit:
             raise ValueError("ema must be below 1: with 1, the average would stay at the initial weights")
         if self.trainable is not None and not self.trainable:
             raise ValueError("trainable is empty: name parameters, or use null to train all")
+        for name, rate in self.rates.items():
+            if not 0 < rate < math.inf:
+                raise ValueError(f"rates must be positive, not {rate} for {name}; fit.trainable freezes parameters")
         for name in ("gradient_clip", "validate_every"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, or null for none, not {value}")
@@ -112,12 +119,12 @@ class Fit:
         return self.batch_size * self.accumulate
 
     def make_optimizer(
-        self, parameters: Iterable[torch.nn.Parameter], hidden: Collection[torch.nn.Parameter] = ()
+        self, parameters: Parameters, hidden: Collection[torch.nn.Parameter] = ()
     ) -> torch.optim.Optimizer:
         """The optimizer over ``parameters``.
 
         Args:
-            parameters: The parameters to train.
+            parameters: The parameters to train, or groups of them, such as :meth:`groups`.
             hidden: The matrices between input and output layers, which ``muon`` updates by Muon.
         """
         options = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
@@ -125,6 +132,18 @@ class Fit:
             return MuonWithAdamW(parameters, hidden, **options)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
         return make_adam(kind, parameters, **options)
+
+    def groups(self, named: Iterable[tuple[str, torch.nn.Parameter]]) -> list[dict[str, Any]]:
+        """Groups of parameters for an optimizer, each with its learning rate, by :attr:`rates`.
+
+        Args:
+            named: The parameters to train, with their names.
+        """
+        found: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in named:
+            pattern = next((pattern for pattern in self.rates if fnmatch.fnmatchcase(name, pattern)), None)
+            found.setdefault(1.0 if pattern is None else self.rates[pattern], []).append(parameter)
+        return [{"params": members, "lr": self.lr * rate} for rate, members in sorted(found.items())]
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
         """The learning-rate schedule with its warm-up, to be advanced once per step."""

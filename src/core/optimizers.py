@@ -14,18 +14,28 @@ FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
 0.4 s."""
 
 
-def make_adam(kind: type[Adam], parameters: Iterable[nn.Parameter], **options: Any) -> Adam:
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+"""Parameters, or groups of them as torch takes them: mappings with ``params`` and their own options, such as ``lr``."""
+
+
+def _as_groups(parameters: Parameters) -> list[dict[str, Any]]:
+    given: list[Any] = list(parameters)
+    return given if given and isinstance(given[0], dict) else [{"params": given}]
+
+
+def make_adam(kind: type[Adam], parameters: Parameters, **options: Any) -> Adam:
     """Adam or AdamW over parameters, fused where the device supports it.
 
     Args:
         kind: ``torch.optim.Adam`` or ``torch.optim.AdamW``.
-        parameters: The parameters.
+        parameters: The parameters, or groups of them.
         options: Arguments of the optimizer.
     """
-    chosen = list(parameters)
+    groups = _as_groups(parameters)
+    chosen = [parameter for group in groups for parameter in group["params"]]
     devices = {parameter.device.type for parameter in chosen}
     fused = devices <= {*FUSED_DEVICES} and all(parameter.is_floating_point() for parameter in chosen)
-    optimizer = kind(chosen, fused=fused or None, **options)
+    optimizer = kind(groups, fused=fused or None, **options)
     # Gradients in half precision are clipped, so they must be unscaled before the step rather than in the kernel.
     optimizer._step_supports_amp_scaling = False
     return optimizer
@@ -39,15 +49,19 @@ class MuonWithAdamW(Optimizer):
     the same learning rate and weight decay.
 
     Args:
-        parameters: All parameters.
+        parameters: All parameters, or groups of them.
         hidden: Those among them that Muon updates; each has two dimensions.
         options: Arguments of AdamW. Its learning rate and weight decay are also Muon's.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], hidden: Collection[nn.Parameter], **options: Any) -> None:
-        chosen, matrices = list(parameters), {id(parameter) for parameter in hidden}
-        others = [parameter for parameter in chosen if id(parameter) not in matrices]
-        mine = [parameter for parameter in chosen if id(parameter) in matrices]
+    def __init__(self, parameters: Parameters, hidden: Collection[nn.Parameter], **options: Any) -> None:
+        matrices = {id(parameter) for parameter in hidden}
+        mine: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        for group in _as_groups(parameters):
+            for kept, is_hidden in ((mine, True), (others, False)):
+                if members := [p for p in group["params"] if (id(p) in matrices) == is_hidden]:
+                    kept.append(group | {"params": members})
         shared = {name: options[name] for name in ("lr", "weight_decay") if name in options}
         inner: list[Optimizer] = []
         if mine:

@@ -147,3 +147,31 @@ def test_averaged_weights_are_those_of_torch():
     average.on_train_end(None, module)
     assert torch.equal(module.net[2].weight, torch_average.module.net[2].weight)
     assert torch.equal(module.net[0].weight, current["net.0.weight"])  # frozen
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "muon"])
+def test_rates_multiply_the_learning_rate_of_what_they_name(kind):
+    """The first step of Adam is the learning rate; that of Muon is proportional to it."""
+
+    def moved(**rates):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 4, bias=False), nn.Linear(4, 2))
+        fit = Fit(lr=0.01, optimizer=kind, rates={"1.*": 0.1} | rates)
+        optimizer = fit.make_optimizer(fit.groups(net.named_parameters()), [net[1].weight])
+        schedule = fit.make_scheduler(optimizer)
+        before = [parameter.detach().clone() for parameter in net.parameters()]
+        net(torch.ones(3, 4)).square().sum().backward()
+        optimizer.step()
+        schedule.step()
+        return [(old - new).detach() for old, new in zip(before, net.parameters(), strict=True)]
+
+    slow, even = moved(), moved(**{"1.*": 1.0})
+    for number, (a, b) in enumerate(zip(slow, even, strict=True)):
+        torch.testing.assert_close(a, b * (0.1 if number == 1 else 1.0), atol=1e-6, rtol=1e-3)
+    assert torch.equal(moved(**{"*": 5.0})[1], slow[1])  # the first pattern counts
+    assert slow[0].abs().max() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_rates_are_positive():
+    with pytest.raises(ValueError, match=r"rates must be positive, not 0\.0 for a"):
+        Fit(rates={"a.*": 0.0})

@@ -36,12 +36,14 @@ from partita.errors import PartitaError
 from partita.evaluation.ablation_runs import make_runs
 from partita.evaluation.embedders import of_system
 from partita.evaluation.evaluation_options import Evaluation
+from partita.generators.adapters.lora import LoRA
 from partita.layers.noise_process import DiffusionSampling
 from partita.layers.sampling import Sampling
 from partita.recipe import logger_options
 from partita.recipe.compose import compose
 from partita.recipe.plan import check_recipe, load_recipe
 from partita.recipe.recipe_files import recipes
+from partita.system.adapters import save_adapter
 from partita.system.system import System
 from toys import TOY_RECIPE
 
@@ -276,9 +278,12 @@ def of_language(*languages):
 
 
 @pytest.mark.parametrize("text", of_language("yaml"))
-def test_yaml(text, tmp_path):
+def test_yaml(text, tmp_path, monkeypatch):
     """It is a recipe that composes, an ablation or a preset; under the name of a shipped file, it is that file."""
     path, values = tmp_path / "mine.yaml", yaml.safe_load(text)
+    monkeypatch.chdir(tmp_path)
+    if "finetune" in values:
+        partita.System.outline(check(values["base"])).save_index("runs/mine")
     path.write_text(text)
     if preset := re.match(r"# tokenizer/(\w+)\.yaml", text):
         (tmp_path / "tokenizer").mkdir()
@@ -295,6 +300,18 @@ COMPILED = ("partita.ablate(",)
 """What takes too long to be run."""
 
 
+def save_adapter_of_toy():
+    """A system, and an adapter of it that changes nothing."""
+    Path("toy.yaml").write_text(TOY_RECIPE)
+    small = "{name: autoregressive, backbone: {name: transformer, width: 8, depth: 1, num_heads: 2}}"
+    system, adapter = partita.System(load_recipe("toy.yaml", [f"stages.main.generator={small}"])), LoRA(rank=1)
+    system.save("runs/mine")
+    stage = system.stages["main"]
+    base = {"base": "runs/mine", "stage": "main", "fingerprint": stage.weights_fingerprint()}
+    adapter.attach(stage)
+    save_adapter(stage, adapter, Path("runs/folk/adapters/main"), base)
+
+
 @pytest.mark.parametrize("text", of_language("python"))
 def test_python(text, saved_toy, tmp_path, monkeypatch):
     """It runs, with a toy in the place of what takes long to train; the names it takes from the package are there."""
@@ -306,6 +323,8 @@ def test_python(text, saved_toy, tmp_path, monkeypatch):
         monkeypatch.setattr("partita.training.runs.write_report", lambda *given, **options: "report.html")
     elif "runs/mulan-tiny" in text:
         partita.System(load_recipe("mulan-tiny")).save("runs/mulan-tiny")
+    elif "runs/folk" in text:
+        save_adapter_of_toy()
     else:
         shutil.copytree(saved_toy, "runs/mine")
     code = compile(text, "example.py", "exec")

@@ -11,7 +11,18 @@ import partita
 ROOT = Path(partita.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {
-    *("diffusers", "encodec", "huggingface_hub", "librosa", "loguru", "mir_eval", "music21", "PIL", "pyloudnorm"),
+    *(
+        "diffusers",
+        "encodec",
+        "huggingface_hub",
+        "librosa",
+        "peft",
+        "loguru",
+        "mir_eval",
+        "music21",
+        "PIL",
+        "pyloudnorm",
+    ),
     *("datasets", "litdata", "sounddevice", "submitit", "torchaudio", "trackio", "transformers"),
     "vector_quantize_pytorch",
 }

@@ -69,6 +69,41 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True)
+class LoadingOptions:
+    """Options for loading the system."""
+
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="ADAPTER[=WEIGHT]",
+            help="Run folder or Hub id of an adapter that was trained for the system, and how much of it is added: "
+            "runs/folk=0.7. Can be repeated.",
+        ),
+    ] = None
+    device: Device = "auto"
+
+    def load(self, model: str) -> partita.System:
+        """Load a system with the adapters."""
+        weights: dict[str | Path, float] = {}
+        for text in self.adapters or ():
+            name, equals, number = text.rpartition("=")
+            source = name if equals else text
+            try:
+                if not source.strip():
+                    raise ValueError
+                weight = float(number) if equals else 1.0
+            except ValueError:
+                raise PartitaError(
+                    f"--adapter takes a run or hub id with a weight, runs/folk=0.7, not {text!r}"
+                ) from None
+            if Path(source) in map(Path, weights):
+                raise PartitaError(f"--adapter names {source} twice: keep one")
+            weights[source] = weight
+        return partita.load(model, device=self.device, adapters=weights)
+
+
+@dataclass(frozen=True)
 class StoryOptions:
     """Inputs other than text, a melody, and later prompts of a story."""
 
@@ -199,6 +234,7 @@ class FileOptions:
 @grouped
 def generate(
     model: Model,
+    loading: LoadingOptions,
     sampling: SamplingOptions,
     story: StoryOptions,
     beginning: ContinuationOptions,
@@ -225,7 +261,6 @@ def generate(
     play: Annotated[
         bool, typer.Option("--play", help="Play each clip while it is generated, one after the other.")
     ] = False,
-    device: Device = "auto",
 ) -> None:
     """Generate audio from prompts."""
     output, bits = files.output, files.bits
@@ -240,7 +275,7 @@ def generate(
     if play:
         partita.check_player()
     rows, excerpt, sampling_changes = story.rows(prompts), beginning.excerpt(), sampling.settings()
-    system = partita.load(model, device=device)
+    system = loading.load(model)
     spec = system.output.spec
     partita.check_writable(output, bits, spec.sample_rate, spec.channels)
     if prompt_file is not None:

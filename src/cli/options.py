@@ -10,7 +10,13 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-Recipe = Annotated[str, typer.Argument(help="Name of a packaged recipe, or path of a YAML file.", show_default=False)]
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a packaged recipe, path of a YAML file, or folder of a run or export, to start from its recipe.",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

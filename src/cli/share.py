@@ -43,6 +43,12 @@ def push(
             help="Also upload report.html. It contains audio of test pieces: publish it only if you may publish them.",
         ),
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER/NAME", help="System on the Hub that adapters belong to, if they were trained for a local one."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be uploaded to a folder.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of a dry run; by default, NAME-dry-run.")
@@ -56,11 +62,11 @@ def push(
         raise PartitaError("--output requires --dry-run: it is the folder of a dry run")
     if not dry_run:
         where = partita.Commit(commit.private, commit.branch, commit.tag, commit.message)
-        address = partita.push(run, repo_id, license=license, examples=examples, report=report, commit=where)
+        address = partita.push(run, repo_id, license=license, examples=examples, report=report, commit=where, base=base)
         out.print(f"pushed: {address}")
         return
     folder = output or Path(f"{repo_id.split('/')[-1]}-dry-run")
-    files = partita.preview_push(run, repo_id, folder, license=license, examples=examples, report=report)
+    files = partita.preview_push(run, repo_id, folder, license=license, examples=examples, report=report, base=base)
     for name in files:
         out.print(f"{(folder / name).stat().st_size:>15,}  {name}")
     out.print(f"not uploaded: {len(files)} files in {folder}")

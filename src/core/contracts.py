@@ -165,7 +165,10 @@ def _times(cardinalities: tuple[int, ...]) -> str:
 
 def finite(values: Tensor) -> bool:
     """Whether there is neither NaN nor infinity in a tensor; one without memory or of whole numbers has none."""
-    return values.is_meta or not values.is_floating_point() or bool(values.isfinite().all())
+    if values.is_meta or not values.is_floating_point():
+        return True
+    wide = values.float() if values.element_size() == 1 else values  # isfinite lacks the types of 8 bits
+    return bool(wide.isfinite().all())
 
 
 ALIGNED_FUSIONS = ("add", "concat")

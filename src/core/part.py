@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,7 +22,7 @@ from ..storage.saved_format import check_format, numbered
 from ..storage.tensor_file import read_tensors, write_tensors
 from ..storage.untrusted import read_json
 from .averaging import AverageWeights
-from .checkpoint import formats_for
+from .checkpoint import Checkpoint, formats_for
 from .configured import Configured
 from .contracts import finite
 from .fit import Fit
@@ -90,7 +90,7 @@ class Part(Configured, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the fit options, for all trainable parameters."""
-        trained = (p for p in self.parameters() if p.requires_grad)
+        trained = self.fit_options.groups((n, p) for n, p in self.named_parameters() if p.requires_grad)
         optimizer = self.fit_options.make_optimizer(trained, self.hidden_matrices)
         scheduler = self.fit_options.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -139,11 +139,20 @@ class Part(Configured, L.LightningModule):
         """A digest of its family, name, arguments, exported weights and vocabulary, to which more can be added."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.config, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.exported_state().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        self._add_weights(digest)
         digest.update(self.vocabulary())
         return digest
+
+    def weights_fingerprint(self) -> str:
+        """What tells these exported weights from others, whatever the arguments: 32 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        self._add_weights(digest)
+        return digest.hexdigest()
+
+    def _add_weights(self, digest: hashlib.blake2b) -> None:
+        for name, tensor in sorted(self.exported_state().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
 
     def fingerprint(self) -> str:
         """What tells this part from one of other arguments or weights: 32 hexadecimal digits."""
@@ -214,6 +223,20 @@ class Part(Configured, L.LightningModule):
         for part in self._inner.values():
             part.load_tokenizer(folder)
 
+    def _converted(
+        self, found: type[Checkpoint], path: Path, config: Mapping[str, Any], source: str | Path
+    ) -> dict[str, Tensor]:
+        """Convert a checkpoint, whose tensors can have shapes and types with which its format cannot compute."""
+        try:
+            return found.convert(self, path, config)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            raise PartitaError(
+                f"{source}: these weights cannot be converted, because some have another shape or type than "
+                f"{found.reads} ({str(error).strip().partition(chr(10))[0]:.200}): download them again"
+            ) from None
+
     def load_weights(self, source: str | Path) -> None:
         """Load pretrained weights from a folder or file that :meth:`save` wrote, or a checkpoint in a known format.
 
@@ -225,7 +248,7 @@ class Part(Configured, L.LightningModule):
         """
         path, formats = Path(source), formats_for(type(self))
         if kind(path) == "file" and (read := [format for format in formats if format.reads_file(path)]):
-            self.load_exported_state(read[0].convert(self, path, {}), source)
+            self.load_exported_state(self._converted(read[0], path, {}, source), source)
             return
         if formats and kind(path) != "file":
             path = checkpoint_folder(source)
@@ -239,7 +262,7 @@ class Part(Configured, L.LightningModule):
                         f"{source} holds a model of type {held}, which {self.registered_name} cannot take over: "
                         f"it reads what this library saved, and {readable}"
                     )
-                self.load_exported_state(fitting.convert(self, path, config), source)
+                self.load_exported_state(self._converted(fitting, path, config, source), source)
                 return
         if kind(path) == "folder":
             if kind(path / "config.json") == "file" and "family" in (config := read_json(path / "config.json")):
@@ -287,13 +310,22 @@ class Part(Configured, L.LightningModule):
         Raises:
             ValueError: A pattern matches no parameter.
         """
-        names = [name for name, _ in self.named_parameters()]
-        for pattern in patterns or ():
-            if not fnmatch.filter(names, pattern):
-                blocks = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
-                raise ValueError(f"no parameter is called {pattern!r}{did_you_mean(pattern, blocks[:12])}")
+        self.check_names(patterns or ())
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(patterns is None or any(fnmatch.fnmatchcase(name, p) for p in patterns))
+
+    def check_names(self, patterns: Iterable[str]) -> None:
+        """Check that each pattern matches the name of a parameter.
+
+        Raises:
+            ValueError: One matches none.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                blocks = dict.fromkeys(re.sub(r"[.]\d+(?=[.])", ".*", name) for name in names)
+                groups = dict.fromkeys(re.sub(r"[.]\w+$", ".*", name) for name in blocks)
+                raise ValueError(f"no parameter is called {pattern!r}{did_you_mean(pattern, groups)}")
 
     def doubt(self) -> str | None:
         """A warning, shown before training, why the options will give a poor result; ``None`` if they look fine."""

@@ -23,6 +23,7 @@ COMPONENTS = {
     "bottleneck": "tokenizers/bottlenecks",
     "discriminator": "tokenizers/discriminators",
     "backbone": "generators/backbones",
+    "adapter": "generators/adapters",
     "denoiser": "generators/denoisers",
     "audio_tower": "conditioners/audio_towers",
     "text_tower": "conditioners/text_towers",

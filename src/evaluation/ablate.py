@@ -18,8 +18,7 @@ from ..data.overview import check_training_pieces
 from ..errors import PartitaError
 from ..recipe.recipe_files import read_yaml
 from ..storage.files import replacing_file
-from ..storage.saved_format import numbered
-from ..system.assembly import INDEX
+from ..system.assembly import INDEX, index_yaml
 from ..training.token_plan import check_tokens
 from .ablation import Ablation
 from .ablation_page import write_results
@@ -265,7 +264,7 @@ def _claim_folder(ablation: Ablation, root: Path, write: bool = True) -> None:
 def _check_same_recipe(run: Run, root: Path) -> None:
     """Check that an existing run folder has the same recipe as the run."""
     index = root / run.folder / INDEX
-    if index.is_file() and fingerprint(read_yaml(index)) != fingerprint(numbered(run.plan.values)):
+    if index.is_file() and fingerprint(read_yaml(index)) != fingerprint(yaml.safe_load(index_yaml(run.plan))):
         raise PartitaError(
             f"{root / run.folder} holds a run of another recipe or budget than {_title(run)}: choose another folder "
             "with -o, or delete that one"

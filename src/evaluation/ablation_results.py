@@ -18,6 +18,7 @@ from ..core.part_key import PartKey
 from ..core.version import __version__
 from ..metrics.significance import holm, p_text, paired_test
 from ..pages.tables import Table, fitted
+from ..system.adapters import read_adapters
 from ..training.report import read_curves
 from .ablation import Ablation
 from .ablation_runs import Run, tokens_per_step, trained_parts
@@ -242,6 +243,8 @@ def notes(ablation: Ablation, found: Sequence[RunResult]) -> list[str]:
             lines.append(
                 f"{folder} warms up for more than half of its training: its budget is too small for its preset"
             )
+        doubts = dict.fromkeys(doubt for part in _parts(runs, folder) if (doubt := part.doubt()) is not None)
+        lines += [f"{folder}: {doubt}" for doubt in doubts]
     if ablation.budget:
         amounts = (f"{group}: {v:g} {unit}" for group, amount in ablation.budget.items() for unit, v in amount.items())
         lines.append(f"budget: {', '.join(amounts)}")
@@ -275,6 +278,10 @@ def _result(root: Path, run: Run, part_folders: Mapping[str, str]) -> RunResult:
             minutes = math.nan
             continue
         figures[f"{key}: steps"] = float(fit.steps)
+        if system.adapter_of(key) is not None:
+            adapters = read_adapters(root / part_folders.get(key, run.folder))
+            size = sum(one.num_parameters for one in adapters if one.stage == key.name)
+            figures[f"{key}: adapter parameters"] = float(size)
         if key.group != "conditioners":
             figures[f"{key}: million tokens"] = fit.steps * tokens_per_step(system, key) / 1e6
         curves = read_curves(root / part_folders.get(key, run.folder), key)

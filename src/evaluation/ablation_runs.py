@@ -109,8 +109,13 @@ def standalone_parts(run: Run) -> dict[PartKey, Part]:
 
 
 def trained_parts(run: Run) -> dict[PartKey, Part]:
-    """Return the standalone parts that are trained, which are those without pretrained weights."""
-    return {key: part for key, part in standalone_parts(run).items() if run.outline.part_plan(key).weights is None}
+    """Return the standalone parts that are trained: those without pretrained weights, and stages with an adapter."""
+    outline = run.outline
+    return {
+        key: part
+        for key, part in standalone_parts(run).items()
+        if outline.part_plan(key).weights is None or outline.adapter_of(key) is not None
+    }
 
 
 def with_steps(run: Run, budget: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float] | None = None) -> Run:
@@ -169,7 +174,8 @@ def _restricted(run: Run, key: PartKey, needed: Collection[PartKey]) -> dict[str
         generator = {key: value for key, value in stage["generator"].items() if key != "sampling"}
         stage = {key: value for key, value in stage.items() if key != "overlap"}
         values["stages"][name] = stage | {"generator": generator}
-    values |= {key: run.plan.values[key] for key in ("data", "trainer") if key in run.plan.values}
+    kept = ["data", "trainer", *(["finetune"] if any("adapter" in s for s in values["stages"].values()) else [])]
+    values |= {key: run.plan.values[key] for key in kept if key in run.plan.values}
     # pretrained weights are the same for every seed
     return values | {"seed": run.seed if key in trained_parts(run) else 0}
 

@@ -150,8 +150,10 @@ def _wait(task: Task, root: Path) -> None:
 
 
 def _train(task: Task, root: Path) -> None:
-    tokens = root / task.tokens / TOKENS if task.tokens else None
-    train(_plan(task, root), root / task.folder, only=PartKey(task.part), tokens=tokens)
+    tokens, key = root / task.tokens / TOKENS if task.tokens else None, PartKey(task.part)
+    system = train(_plan(task, root), root / task.folder, only=key, tokens=tokens)
+    if system.adapter_of(key) is not None and not getattr(rank_zero_only, "rank", 0):
+        system.parts[key].save(root / task.folder / key)  # with the adapter, as any other part of the variants
 
 
 def _store(task: Task, root: Path) -> None:

@@ -85,7 +85,7 @@ def collect(
     found |= {f"samples/{i}.{kind}": clip[kind] for i, clip in media.items() for kind in ("flac", "png")}
     captions = {i: clip["caption"].decode() for i, clip in media.items()}
     found["README.md"] = model_card(
-        system, repo_id, license, metrics, captions, notes, _overview(system) if own else (), reading
+        system, repo_id, license, metrics, captions, notes, data_overview(system) if own else (), reading
     ).encode()
     return publishable(found, owner)
 
@@ -114,14 +114,14 @@ def model_card(
     """
     rows = list(_metrics(metrics or {}, ()))
     prompt = next(filter(None, (captions or {}).values()), "a slow piece for flute")
-    quoted = json.dumps(_line(prompt), ensure_ascii=False)
+    quoted = json.dumps(one_line(prompt), ensure_ascii=False)
     texts = bool(system.stages) and "text" in system.inputs
     no_caption = "no prompt" if texts else "no text input"
     values = {
         "metadata": yaml.safe_dump(_metadata(system, repo_id, license, rows), sort_keys=False, allow_unicode=True),
         "title": repo_id.split("/")[-1],
         "repo_id": repo_id,
-        "description": _line(system.plan.values.get("description") or ""),
+        "description": one_line(system.plan.values.get("description") or ""),
         "generates": bool(system.stages),
         "what": _what(system),
         "first_part": next((f'codec = system.tokenizers["{name}"]' for name in system.tokenizers), "")
@@ -130,21 +130,22 @@ def model_card(
         "call": f"[{quoted}], duration={system.plan.window:g}" if texts else "",
         "quoted_prompt": f"{quoted} " if texts else "",
         "diagram": diagram(system),
-        "parts": [part._replace(spec=_line(part.spec)) for part in system.summary()],
-        "training": list(_training(system)),
+        "parts": [part._replace(spec=one_line(part.spec)) for part in system.summary()],
+        "training": (training := list(trainings(system))),
+        "trained": any(row["steps"] not in ("pretrained", "no weights") for row in training),
         "data": " ".join(
             [
-                f"The data is `{system.source.registered_name}`{_settings(system)}.",
-                *(f"{_line(line)}." for line in data),
+                f"The data is `{system.source.registered_name}`{data_settings(system)}.",
+                *(f"{one_line(line)}." for line in data),
             ]
         ),
-        "origins": [_line(f"{origin.what}: {origin.license}") for origin in system.source.origins],
+        "origins": [one_line(f"{origin.what}: {origin.license}") for origin in system.source.origins],
         "metrics": rows,
-        "reading": [_line(str(text)) for text in reading],
+        "reading": [one_line(str(text)) for text in reading],
         "pieces": SPLIT_NAMES[system.source.fallback_split("test")] if captions else "",
-        "notes": [_line(str(note)) for note in notes],
+        "notes": [one_line(str(note)) for note in notes],
         "examples": [
-            {"caption": _line(text) or no_caption, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
+            {"caption": one_line(text) or no_caption, "audio": f"samples/{i}.flac", "image": f"samples/{i}.png"}
             for i, text in (captions or {}).items()
         ],
         "windows": " or ".join(dict.fromkeys(f"{stage.window:g} s" for stage in system.plan.stages.values())),
@@ -172,7 +173,7 @@ def _what(system: System) -> str:
 def _codec(system: System) -> str:
     """Return the representation that is decoded to audio. Empty for a system of conditioners alone."""
     tokenizers = [system.output] if system.stages else list(system.tokenizers.values())
-    return _line(str(tokenizers[0].spec)) if tokenizers else ""
+    return one_line(str(tokenizers[0].spec)) if tokenizers else ""
 
 
 def diagram(system: System) -> str:
@@ -234,11 +235,14 @@ def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict
     return metadata
 
 
-def _training(system: System) -> Iterator[dict[str, str]]:
+def trainings(system: System) -> Iterator[dict[str, str]]:
+    """Yield a row for each part: steps, batch size, clip length, audio in total and learning rate of its training."""
     for key, part in system.training_order.items():
         plan, fit = system.part_plan(key), part.fit_options
         row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
         pretrained = plan.weights is not None or (plan.init and plan.init == system.plan.values.get("imported"))
+        if system.adapter_of(key) is not None:
+            pretrained = False
         if pretrained or part.weightless:
             row["steps"] = "pretrained" if pretrained else "no weights"
         elif getattr(part, "trained_with_stage", False):
@@ -267,9 +271,15 @@ def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[st
         more = dict.fromkeys(("real", "chance", "clips", "embedding"), "–") | {"subject": "system"}
         if isinstance(value, Mapping):
             present = {k: v for k in more if (v := value.get(k)) is not None}
-            more |= {k: _line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in present.items()}
-            more |= {"clips": _line(clips_text(value))} if "clips" in value else {}
-        yield {"name": _line(" ".join(path)), "number": number, "value": f"{number:.4g}", "interval": interval, **more}
+            more |= {k: one_line(f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in present.items()}
+            more |= {"clips": one_line(clips_text(value))} if "clips" in value else {}
+        yield {
+            "name": one_line(" ".join(path)),
+            "number": number,
+            "value": f"{number:.4g}",
+            "interval": interval,
+            **more,
+        }
 
 
 def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:
@@ -290,7 +300,7 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
         yield i, {"flac": flac(clip.numpy(), spec.sample_rate), "png": image, "caption": caption.encode()}
 
 
-def _overview(system: System) -> list[str]:
+def data_overview(system: System) -> list[str]:
     """Return sentences that describe the data; empty if the data is not available."""
     try:
         system.source.setup()
@@ -303,13 +313,14 @@ def _id(kind: str, name: str) -> str:
     return f"{kind}_{re.sub(r'[^A-Za-z0-9]', '_', name)}"
 
 
-def _settings(system: System) -> str:
+def data_settings(system: System) -> str:
+    """Return the options of the data sources in parentheses; empty if there are none."""
     data = system.plan.values.get("data")
     sources = data if isinstance(data, list) else [data] if isinstance(data, dict) else []
     given = [", ".join(f"{k}: {v}" for k, v in source.items() if k != "name" or len(sources) > 1) for source in sources]
-    return f" ({_line('; '.join(given))})" if any(given) else ""
+    return f" ({one_line('; '.join(given))})" if any(given) else ""
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text that cannot break out of its table cell and line."""
     return " ".join(text.split()).replace("|", "¦").replace('"', "'").replace("<", "‹").replace(">", "›")

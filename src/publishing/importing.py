@@ -17,7 +17,6 @@ from ..recipe.plan import check_recipe
 from ..storage.download import fetch
 from ..storage.files import kind, replacing_folder
 from ..storage.pretrained import read_config
-from ..storage.untrusted import read_json
 from ..system.system import System
 from .formats.base import PublishedSystem
 
@@ -51,7 +50,6 @@ def import_system(source: str | Path, output: str | Path) -> Path:
     checkpoint = _located(source, formats)
     config = read_config(checkpoint)
     _check_code(checkpoint, config, source)
-    _check_shards(checkpoint)
     found = next((one for one in formats if one.detect(checkpoint, config)), None)
     if found is None:
         held = f"a model of type {config['model_type']!s:.60}" if "model_type" in config else "no known checkpoint"
@@ -97,21 +95,6 @@ def _check_code(folder: Path, config: Mapping[str, Any], source: str | Path) -> 
         raise PartitaError(
             f"{source} needs code from its own repository (auto_map in config.json), which is never run: it cannot be "
             "imported"
-        )
-
-
-def _check_shards(folder: Path) -> None:
-    """Check that all shards are there that the index of sharded weights names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise PartitaError(f"{index} is damaged: it does not say which tensors are in which file")
-    missing = sorted(name for name in set(shards.values()) if not (folder / Path(name).name).is_file())
-    if missing:
-        raise PartitaError(
-            f"{folder} is incomplete: {', '.join(missing)} of {index.name} is missing; download it again"
         )
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
@@ -15,9 +16,11 @@ from ..storage.download import check_id
 from ..storage.files import replacing_folder
 from ..storage.hub_errors import as_messages
 from ..storage.patience import patiently
+from ..system.adapters import holds_adapters
+from .adapter_card import collect_adapters
 from .card import collect
 
-OURS = ("tokenizers/", "conditioners/", "stages/", "samples/", "recipe.yaml", "evaluation.json")
+OURS = ("tokenizers/", "conditioners/", "stages/", "adapters/", "samples/", "recipe.yaml", "evaluation.json")
 """Prefixes of files that a push replaces; files of an earlier push that are not pushed again are deleted."""
 
 
@@ -59,8 +62,11 @@ def push(
     examples: int = 3,
     report: bool = False,
     commit: Commit = DEFAULT_COMMIT,
+    base: str | None = None,
 ) -> str:
     """Publish a trained system in one commit: weights, recipe, model card and audio examples.
+
+    Of a run that trained adapters, the adapters alone are published, with a card that names their system.
 
     Paths of this machine and names of its user are removed from all uploaded files.
 
@@ -71,6 +77,7 @@ def push(
         examples: Number of clips to generate for the model card.
         report: Whether to upload ``report.html``, which contains audio of test pieces that others may own.
         commit: Options of the commit.
+        base: Hub id of the system that adapters belong to, if they were trained for a folder of this machine.
 
     Returns:
         The URL of the commit.
@@ -108,7 +115,7 @@ def push(
 
     with as_messages(repo_id, commit.branch):
         patiently(check)  # before collecting files, which takes minutes
-    files = collect(run, repo_id, license=license, examples=examples, report=report)
+    files = _collected(run, repo_id, license=license, examples=examples, report=report, base=base)
     with as_messages(repo_id, commit.branch):
         return patiently(publish)
 
@@ -121,6 +128,7 @@ def preview_push(
     license: str | None = None,
     examples: int = 3,
     report: bool = False,
+    base: str | None = None,
 ) -> list[str]:
     """Write the files that :func:`push` would upload to a folder, and return their names.
 
@@ -131,6 +139,7 @@ def preview_push(
         license: License of the weights, by its identifier on the Hub.
         examples: Number of clips to generate for the model card.
         report: Whether to include ``report.html``.
+        base: Hub id of the system that adapters belong to, if they were trained for a folder of this machine.
 
     Raises:
         PartitaError: The folder exists, or the system is not fully trained.
@@ -138,9 +147,26 @@ def preview_push(
     check_id(repo_id)
     if Path(folder).exists():
         raise PartitaError(f"{folder} exists already: choose another folder")
-    files = collect(run, repo_id, license=license, examples=examples, report=report)
+    files = _collected(run, repo_id, license=license, examples=examples, report=report, base=base, preview=True)
     write_out(files, folder)
     return sorted(files)
+
+
+def _collected(
+    run: str | Path, repo_id: str, *, report: bool, base: str | None, preview: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Return the files of a system, or of the adapters of a run.
+
+    Raises:
+        PartitaError: A system has no base, and adapters have no report of their own.
+    """
+    if holds_adapters(Path(run)):
+        if report:
+            raise PartitaError("the report of adapters is not published: their card has clips with and without them")
+        return collect_adapters(run, repo_id, base=base, preview=preview, **options)
+    if base is not None:
+        raise PartitaError(f"{run} holds a system of its own, no adapters: remove --base")
+    return collect(run, repo_id, report=report, **options)
 
 
 def write_out(files: dict[str, Path | bytes], folder: str | Path) -> None:

@@ -30,6 +30,8 @@ class StageKeys:
         window: Length of the training crop and of a window in generation, in seconds.
         overlap: Length of the previous window's end that the next window continues, in seconds. ``None`` uses half a
             window.
+        adapter: Small change of the generator that is trained while the generator keeps the weights of the system that
+            ``finetune`` names. ``None`` trains the generator itself.
     """
 
     generator: Any
@@ -37,6 +39,7 @@ class StageKeys:
     given: Any = None
     window: float = 10.0
     overlap: float | None = None
+    adapter: Any = None
 
 
 @dataclass
@@ -81,6 +84,7 @@ class StagePlan:
         overlap: Overlap of consecutive windows, in seconds.
         dependencies: Names of the stages whose output this stage continues or takes as input.
         outputs: Inputs that are side outputs of other stages, by name.
+        adapter: Plan of the adapter that is trained in the place of the generator; ``None`` without one.
     """
 
     part: PartPlan
@@ -91,6 +95,7 @@ class StagePlan:
     overlap: float
     dependencies: frozenset[str] = frozenset()
     outputs: dict[str, OutputReference] = field(default_factory=dict)
+    adapter: PartPlan | None = None
 
     @property
     def target(self) -> Reference:
@@ -176,9 +181,11 @@ def plan_stages(tree: Tree, parts: dict[tuple[str, ...], PartPlan]) -> dict[str,
             tree.add_problem(
                 f"{key}.overlap", f"must be 0 or more, and shorter than the window of {window:g} s, not {overlap:g}"
             )
+            overlap = 0.0  # avoids further mistakes about the same value
         part = parts.get(("stages", name, "generator"))
         if part is not None and targets:
-            found[name] = StagePlan(part, targets, given, references, window, overlap, outputs=outputs)
+            adapter = parts.get(("stages", name, "adapter"))
+            found[name] = StagePlan(part, targets, given, references, window, overlap, outputs=outputs, adapter=adapter)
     return _ordered(tree, found)
 
 

@@ -52,7 +52,6 @@ def compose(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
         if is_numbered(value):
             tree.values[key] = list(value.values())
     take_over(tree)
-    tree.values.pop("finetune", None)  # what it means is in the slots now
     _refuse_references(tree)
     return tree
 
@@ -154,15 +153,8 @@ def _expand_slot(tree: Tree, path: KeyPath, family: str, folder: Path, outer_pre
         tree.add_problem(key, str(error))
         return
     layers = _without_preset_weights(layers)
-    if _fit_has_no_effect(tree, path, [layer for layer, _ in layers]):
-        tree.add_problem(
-            f"{key}.fit",
-            "the part has weights, which are final, so fit would have no effect",
-            ": remove fit to use the weights unchanged, or set weights to null to train from scratch",
-            file=tree.blame(f"{key}.fit"),
-        )
-    elif next((layer["weights"] for layer, _ in layers if "weights" in layer), None) is not None:
-        layers = [({k: v for k, v in layer.items() if k != "fit"}, file) for layer, file in layers]
+    if not (path[-1] == "generator" and parent.get("adapter") is not None):  # else fit is about the adapter
+        layers = _without_fit_of_final_weights(tree, path, layers)
     origins = {k: tree.origin(f"{key}.{k}") for k in value}
     slot_origin = tree.origin(key)
     parent[path[-1]] = {}
@@ -190,6 +182,21 @@ def _without_preset_weights(layers: list[Layer]) -> list[Layer]:
         ({k: v for k, v in layer.items() if k != "weights"} if i > first else layer, file)
         for i, (layer, file) in enumerate(layers)
     ]
+
+
+def _without_fit_of_final_weights(tree: Tree, path: KeyPath, layers: list[Layer]) -> list[Layer]:
+    """Return the layers of a slot without training options if its weights are given, and report options set later."""
+    key = ".".join(path)
+    if _fit_has_no_effect(tree, path, [layer for layer, _ in layers]):
+        tree.add_problem(
+            f"{key}.fit",
+            "the part has weights, which are final, so fit would have no effect",
+            ": remove fit to use the weights unchanged, or set weights to null to train from scratch",
+            file=tree.blame(f"{key}.fit"),
+        )
+    elif next((layer["weights"] for layer, _ in layers if "weights" in layer), None) is not None:
+        return [({k: v for k, v in layer.items() if k != "fit"}, file) for layer, file in layers]
+    return layers
 
 
 def _fit_has_no_effect(tree: Tree, path: KeyPath, layers: Sequence[Mapping[str, Any]]) -> bool:

@@ -18,17 +18,30 @@ from .tree import Tree
 
 
 def take_over(tree: Tree) -> None:
-    """Apply the key ``finetune`` of a composed recipe, which names a saved system.
+    """Apply the key ``finetune`` of a composed recipe, which names a saved system, and the adapters of stages.
 
     Tokenizers and conditioners of the saved system keep their weights, and stages, with the conditioners that are
     trained with them, start from theirs. A part is taken over if the recipe has the same part under the same key, made
     of the same components, and says nothing of its own about its weights.
 
+    If a stage has an adapter, all parts keep their weights, and the recipe may not exchange any: an adapter belongs to
+    the whole system. The key then stays in the recipe; otherwise, what it means is in the slots.
+
     Args:
         tree: The recipe, with all presets expanded. Mistakes are recorded in it.
     """
-    source = tree.values.get("finetune")
-    if source is None:
+    adapted = [name for name, stage in _stages(tree.values) if stage.get("adapter") is not None]
+    source = tree.values.get("finetune") if adapted else tree.values.pop("finetune", None)
+    for name in adapted:
+        key = f"stages.{name}"
+        if not source:
+            tree.add_problem(f"{key}.adapter", "an adapter belongs to a trained system", ": name it with finetune=RUN")
+        fit = at(tree.values, ("stages", name, "generator", "fit"))
+        for option in ("trainable", "rates") if isinstance(fit, dict) else ():
+            if fit.get(option):
+                hint = ": name layers in adapter.layers, or remove the adapter"
+                tree.add_problem(f"{key}.generator.fit.{option}", "only the adapter is trained", hint)
+    if not source:
         return
     try:
         folder, saved = _saved(source)
@@ -38,16 +51,30 @@ def take_over(tree: Tree) -> None:
     taken = 0
     for path, key in _slots(tree.values):
         slot, theirs = at(tree.values, path), at(saved, path)
-        if not isinstance(slot, dict) or not isinstance(theirs, dict) or "name" not in slot:
+        if not isinstance(slot, dict) or "name" not in slot:
             continue
-        if {"weights", "init"} & slot.keys() and (slot.get("weights") or slot.get("init")) != _own(theirs):
-            continue
-        if _kinds(slot) != _kinds(theirs):
+        ours = str(folder / key)
+        if not isinstance(theirs, dict) or not _is_theirs(slot, theirs, ours):
+            if adapted:
+                hint = ": adapters are trained with all other parts as they are there; leave it, or remove the adapter"
+                tree.add_problem(".".join(path), f"this is not the part of {source}", hint)
             continue
         taken += 1
-        _start(slot, path, theirs, str(folder / key))
-    if not taken:
+        _start(slot, path, theirs, ours, frozen=bool(adapted))
+    if not taken and not adapted:
         tree.add_problem("finetune", f"none of the parts of this recipe is one of {source}", ": start from its recipe")
+
+
+def _stages(values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    stages = values.get("stages")
+    return [(n, s) for n, s in stages.items() if isinstance(s, dict)] if isinstance(stages, dict) else []
+
+
+def _is_theirs(slot: Mapping[str, Any], theirs: Mapping[str, Any], folder: str) -> bool:
+    """Whether a slot holds the part that the saved system has there, and says nothing of its own about weights."""
+    own = slot.get("weights") or slot.get("init")
+    unsaid = not {"weights", "init"} & slot.keys()
+    return _kinds(slot) == _kinds(theirs) and (unsaid or own in (folder, _own(theirs)))
 
 
 def _saved(source: Any) -> tuple[Path, dict[str, Any]]:
@@ -59,7 +86,13 @@ def _saved(source: Any) -> tuple[Path, dict[str, Any]]:
         path = fetch(source, FILES)
     if kind(path / INDEX) != "file":
         raise PartitaError(f"{source:.200} is neither a saved system, a folder with {INDEX}, nor a hub id (user/name)")
-    return path, read_yaml(path / INDEX)
+    saved = read_yaml(path / INDEX)
+    if (base := saved.get("finetune")) is not None:
+        raise PartitaError(
+            f"{source} holds adapters of {base}, not a system: save one with them merged, by "
+            f"partita.load({source!r}).save(FOLDER), and name that"
+        )
+    return path, saved
 
 
 def _slots(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -84,8 +117,8 @@ def _kinds(slot: Any) -> Any:
     return {key: value for key, value in inner.items() if value} | ({"name": slot["name"]} if "name" in slot else {})
 
 
-def _start(slot: dict[str, Any], path: KeyPath, theirs: Mapping[str, Any], source: str) -> None:
-    """Write into a slot where its weights are, and whether they are trained further."""
+def _start(slot: dict[str, Any], path: KeyPath, theirs: Mapping[str, Any], source: str, *, frozen: bool) -> None:
+    """Write into a slot where its weights are, and whether they are trained further, which nothing is if frozen."""
     group = path[0]
     try:
         cls = lookup(SLOT_GROUPS.get(group, "generator"), str(slot["name"]))
@@ -96,8 +129,10 @@ def _start(slot: dict[str, Any], path: KeyPath, theirs: Mapping[str, Any], sourc
     if getattr(cls, "weightless", False):
         return
     joint = getattr(cls, "trained_with_stage", False) and theirs.get("weights") is None
-    if group == "stages" or joint:
+    if (group == "stages" or joint) and not frozen:
         slot["init"] = source
+    elif group == "stages":
+        slot["weights"] = source  # its training options are those of its adapter
     else:
         slot["weights"] = source
         slot.pop("fit", None)

@@ -51,6 +51,8 @@ class RecipeKeys:
         trainer: Options of ``L.Trainer`` for every part, see
             :class:`~partita.recipe.trainer_options.TrainerOptions`. A part's ``fit.trainer`` overrides them.
         description: One line that describes the system.
+        finetune: The saved system to which the adapters of the stages belong: a run, an export or a hub id. In a recipe
+            without adapters, it is replaced by the weights of that system.
         imported: Checkpoint of another library from which the system comes, a hub id or a path. `partita import` writes
             it, and model cards name it.
         format: Format version of a saved system. Other recipes have none.
@@ -66,6 +68,7 @@ class RecipeKeys:
     seed: int = 0
     trainer: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    finetune: str = ""
     imported: str = ""
     format: int | None = None
     tokens: Any = None

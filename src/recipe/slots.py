@@ -14,6 +14,9 @@ from ..core.schema import part_arguments
 SLOT_GROUPS = {"tokenizers": "tokenizer", "conditioners": "conditioner"}
 """Recipe keys whose values are mappings of slots, with the family of the parts in them."""
 
+STAGE_SLOTS = ("generator", "adapter")
+"""Keys of a stage that hold a slot, which are the families of the parts in them."""
+
 LIST_KEYS = ("data",)
 """Recipe keys that hold a slot or a list of slots. During composition, a list is a mapping from indices, so that each
 slot has its own key, such as ``data.0``."""
@@ -29,8 +32,9 @@ def slots(values: dict[str, Any]) -> Iterator[KeyPath]:
             yield from ((group, name) for name in values[group])
     if isinstance(values.get("stages"), dict):
         for name, stage in values["stages"].items():
-            if isinstance(stage, dict) and "generator" in stage:
-                yield ("stages", name, "generator")
+            for key in STAGE_SLOTS if isinstance(stage, dict) else ():
+                if key in stage:
+                    yield ("stages", name, key)
     for key in LIST_KEYS:
         several = values.get(key)
         if isinstance(several, list):
@@ -46,8 +50,8 @@ def family_of(path: KeyPath) -> str | None:
     match path:
         case ("tokenizers" | "conditioners" as group, _):
             return SLOT_GROUPS[group]
-        case ("stages", _, "generator"):
-            return "generator"
+        case ("stages", _, key) if key in STAGE_SLOTS:
+            return key
         case ("data",) | ("data", _) if len(path) == 1 or path[1].isdecimal():
             return "data"
     return None

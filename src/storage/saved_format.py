@@ -10,6 +10,9 @@ from ..errors import PartitaError
 INDEX = "recipe.yaml"
 """File with the resolved recipe of a system, which marks a folder as a saved system."""
 
+ADAPTERS = "adapters"
+"""Folder of the adapters that were trained for the stages of another system, which marks a folder as theirs."""
+
 FILES = ["*.yaml", "*.json", "*.safetensors", "*.model"]
 """Patterns of the files of a saved system that are downloaded from a repository on the Hub."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,12 +24,14 @@ from ..data.clips import ALWAYS_SUPPLIED
 from ..data.mixture import Mixture
 from ..data.overview import not_supplied
 from ..errors import PartitaError, Problem, RecipeError
+from ..generators.adapters.base import Adapter
 from ..generators.base import Generator
 from ..limits import TooMuch
 from ..recipe.chain import PartPlan
 from ..recipe.compose import compose
 from ..recipe.plan import Plan, draft, load_recipe
-from ..storage.files import replacing_file
+from ..recipe.slots import SLOT_GROUPS
+from ..storage.files import kind, replacing_file
 from ..storage.saved_format import FILES as FILES
 from ..storage.saved_format import INDEX as INDEX
 from ..storage.saved_format import numbered
@@ -54,6 +57,7 @@ class Assembly:
         tokenizers: Tokenizers by name.
         conditioners: Conditioners by name.
         stages: Generators by name, in the order in which they run.
+        adapters: Adapters that are trained in the place of stages, by the name of the stage.
         source: Source of training examples.
 
     Raises:
@@ -105,6 +109,7 @@ class Assembly:
             except ValueError as error:
                 problems.append(Problem(plan.blame(f"conditioners.{name}"), f"conditioners.{name}", str(error)))
         self.stages: dict[str, Generator] = {}
+        self.adapters: dict[str, Adapter] = {}
         self.catalog = PartCatalog(self.tokenizers, self.conditioners, self.stages)
         checker = CompatibilityChecker(self.catalog)
 
@@ -115,6 +120,8 @@ class Assembly:
             spec = checker.stage_arguments(name, stage, note)
             if spec is not None:
                 self.stages[name] = make(stage.part, spec)
+            if stage.adapter is not None:
+                self.adapters[name] = make(stage.adapter)
         if files:
             problems += self._missing_files()
         problems += self._missing_fields(training=files)
@@ -172,6 +179,10 @@ class Assembly:
         for inner in inside:
             plan = plan.parts[inner]
         return plan
+
+    def adapter_of(self, key: PartKey) -> Adapter | None:
+        """Return the adapter that is trained instead of a part, which must be a stage; ``None`` if there is none."""
+        return self.adapters.get(key.name) if key.group == "stages" else None
 
     @property
     def output(self) -> Tokenizer | LatentView | Mix:
@@ -290,6 +301,9 @@ class Assembly:
             for name, source in (("weights", part.weights), ("init", part.init)):
                 on_hub = name == "init" and PART_ON_HUB.fullmatch(source or "")
                 wrong = None if source is None or on_hub else part.cls.missing_weights(source)
+                if name == "weights" and source is not None and kind(Path(source) / INDEX) == "file":
+                    group = part.key.partition(".")[0]
+                    wrong = f"{source} holds a whole system: name a part of it, such as {source}/{group}/NAME"
                 if wrong is not None:
                     problems.append(Problem(plan.origin(f"{part.key}.{name}"), f"{part.key}.{name}", wrong))
             for inner in part.parts.values():
@@ -324,7 +338,7 @@ class Assembly:
                     taken.add(given)
 
     def _check_trainable(self) -> None:
-        """Check that every part has the parameters that its ``fit.trainable`` names."""
+        """Check that every part has the parameters that its ``fit`` names, and the layers of its adapter."""
         problems = []
         for name, part in self.training_order.items():
             if (patterns := part.fit_options.trainable) is not None:
@@ -333,13 +347,24 @@ class Assembly:
                     part.train_only(patterns)
                 except ValueError as error:
                     problems.append(Problem(self.plan.blame(key), key, str(error)))
+            try:
+                part.check_names(part.fit_options.rates)
+            except ValueError as error:
+                key = f"{self.part_plan(name).key}.fit.rates"
+                problems.append(Problem(self.plan.blame(key), key, str(error)))
+        for stage, adapter in self.adapters.items():
+            try:
+                adapter.layers_of(self.stages[stage])
+            except ValueError as error:
+                key = f"stages.{stage}.adapter"
+                problems.append(Problem(self.plan.blame(key), key, str(error)))
         if problems:
             raise RecipeError(problems)
 
     def save_index(self, folder: str | Path) -> None:
-        """Write the resolved recipe, without weights."""
+        """Write the resolved recipe, without weights. Adapters, which are merged into the weights, are left out."""
         with replacing_file(Path(folder) / INDEX) as new:
-            new.write_text(index_yaml(self.plan), encoding="utf-8")
+            new.write_text(index_yaml(replace(self.plan, values=_without_adapters(self.plan.values))), encoding="utf-8")
 
     def load_parts(self, folder: str | Path) -> Self:
         """Load the weights of all parts from the folder of a saved system.
@@ -377,6 +402,34 @@ def _trained_inside(key: PartKey, part: Part, plan: PartPlan) -> dict[PartKey, P
     return found
 
 
+def _without_adapters(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe for the system that its adapters were merged into."""
+    if "finetune" not in values:
+        return values
+    stages = {name: {k: v for k, v in stage.items() if k != "adapter"} for name, stage in values["stages"].items()}
+    for name, stage in values["stages"].items():
+        if "adapter" in stage:
+            stages[name]["generator"] = {k: v for k, v in stage["generator"].items() if k != "weights"}
+    return {key: value for key, value in values.items() if key != "finetune"} | {"stages": stages}
+
+
 def index_yaml(plan: Plan) -> str:
-    """Return the resolved recipe as YAML, as it is saved in the folder of a system."""
-    return OmegaConf.to_yaml(OmegaConf.create(numbered(plan.values)))
+    """Return the resolved recipe as YAML, as it is saved in the folder of a system.
+
+    That of adapters names their system by ``finetune`` alone, which says where all weights are.
+    """
+    values = plan.values
+    if "finetune" in values:
+        values = {group: _without_weights(group, value) for group, value in values.items()}
+    return OmegaConf.to_yaml(OmegaConf.create(numbered(values)))
+
+
+def _without_weights(group: str, slots: Any) -> Any:
+    """Return a group of the slots of a recipe without the weights of each."""
+
+    def left(slot: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in slot.items() if key != "weights"}
+
+    if group == "stages":
+        return {name: stage | {"generator": left(stage["generator"])} for name, stage in slots.items()}
+    return {name: left(slot) for name, slot in slots.items()} if group in SLOT_GROUPS else slots

@@ -43,6 +43,7 @@ class Step:
         batches: Batches of a step.
         precision: Precision of the layers.
         moved: Bytes of weights, gradients and state that a step reads and writes.
+        frozen: Number of parameters that are not trained.
     """
 
     trained: int
@@ -54,6 +55,7 @@ class Step:
     batches: int
     precision: str
     moved: int
+    frozen: int = 0
 
     @property
     def operations(self) -> int:
@@ -67,7 +69,7 @@ class Step:
             devices: Number of devices that train together.
             sharded: Whether they hold shares of the weights (FSDP2) instead of copies.
         """
-        numbers = 2 * self.trained + self.state
+        numbers = 2 * self.trained + self.frozen + self.state
         if sharded:
             # the blocks at hand: one that computes, the next one, and the gradients of one
             return SINGLE * (-(-numbers // devices) + 3 * self.largest_block) + self.activations
@@ -110,6 +112,7 @@ def estimate(part: Part, seconds: float) -> Step | None:
     state = _optimizer_numbers(part, fit, numbers) + (numbers if fit.ema is not None else 0)
     return Step(
         trained=numbers,
+        frozen=sum(p.numel() for p in part.parameters() if not p.requires_grad),
         state=state,
         largest_block=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=numbers),
         activations=kept + block,

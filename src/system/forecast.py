@@ -15,6 +15,7 @@ from ..core.part_key import PartKey
 from ..core.progress import duration
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
+from ..generators.adapters.base import detach
 from .assembly import Assembly
 from .estimate import Step, estimate
 
@@ -48,13 +49,19 @@ def forecast(
         right=("trained", "memory", "activations", "operations", "step", "steps", "training"),
     )
     for key, part in system.training_order.items():
-        if system.part_plan(key).weights is not None or part.weightless or getattr(part, "trained_with_stage", False):
+        adapter = system.adapter_of(key)
+        pretrained = system.part_plan(key).weights is not None and adapter is None
+        if pretrained or part.weightless or getattr(part, "trained_with_stage", False):
             continue
         fit, trainer = part.fit_options, system.plan.trainer | part.fit_options.trainer
         count = devices or _devices(trainer)
         most = max(most, count)
         seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
+        if adapter is not None:
+            adapter.attach(system.stages[key.name])
         step = estimate(part, seconds)
+        if adapter is not None:
+            detach(system.stages[key.name])
         if step is None:
             table.add_row(key, f"{part.num_own_parameters:,}", "not estimated", "", "", "", f"{fit.steps:,}", "")
             continue
@@ -85,7 +92,8 @@ def forecast(
     shares = f"{_rounded(where.half * where.share / 1e12)} trillion operations per second in bfloat16 on each device"
     if most > 1:
         lines.append("every device has fit.batch_size examples: lower it to keep the number of examples of a step")
-    notes = [f"estimated for {where.name}, at {shares}, with the tokens stored (memory per device)", *lines]
+    stored = "without reading and encoding audio for stages (memory per device)"
+    notes = [f"estimated for {where.name}, at {shares}, {stored}", *lines]
     return Group(table, *(Text(f"training: {line}") for line in notes))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from .assembly import INDEX, Assembly
 from .outline import construct, outlining
 
 
-def checked_plan(folder: Path) -> Plan:
+def checked_plan(folder: Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a saved system after checking its recipe, configurations and weights.
+
+    Args:
+        folder: Its folder.
+        overrides: Changes to its recipe, ``key=value``.
 
     Raises:
         PartitaError: A file is refused, or weights are missing.
     """
     check_index(own_file(folder, INDEX))
-    plan = load_recipe(folder / INDEX)
+    plan = load_recipe(folder / INDEX, overrides)
     outline = Assembly.outline(plan)
     if all((folder / name / "model.safetensors").is_file() for name in outline.parts):
         check_parts(outline, folder)

@@ -29,7 +29,9 @@ def summary(system: Assembly) -> list[PartSummary]:
     for key, part in system.training_order.items():
         weights, fit = system.part_plan(key).weights, part.fit_options
         training = f"{fit.steps:,} steps of {fit.examples}" if weights is None else f"none: {weights}"
-        if part.weightless:
+        if (adapter := system.adapter_of(key)) is not None:
+            training = f"{fit.steps:,} steps of {fit.examples} of its adapter {adapter.registered_name}"
+        elif part.weightless:
             training = "nothing to learn"
         elif weights is None and getattr(part, "trained_with_stage", False):
             training = "with its stage"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Group
 from torch import Tensor
 
@@ -22,9 +23,11 @@ from ..core.progress import progress
 from ..core.registry import did_you_mean
 from ..errors import PartitaError
 from ..recipe.plan import load_recipe
-from ..recipe.recipe_files import recipes
+from ..recipe.recipe_files import read_yaml, recipes
 from ..storage.download import fetch
 from ..storage.files import kind
+from ..storage.untrusted import own_file
+from .adapters import apply_adapters, base_of, holds_adapters
 from .assembly import FILES, INDEX, Assembly
 from .checked_request import CheckedRequest
 from .forecast import forecast
@@ -32,7 +35,7 @@ from .generation import continuation_samples, decoded, generate, not_finite_erro
 from .mix import mixed
 from .prompts import input_warnings
 from .request import Prompts, Request, build_request, takes_request
-from .saved import checked_plan
+from .saved import check_index, checked_plan
 from .streaming import StreamDecoder, check_streamable
 from .summary import PartSummary, overview, summary, summary_text
 
@@ -191,37 +194,103 @@ class System(Assembly):
         return made
 
     def save(self, folder: str | Path) -> None:
-        """Write the resolved recipe and a subfolder for each part, for :func:`load`."""
+        """Write the resolved recipe and a subfolder for each part, for :func:`load`. Adapters stay merged."""
         self.save_index(folder)
         for name, part in self.parts.items():
             part.save(Path(folder) / name)
 
 
-def load(source: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> System:
+def load(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    adapters: Mapping[str | Path, float] | None = None,
+) -> System:
     """Load a system with its weights.
 
     Args:
-        source: A run folder, an export, a hub id, or a recipe in which all parts have weights.
+        source: A run folder, an export, a hub id, or a recipe in which all parts have weights. If it holds adapters,
+            the system that they belong to is loaded with them, and its data are those that they were trained on.
         revision: Branch, tag or commit of a hub id. ``None`` uses the main branch.
         device: Device in the notation of torch; ``auto`` uses a GPU if there is one.
+        adapters: Adapters that are added to the weights of the stages, by run folder or hub id, each with a weight:
+            1 adds all of its change, 0 nothing.
 
     Raises:
-        PartitaError: The source does not exist or is incomplete. The message says what to do.
+        PartitaError: The source does not exist or is incomplete, or an adapter belongs to another system, or is named
+            twice. The message says what to do.
     """
-    path, device = Path(source), find_device(device)
-    if revision is not None and (kind(path) or str(source) in recipes()):
+    if adapters is not None and not isinstance(adapters, Mapping):
+        raise PartitaError(f"adapters must have a weight for each, {{'runs/folk': 0.7}}, not {adapters!r:.200}")
+    chosen: dict[str | Path, float] = dict(adapters or {})
+    found, overrides = _fetched(source, revision), list[str]()
+    if holds_adapters(Path(found)):
+        if (twice := next((one for one in chosen if str(one) == str(source) or _same(one, found)), None)) is not None:
+            raise PartitaError(
+                f"{source} already has all of the adapter {twice}: for another weight, name its system instead, "
+                f"partita.load({base_of(found)!r}, adapters={{{str(twice)!r}: 0.7}}) or "
+                f"partita generate {base_of(found)} --adapter {twice}=0.7"
+            )
+        chosen, overrides = {found: 1.0} | chosen, _data(Path(found))
+        found = _base(Path(found))
+    system = _with_weights(found, overrides)
+    apply_adapters(system, chosen)
+    return system.to(find_device(device))
+
+
+def _fetched(source: str | Path, revision: str | None = None) -> str | Path:
+    """Return the folder of a source on the Hub, which is downloaded, and any other source as it is."""
+    local = kind(Path(source)) or str(source) in recipes()
+    if revision is not None and local:
         raise PartitaError(f"{source} is not on the hub, so it has no revision {revision!r}")
+    return source if local or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) else fetch(str(source), FILES, revision)
+
+
+def _same(one: str | Path, other: str | Path) -> bool:
+    """Whether two sources are the same folder here."""
+    return kind(Path(one)) == "folder" and Path(one).resolve() == Path(other).resolve()
+
+
+def _data(path: Path) -> list[str]:
+    """Return what the recipe of adapters sets in that of their system: the data that they were trained on."""
+    if kind(path / INDEX) != "file":
+        return []
+    check_index(own_file(path, INDEX))
+    data = read_yaml(path / INDEX).get("data")
+    return [] if data is None else [f"data={yaml.safe_dump(data, default_flow_style=True, width=math.inf)}"]
+
+
+def _base(path: Path) -> str | Path:
+    """Return the system that the adapters of a folder belong to.
+
+    Raises:
+        PartitaError: It does not exist here, or it is no system of its own.
+    """
+    base = base_of(path)
+    if Path(base).is_absolute() and kind(Path(base) / INDEX) != "file":
+        raise PartitaError(
+            f"{path} holds adapters of {base}, which is not there: put that system back, or say where it is now, with "
+            f"partita.load(SYSTEM, adapters={{{str(path)!r}: 1}}) or partita generate SYSTEM --adapter {path}"
+        )
+    found = _fetched(base)
+    if holds_adapters(Path(found)):
+        raise PartitaError(f"{path} holds adapters of {base}, which holds adapters itself, not a system")
+    return found
+
+
+def _with_weights(source: str | Path, overrides: Sequence[str] = ()) -> System:
+    """Load a system on the CPU from a folder, with changes to its recipe, or from a recipe whose parts have weights."""
+    path = Path(source)
     if kind(path) == "folder":
         if kind(path / INDEX) != "file":
             raise PartitaError(f"{path} is not a saved system: it contains no {INDEX}")
-        return System(checked_plan(path), loading=True).load_parts(path).to(device)
+        return System(checked_plan(path, overrides), loading=True).load_parts(path)
     if kind(path) != "file" and str(source) not in recipes():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise PartitaError(
-                f"{source!s:.200} is neither a folder with a system, nor a hub id (user/name), nor a recipe"
-                f"{did_you_mean(source, recipes())}"
-            )
-        return load(fetch(str(source), FILES, revision), device=device)
+        raise PartitaError(
+            f"{source!s:.200} is neither a folder with a system, nor a hub id (user/name), nor a recipe"
+            f"{did_you_mean(source, recipes())}"
+        )
     plan = load_recipe(source)
     System.outline(plan)  # checks limits before memory is allocated
     system = System(plan, loading=True)
@@ -233,4 +302,4 @@ def load(source: str | Path, *, revision: str | None = None, device: str | torch
             )
         part.load_weights(weights)
         part.eval()
-    return system.to(device)
+    return system

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..core.part_key import PartKey
@@ -72,6 +72,17 @@ class KeepCheckpoint(StepCallback, Checkpoint):
         if self._stop is not None:  # a second signal stops at once
             raise Stopped(number)
         self._stop = number
+
+
+class OnlyTrained(Callback):
+    """Leaves frozen parameters out of checkpoints: those of a stage whose adapter is trained are saved elsewhere."""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remove the parameters that are not trained."""
+        frozen = {name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad}
+        for state in ("state_dict", "current_model_state"):
+            if state in checkpoint:
+                checkpoint[state] = {name: value for name, value in checkpoint[state].items() if name not in frozen}
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

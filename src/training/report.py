@@ -23,9 +23,10 @@ from ..data.overview import overview, provenance, training_gaps
 from ..metrics.codec import CodebookUsage, ConstantSpectrum, MelDistance
 from ..pages.page import clip_media, data_uri, write_page
 from ..pages.plots import curves_figure, png
+from ..system.adapters import read_adapters
 from ..system.assembly import index_yaml
 from ..system.request import Story
-from ..system.system import System
+from ..system.system import System, load
 from ..tokenizers.base import LatentView, Tokenizer
 from .condition_use import condition_use
 
@@ -57,6 +58,7 @@ def write_report(system: System, run: Path, *, title: str, clips: int = 3, measu
         data=[*overview(system.source), *provenance(system.source)],
         parts=[(summary, _last_validation(run, summary.key)) for summary in system.summary()],
         generated=generated,
+        adapters=_adapters(system, run),
         followed=followed,
         codecs=codecs,
         conditions=[use.as_row() for use in condition_use(system, clips=measured)],
@@ -176,13 +178,36 @@ def _generated(system: System, clips: int) -> tuple[list[dict[str, str]], list[t
     captions = [str(f.get("text") or "") if system.conditioners else "unconditional" for f in known]
     generated = system.generate_representations(inputs, seed=list(range(clips)))
     audio = system.decode(generated)
-    media = [clip_media(clip, spec.sample_rate, text) for clip, text in zip(audio.cpu(), captions, strict=True)]
+    titles = [f"{text} (with the adapter)" if system.adapters else text for text in captions]
+    media = [clip_media(clip, spec.sample_rate, text) for clip, text in zip(audio.cpu(), titles, strict=True)]
+    if system.adapters:
+        before = load(system.plan.values["finetune"], device=system.device)
+        same = before.generate(inputs, seed=list(range(clips))).cpu()
+        others = [
+            clip_media(clip, spec.sample_rate, f"{text} (without it)")
+            for clip, text in zip(same, captions, strict=True)
+        ]
+        media = [clip for pair in zip(media, others, strict=True) for clip in pair]
     if inputs and "text" in inputs and len(set(captions[:2])) == 2:
         change = max(stage.window for stage in system.plan.stages.values())
         stories = {name: [Story([(0, values[0]), (change, values[1])])] for name, values in inputs.items()}
         clip = system.generate(stories, duration=2 * change)[0].cpu()
         media.append(clip_media(clip, spec.sample_rate, f"{captions[0]} … from {change:g} s: {captions[1]}"))
     return media, _code_agreement(system, generated, audio)
+
+
+def _adapters(system: System, run: Path) -> list[str]:
+    """Return a sentence for each adapter of a run: its size, its share of the stage, and the layers that it changes."""
+    lines = []
+    for saved in read_adapters(run) if system.adapters else ():
+        size, whole = saved.num_parameters, system.stages[saved.stage].num_own_parameters
+        bytes_ = sum(file.stat().st_size for file in saved.folder.iterdir())
+        lines.append(
+            f"The {saved.adapter.registered_name} adapter of {saved.stage} has {size:,} parameters, {size / whole:.1%} "
+            f"of those of the stage, in {bytes_ / 1e6:.2g} MB, and changes {len(saved.adapter.arguments['layers'])} "
+            f"linear layers; all else is as in {saved.base}"
+        )
+    return lines
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from ..recipe.plan import Plan
 from ..recipe.slots import flatten
 from ..recipe.trainer_options import SHARDED, trainer_options
 from .callbacks import ClipLogger, CountSteps, NaNGuard, ProgressLines, Reseed, StepProgressBar, Throughput
-from .checkpoints import AtomicCheckpoints, KeepCheckpoint, checkpoint_path
+from .checkpoints import AtomicCheckpoints, KeepCheckpoint, OnlyTrained, checkpoint_path
 from .fit_data import FitData
 from .loggers import make_loggers
 from .run_log import FILE_ONLY
@@ -74,6 +74,8 @@ def make_trainer(plan: Plan, part: Part, key: PartKey, run: Path, data: FitData,
         ClipLogger(data.originals, data.render, data.sample_rate),
         KeepCheckpoint(checkpoint_path(run, key), fit.checkpoint_every, fit.checkpoint_seconds),
     ]
+    if not part.strict_loading:
+        callbacks.append(OnlyTrained())
     callbacks.append(ProgressLines(fit.steps, FILE_ONLY if options["enable_progress_bar"] else log))
     if options["enable_progress_bar"]:
         callbacks.append(StepProgressBar())

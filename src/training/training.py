@@ -36,11 +36,13 @@ from ..recipe.recipe_files import read_yaml
 from ..recipe.slots import flatten
 from ..storage.files import recover, replacing_file, saying_when_full
 from ..storage.object_store import store_for
-from ..storage.saved_format import check_format
+from ..storage.saved_format import ADAPTERS, check_format
+from ..system.adapters import apply_adapters, save_adapter
 from ..system.assembly import INDEX, index_yaml
 from ..system.saved import check_saved_part
 from ..system.starting_points import load_init
 from ..system.system import System
+from .adapter_training import belonging, merge_adapter, with_adapter
 from .callbacks import StepTimer
 from .checkpoints import checkpoint_path
 from .fit_data import FitData
@@ -119,9 +121,10 @@ def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path |
     # before parts are trained for which no tokens could be stored
     if system.plan.tokens is not None and tokens is None:
         check_storable(system, system.plan.tokens)
-    done = set()
+    done: set[PartKey] = set()
+    adapted: list[PartKey] = []
     for key, part in system.training_order.items():  # first, so that missing weights do not waste any training
-        weights = system.part_plan(key).weights
+        weights, adapter = system.part_plan(key).weights, system.adapter_of(key)
         if any((run / joint.get(outer, outer) / "model.safetensors").is_file() for outer in key.around):
             done.add(key)  # it is saved with the part around it
         elif (run / joint.get(key, key) / "model.safetensors").is_file():
@@ -132,7 +135,12 @@ def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path |
             if weights is not None:
                 part.load_weights(weights)
                 log.info(f"{key}: weights from {weights}")
-            if is_first_process():
+            if adapter is not None and not (run / ADAPTERS / key.name).is_dir():
+                continue
+            if adapter is not None:
+                log.info(f"{key}: adapter trained already")
+                adapted.append(key)
+            elif is_first_process() and not system.adapters:  # which are saved without the parts around them
                 part.save(run / key)
             done.add(key)
         else:
@@ -144,6 +152,8 @@ def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path |
         wrong = system.source.unsuitable(stored_needs(system, key)) if key.group == "stages" else None
         if wrong is not None and key not in done:
             raise PartitaError(f"{key}: {wrong}")
+    if adapted:
+        apply_adapters(system, {run: 1.0})
     source = None
     for key, part in system.training_order.items():
         if key not in done and key not in joint and only in (None, key):
@@ -152,11 +162,13 @@ def _train_parts(system: System, run: Path, only: PartKey | None, tokens: Path |
                 if source is not system.source and (wrong := source.unsuitable(stored_needs(system, key))) is not None:
                     raise PartitaError(f"{key}: {wrong}")
             since = ", resuming from the last checkpoint" if checkpoint_path(run, key).exists() else ""
-            log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{since}")
+            adapter = system.adapter_of(key)
+            what = "" if adapter is None else f" of the adapter {adapter.registered_name}"
+            log.info(f"{key}: {part.fit_options.steps:,} steps of {part.fit_options.examples}{what}{since}")
             if (doubt := part.doubt()) is not None:
                 log.info(f"{key}: {doubt}")
             _fit(system, key, run, source)
-        elif key in done and key.group == "stages":
+        elif key in done and key.group == "stages" and not system.adapters:
             check_trained_on(system, key, run)
         system.training_order[key].eval().requires_grad_(False)
 
@@ -246,6 +258,8 @@ def _stage_source(system: System, run: Path, tokens: Path | None) -> Source:
 
 def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) -> None:
     """Train one part from its last checkpoint, and save it with the conditioners that were trained with it."""
+    adapter = system.adapter_of(key)
+    belongs = {} if adapter is None else belonging(system, key)  # to the weights before anything is attached
     part = _thawed(system, key)
     data, checkpoint = FitData(system, key, source), checkpoint_path(run, key)
     trainer = make_trainer(system.plan, part, key, run, data)
@@ -287,17 +301,28 @@ def _fit(system: System, key: PartKey, run: Path, source: Source | None = None) 
         part = _unsharded(system, key)
     part.cpu()
     if trainer.is_global_zero:
-        for name, conditioner in getattr(part, "joint", {}).items():
-            conditioner.save(run / PartKey.of("conditioners", name))
-        part.save(run / key)
-        if key.group == "stages":
-            record_trained_on(system, key, run)
+        if adapter is None:
+            _save_trained(system, key, run)
+        else:
+            save_adapter(system.stages[key.name], adapter, run / ADAPTERS / key.name, belongs)
         if checkpoint.is_dir():
             shutil.rmtree(checkpoint)
         checkpoint.unlink(missing_ok=True)
         with suppress(OSError):  # other parts may have checkpoints there
             checkpoint.parent.rmdir()
     trainer.strategy.barrier()
+    if adapter is not None:
+        merge_adapter(system, key)
+
+
+def _save_trained(system: System, key: PartKey, run: Path) -> None:
+    """Save a trained part, with the conditioners that were trained with it."""
+    part = system.training_order[key]
+    for name, conditioner in getattr(part, "joint", {}).items():
+        conditioner.save(run / PartKey.of("conditioners", name))
+    part.save(run / key)
+    if key.group == "stages":
+        record_trained_on(system, key, run)
 
 
 def _thawed(system: System, key: PartKey) -> Part:
@@ -306,6 +331,8 @@ def _thawed(system: System, key: PartKey) -> Part:
     ``fit.trainable`` can name parameters of inner parts all the same.
     """
     part = system.training_order[key]
+    if system.adapter_of(key) is not None:
+        return with_adapter(system, key)
     part.train().train_only(part.fit_options.trainable)
     joint = [PartKey.of("conditioners", name) for name in getattr(part, "joint", {})]
     for outer in (key, *joint) if part.fit_options.trainable is None else ():
@@ -319,7 +346,7 @@ def _thawed(system: System, key: PartKey) -> Part:
 def _unsharded(system: System, key: PartKey) -> Part:
     """Replace a stage that was trained in shares by an ordinary one with its weights, and return it."""
     state, fresh = whole_state(system.parts[key]), System(system.plan)
-    part = fresh.stages[key.name]
+    part = with_adapter(fresh, key) if key.name in fresh.adapters else fresh.stages[key.name]
     part.load_state_dict(state, assign=True)
     system.stages[key.name] = part
     system.conditioners |= {name: fresh.conditioners[name] for name in part.joint}

@@ -14,6 +14,7 @@ import yaml
 
 import partita
 from ablation_toys import CODECS, FEW, LETTERS, Here, study
+from partita.core.part import Part
 from partita.errors import PartitaError
 from partita.evaluation.ablate import ablate, plan_tasks
 from partita.evaluation.ablation import read_ablation, variants
@@ -192,7 +193,8 @@ def test_what_is_there_stays_comparable(toy_recipe, tmp_path, pilot):
         ablate(study(toy_recipe, *PILOT), tmp_path / "mine", launcher=Here(root))
 
 
-def test_codecs_alone_are_compared_too(toy_recipe, tmp_path, pictures):
+def test_codecs_alone_are_compared_too(toy_recipe, tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(Part, "doubt", lambda part: "too short" if part.fit_options.steps < 9999 else None)
     recipe = yaml.safe_load(toy_recipe.read_text())
     del recipe["stages"], recipe["conditioners"]
     toy_recipe.write_text(yaml.safe_dump(recipe))
@@ -202,3 +204,19 @@ def test_codecs_alone_are_compared_too(toy_recipe, tmp_path, pictures):
     assert float(fine["tokenizers/acoustic: kbit/s"]) == 40 * 8 / 1000
     assert float(coarse["tokenizers/acoustic: kbit/s"]) == 40 / 1000
     assert float(fine["codec distance value"]) < float(coarse["codec distance value"])
+    assert "- tokenizers/acoustic: too short\n" in (root / "ablation.md").read_text()
+
+
+def test_adapters_are_compared_and_it_goes_on(toy_recipe, tmp_path, pictures):
+    base, root = tmp_path / "base", tmp_path / "out"
+    partita.System(load_recipe(toy_recipe)).save(base)
+    ranks = ["stages.main.adapter={name: lora, layers: [head]}", "stages.main.adapter.rank=1,2"]
+    changes = study(base / "recipe.yaml", f"finetune={base}", *ranks)
+    assert ablate(changes, root, launcher=Here(root)) == {}
+    again = Here(root)
+    assert ablate(changes, root, launcher=again) == {}
+    assert not again.begun
+    head = partita.load(base).stages["main"].head
+    one, two = csv.DictReader((root / "ablation.csv").open())
+    assert float(one["stages/main: adapter parameters"]) == head.in_features + head.out_features
+    assert float(two["stages/main: adapter parameters"]) == 2 * (head.in_features + head.out_features)

@@ -162,7 +162,7 @@ def test_shards_are_read(published, tmp_path):
         for name, tensor in part.exported_state().items():
             assert torch.equal(tensor, parts.parts[key].exported_state()[name])
     next(sharded.glob("*.safetensors")).unlink()
-    with pytest.raises(PartitaError, match=r"is incomplete: model-0000.*\.safetensors of .* is missing"):
+    with pytest.raises(PartitaError, match=r"is incomplete: it lacks model-0000.*\.safetensors, which .* names"):
         partita.import_system(sharded, tmp_path / "again")
 
 
@@ -214,6 +214,22 @@ def test_a_truncated_file_is_named(copy, tmp_path):
     with pytest.raises(PartitaError, match=r"model\.safetensors is damaged"):
         partita.import_system(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "change"),
+    [
+        ("decoder.model.decoder.layers.0", lambda tensor: torch.zeros(())),
+        ("audio_encoder.", lambda tensor: tensor.int()),
+        ("audio_encoder.", lambda tensor: torch.zeros(())),
+    ],
+)
+def test_tensors_that_cannot_be_converted_are_one_message(copy, prefix, change, tmp_path):
+    path = copy / "model.safetensors"
+    save_file({n: change(v) if n.startswith(prefix) else v for n, v in load_file(path).items()}, path)
+    with pytest.raises(PartitaError, match="cannot be converted, because some have another shape or type"):
+        partita.import_system(copy, tmp_path / "out")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["copy"]
 
 
 def test_nothing_is_overwritten(copy, tmp_path):
@@ -325,6 +341,7 @@ def test_the_card_names_the_origin_and_its_license(published, tmp_path):
     metadata = yaml.safe_load(card.split("---")[1])
     assert (metadata["license"], metadata["base_model"]) == ("cc-by-nc-4.0", "facebook/musicgen-small")
     assert "| stages/acoustic | pretrained |" in card
+    assert "The weights of all parts are pretrained" in card
 
 
 def test_the_command_prints_the_parts(published, tmp_path):

@@ -65,7 +65,9 @@ def test_a_preset_with_weights_is_trained_further_from_elsewhere(small, saved_to
             ["tokenizers.acoustic.weights=RUN/tokenizers/acoustic", "tokenizers.acoustic.init=RUN"],
             "remove weights or init",
         ),
+        (["tokenizers.acoustic.weights=RUN"], "a whole system: name a part of it, such as .*/tokenizers/NAME"),
         (["stages.main.generator.fit.trainable=[hed.*]"], r"no parameter is called 'hed.\*': did you mean 'head.\*'"),
+        (["stages.main.generator.fit.trainable=[zzz]"], r"no parameter is called 'zzz': choose from .*head\.\*"),
     ],
 )
 def test_what_training_cannot_start_from(small, saved_toy, changes, words):

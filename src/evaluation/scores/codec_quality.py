@@ -142,7 +142,9 @@ def _speeds(comparison: Comparison) -> Rows:
     codec, device = comparison.system.output, comparison.system.device
     audio = comparison.real[:1].to(device)
     seconds = audio.shape[-1] / comparison.spec.sample_rate
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    threads = torch.get_num_threads()
+    cpu = f"{threads} CPU thread{'s' if threads > 1 else ''}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     encoded = codec.encode(audio)
     rows: Rows = {}
     for label, work in (("encoding", lambda: codec.encode(audio)), ("decoding", lambda: codec.decode(encoded))):

@@ -21,7 +21,7 @@ from ..score import Score
 COLUMNS: dict[str, Clips] = {"real": "real", "codec": "reconstructed"}
 """Columns for comparison, and the clips that each is measured on."""
 
-NO_LIMIT = "it needs at least 8 clips of 2 pieces, and a limit that half of the clips confirm: generate more clips"
+NO_LIMIT = "it needs at least 8 clips of 2 pieces, and a limit that half of the clips confirm: use more clips or pieces"
 """Why FAD∞ is missing."""
 
 log = logging.getLogger(__name__)

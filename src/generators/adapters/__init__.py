@@ -1,0 +1,1 @@
+"""Adapters: small trained changes of the linear layers of stages."""

@@ -14,11 +14,12 @@ import partita
 
 from ..core.console import columns, out
 from ..core.registry import COMPONENTS, REGISTERED, did_you_mean, lookup, names
-from ..core.schema import SUPPLIED, arguments, nested, part_type, plain, type_name
+from ..core.schema import SUPPLIED, arguments, in_recipes, nested, part_type, plain, type_name
 from ..errors import PartitaError
 from ..publishing.known import CHECKPOINTS
 from ..recipe.compose import preset_values
 from ..recipe.recipe_files import comment, find_preset, find_recipe, presets, recipes
+from ..recipe.slots import inline_yaml
 
 GROUPS = ("recipe", "ablation", "published")
 """What can be listed besides the families of parts."""
@@ -145,16 +146,14 @@ def _arguments(cls: type, values: dict[str, Any] | None, skip: Sequence[str]) ->
             if group is not None:
                 add(group, None if values is None else set_here or {}, f"{before}{argument.name}.")
                 continue
-            default = "required" if argument.required else str(plain(argument.default))
+            default = "required" if argument.required else inline_yaml(plain(argument.default))
             inner = _filled(part_type(argument.type).family, set_here) if part_type(argument.type) and set_here else {}
             shown = inner.get("name", set_here)
-            here = ["" if shown is None else str(shown)] if isinstance(values, dict) else []
-            table.add_row(
-                before + argument.name, type_name(argument.type), default, *here, argument.doc.replace("``", "")
-            )
+            here = ["" if shown is None else inline_yaml(plain(shown))] if isinstance(values, dict) else []
+            table.add_row(before + argument.name, type_name(argument.type), default, *here, in_recipes(argument.doc))
             for name, value in inner.items():
                 if name != "name":
-                    table.add_row(f"{before}{argument.name}.{name}", "", "", str(value), "")
+                    table.add_row(f"{before}{argument.name}.{name}", "", "", inline_yaml(plain(value)), "")
 
     add(cls, values, "")
     return table

@@ -117,11 +117,11 @@ def type_name(hint: Any) -> str:
     """A readable name of a type.
 
     >>> type_name(tuple[int, ...] | None), type_name(Literal["a", "b"]), type_name(float)
-    ('tuple of int or none', 'a | b', 'float')
+    ('tuple of int or null', 'a | b', 'float')
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint in (None, type(None)):
-        return "none"
+        return "null"
     if origin is Literal:
         return " | ".join(str(a) for a in args)
     if origin in (Union, types.UnionType):
@@ -331,8 +331,13 @@ def _hint(argument: Argument, value: Any = None) -> str:
     if choices:
         return did_you_mean(value, choices)
     if value == "None" and type(None) in typing.get_args(argument.type):
-        return ": write null for none"
-    return f" ({argument.doc.replace('``', '')})" if argument.doc else ""
+        return ": write null"
+    return f" ({in_recipes(argument.doc)})" if argument.doc else ""
+
+
+def in_recipes(doc: str) -> str:
+    """A description of an argument as plain text, in which ``None`` is ``null``, as recipes have it."""
+    return doc.replace("``None``", "null").replace("``", "")
 
 
 @cache

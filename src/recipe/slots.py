@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -122,4 +123,13 @@ def slot_name(value: Any) -> str:
         return " ".join(slot_name(v) if k in ("preset", "name") else f"{k}={slot_name(v)}" for k, v in value.items())
     if isinstance(value, str):
         return Path(value).name if value.startswith(("/", "~", ".")) else value
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    return inline_yaml(value)
+
+
+def inline_yaml(value: Any) -> str:
+    """Return a plain value as a recipe has it, in one line.
+
+    >>> inline_yaml(None), inline_yaml([1, 0.5]), inline_yaml({"name": "lora"})
+    ('null', '[1, 0.5]', '{name: lora}')
+    """
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False).removesuffix("...\n").strip()

@@ -201,7 +201,7 @@ def test_parts_can_be_left_to_the_recipe():
 
 def test_types_are_shown_as_people_say_them():
     shown = {name: type_name(argument.type) for name, argument in arguments(Outer).items()}
-    assert shown == {"inner": "a tokenizer", "other": "a tokenizer or none", "size": "int"}
+    assert shown == {"inner": "a tokenizer", "other": "a tokenizer or null", "size": "int"}
 
 
 def test_the_state_of_a_part_inside_another_is_what_that_part_exports():
@@ -223,9 +223,9 @@ def test_the_word_none_is_answered_with_null():
         def __init__(self, *, limit: int | None = 3) -> None: ...
 
     [mistake] = check(Limited, {"limit": "None"})
-    assert mistake[1:] == ("expected int or none, got 'None'", ": write null for none")
+    assert mistake[1:] == ("expected int or null, got 'None'", ": write null")
     [other] = check(Limited, {"limit": "much"})
-    assert other[1:] == ("expected int or none, got 'much'", " (Its limit; None sets none.)")
+    assert other[1:] == ("expected int or null, got 'much'", " (Its limit; null sets none.)")
     assert check(Limited, {"limit": None}) == []
 
 

@@ -170,6 +170,19 @@ def test_merged_weights_compute_what_the_attached_adapter_does(base, tmp_path, a
     assert (attached - alone).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_peft_reads_the_files(bases, tmp_path, adapter):
+    from peft import PeftModel
+
+    for kind, base in bases.items():
+        run = tmp_path / kind
+        train(adapted(base, f"{{name: {adapter}, rank: 3, alpha: 5}}"), run)
+        theirs = PeftModel.from_pretrained(partita.load(base).stages["main"], str(run / "adapters/main"))
+        found = dict(theirs.merge_and_unload().named_parameters())
+        for name, weight in partita.load(run).stages["main"].named_parameters():
+            torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=0)
+
+
 class Killed(BaseException):
     pass
 

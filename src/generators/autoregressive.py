@@ -50,6 +50,9 @@ class Autoregressive(Generator):
             is then a maximum, and each sample has a length of its own.
         interpolation: Interpolation of conditions with fusion ``add`` to the target's frame rate: ``linear`` or
             ``nearest``.
+        plain_prefix: Whether a prefix is as in MusicGen-melody: its places are numbered in their order, whatever frames
+            they belong to, padding in it counts and is attended to, and a clip that is shorter than the window has the
+            prefix of a whole window.
         sampling: Default sampling options.
         checkpointing: Whether to recompute the backbone's layers in the backward pass, which saves memory.
         condition_dropout: How often the stage loses conditions in training.
@@ -75,6 +78,7 @@ class Autoregressive(Generator):
         tail: bool = True,
         ends: bool = False,
         interpolation: Interpolation = "linear",
+        plain_prefix: bool = False,
         sampling: Sampling = DEFAULT_SAMPLING,
         checkpointing: bool = False,
         condition_dropout: ConditionDropout = DEFAULT_DROPOUT,
@@ -87,7 +91,7 @@ class Autoregressive(Generator):
         self.pattern = Pattern.named(pattern, target.num_codebooks, None if delays is None else tuple(delays))
         if ends and self.pattern.delays[0] > min(self.pattern.delays):
             raise ValueError(f"the end is in the first codebook, so no other may precede it: change delays {delays}")
-        self.tail = tail
+        self.tail, self.plain_prefix = tail, plain_prefix
         self.sampling = sampling
 
         backbone = backbone or Transformer()
@@ -332,12 +336,12 @@ class _Steps:
         # A step adds the condition of the frame that it predicts, which is in the next step.
         self.added = None if context.added is None else context.added[:, layout.newest[1:]]
         mask: Tensor | None = None
-        if context.prefix_mask is not None:
+        if context.prefix_mask is not None and not stage.plain_prefix:
             steps = context.prefix_mask.new_ones(len(context.prefix_mask), self.count)
             mask = torch.cat([context.prefix_mask, steps], dim=1)
             ids = self._ids(layout, mask, context.prefix_frames)
         else:
-            ids = torch.arange(self.count, device=layout.steps.device)[None]
+            ids = torch.arange(self.prefix + self.count, device=layout.steps.device)[None]
         self.sequence = SequenceContext(ids, mask, context.cross, context.cross_mask)
 
     def _ids(self, layout: Layout, mask: Tensor, frames: Tensor | None) -> Tensor:

@@ -86,6 +86,7 @@ class Generator(Part):
         fusions: The ways in which a condition can enter; :meth:`default_fusion` chooses one if the recipe does not. If
             a component has :attr:`fusions` of its own, only those that both have are possible.
         delivers: Whether :meth:`generate` takes another argument, ``delivery``: a :class:`Delivery` or ``None``.
+        plain_prefix: Whether conditions that are prepended have the length of a whole window, also for shorter clips.
         joint: Conditioners that learn together with this stage, by name; the system sets them.
         outer_layers: Prefixes of the layers that read inputs or compute outputs, which Muon leaves to AdamW.
         sampling: A dataclass of default sampling options for :meth:`generate`.
@@ -95,6 +96,7 @@ class Generator(Part):
     stepwise: ClassVar[bool] = False
     fusions: ClassVar[tuple[str, ...]]
     delivers: ClassVar[bool] = False
+    plain_prefix: bool = False
     sampling: Any
     training_input = "stage"
     training_only = ("joint.",)

@@ -14,6 +14,7 @@ from ..errors import PartitaError
 from ..limits import SPARE_BYTES, TooMuch, beyond
 from ..recipe.compose import compose
 from ..recipe.plan import check_recipe
+from ..recipe.slots import SLOT_GROUPS
 from ..storage.download import fetch
 from ..storage.files import kind, replacing_folder
 from ..storage.pretrained import read_config
@@ -66,7 +67,8 @@ def import_system(source: str | Path, output: str | Path) -> Path:
         with replacing_folder(folder) as new:
             system.save_index(new)
             for key, part in system.parts.items():
-                part.load_weights(sources[key])
+                if not part.weightless:
+                    part.load_weights(sources[key])
                 part.save(new / key)
                 log.info(f"{key}: {part.num_parameters:,} parameters")
                 part.to("meta")  # large systems fit part by part
@@ -111,8 +113,9 @@ def _check_size(outline: System, folder: Path, source: str | Path) -> None:
 
 def _name_weights(recipe: dict[str, Any], source: str | Path, folder: Path) -> None:
     """Record in a recipe that only stages are trained further, and where the weights are."""
-    for group in ("tokenizers", "conditioners"):
+    for group in SLOT_GROUPS:
         for name, slot in recipe[group].items():
-            slot["weights"] = str(folder / group / name)
+            if not ("name" in slot and lookup(SLOT_GROUPS[group], slot["name"]).weightless):
+                slot["weights"] = str(folder / group / name)
     for stage in recipe["stages"].values():
         stage["generator"]["init"] = str(source)

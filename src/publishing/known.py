@@ -6,9 +6,13 @@ _MUSICGEN = {
     "small": "300M parameters, 32 kHz mono",
     "medium": "1.5B parameters, 32 kHz mono",
     "large": "3.3B parameters, 32 kHz mono",
+    "melody": "1.5B parameters, 32 kHz mono, from text and a melody",
+    "melody-large": "3.3B parameters, 32 kHz mono, from text and a melody",
     "stereo-small": "300M parameters, 32 kHz stereo",
     "stereo-medium": "1.5B parameters, 32 kHz stereo",
     "stereo-large": "3.3B parameters, 32 kHz stereo",
+    "stereo-melody": "1.5B parameters, 32 kHz stereo, from text and a melody",
+    "stereo-melody-large": "3.3B parameters, 32 kHz stereo, from text and a melody",
 }
 
 CHECKPOINTS = {f"facebook/musicgen-{name}": f"MusicGen, {line} (CC-BY-NC-4.0)" for name, line in _MUSICGEN.items()}

@@ -181,7 +181,9 @@ class ChainRun:
                 pair = conditions[key]
                 if rate is not None and own is not None:
                     first = round(start * exact(rate) / exact(own))
-                    last = first + max(1, ceil((stop - start) * exact(rate) / exact(own)))  # as many as in training
+                    full = stage.plain_prefix and stage.given[source].fusion == "prepend"
+                    shown = spec.frames(plan.window) if full else stop - start
+                    last = first + max(1, ceil(shown * exact(rate) / exact(own)))  # as many as in training
                     pair = (pair[0].crop(first, last), pair[1].crop(first, last))
                 given[source] = pair
             generate_options = self.generate_options[name] | ({"outputs": stream.names} if stream.names else {})

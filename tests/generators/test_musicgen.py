@@ -128,7 +128,7 @@ def test_a_prefix_is_that_of_transformers():
     melody = transformers.MusicgenMelodyForCausalLM(transformers.MusicgenMelodyDecoderConfig(**SIZES)).eval()
     given = {"melody": Given(ConditionSpec(dim=WIDTH), "prepend")}
     model = Autoregressive(TARGET, given, backbone=backbone()).eval()
-    state = convert(melody.state_dict(), "")
+    state = convert(melody.state_dict(), {})
     state |= {"conditioning.projections.melody.weight": torch.eye(WIDTH)}
     state |= {"conditioning.projections.melody.bias": torch.zeros(WIDTH)}
     model.load_exported_state(state, "a test")

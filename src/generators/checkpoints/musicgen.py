@@ -34,19 +34,23 @@ _JOINED = {
 
 @register("checkpoint", "musicgen")
 class MusicGen(Checkpoint):
-    """MusicGen in the format of transformers: its decoder and its text projection."""
+    """MusicGen or MusicGen-melody in the format of transformers: its decoder and the projections of its conditions."""
 
-    reads = "MusicGen in the format of transformers (musicgen, musicgen_decoder)"
+    reads = "MusicGen in the format of transformers (musicgen, musicgen_decoder, musicgen_melody)"
     parts: ClassVar = {"generator": ("autoregressive",)}
 
     @classmethod
     def detect(cls, config: Mapping[str, Any]) -> bool:
         """Detect the format by the model type."""
-        return config.get("model_type") in ("musicgen", "musicgen_decoder")
+        return config.get("model_type") in ("musicgen", "musicgen_decoder", "musicgen_melody")
 
     @classmethod
     def convert(cls, part: Any, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The state of an autoregressive stage with a transformer; its first cross-attention condition is the text."""
+        """The state of an autoregressive stage with a transformer.
+
+        Its first cross-attention condition is the text. That of MusicGen-melody has two conditions in a prefix: the
+        melody and the text.
+        """
         backbone = part.backbone
         if backbone.registered_name != "transformer":
             raise PartitaError(
@@ -57,21 +61,27 @@ class MusicGen(Checkpoint):
                 f"{folder}: MusicGen has sinusoidal positions and GELU; set backbone.positions and "
                 "backbone.block.activation so"
             )
-        attended = [name for name, given in part.given.items() if given.fusion == "cross"]
-        prefixes = ("decoder.", "model.", "lm_heads.", "enc_to_dec_proj.")
-        return convert(
-            read_safetensors(folder, lambda name: name.startswith(prefixes)), attended[0] if attended else ""
-        )
+        melody = config.get("model_type") == "musicgen_melody"
+        named = [name for name, given in part.given.items() if given.fusion == ("prepend" if melody else "cross")]
+        if melody and (len(named) != 2 or not part.plain_prefix):
+            raise PartitaError(
+                f"{folder}: MusicGen-melody has a prefix of melody and text: set plain_prefix to true, and let the "
+                "stage be given a melody and a text, in this order, by prepend"
+            )
+        projections = ("audio_enc_to_dec_proj", "enc_to_dec_proj") if melody else ("enc_to_dec_proj",)
+        prefixes = ("decoder.", "model.", "lm_heads.", *(f"{name}." for name in projections))
+        state = read_safetensors(folder, lambda name: name.startswith(prefixes))
+        return convert(state, dict(zip(projections, named, strict=False)))
 
 
-def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
+def convert(state: Mapping[str, Tensor], conditions: Mapping[str, str]) -> dict[str, Tensor]:
     """Rename and join the weights of ``MusicgenForCausalLM`` or ``MusicgenForConditionalGeneration``.
 
     Parameters that the checkpoint does not have are left out: the caller reports them.
 
     Args:
         state: Weights of either model; those of the second that do not belong to the decoder are ignored.
-        condition: Name of the cross-attention condition whose projection is in the checkpoint.
+        conditions: Name of the condition of each projection in the checkpoint.
     """
     flat = {name.removeprefix("decoder."): tensor for name, tensor in state.items()}
     new: dict[str, Tensor] = {}
@@ -85,8 +95,8 @@ def convert(state: Mapping[str, Tensor], condition: str) -> dict[str, Tensor]:
                 layers.setdefault(index, {})[module] = tensor
         elif name.startswith("model.decoder.layer_norm."):
             new["backbone.layers.norm." + name.rsplit(".", 1)[1]] = tensor
-        elif name.startswith("enc_to_dec_proj."):
-            new[f"conditioning.projections.{condition}." + name.rsplit(".", 1)[1]] = tensor
+        elif (projection := name.partition(".")[0]) in conditions:
+            new[f"conditioning.projections.{conditions[projection]}." + name.rsplit(".", 1)[1]] = tensor
     for index, modules in layers.items():
         for target, sources in _JOINED.items():
             if modules.keys() >= set(sources):

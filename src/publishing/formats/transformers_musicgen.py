@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...core.registry import register
 from ...errors import PartitaError
@@ -26,12 +26,13 @@ class TransformersMusicGen(PublishedSystem):
     """MusicGen with text prompts, mono or stereo, in the format of transformers."""
 
     reads = "MusicGen in the format of transformers (musicgen)"
-    files = (*WEIGHTS, "generation_config.json", *TEXT_TOKENIZER)
+    files: ClassVar[tuple[str, ...]] = (*WEIGHTS, "generation_config.json", *TEXT_TOKENIZER)
+    model_type: ClassVar[str] = "musicgen"
 
     @classmethod
     def detect(cls, folder: Path, config: Mapping[str, Any]) -> bool:
         """Detect the format by the model type."""
-        return config.get("model_type") == "musicgen"
+        return config.get("model_type") == cls.model_type
 
     @classmethod
     def recipe(cls, folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

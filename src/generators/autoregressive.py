@@ -129,7 +129,15 @@ class Autoregressive(Generator):
         valid = present[:, None] & counts
         if self.codebooks.end is not None:
             valid[:, 0] |= self.codebooks.with_end(codes, present)[1]
-        return Outputs(hidden, layout, self.output_heads.weight), valid
+        return Outputs(hidden, layout, self._table()), valid
+
+    def _table(self) -> Tensor:
+        """The output table ``[predicted, width]``, with what an attached adapter adds to it."""
+        heads = self.output_heads
+        if isinstance(heads, nn.Linear):
+            return heads.weight
+        # the adapter changes what the layer returns, of which the weights are the answers to unit vectors
+        return heads(torch.eye(self.backbone.width, dtype=heads.weight.dtype, device=heads.weight.device)).mT
 
     def _hidden(self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None) -> tuple[Layout, Tensor]:
         """The layout of the codes, and the hidden states ``[B, N, width]`` of each step but the last."""

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,10 +77,13 @@ def save_adapter(stage: Generator, adapter: Adapter, folder: Path, base: Mapping
         base: What it belongs to: ``base``, ``stage`` and ``fingerprint`` of :class:`SavedAdapter`.
     """
     config: dict[str, Any] = stage.peft_config[TRAINED].to_dict()  # type: ignore[index, union-attr]
+    state = adapter_state(stage)
+    # peft shortens many names to endings, which other layers can have in the stage as it is loaded
+    config |= {"target_modules": _changed_layers(state)}
     config |= {"base_model_name_or_path": base["base"], "inference_mode": True}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     with replacing_folder(folder) as new:
-        write_tensors(adapter_state(stage), new / TENSORS)
+        write_tensors(state, new / TENSORS)
         for name, content in ((CONFIG, plain), (BASE, numbered(dict(base)))):
             (new / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -192,13 +195,18 @@ def _adapter(config: Mapping[str, Any], folder: Path) -> Adapter:
         raise PartitaError(f"{folder / CONFIG} describes an adapter of the kind {kind_of}: LORA is read (also DoRA)")
     if foreign := [name for name, value in config.items() if name not in _READ and value not in _defaults(name)]:
         raise PartitaError(f"{folder / CONFIG} sets {', '.join(foreign)[:200]}, which is not read here")
-    layers = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in read_header(folder / TENSORS)})
+    layers = _changed_layers(read_header(folder / TENSORS))
     values = {"rank": config.get("r"), "alpha": config.get("lora_alpha"), "layers": layers}
     try:
         made: Adapter = build(DoRA if config.get("use_dora") is True else LoRA, values)
     except ValueError as error:
         raise PartitaError(f"{folder / CONFIG}: {error}") from None
     return made
+
+
+def _changed_layers(names: Iterable[str]) -> list[str]:
+    """The layers that tensors of these names in a file change."""
+    return sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in names})
 
 
 def _defaults(name: str) -> tuple[Any, ...]:

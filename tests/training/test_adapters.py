@@ -149,7 +149,10 @@ def test_the_change_is_the_published_one(base, tmp_path, adapter):
     assert all(torch.equal(stages[0].state_dict()[key], stages[1].state_dict()[key]) for key in others)
 
 
-@pytest.mark.parametrize("adapter", [DoRA(rank=4), LoRA(rank=4)])
+EVERYWHERE = [DoRA(rank=4), LoRA(rank=4), DoRA(rank=2, layers=("*",)), LoRA(rank=2, layers=("*",))]
+
+
+@pytest.mark.parametrize("adapter", EVERYWHERE)
 def test_merged_weights_compute_what_the_attached_adapter_does(base, tmp_path, adapter):
     stage = partita.load(base).stages["main"].eval()
     codes = torch.randint(16, (2, 1, 12), generator=torch.Generator().manual_seed(0))
@@ -170,17 +173,70 @@ def test_merged_weights_compute_what_the_attached_adapter_does(base, tmp_path, a
     assert (attached - alone).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.parametrize("adapter", [LoRA, DoRA])
+def test_it_starts_at_no_change_and_learns_by_the_gradient_of_the_published_one(bases, kind, adapter):
+    """In every linear layer, by hand: W + α/r·BA, which DoRA multiplies by m / ‖W + α/r·BA‖, a constant norm (§4.3)."""
+    system = partita.load(bases[kind])
+    stage, letters = system.stages["main"].eval().requires_grad_(False), system.conditioners["text"]
+    draw = torch.Generator().manual_seed(0)
+    target = torch.randint(16, (2, 1, 12), generator=draw) if stage.discrete else torch.randn(2, 3, 12, generator=draw)
+    condition = {"text": letters(letters.prepare(told(PROMPTS)))}
+
+    def loss():
+        torch.manual_seed(0)
+        return stage.loss(target, torch.ones(2, 12, dtype=torch.bool), condition)["loss"]
+
+    before, weights = loss(), dict(stage.named_parameters())
+    adapter(rank=3, alpha=2.5, layers=("*",)).attach(stage)
+    trained = {name: parameter for name, parameter in stage.named_parameters() if parameter.requires_grad}
+    torch.testing.assert_close(loss(), before, atol=1e-6, rtol=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    got = torch.autograd.grad(loss(), list(trained.values()))
+    detach(stage)
+    by_hand = {}
+    for name in (name.partition(".lora_A")[0] for name in trained if "lora_A" in name):
+        low, high = (trained[f"{name}.lora_{one}.trained.weight"] for one in "AB")
+        changed = weights[f"{name}.weight"] + 2.5 / 3 * high @ low
+        if adapter is DoRA:
+            scale = trained[f"{name}.lora_magnitude_vector.trained.weight"] / changed.norm(dim=1).detach()
+            changed = scale[:, None] * changed
+        by_hand[f"{name}.weight"] = changed
+    torch.manual_seed(0)
+    inputs = (target, torch.ones(2, 12, dtype=torch.bool), condition)
+    stage.forward = stage.loss
+    wanted = torch.autograd.grad(torch.func.functional_call(stage, by_hand, inputs)["loss"], list(trained.values()))
+    assert len(by_hand) > 15
+    for name, ours, theirs in zip(trained, got, wanted, strict=True):
+        assert ours.any(), name
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layers", ["[output_heads]", "['*']"])
+def test_every_layer_that_it_names_learns(base, tmp_path, layers):
+    train(adapted(base, f"{{name: lora, layers: {layers}, dropout: 0.1}}"), tmp_path / "run")
+    folder = tmp_path / "run/adapters/main"
+    state = load_file(folder / "adapter_model.safetensors")
+    assert all(value.any() for value in state.values())
+    named = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in state}
+    assert set(json.loads((folder / "adapter_config.json").read_text())["target_modules"]) == named
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
 @pytest.mark.parametrize("adapter", ["lora", "dora"])
-def test_peft_reads_the_files(bases, tmp_path, adapter):
+def test_peft_reads_its_files(bases, tmp_path, kind, adapter):
     from peft import PeftModel
 
-    for kind, base in bases.items():
-        run = tmp_path / kind
-        train(adapted(base, f"{{name: {adapter}, rank: 3, alpha: 5}}"), run)
-        theirs = PeftModel.from_pretrained(partita.load(base).stages["main"], str(run / "adapters/main"))
-        found = dict(theirs.merge_and_unload().named_parameters())
-        for name, weight in partita.load(run).stages["main"].named_parameters():
-            torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=0)
+    train(adapted(bases[kind], f"{{name: {adapter}, rank: 3, alpha: 2.5, layers: ['*']}}"), tmp_path / "run")
+    wanted = partita.load(tmp_path / "run").stages["main"].state_dict()
+    stage = partita.load(bases[kind]).stages["main"]
+    model = PeftModel.from_pretrained(stage, str(tmp_path / "run/adapters/main"))
+    found = model.merge_and_unload().state_dict()
+    assert found.keys() == wanted.keys()
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
 class Killed(BaseException):

@@ -136,7 +136,7 @@ class Autoregressive(Generator):
         heads = self.output_heads
         if isinstance(heads, nn.Linear):
             return heads.weight
-        # the adapter changes what the layer returns, of which the weights are the answers to unit vectors
+        # the weights are what the layer returns for unit vectors; its dropout is then the same in all places
         return heads(torch.eye(self.backbone.width, dtype=heads.weight.dtype, device=heads.weight.device)).mT
 
     def _hidden(self, codes: Tensor, conditions: dict[str, Condition], mask: Tensor | None) -> tuple[Layout, Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from ..core.part_key import PartKey
 from ..core.seeds import derive_seed
+from ..errors import PartitaError
 from ..generators.adapters.base import Weighted, adapter_state, detach, merge
 from ..generators.base import Generator
 from ..layers.standardize import Standardize
@@ -20,6 +21,18 @@ def belonging(system: System, key: PartKey) -> dict[str, str]:
     base = str(system.plan.values["finetune"])
     path = str(Path(base).resolve()) if kind(Path(base)) else base
     return {"base": path, "stage": key.name, "fingerprint": system.stages[key.name].weights_fingerprint()}
+
+
+def check_weights(system: System, key: PartKey) -> None:
+    """Check that the weights of a stage can be changed by its adapter.
+
+    Raises:
+        PartitaError: They cannot.
+    """
+    try:
+        system.adapters[key.name].check_weights(system.stages[key.name])
+    except ValueError as error:
+        raise PartitaError(f"{key}: {error}") from None
 
 
 def with_adapter(system: System, key: PartKey) -> Generator:

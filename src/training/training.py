@@ -42,7 +42,7 @@ from ..system.assembly import INDEX, index_yaml
 from ..system.saved import check_saved_part
 from ..system.starting_points import load_init
 from ..system.system import System
-from .adapter_training import belonging, merge_adapter, with_adapter
+from .adapter_training import belonging, check_weights, merge_adapter, with_adapter
 from .callbacks import StepTimer
 from .checkpoints import checkpoint_path
 from .fit_data import FitData
@@ -332,6 +332,7 @@ def _thawed(system: System, key: PartKey) -> Part:
     """
     part = system.training_order[key]
     if system.adapter_of(key) is not None:
+        check_weights(system, key)
         return with_adapter(system, key)
     part.train().train_only(part.fit_options.trainable)
     joint = [PartKey.of("conditioners", name) for name in getattr(part, "joint", {})]

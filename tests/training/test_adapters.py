@@ -225,6 +225,18 @@ def test_every_layer_that_it_names_learns(base, tmp_path, layers):
     assert set(json.loads((folder / "adapter_config.json").read_text())["target_modules"]) == named
 
 
+def test_rows_of_zeros_have_no_direction(bases, tmp_path):
+    system = partita.load(bases["diffusion"])
+    with torch.no_grad():
+        system.stages["main"].denoiser.layers.blocks[1].cross_attention.output.weight[3] = 0
+    system.save(tmp_path / "base")
+    with pytest.raises(
+        PartitaError, match=r"1 layers have rows of zeros, .*blocks\.1\.cross_attention\.output\): take"
+    ):
+        train(adapted(tmp_path / "base", "dora"), tmp_path / "dora")
+    train(adapted(tmp_path / "base", "lora"), tmp_path / "lora")
+
+
 @pytest.mark.parametrize("kind", GENERATORS)
 @pytest.mark.parametrize("adapter", ["lora", "dora"])
 def test_peft_reads_its_files(bases, tmp_path, kind, adapter):

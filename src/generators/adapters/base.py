@@ -65,6 +65,13 @@ class Adapter(Configured):
                 raise ValueError(f"no linear layer is called {pattern!r}{did_you_mean(pattern, groups)}")
         return [name for name in linear if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.layers)]
 
+    def check_weights(self, stage: Generator) -> None:
+        """Check that the weights of a stage can be changed in this way.
+
+        Raises:
+            ValueError: They cannot.
+        """
+
     def attach(self, stage: Generator) -> None:
         """Add the adapter to the layers of a stage, and freeze everything else. Its initial change is zero.
 

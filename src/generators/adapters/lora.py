@@ -80,3 +80,16 @@ class DoRA(LoRA):
     """
 
     decomposed: ClassVar[bool] = True
+
+    def check_weights(self, stage: Generator) -> None:
+        """Check that every row of the weights has a direction.
+
+        Raises:
+            ValueError: A row is zero.
+        """
+        linear = linear_layers(stage)
+        if empty := [name for name in self.layers_of(stage) if not linear[name].weight.any(1).all()]:
+            raise ValueError(
+                f"{len(empty)} layers have rows of zeros, which have no direction ({empty[0]}): take lora instead of "
+                "dora, or name other layers in adapter.layers"
+            )

@@ -170,7 +170,10 @@ def header_entries(path: Path) -> tuple[dict[str, Any], int]:
             raise PartitaError(
                 f"{path} is no safetensors file: its header claims {length:,} bytes of {size:,}{remedy(path)}"
             )
-        return _mapping(file.read(length), path), size - 8 - length
+        try:
+            return json_mapping(file.read(length)), size - 8 - length
+        except ValueError as error:
+            raise PartitaError(f"{path} is damaged: its header is {error}{remedy(path)}") from None
 
 
 def check_name(name: str, source: str) -> None:

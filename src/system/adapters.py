@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -170,6 +171,8 @@ def _read(root: Path, name: str) -> SavedAdapter:
     folder = root / name
     if not (folder / TENSORS).exists() and (folder / "adapter_model.bin").exists():
         raise PartitaError(f"{folder} holds a pickled adapter, which can execute code: refused; {TENSORS} is read")
+    if missing := [file for file in (BASE, CONFIG, TENSORS) if not os.path.lexists(folder / file)]:
+        raise PartitaError(f"{folder!s:.400} lacks {', '.join(missing)}: copy or download the adapter again")
     base = read_json(own_file(root, f"{name}/{BASE}", LARGEST_CONFIG))
     check_format(base.get("format"), folder)
     config = read_json(own_file(root, f"{name}/{CONFIG}", LARGEST_CONFIG))
@@ -194,13 +197,16 @@ def _adapter(config: Mapping[str, Any], folder: Path) -> Adapter:
         kind_of = f"{config.get('peft_type')!r:.80}"
         raise PartitaError(f"{folder / CONFIG} describes an adapter of the kind {kind_of}: LORA is read (also DoRA)")
     if foreign := [name for name, value in config.items() if name not in _READ and value not in _defaults(name)]:
-        raise PartitaError(f"{folder / CONFIG} sets {', '.join(foreign)[:200]}, which is not read here")
-    layers = _changed_layers(read_header(folder / TENSORS))
+        named = " ".join(", ".join(foreign).split())[:200]  # on one line
+        raise PartitaError(f"{folder / CONFIG} sets {named}, which is not read here: train the adapter without it")
+    if not (names := read_header(folder / TENSORS)):
+        raise PartitaError(f"{folder / TENSORS} holds no tensors: train or download it again")
+    layers = _changed_layers(names)
     values = {"rank": config.get("r"), "alpha": config.get("lora_alpha"), "layers": layers}
     try:
-        made: Adapter = build(DoRA if config.get("use_dora") is True else LoRA, values)
+        made: Adapter = build(DoRA if config.get("use_dora") else LoRA, values)
     except ValueError as error:
-        raise PartitaError(f"{folder / CONFIG}: {error}") from None
+        raise PartitaError(f"{folder / CONFIG}: {error!s:.400}") from None
     return made
 
 
@@ -237,10 +243,11 @@ def _tensors(saved: SavedAdapter, stage: Generator) -> dict[str, Tensor]:
             expected[f"{PREFIX}{name}.lora_magnitude_vector"] = [outputs]
     found = {name: shape for name, (_, shape) in read_header(path).items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
-        example = f"{wrong[0]:.120} is {found.get(wrong[0], 'missing')} instead of {expected.get(wrong[0], 'absent')}"
+        is_now, should_be = found.get(wrong[0], "missing"), expected.get(wrong[0], "absent")
+        example = f"{wrong[0]:.120} is {is_now!s:.80} instead of {should_be!s:.80}"
         raise PartitaError(f"{path} does not fit the stage {saved.stage}: {len(wrong)} tensors differ; {example}")
     tensors = read_tensors(path)
     state = {name: tensor.to(torch.float32) for name, tensor in tensors.items() if tensor.is_floating_point()}
     if len(state) < len(tensors) or not all(map(finite, state.values())):
-        raise PartitaError(f"{path} holds values that are not finite numbers: train or download it again")
+        raise PartitaError(f"{path} holds values that are no finite floating-point numbers: train or download it again")
     return state

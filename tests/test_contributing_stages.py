@@ -1,7 +1,5 @@
 """The worked examples of CONTRIBUTING.md on stages and the networks they run on do what it says."""
 
-import json
-
 import pytest
 import torch
 import yaml
@@ -134,52 +132,35 @@ def test_a_denoiser_learns(tmp_path):
 
 
 def test_a_checkpoint_format(tmp_path):
-    """The logits are those of transformers, under random weights."""
-
-    from safetensors.torch import save_file
-
-    from partita.core.contracts import Condition, ConditionSpec, Given, RepresentationSpec
+    """The logits are those of transformers, under random weights; other sizes and settings are refused by name."""
+    from partita.core.contracts import RepresentationSpec
     from partita.generators.autoregressive import Autoregressive
     from partita.generators.backbones.transformer import Transformer
+    from partita.layers.transformer_blocks import BlockConfig
 
     transformers = pytest.importorskip("transformers")
-    define(block_of("src/generators/checkpoints/musicgen_melody.py"))
-    sizes = {"vocab_size": 24, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128}
-    sizes |= {"num_codebooks": 4, "pad_token_id": 24, "bos_token_id": 24}
-    melody = transformers.MusicgenMelodyForCausalLM(transformers.MusicgenMelodyDecoderConfig(**sizes)).eval()
-    state = {f"decoder.{name}": tensor.contiguous() for name, tensor in melody.state_dict().items()}
-    state |= {"enc_to_dec_proj.weight": torch.randn(32, 20), "enc_to_dec_proj.bias": torch.randn(32)}
-    state |= {"audio_enc_to_dec_proj.weight": torch.randn(32, 12), "audio_enc_to_dec_proj.bias": torch.randn(32)}
-    save_file(state | {"text_encoder.shared.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "musicgen_melody"}))
-    target = RepresentationSpec(32000, 1, 50.0, 4, 24)
-    given = {name: Given(ConditionSpec(dim=dim), "prepend") for name, dim in (("melody", 12), ("text", 20))}
-    stage = Autoregressive(target, given, backbone=Transformer(width=32, depth=2, num_heads=4)).eval()
-    stage.load_weights(tmp_path)
-    heard, text, codes = torch.randn(2, 3, 12), torch.randn(2, 5, 20), torch.randint(24, (2, 4, 9))
-    before = torch.cat(
-        [
-            heard @ state["audio_enc_to_dec_proj.weight"].T + state["audio_enc_to_dec_proj.bias"],
-            text @ state["enc_to_dec_proj.weight"].T + state["enc_to_dec_proj.bias"],
-        ],
-        dim=1,
-    )
+    define(block_of("src/generators/checkpoints/llama.py"))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=26, **sizes)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+
+    def stage(depth=2, norm="rms"):
+        block = BlockConfig(feed_forward=3, activation="swiglu", norm=norm)
+        backbone = Transformer(width=32, depth=depth, num_heads=4, positions="rotary", block=block)
+        return Autoregressive(RepresentationSpec(32000, 1, 50.0, 1, 24), {}, backbone=backbone).eval()
+
+    loaded, codes = stage(), torch.randint(24, (2, 1, 9))
+    loaded.load_weights(tmp_path)
     with torch.no_grad():
-        out = melody(
-            input_ids=stage.pattern.layout(9).build(codes, 24).reshape(8, -1),
-            encoder_hidden_states=before,
-            encoder_attention_mask=torch.ones(2, 8, dtype=torch.long),
-        )
-        conditions = {"melody": Condition(heard, torch.ones(2, 3, dtype=torch.bool))}
-        conditions["text"] = Condition(text, torch.ones(2, 5, dtype=torch.bool))
-        logits, _ = stage.logits(codes, conditions)
-    expected = out.logits.view(2, 4, -1, 24)[:, :, -13:]
-    for k in range(4):
-        torch.testing.assert_close(logits[:, k], expected[:, k, k : k + 9], rtol=0, atol=1e-4)
-    backbone = Transformer(width=32, depth=2, num_heads=4)
-    other = Autoregressive(target, {"text": given["text"]}, backbone=backbone)
-    with pytest.raises(partita.PartitaError, match="melody: prepend, text: prepend"):
-        other.load_weights(tmp_path)
+        logits, _ = loaded.logits(codes, {})
+        expected = model(torch.cat([torch.full((2, 1), 24), codes[:, 0]], dim=1)).logits
+    torch.testing.assert_close(logits[:, 0], expected[:, :9, :24], rtol=0, atol=1e-4)
+    with pytest.raises(partita.PartitaError, match="Llama has rotary positions"):
+        stage(norm="layer").load_weights(tmp_path)
+    with pytest.raises(partita.PartitaError, match=r"model.layers.2.*is missing: set the sizes of autoregressive"):
+        stage(depth=3).load_weights(tmp_path)
 
 
 def test_a_plan(tmp_path):

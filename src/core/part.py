@@ -231,6 +231,11 @@ class Part(Configured, L.LightningModule):
             return found.convert(self, path, config)
         except torch.OutOfMemoryError:
             raise
+        except KeyError as error:
+            raise PartitaError(
+                f"{source}: these weights cannot be converted, because {error!s:.200} is missing: set the sizes of "
+                f"{self.registered_name} to those of the checkpoint, or download it again"
+            ) from None
         except (RuntimeError, IndexError) as error:
             raise PartitaError(
                 f"{source}: these weights cannot be converted, because some have another shape or type than "

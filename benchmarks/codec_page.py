@@ -1,23 +1,27 @@
 """Writes a page that compares codecs, with tables, spectrograms and clips to listen to, from their runs.
 
     python benchmarks/codec_page.py runs/spectral-tiny runs/dac-tiny -o docs/codecs.md
-    python benchmarks/codec_page.py --train runs/codecs --codecs spectral-tiny --bottlenecks rvq-tiny lfq-tiny -o a.md
+    python benchmarks/codec_page.py runs/spectral-tiny/seed-* runs/dac-tiny/seed-* -o docs/codecs.md
+    python benchmarks/codec_page.py --train runs --codecs dac-tiny --bottlenecks rvq-tiny fsq-1024 --seeds 0 1 -o a.md
 
 A run is a folder of ``partita train`` with a single tokenizer, trained or pretrained. A run without an evaluation is
-evaluated first; all evaluations must be of the same clips. With ``--train``, every codec is trained with every
-bottleneck first, unless its run is there; ``--set`` changes all of them.
+evaluated first; all evaluations must be of the same clips. Runs in the folders ``seed-*`` of one folder are of one
+codec: the page has the mean of their scores. With ``--train``, every codec is trained with every bottleneck and seed
+first, unless its run is there; ``--set`` changes all of them.
 
 If the page exists, only its blocks between ``<!-- NAME -->`` and ``<!-- end NAME -->`` are replaced: ``measured``,
-``codecs``, ``scores``, ``codebooks`` and ``clips``. What is written around them stays.
+``codecs``, ``learning``, ``scores``, ``codebooks`` and ``clips``. What is written around them stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from torch import Tensor
 from partita.data.examples import Examples
 from partita.evaluation.evaluate import RESULTS, SEED, evaluate
 from partita.evaluation.evaluation_options import Evaluation
-from partita.pages.plots import png, spectrogram_figure
+from partita.pages.plots import bands_figure, png, spectrogram_figure
 from partita.pages.tables import markdown
 from partita.recipe.plan import load_recipe
 from partita.storage.audio_file import write_audio
@@ -44,6 +48,7 @@ PAGE = "# Codecs\n\n" + "\n\n".join(
     for title, name in [
         ("", "measured"),
         ("## The codecs", "codecs"),
+        ("", "learning"),
         ("## Scores", "scores"),
         ("## Use of the codebooks", "codebooks"),
         ("## Clips", "clips"),
@@ -68,13 +73,11 @@ class Run:
     """A run of a single tokenizer, and its evaluation.
 
     Args:
-        label: Name of the codec on the page.
         folder: Folder of the run.
         system: The system, without weights.
         results: Content of its ``evaluation.json``.
     """
 
-    label: str
     folder: Path
     system: System
     results: dict[str, Any]
@@ -84,11 +87,52 @@ class Run:
         """Key of the tokenizer."""
         return next(key for key in self.system.parts if key.name in self.system.tokenizers)
 
+    @property
+    def tokenizer(self) -> Any:
+        """The codec, without weights."""
+        return self.system.tokenizers[self.key.name]
+
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of a curve of the training; both are empty if there is none."""
+        return read_curves(self.folder, self.key).get(name, ([], []))
+
     def clip(self, number: int) -> tuple[Tensor, int]:
         """A reconstruction ``[C, T]``, and its sample rate in Hz."""
         path = self.folder / "evaluation" / "clips" / f"{number:05}.flac"
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         return torch.from_numpy(samples.T), rate
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec, with a run for each of its seeds.
+
+    Args:
+        label: Name of the codec on the page.
+        runs: Its runs, one or more.
+    """
+
+    label: str
+    runs: list[Run]
+
+    def score(self, name: str) -> tuple[float, float, float] | None:
+        """The mean of a score, and its lowest and highest value of the seeds, or the 95 % interval of a single run."""
+        rows = [run.results["metrics"][name] for run in self.runs if name in run.results["metrics"]]
+        if len(rows) < len(self.runs):
+            return None
+        values = [row["value"] for row in rows]
+        if len(rows) > 1:
+            return statistics.fmean(values), min(values), max(values)
+        return values[0], rows[0].get("low", math.nan), rows[0].get("high", math.nan)
+
+
+def grouped(runs: Sequence[Run]) -> list[Codec]:
+    """Runs by codec: those in folders ``seed-*`` of the same folder are of one."""
+    codecs: dict[Path, list[Run]] = {}
+    for run in runs:
+        codecs.setdefault(run.folder.parent if run.folder.name.startswith("seed-") else run.folder, []).append(run)
+    named = len({folder.name for folder in codecs}) == len(codecs)
+    return [Codec(folder.name if named else str(folder), of_it) for folder, of_it in codecs.items()]
 
 
 def read_runs(folders: Sequence[Path], options: Evaluation, device: str) -> list[Run]:
@@ -104,16 +148,13 @@ def read_runs(folders: Sequence[Path], options: Evaluation, device: str) -> list
             print(f"{folder}: evaluation")
             evaluate(folder, options=options, device=device)
         results = json.loads((folder / "evaluation" / RESULTS).read_text(encoding="utf-8"))
-        label = folder.parent.name if folder.name.startswith("seed-") else folder.name
-        runs.append(Run(label, folder, system, results))
+        runs.append(Run(folder, system, results))
     for run in runs[1:]:
         first, other = (each.results["request"] for each in (runs[0], run))
         if wrong := [
             f"{name} {first.get(name)} and {other.get(name)}" for name in SAME if first.get(name) != other.get(name)
         ]:
             raise SystemExit(f"{runs[0].folder} and {run.folder} are evaluated differently: {'; '.join(wrong)}")
-    if len({run.label for run in runs}) < len(runs):
-        runs = [replace(run, label=str(run.folder)) for run in runs]
     return runs
 
 
@@ -129,9 +170,15 @@ def measured(runs: Sequence[Run]) -> str:
     rates = {run.system.sample_rate for run in runs}
     lines = [
         f"Measured on {request['clips']} clips of {request['duration']:g} s from {request['pieces']} pieces of "
-        f"`{request['data']}`, and {request['reference_clips']} other clips; Partita {request['version']}. In brackets "
-        "are 95 % intervals over pieces."
+        f"`{request['data']}`, and {request['reference_clips']} other clips; Partita {request['version']}."
     ]
+    counts = sorted({len(codec.runs) for codec in grouped(runs)})
+    if counts[-1] > 1:
+        lines.append(
+            f"Scores are means of {' or '.join(map(str, counts))} seeds; in brackets are the lowest and the highest."
+        )
+    if counts[0] == 1:
+        lines.append(f"In brackets{' of single runs' if counts[-1] > 1 else ''} are 95 % intervals over pieces.")
     if where:
         lines.append(f"Speeds are those of {' and '.join(where)}, one clip at a time, in seconds of audio per second.")
     if len(rates) > 1:
@@ -139,73 +186,94 @@ def measured(runs: Sequence[Run]) -> str:
     return " ".join(lines)
 
 
-def codecs(runs: Sequence[Run]) -> str:
+def table_of(codecs: Sequence[Codec]) -> str:
     """What the codecs are, and how long they were trained."""
     rows = []
-    for run in runs:
-        tokenizer = run.system.tokenizers[run.key.name]
-        _, speeds = read_curves(run.folder, run.key).get("speed/steps_per_second", ([], []))
+    for codec in codecs:
+        run = codec.runs[0]
+        speeds = [speed for each in codec.runs for speed in each.curve("speed/steps_per_second")[1]]
         training = ["pretrained", ""]
         if run.key in run.system.training_order:
-            steps = tokenizer.fit_options.steps
+            steps = run.tokenizer.fit_options.steps
             minutes = steps * statistics.fmean(1 / speed for speed in speeds) / 60 if speeds else None
             training = [f"{steps:,}", "" if minutes is None else f"{minutes:.1f}"]
         made = [
-            f"`{getattr(tokenizer, name).registered_name}`"
+            f"`{getattr(run.tokenizer, name).registered_name}`"
             for name in ("autoencoder", "bottleneck")
-            if hasattr(tokenizer, name)
+            if hasattr(run.tokenizer, name)
         ]
-        kind = ", ".join([f"`{tokenizer.registered_name}`", *made])
-        rows.append([run.label, kind, str(tokenizer.spec), f"{tokenizer.num_parameters / 1e6:.1f} M", *training])
-    return markdown(["codec", "made of", "representation", "parameters", "steps", "minutes"], rows)
+        kind = ", ".join([f"`{run.tokenizer.registered_name}`", *made])
+        size = f"{run.tokenizer.num_parameters / 1e6:.1f} M"
+        rows.append([codec.label, kind, str(run.tokenizer.spec), size, str(len(codec.runs)), *training])
+    return markdown(["codec", "made of", "representation", "parameters", "seeds", "steps", "minutes"], rows)
 
 
-def scores(runs: Sequence[Run]) -> str:
+def learning(codecs: Sequence[Codec], folder: Path) -> str:
+    """A plot of the mel distance of validation in training."""
+    curves = {codec.label: [run.curve("val/mel_distance") for run in codec.runs] for codec in codecs}
+    curves = {label: found for label, found in curves.items() if all(steps for steps, _ in found)}
+    if not curves:
+        return ""
+    image = folder / "learning.png"
+    image.write_bytes(png(bands_figure(curves, "mel distance of validation")))
+    return f"![Mel distance of validation in training]({folder.name}/{image.name})"
+
+
+def scores(codecs: Sequence[Codec]) -> str:
     """Tables of all scores, each with its interval; the best value of each is bold."""
-    rows = {name: row for run in runs for name, row in run.results["metrics"].items()}
+    rows = {name: row for codec in codecs for run in codec.runs for name, row in run.results["metrics"].items()}
     names, tables = list(rows), []
     for start in range(0, len(names), MOST_SCORES):
         part = names[start : start + MOST_SCORES]
         arrows = [f"{name} {'↑' if rows[name]['better'] == 'higher' else '↓'}" for name in part]
-        cells = [[run.label, *(_score(name, run, runs) for name in part)] for run in runs]
+        best = {name: _best(name, rows[name]["better"], codecs) for name in part}
+        cells = [[codec.label, *(_score(name, codec, best[name]) for name in part)] for codec in codecs]
         tables.append(markdown(["codec", *arrows], cells))
     meanings = [f"- {name}: {row['about']}" for name, row in rows.items()]
     return "\n\n".join([*tables, "\n".join(meanings)])
 
 
-def _score(name: str, run: Run, runs: Sequence[Run]) -> str:
-    row = run.results["metrics"].get(name)
-    if row is None:
+def _best(name: str, better: str, codecs: Sequence[Codec]) -> float | None:
+    """The best value of a score, unless it is that of all codecs."""
+    values = {score[0] for codec in codecs if (score := codec.score(name))}
+    return (max if better == "higher" else min)(values) if len(values) > 1 else None
+
+
+def _score(name: str, codec: Codec, best: float | None) -> str:
+    score = codec.score(name)
+    if score is None:
         return ""
-    digits = DIGITS.get(name, 3)
-    text = f"{row['value']:,.{digits}f}"
-    values = [other.results["metrics"][name]["value"] for other in runs if name in other.results["metrics"]]
-    if len(set(values)) > 1 and row["value"] == (max if row["better"] == "higher" else min)(values):
-        text = f"**{text}**"
-    return text + (f" [{row['low']:,.{digits}f}, {row['high']:,.{digits}f}]" if "low" in row else "")
+    value, low, high = (f"{number:,.{DIGITS.get(name, 3)}f}" for number in score)
+    text = f"**{value}**" if score[0] == best else value
+    return text if math.isnan(score[1]) or low == high else f"{text} [{low}, {high}]"
 
 
-def codebooks(runs: Sequence[Run]) -> str:
-    """Entries in use and perplexity of each codebook."""
+def codebooks(codecs: Sequence[Codec]) -> str:
+    """Entries in use and perplexity of each codebook, by seed."""
     rows = []
-    for run in runs:
-        metrics = run.results["metrics"]
-        if "codebook usage" in metrics:
+    for codec in codecs:
+        for number, run in enumerate(codec.runs):
+            metrics = run.results["metrics"]
+            if "codebook usage" not in metrics:
+                continue
             used, perplexity = (metrics[f"codebook {name}"]["codebooks"] for name in ("usage", "perplexity"))
-            sizes = run.system.tokenizers[run.key.name].spec.cardinalities
             rows.append(
                 [
-                    run.label,
-                    " ".join(f"{size:,}" for size in sizes),
+                    codec.label if not number else "",
+                    run.folder.name.removeprefix("seed-") if len(codec.runs) > 1 else "",
+                    " ".join(f"{size:,}" for size in run.tokenizer.spec.cardinalities),
                     " ".join(f"{value:.0%}" for value in used),
                     " ".join(f"{value:,.0f}" for value in perplexity),
                 ]
             )
-    return markdown(["codec", "entries", "in use", "perplexity"], rows) if rows else "None of them has codebooks."
+    return (
+        markdown(["codec", "seed", "entries", "in use", "perplexity"], rows) if rows else "None of them has codebooks."
+    )
 
 
-def clips(runs: Sequence[Run], count: int, seconds: float, folder: Path) -> str:
-    """Recordings at equal distances in the evaluation, and what each codec makes of them."""
+def clips(codecs: Sequence[Codec], count: int, seconds: float, folder: Path) -> str:
+    """Recordings at equal distances in the evaluation, and what each codec, with its first seed, makes of them."""
+    runs = [codec.runs[0] for codec in codecs]
     first, request = runs[0], runs[0].results["request"]
     spec = first.system.output.spec
     first.system.source.setup()
@@ -215,7 +283,7 @@ def clips(runs: Sequence[Run], count: int, seconds: float, folder: Path) -> str:
         place = number * request["clips"] // count
         lines += [f"### {first.results['captions'][place] or f'Clip {number + 1}'}", ""]
         sounds = [("recording", pieces[place].audio, spec.sample_rate)]
-        sounds += [(run.label, *run.clip(place)) for run in runs]
+        sounds += [(codec.label, *codec.runs[0].clip(place)) for codec in codecs]
         for label, audio, rate in sounds:
             name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in label)
             sound, image = folder / f"clip-{number}-{name}.ogg", folder / f"clip-{number}-{name}.png"
@@ -229,19 +297,18 @@ def clips(runs: Sequence[Run], count: int, seconds: float, folder: Path) -> str:
     return "\n".join(lines).rstrip()
 
 
-def trained(root: Path, chosen: Sequence[str], bottlenecks: Sequence[str], changes: Sequence[str]) -> list[Path]:
+def trained(root: Path, options: argparse.Namespace) -> list[Path]:
     """Folders of the runs of all codecs with all bottlenecks, or with their own, trained where they are not."""
-    root.mkdir(parents=True, exist_ok=True)
     folders = []
-    for codec in chosen:
-        for bottleneck in bottlenecks or [""]:
-            folder = root / "-".join(filter(None, (codec, bottleneck)))
-            recipe = root / f"{folder.name}.yaml"
-            recipe.write_text(f"tokenizers: {{acoustic: {codec}}}\ndata: chorales\n", encoding="utf-8")
-            own = [f"tokenizers.acoustic.bottleneck={bottleneck}"] if bottleneck else []
-            print(f"{folder}: training")
-            train(load_recipe(recipe, [*own, *changes]), folder)
-            folders.append(folder)
+    for codec, bottleneck, seed in itertools.product(options.codecs, options.bottlenecks or [""], options.seeds):
+        folder = root / "-".join(filter(None, (codec, bottleneck))) / f"seed-{seed}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        recipe = folder.parent / "recipe.yaml"
+        recipe.write_text(f"tokenizers: {{acoustic: {codec}}}\ndata: corpus\n", encoding="utf-8")
+        own = [f"tokenizers.acoustic.bottleneck={bottleneck}"] if bottleneck else []
+        print(f"{folder}: training")
+        train(load_recipe(recipe, [*own, f"seed={seed}", *options.set]), folder)
+        folders.append(folder)
     return folders
 
 
@@ -252,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=Path, help="folder in which runs of codecs with bottlenecks are trained first")
     parser.add_argument("--codecs", nargs="+", default=["spectral-tiny"], help="presets of tokenizers to train")
     parser.add_argument("--bottlenecks", nargs="+", default=[], help="presets of bottlenecks; by default, their own")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of their trainings")
     parser.add_argument("--set", nargs="+", default=[], help="changes of all trained recipes, such as data=folder")
     parser.add_argument("--clips", type=int, default=64, help="clips of an evaluation that is not there")
     parser.add_argument("--shown", type=int, default=2, help="recordings to listen to")
@@ -260,19 +328,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     folders = [*options.runs]
     if options.train:
-        folders += trained(options.train, options.codecs, options.bottlenecks, options.set)
+        folders += trained(options.train, options)
     if not folders:
         raise SystemExit("there is nothing to compare: give folders of runs, or train some with --train")
     evaluation = Evaluation(clips=options.clips, reference_clips=options.clips)
     runs = read_runs(folders, evaluation, options.device)
+    of_page = grouped(runs)
     folder = options.output.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     blocks: Mapping[str, str] = {
         "measured": measured(runs),
-        "codecs": codecs(runs),
-        "scores": scores(runs),
-        "codebooks": codebooks(runs),
-        "clips": clips(runs, options.shown, options.seconds, folder),
+        "codecs": table_of(of_page),
+        "learning": learning(of_page, folder),
+        "scores": scores(of_page),
+        "codebooks": codebooks(of_page),
+        "clips": clips(of_page, options.shown, options.seconds, folder),
     }
     text = options.output.read_text(encoding="utf-8") if options.output.is_file() else f"{PAGE}\n"
     options.output.write_text(filled(text, blocks), encoding="utf-8")

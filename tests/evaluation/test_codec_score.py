@@ -81,7 +81,7 @@ def test_a_page_compares_existing_runs(toy_recipe, tmp_path, monkeypatch, pictur
     runs = [str(tmp_path / f"levels-{levels}") for levels in (2, 256)]
     page.main([*runs, "-o", str(tmp_path / "codecs.md"), "--clips", "3", "--shown", "1", "--seconds", "1"])
     text = (tmp_path / "codecs.md").read_text()
-    (row,) = re.findall(r"^\| levels-2 \| 2 \|.*", text, flags=re.MULTILINE)
+    (row,) = re.findall(r"^\| levels-2 \|  \| 2 \|.*", text, flags=re.MULTILINE)
     assert "100%" in row
     assert re.search(r"codec distance ↓.*\n.*\n\| levels-2 .*\n\| levels-256 .*\*\*", text)
     listened = re.findall(r"\(codecs/(\S+\.ogg)\)", text)
@@ -101,3 +101,24 @@ def test_a_page_compares_existing_runs(toy_recipe, tmp_path, monkeypatch, pictur
     (tmp_path / "levels-2" / "evaluation" / "evaluation.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="evaluated differently: clips 5 and 3"):
         page.main([*runs, "-o", str(tmp_path / "codecs.md")])
+
+
+def test_a_page_has_the_means_of_seeds(toy_recipe, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    page = importlib.import_module("codec_page")
+    recipe = yaml.safe_load(toy_recipe.read_text())
+    del recipe["stages"], recipe["conditioners"]
+    values = []
+    for seed, levels in enumerate((4, 256)):
+        recipe["tokenizers"]["acoustic"]["cardinality"] = levels
+        toy_recipe.write_text(yaml.safe_dump(recipe))
+        folder = tmp_path / "coarse" / f"seed-{seed}"
+        System(load_recipe(toy_recipe)).save(folder)
+        values.append(
+            evaluate(folder, options=Evaluation(clips=3, reference_clips=3))["metrics"]["mel distance"]["value"]
+        )
+    page.main([*map(str, sorted((tmp_path / "coarse").iterdir())), "-o", str(tmp_path / "page.md"), "--shown", "0"])
+    text = (tmp_path / "page.md").read_text()
+    low, high = sorted(values)
+    assert f"{sum(values) / 2:.3f} [{low:.3f}, {high:.3f}]" in text
+    assert [row.split(" | ")[1] for row in text.splitlines() if "% | " in row] == ["0", "1"]

@@ -21,9 +21,10 @@ from ..evaluation.rows import clips_text
 from ..limits import LARGEST_RESULTS
 from ..pages.plots import png, spectrogram_figure
 from ..storage.audio_file import flac
+from ..storage.files import kind
 from ..storage.saved_format import numbered
 from ..storage.untrusted import own_file, read_json
-from ..system.assembly import INDEX
+from ..system.assembly import INDEX, PART_ON_HUB
 from ..system.system import System, load
 from .known import CHECKPOINTS, license_of
 from .private import Owner, publishable
@@ -215,31 +216,37 @@ def diagram(system: System) -> str:
 
 def _metadata(system: System, repo_id: str, license: str | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = [part.registered_name for part in system.parts.values()]
-    kind = "text-to-audio" if system.stages else "audio-to-audio" if system.tokenizers else "feature-extraction"
+    task = "text-to-audio" if system.stages else "audio-to-audio" if system.tokenizers else "feature-extraction"
     origin = system.plan.values.get("imported", "")
     license = license or license_of(origin)
     metadata: dict[str, Any] = {} if license is None else {"license": license}
-    if origin in CHECKPOINTS:
-        metadata["base_model"] = origin
+    plans = [system.part_plan(key) for key in system.parts if key.group == "stages"]
+    started = dict.fromkeys(filter(None, (_repository(plan.init) for plan in plans)))
+    if origin in CHECKPOINTS or started:
+        metadata["base_model"] = [*started] if origin not in CHECKPOINTS else origin
     metadata |= {
         "library_name": "partita",
-        "pipeline_tag": kind,
+        "pipeline_tag": task,
         "tags": list(dict.fromkeys(["partita", "music", "music-generation", "audio", *kinds])),
     }
     if rows:
-        task = {"type": kind, "name": "Music generation"}
         data = {"type": system.source.registered_name, "name": system.source.registered_name}
         results = [{"type": row["name"], "name": row["name"], "value": row["number"]} for row in rows]
         title = repo_id.split("/")[-1]
-        metadata["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": results}]}]
+        metadata["model-index"] = [
+            {
+                "name": title,
+                "results": [{"task": {"type": task, "name": "Music generation"}, "dataset": data, "metrics": results}],
+            }
+        ]
     return metadata
 
 
 def trainings(system: System) -> Iterator[dict[str, str]]:
-    """Yield a row for each part: steps, batch size, clip length, audio in total and learning rate of its training."""
+    """Yield a row for each part: start, steps, batch size, clip length, audio and learning rate of its training."""
     for key, part in system.training_order.items():
         plan, fit = system.part_plan(key), part.fit_options
-        row = dict.fromkeys(("steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
+        row = dict.fromkeys(("start", "steps", "batch", "clip", "seen", "rate"), "–") | {"key": key}
         pretrained = plan.weights is not None or (plan.init and plan.init == system.plan.values.get("imported"))
         if system.adapter_of(key) is not None:
             pretrained = False
@@ -250,9 +257,25 @@ def trainings(system: System) -> Iterator[dict[str, str]]:
         else:
             seconds = system.plan.stages[key.name].window if key.group == "stages" else fit.crop
             seen = fit.steps * fit.examples * seconds
-            row |= {"steps": f"{fit.steps:,}", "batch": f"{fit.examples}", "clip": f"{seconds:g} s"}
+            row |= {"start": _start(plan.init), "steps": f"{fit.steps:,}", "batch": f"{fit.examples}"}
+            row["clip"] = f"{seconds:g} s"
             row |= {"seen": f"{seen:,.0f} s" if seen < 7200 else f"{seen / 3600:,.0f} h", "rate": f"{fit.lr:g}"}
         yield row
+
+
+def _start(init: str | None) -> str:
+    """The weights from which a training started: those of a repository on the Hub by its id."""
+    if init is None:
+        return "random"
+    return f"`{_repository(init)}`" if _repository(init) else "trained weights"
+
+
+def _repository(source: str | None) -> str | None:
+    """The hub id of the system or model that weights are of; ``None`` if they are on this machine only."""
+    if source is None or kind(Path(source)):
+        return None
+    found = PART_ON_HUB.fullmatch(source) or re.fullmatch(r"([\w.-]+/[\w.-]+)", source)
+    return found[1] if found else None
 
 
 def _metrics(values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -53,14 +53,17 @@ def take_over(tree: Tree) -> None:
         slot, theirs = at(tree.values, path), at(saved, path)
         if not isinstance(slot, dict) or "name" not in slot:
             continue
-        ours = str(folder / key)
-        if not isinstance(theirs, dict) or not _is_theirs(slot, theirs, ours):
+        places = (
+            str(folder / key),
+            f"{source}/{key}",
+        )  # the second is also understood on other machines, if on the Hub
+        if not isinstance(theirs, dict) or not _is_theirs(slot, theirs, places):
             if adapted:
                 hint = ": adapters are trained with all other parts as they are there; leave it, or remove the adapter"
                 tree.add_problem(".".join(path), f"this is not the part of {source}", hint)
             continue
         taken += 1
-        _start(slot, path, theirs, ours, frozen=bool(adapted))
+        _start(slot, path, theirs, places, frozen=bool(adapted))
     if not taken and not adapted:
         tree.add_problem("finetune", f"none of the parts of this recipe is one of {source}", ": start from its recipe")
 
@@ -70,11 +73,11 @@ def _stages(values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(n, s) for n, s in stages.items() if isinstance(s, dict)] if isinstance(stages, dict) else []
 
 
-def _is_theirs(slot: Mapping[str, Any], theirs: Mapping[str, Any], folder: str) -> bool:
+def _is_theirs(slot: Mapping[str, Any], theirs: Mapping[str, Any], places: tuple[str, str]) -> bool:
     """Whether a slot holds the part that the saved system has there, and says nothing of its own about weights."""
     own = slot.get("weights") or slot.get("init")
     unsaid = not {"weights", "init"} & slot.keys()
-    return _kinds(slot) == _kinds(theirs) and (unsaid or own in (folder, _own(theirs)))
+    return _kinds(slot) == _kinds(theirs) and (unsaid or own in (*places, _own(theirs)))
 
 
 def _saved(source: Any) -> tuple[Path, dict[str, Any]]:
@@ -117,9 +120,11 @@ def _kinds(slot: Any) -> Any:
     return {key: value for key, value in inner.items() if value} | ({"name": slot["name"]} if "name" in slot else {})
 
 
-def _start(slot: dict[str, Any], path: KeyPath, theirs: Mapping[str, Any], source: str, *, frozen: bool) -> None:
+def _start(
+    slot: dict[str, Any], path: KeyPath, theirs: Mapping[str, Any], places: tuple[str, str], *, frozen: bool
+) -> None:
     """Write into a slot where its weights are, and whether they are trained further, which nothing is if frozen."""
-    group = path[0]
+    group, (source, named) = path[0], places
     try:
         cls = lookup(SLOT_GROUPS.get(group, "generator"), str(slot["name"]))
     except (UnknownName, ImportError):
@@ -130,7 +135,7 @@ def _start(slot: dict[str, Any], path: KeyPath, theirs: Mapping[str, Any], sourc
         return
     joint = getattr(cls, "trained_with_stage", False) and theirs.get("weights") is None
     if (group == "stages" or joint) and not frozen:
-        slot["init"] = source
+        slot["init"] = named
     elif group == "stages":
         slot["weights"] = source  # its training options are those of its adapter
     else:

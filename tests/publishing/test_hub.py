@@ -87,8 +87,8 @@ def test_the_card_says_what_one_should_know(hub, trained):
         'partita.load("alice/toy")',
         "flowchart LR",
         'conditioner_text -->|"text, cross"| stage_main',
-        "| stages/main | 8 | 2 | 1 s | 16 s | 0.0003 |",  # 8 steps of 2 clips of 1 s
-        "| conditioners/text | with its stage |",
+        "| stages/main | random | 8 | 2 | 1 s | 16 s | 0.0003 |",  # 8 steps of 2 clips of 1 s
+        "| conditioners/text | – | with its stage |",
         "| frechet | 12.35 | 11.5 to 13.25 |",
         "samples/1.flac",
         "toy-sines",

@@ -7,6 +7,7 @@ import yaml
 import partita
 from partita.core.part import Part
 from partita.errors import PartitaError
+from partita.publishing.card import collect
 from partita.recipe.plan import load_recipe
 from partita.training.training import train
 
@@ -37,9 +38,13 @@ def test_stages_start_from_a_saved_system_and_all_else_stays(saved_toy, tmp_path
 
 def test_a_system_on_the_hub_is_trained_further(saved_toy, hub, tmp_path):
     partita.push(saved_toy, "alice/toy", examples=0)
-    plan = load_recipe(saved_toy, ["finetune=alice/toy"])
-    assert plan.stages["main"].part.init.endswith("stages/main")
-    assert close(state(saved_toy, "stages/main"), Part.load(plan.stages["main"].part.init).exported_state())
+    plan = load_recipe(saved_toy, ["finetune=alice/toy", f"stages.main.generator.fit={FEW}".replace("'", "")])
+    assert plan.stages["main"].part.init == "alice/toy/stages/main"  # which is found on other machines, too
+    train(plan, run := tmp_path / "run")
+    assert close(state(saved_toy, "stages/main"), state(run, "stages/main"))
+    card = collect(run, "alice/further", examples=0)["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == ["alice/toy"]
+    assert "| stages/main | `alice/toy` | 1 | 2 |" in card
 
 
 def test_what_the_recipe_replaces_is_trained_anew(saved_toy):

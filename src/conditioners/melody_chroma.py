@@ -14,9 +14,7 @@ from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.registry import register
 from ..layers.chroma import CLASSES, Chroma
 from .base import Conditioner
-
-LONGEST_SECONDS = 3600.0
-"""Largest ``at_least``."""
+from .frames import LONGEST_SECONDS
 
 
 @register("conditioner", "melody-chroma")

@@ -175,6 +175,15 @@ ALIGNED_FUSIONS = ("add", "concat")
 """The ways to enter that need what enters to be aligned in time."""
 
 
+def ways(fusion: str) -> tuple[str, ...]:
+    """The ways to enter that a fusion joins.
+
+    >>> ways("cross"), ways("prepend+add")
+    (('cross',), ('prepend', 'add'))
+    """
+    return tuple(dict.fromkeys(fusion.split("+")))
+
+
 @dataclass(frozen=True)
 class Given:
     """One thing a stage is given: its facts, and how it enters.
@@ -182,11 +191,17 @@ class Given:
     Args:
         spec: The facts of the condition.
         fusion: ``cross`` (attended to), ``prepend`` (a prefix), ``add`` (aligned, interpolated to the target's rate),
-            ``concat`` (on the channels) or ``modulate`` (scale and shift).
+            ``concat`` (on the channels) or ``modulate`` (scale and shift). ``prepend+add`` does both, with one
+            projection.
     """
 
     spec: ConditionSpec
     fusion: str
+
+    @property
+    def fusions(self) -> tuple[str, ...]:
+        """The ways in which it enters, usually one."""
+        return ways(self.fusion)
 
 
 @dataclass

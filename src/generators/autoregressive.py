@@ -53,6 +53,7 @@ class Autoregressive(Generator):
         plain_prefix: Whether a prefix is as in MusicGen-melody: its places are numbered in their order, whatever frames
             they belong to, padding in it counts and is attended to, and a clip that is shorter than the window has the
             prefix of a whole window.
+        prefix_places: Maximum number of places of a condition in the prefix, by its name. More are thinned out evenly.
         sampling: Default sampling options.
         checkpointing: Whether to recompute the backbone's layers in the backward pass, which saves memory.
         condition_dropout: How often the stage loses conditions in training.
@@ -79,6 +80,7 @@ class Autoregressive(Generator):
         ends: bool = False,
         interpolation: Interpolation = "linear",
         plain_prefix: bool = False,
+        prefix_places: dict[str, int] | None = None,
         sampling: Sampling = DEFAULT_SAMPLING,
         checkpointing: bool = False,
         condition_dropout: ConditionDropout = DEFAULT_DROPOUT,
@@ -97,9 +99,9 @@ class Autoregressive(Generator):
         backbone = backbone or Transformer()
         self.use(backbone)
         width = backbone.width
-        self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation)
+        self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation, prefix_places)
         self.embeddings = nn.Embedding(self.codebooks.embedded, width)
-        cross = any(g.fusion == "cross" for g in self.given.values())
+        cross = any("cross" in g.fusions for g in self.given.values())
         backbone.build(NetworkSetting(cross=cross, checkpointing=checkpointing))
         self.backbone = backbone
         self.output_heads = nn.Linear(width, self.codebooks.predicted, bias=False)
@@ -350,7 +352,10 @@ class _Steps:
             ids = self._ids(layout, mask, context.prefix_frames)
         else:
             ids = torch.arange(self.prefix + self.count, device=layout.steps.device)[None]
-        self.sequence = SequenceContext(ids, mask, context.cross, context.cross_mask)
+        added = None
+        if self.added is not None and stage.backbone.adds_again:
+            added = nn.functional.pad(self.added, (0, 0, self.prefix, 0))
+        self.sequence = SequenceContext(ids, mask, context.cross, context.cross_mask, added)
 
     def _ids(self, layout: Layout, mask: Tensor, frames: Tensor | None) -> Tensor:
         """Positions ``[B, prefix + steps]``, not counting padding.

@@ -115,10 +115,10 @@ class Generator(Part):
         self.condition_dropout = condition_dropout
         self.joint = nn.ModuleDict()
         for name, condition in self.given.items():
-            if condition.fusion not in self.fusions:
-                raise ValueError(
-                    f"{name} cannot enter by {condition.fusion!r} here: choose from {', '.join(self.fusions)}"
-                )
+            for fusion in condition.fusions:
+                if fusion not in self.fusions:
+                    known = ", ".join(self.fusions)
+                    raise ValueError(f"{name} cannot enter by {fusion!r} here: choose from {known}")
         for name in condition_dropout.alone:
             if name not in self.given:
                 raise ValueError(
@@ -135,12 +135,13 @@ class Generator(Part):
             ValueError: It does not support one.
         """
         for name, condition in self.given.items():
-            if condition.fusion not in component.fusions:
-                known = ", ".join(fusion for fusion in self.fusions if fusion in component.fusions)
-                raise ValueError(
-                    f"{name} cannot enter by {condition.fusion!r} with the {component.family} "
-                    f"{component.registered_name}: choose from {known}"
-                )
+            for fusion in condition.fusions:
+                if fusion not in component.fusions:
+                    known = ", ".join(fusion for fusion in self.fusions if fusion in component.fusions)
+                    raise ValueError(
+                        f"{name} cannot enter by {fusion!r} with the {component.family} "
+                        f"{component.registered_name}: choose from {known}"
+                    )
 
     @property
     def networks(self) -> Sequence[StageNetwork]:

@@ -97,7 +97,7 @@ class Diffusion(Generator):
         self.standardize = Standardize(target.dim)
         self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation)
         self.input = nn.Linear(target.dim if continuation == 0 else 2 * target.dim + 1, width)
-        cross = any(g.fusion == "cross" for g in self.given.values())
+        cross = any("cross" in g.fusions for g in self.given.values())
         denoiser.build(DenoiserSetting(outputs=target.dim, cross=cross, checkpointing=checkpointing))
         self.denoiser = denoiser
         scaled_normal_(self.input.weight, target.dim)

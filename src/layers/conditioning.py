@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
@@ -69,7 +69,7 @@ class Conditioning(nn.Module):
     Embeddings pass through a linear layer, codes through one embedding per codebook. Codes with fusion ``cross`` or
     ``prepend`` are interleaved time-major: all codebooks of the first frame, then of the second (MusicLM, AudioLM);
     codes with fusion ``add`` are summed per frame. Conditions with the same fusion are joined in the order of
-    ``given``.
+    ``given``. A condition with several fusions is projected once.
 
     Conditions that are aligned in time keep their time: with ``cross``, they get sinusoidal positions in frames of the
     target; with ``prepend``, :attr:`Context.prefix_frames` holds their frames. With ``cross``, codes that are not
@@ -83,17 +83,31 @@ class Conditioning(nn.Module):
         frame_rate: Frame rate of the stage's target, in Hz; ``None`` if it has none, so that nothing is aligned with
             it.
         interpolation: Interpolation of aligned embeddings to that rate; aligned codes always take the nearest.
+        prefix_places: Maximum number of places of a condition with fusion ``prepend``, by name: of more, so many are
+            taken, evenly spaced from the first on.
 
     Raises:
-        ValueError: A condition is added or concatenated without being aligned in time.
+        ValueError: A condition is added or concatenated without being aligned in time, or prefix places are those of a
+            condition that is not prepended.
     """
 
     def __init__(
-        self, given: dict[str, Given], width: int, frame_rate: float | None, interpolation: Interpolation = "linear"
+        self,
+        given: dict[str, Given],
+        width: int,
+        frame_rate: float | None,
+        interpolation: Interpolation = "linear",
+        prefix_places: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.width = width
-        self.fusions = {name: g.fusion for name, g in given.items()}
+        self.fusions = {name: g.fusions for name, g in given.items()}
+        self.prefix_places = dict(prefix_places or {})
+        for name, places in self.prefix_places.items():
+            if "prepend" not in self.fusions.get(name, ()):
+                raise ValueError(f"prefix_places names {name!r}, which is not given by prepend")
+            if places < 1:
+                raise ValueError(f"prefix_places of {name} must be at least 1, not {places}")
         rates = {name: g.spec.frame_rate for name, g in given.items() if frame_rate and g.spec.frame_rate}
         self.ratios = {name: exact(rate) / exact(frame_rate) for name, rate in rates.items() if rate and frame_rate}
         # Conditions that have an order but share no time with the target get positions by their order.
@@ -102,10 +116,11 @@ class Conditioning(nn.Module):
         }
         self.nearest = {name for name, g in given.items() if interpolation == "nearest" or g.spec.dim is None}
         self.projections = nn.ModuleDict()
-        for name, fusion in self.fusions.items():
+        for name, fusions in self.fusions.items():
             spec = given[name].spec
-            if fusion in ALIGNED_FUSIONS and name not in self.ratios:
-                raise ValueError(f"{name} is not aligned in time: it cannot enter by {fusion}")
+            for fusion in fusions:
+                if fusion in ALIGNED_FUSIONS and name not in self.ratios:
+                    raise ValueError(f"{name} is not aligned in time: it cannot enter by {fusion}")
             if spec.dim is not None:
                 self.projections[name] = nn.Linear(spec.dim, width)
             elif spec.cardinalities:
@@ -123,24 +138,28 @@ class Conditioning(nn.Module):
         joined: dict[str, list[tuple[Tensor, Tensor]]] = {"cross": [], "prepend": [], "modulate": []}
         added: list[Tensor] = []
         places: list[Tensor] = []
-        for name, fusion in self.fusions.items():
-            values, mask = self._project(name, conditions[name])
-            if fusion in ALIGNED_FUSIONS:
-                summed = values.sum(2) if values.dim() == 4 else values
-                added.append(_interpolate(summed, mask, self.ratios[name], frames, name in self.nearest))
-                continue
-            time = self._frames(name, mask)
-            if values.dim() == 4:
-                mask, time = (t.repeat_interleave(values.shape[2], dim=-1) for t in (mask, time))
-                values = values.flatten(1, 2)
-            if fusion == "prepend":
-                places.append(time)
-            elif fusion == "cross" and name in (*self.ratios, *self.numbered):
-                values = values + sinusoidal(time, self.width).to(values.dtype) * mask[..., None]
-            joined[fusion].append((values, mask))
+        for name, fusions in self.fusions.items():
+            projected, known = self._project(name, conditions[name])
+            for fusion in fusions:
+                if fusion in ALIGNED_FUSIONS:
+                    summed = projected.sum(2) if projected.dim() == 4 else projected
+                    added.append(_interpolate(summed, known, self.ratios[name], frames, name in self.nearest))
+                    continue
+                values, mask, time = projected, known, self._frames(name, known, fusion)
+                if fusion == "prepend" and name in self.prefix_places:
+                    picked = _evenly(mask.shape[1], self.prefix_places[name]).to(mask.device)
+                    values, mask, time = values[:, picked], mask[:, picked], time[picked]
+                if values.dim() == 4:
+                    mask, time = (t.repeat_interleave(values.shape[2], dim=-1) for t in (mask, time))
+                    values = values.flatten(1, 2)
+                if fusion == "prepend":
+                    places.append(time)
+                elif fusion == "cross" and name in (*self.ratios, *self.numbered):
+                    values = values + sinusoidal(time, self.width).to(values.dtype) * mask[..., None]
+                joined[fusion].append((values, mask))
         prefix, prefix_mask = _join(joined["prepend"])
         cross, cross_mask = _join(joined["cross"])
-        aligned = any(e == "prepend" and n in self.ratios for n, e in self.fusions.items())
+        aligned = any("prepend" in fusions and n in self.ratios for n, fusions in self.fusions.items())
         return Context(
             prefix,
             prefix_mask,
@@ -151,12 +170,12 @@ class Conditioning(nn.Module):
             _mean(*_join(joined["modulate"])),
         )
 
-    def _frames(self, name: str, mask: Tensor) -> Tensor:
+    def _frames(self, name: str, mask: Tensor, fusion: str) -> Tensor:
         """The frame of the target at the center of each place ``[L]``, -1 where the condition is not aligned.
 
         Conditions that are numbered by their own order get their own places instead.
         """
-        if name in self.numbered and self.fusions[name] == "cross":
+        if name in self.numbered and fusion == "cross":
             return torch.arange(mask.shape[1], device=mask.device)
         if name not in self.ratios:
             return mask.new_full((mask.shape[1],), -1.0, dtype=torch.float32)
@@ -177,6 +196,13 @@ def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor | None, Tensor | N
     if not parts:
         return None, None
     return torch.cat([values for values, _ in parts], dim=1), torch.cat([mask for _, mask in parts], dim=1)
+
+
+def _evenly(length: int, most: int) -> Tensor:
+    """The numbers of at most ``most`` of so many places, evenly spaced from the first on."""
+    if length <= most:
+        return torch.arange(length)
+    return (2 * torch.arange(most) * length + most) // (2 * most)
 
 
 def _mean(values: Tensor | None, mask: Tensor | None) -> Tensor | None:

@@ -11,7 +11,7 @@ from .large_pages import LargePages
 from .native_library import native_library
 from .native_linear import LinearStruct, NativeLinear, ScratchStruct, address, cores, rounding_memory
 from .positions import Positions
-from .transformer_blocks import Block, Transformer
+from .transformer_blocks import Again, Block, Transformer
 
 MOST_ROWS = 512
 """Number of rows of a prefix that are computed at once, which bounds the memory."""
@@ -39,6 +39,7 @@ class BlockStruct(ctypes.Structure):
         *((name, NormStruct) for name in ("self_queries", "self_keys", "cross_queries")),
         *((name, LinearStruct) for name in ("self_input", "self_output", "cross_input", "cross_output")),
         *((name, LinearStruct) for name in ("expand", "contract")),
+        ("again", ctypes.c_int64),
     ]
 
 
@@ -57,7 +58,7 @@ class SequenceStruct(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("keys", "values", "cross_keys", "cross_values", "cross_lengths")),
-        *((name, ctypes.c_void_p) for name in ("order", "ranks", "added", "rotations", "numbers", "biases")),
+        *((name, ctypes.c_void_p) for name in ("order", "ranks", "added", "again", "rotations", "numbers", "biases")),
         *(
             (name, ctypes.c_int64)
             for name in ("batch", "capacity", "cross_capacity", "half", "shared_positions", "distances")
@@ -86,6 +87,7 @@ class DecoderState:
         mask: ``[B, capacity]`` bool, false on padding of a prefix; ``None`` means no padding.
         cross: ``[B, L, width]``, the sequence for cross-attention; ``None`` without it.
         cross_mask: ``[B, L]`` bool, false on padding; ``None`` means no padding.
+        again: What is added again in all places; ``None`` if nothing is.
 
     Attributes:
         length: Number of places that have been processed.
@@ -100,6 +102,7 @@ class DecoderState:
         mask: Tensor | None = None,
         cross: Tensor | None = None,
         cross_mask: Tensor | None = None,
+        again: Again | None = None,
     ) -> None:
         library = native_library()
         assert library is not None
@@ -123,6 +126,9 @@ class DecoderState:
             cross=cross is not None,
         )
         self._tables = _position_tables(positions, layers)
+        if again is not None:
+            for index in again.blocks:
+                self._blocks[index].again = True
         self._sequence = SequenceStruct(
             capacity=capacity,
             half=rounded,
@@ -132,6 +138,8 @@ class DecoderState:
         if cross is not None:
             self._sequence.cross_capacity = cross.shape[1]
             self._tables |= _cross(layers, cross, cross_mask, self._dtype)
+        if again is not None:
+            self._tables["again"] = again.values.float().contiguous()
         if mask is not None and not bool(mask.all()):
             self._tables["order"] = mask.logical_not().long().argsort(dim=1, stable=True).int()
             self._tables["ranks"] = mask.long().cumsum(1)

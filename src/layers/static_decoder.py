@@ -19,7 +19,7 @@ from . import compiled
 from .attention import Mask, biased, key_mask
 from .kv_cache import LayerCache
 from .positions import Positions
-from .transformer_blocks import Transformer
+from .transformer_blocks import Again, Transformer
 
 CAPACITY_MULTIPLE = 256
 """Capacities are rounded up to a multiple of this number, so that sequences of similar lengths share a step."""
@@ -39,6 +39,7 @@ class MemoryShape(NamedTuple):
         capacity: Maximum number of places.
         rows: Number of rows of positions and masks: 1 if all samples share them.
         cross: Length of the sequence for cross-attention; 0 without one.
+        again: Numbers of the blocks at whose inputs something is added again.
         dtype: Dtype of the input.
         autocast: Dtype of autocast; ``None`` without it.
         device: Device of the input.
@@ -48,6 +49,7 @@ class MemoryShape(NamedTuple):
     capacity: int
     rows: int
     cross: int
+    again: frozenset[int]
     dtype: torch.dtype
     autocast: torch.dtype | None
     device: torch.device
@@ -135,6 +137,7 @@ class Memory:
         valid: ``[rows, capacity]`` bool, false on padding of a prefix.
         cross_mask: ``[B, L]`` bool, false on padding; ``None`` without cross-attention.
         input: ``[B, 1, width]``, the input of a step.
+        again: What is added again in all places, ``[B, capacity, width]``; ``None`` if nothing is.
         positions: Added positions, rotations or numbers of all places, as in :class:`.positions.Positions`.
         layers: Keys and values of each layer.
         replay: The recorded step; ``None`` where it has not been recorded.
@@ -150,6 +153,10 @@ class Memory:
                 torch.ones(shape.batch, shape.cross, dtype=torch.bool, device=device) if shape.cross else None
             )
             self.input = torch.zeros(shape.batch, 1, width, dtype=shape.dtype, device=device)
+            self.again: Again | None = None
+            if shape.again:
+                size = (shape.batch, shape.capacity, width)
+                self.again = Again(torch.zeros(size, dtype=shape.dtype, device=device), shape.again)
             table, axis = _table(positions)
             sizes = list(table.shape)
             sizes[0], sizes[axis] = shape.rows, shape.capacity
@@ -179,7 +186,10 @@ def advance(layers: Transformer, memory: Memory, x: Tensor, at: Tensor) -> Tenso
         rotations = memory.positions.index_select(2, at)
     else:
         over_self = biased(over_self, layers.relative(memory.positions.index_select(1, at), memory.positions))
-    for block, layer in zip(layers.blocks, memory.layers, strict=True):
+    again = None if memory.again is None else memory.again.values.index_select(1, at)
+    for index, (block, layer) in enumerate(zip(layers.blocks, memory.layers, strict=True)):
+        if memory.again is not None and again is not None and index in memory.again.blocks:
+            x = x + again
         x = block(x, over_self, rotations, None, over_cross, _PlacesInLayer(layer, at))
     return layers.norm(x)
 
@@ -197,6 +207,7 @@ class StaticState:
         mask: ``[B, capacity]`` bool, false on padding of a prefix; ``None`` means no padding.
         cross: ``[B, L, width]``, the sequence for cross-attention; ``None`` without it.
         cross_mask: ``[B, L]`` bool, false on padding; ``None`` means no padding.
+        again: What is added again in all places; ``None`` if nothing is.
 
     Attributes:
         length: Number of places that have been processed.
@@ -211,10 +222,12 @@ class StaticState:
         mask: Tensor | None = None,
         cross: Tensor | None = None,
         cross_mask: Tensor | None = None,
+        again: Again | None = None,
     ) -> None:
         self.length, self.capacity = 0, capacity
         self._layers = layers
         self._positions, self._mask, self._cross, self._cross_mask = positions, mask, cross, cross_mask
+        self._again = again
         self._memory: Memory | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -256,6 +269,7 @@ class StaticState:
             capacity=_round_up(self.capacity, CAPACITY_MULTIPLE),
             rows=max(len(table), 1 if mask is None else len(mask)),
             cross=0 if cross is None else _round_up(cross.shape[1], CROSS_MULTIPLE),
+            again=frozenset() if self._again is None else self._again.blocks,
             dtype=x.dtype,
             autocast=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
             device=x.device,
@@ -265,6 +279,8 @@ class StaticState:
         finalize(self, pool.give, shape, memory).atexit = False
         memory.at.zero_()
         _fill(memory.positions, table, axis)
+        if memory.again is not None and self._again is not None:
+            _fill(memory.again.values, self._again.values, 1)
         memory.valid.fill_(True)
         if mask is not None:
             memory.valid[:, : mask.shape[1]] = mask

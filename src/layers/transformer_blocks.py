@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,22 @@ class BlockConfig:
 
 
 DEFAULT_BLOCK = BlockConfig()
+
+
+class Again(NamedTuple):
+    """What is added again to the inputs of some blocks.
+
+    Args:
+        values: ``[B, N, width]``, one for each place.
+        blocks: Numbers of the blocks, from 0.
+    """
+
+    values: Tensor
+    blocks: frozenset[int]
+
+    def slice(self, start: int, stop: int) -> Again:
+        """What is added in the places from ``start`` up to ``stop``."""
+        return Again(self.values[:, start:stop], self.blocks)
 
 
 class FeedForward(nn.Module):
@@ -207,6 +223,7 @@ class Transformer(nn.Module):
         cross: Tensor | None = None,
         cross_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        again: Again | None = None,
     ) -> Tensor:
         """The sequence after the last normalization, ``[B, N, width]``.
 
@@ -217,6 +234,7 @@ class Transformer(nn.Module):
             cross: ``[B, L, width]``, the sequence for cross-attention; unused with a cache.
             cross_mask: ``[B, L]`` bool, false on padding; unused with a cache.
             cache: A cache from :meth:`new_cache`, to which the places of ``x`` are added.
+            again: What is added again in the places of ``x``; ``None`` if nothing is.
         """
         new = total = x.shape[1]
         if cache is not None:
@@ -233,6 +251,8 @@ class Transformer(nn.Module):
             x = F.dropout(x, self.dropout, self.training)
         for index, block in enumerate(self.blocks):
             layer = None if cache is None else cache.layers[index]
+            if again is not None and index in again.blocks:
+                x = x + again.values.to(x.dtype)
             inputs = (x, over_self, positions.rotary, cross, over_cross, layer)
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)

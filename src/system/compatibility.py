@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..conditioners.base import Conditioner
-from ..core.contracts import ALIGNED_FUSIONS, ConditionSpec, Given, RepresentationSpec
+from ..core.contracts import ALIGNED_FUSIONS, ConditionSpec, Given, RepresentationSpec, ways
 from ..core.rates import at_least, exact
 from ..core.reference import Reference, stacked
 from ..core.registry import did_you_mean
@@ -119,16 +119,16 @@ class CompatibilityChecker:
             aligned = specs[given].frame_rate is not None and target.frame_rate is not None
             fusion = _default_fusion(stage, specs[given], aligned) if fusion is None else fusion
             where = f"{key}.given.{given}"
-            if fusion not in known:
+            if (other := next((one for one in ways(fusion) if one not in known), None)) is not None:
                 note(
                     where,
-                    f"cannot enter by {fusion!r}{_rejecting_component(stage, fusion)}",
-                    did_you_mean(fusion, known),
+                    f"cannot enter by {other!r}{_rejecting_component(stage, other)}",
+                    did_you_mean(other, known),
                 )
-            elif fusion in ALIGNED_FUSIONS and not aligned:
+            elif not aligned and (other := next((one for one in ways(fusion) if one in ALIGNED_FUSIONS), None)):
                 others = " or ".join(e for e in known if e not in ALIGNED_FUSIONS)
                 hint = f": use {others}" if others else f", and {generator.registered_name} supports no other fusion"
-                note(where, f"is not aligned in time, so it cannot enter by {fusion}", hint)
+                note(where, f"is not aligned in time, so it cannot enter by {other}", hint)
             else:
                 givens[given] = Given(specs[given], fusion)
         return {"target": target, "given": givens} if len(givens) == len(stage.given) else None

@@ -181,7 +181,7 @@ class ChainRun:
                 pair = conditions[key]
                 if rate is not None and own is not None:
                     first = round(start * exact(rate) / exact(own))
-                    full = stage.plain_prefix and stage.given[source].fusion == "prepend"
+                    full = stage.plain_prefix and "prepend" in stage.given[source].fusions
                     shown = spec.frames(plan.window) if full else stop - start
                     last = first + max(1, ceil(shown * exact(rate) / exact(own)))  # as many as in training
                     pair = (pair[0].crop(first, last), pair[1].crop(first, last))

@@ -168,3 +168,31 @@ def test_a_damaged_file_is_named(checkpoint):
     (checkpoint / "model.safetensors").write_bytes(b"not a tensor in sight")
     with pytest.raises(PartitaError, match=r"model\.safetensors is no safetensors file"):
         stage().load_weights(checkpoint)
+
+
+@torch.no_grad()
+def test_musicongen_starts_from_the_melody(reference, checkpoint):
+    """Chords take the projection of the melody's pitch classes, and beats that are added change nothing yet."""
+    from safetensors.torch import load_file
+
+    torch.manual_seed(3)
+    decoder = {name: t for name, t in load_file(checkpoint / "model.safetensors").items() if "encoder_attn" not in name}
+    melody = {"audio_enc_to_dec_proj.weight": torch.randn(WIDTH, 12), "audio_enc_to_dec_proj.bias": torch.randn(WIDTH)}
+    save_file(decoder | melody, checkpoint / "model.safetensors")
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "musicgen_melody"}))
+    chords, beats = ConditionSpec(dim=12, frame_rate=50.0), ConditionSpec(dim=1, frame_rate=50.0)
+    given = {"chords": Given(chords, "prepend+add"), "text": Given(ConditionSpec(dim=TEXT), "prepend")}
+    options = {"plain_prefix": True, "prefix_places": {"chords": 5}}
+    network = backbone(again_every=2)
+    with_beats = Autoregressive(TARGET, given | {"beats": Given(beats, "add")}, backbone=network, **options).eval()
+    without = Autoregressive(TARGET, given, backbone=backbone(again_every=2), **options).eval()
+    for model in (with_beats, without):
+        model.load_weights(checkpoint)
+    projection = with_beats.conditioning.projections["chords"]
+    assert torch.equal(projection.weight, melody["audio_enc_to_dec_proj.weight"])
+    assert torch.equal(projection.bias, melody["audio_enc_to_dec_proj.bias"])
+    codes, every = torch.randint(24, (3, 4, 11)), torch.ones(3, 11, dtype=torch.bool)
+    conditions = {"text": text(), "chords": Condition(torch.randn(3, 11, 12), every)}
+    expected, _ = without.logits(codes, conditions)
+    logits, _ = with_beats.logits(codes, conditions | {"beats": Condition(torch.randn(3, 11, 1), every)})
+    torch.testing.assert_close(logits, expected)

@@ -22,12 +22,15 @@ class SequenceContext:
             result must not depend on padding.
         cross: ``[B, L, width]``, the sequence for cross-attention; ``None`` without one.
         cross_mask: ``[B, L]`` bool, true on real places of ``cross``; ``None`` if all are.
+        added: ``[B, N, width]``, what the stage has added to the embeddings, zero in a prefix; ``None`` if nothing, or
+            if the backbone does not :attr:`~Backbone.adds_again`.
     """
 
     positions: Tensor
     mask: Tensor | None = None
     cross: Tensor | None = None
     cross_mask: Tensor | None = None
+    added: Tensor | None = None
 
 
 class State(Protocol):
@@ -54,10 +57,12 @@ class Backbone(StageNetwork):
         fusions: The ways in which conditions can enter a stage with this backbone. The stage implements ``prepend`` and
             ``add`` itself; ``cross`` passes a sequence for cross-attention to the backbone.
         width: Width of the input and the output.
+        adds_again: Whether it adds the conditions that are added frame by frame again, further inside.
     """
 
     family: ClassVar[str] = "backbone"
     fusions: ClassVar[tuple[str, ...]] = ("cross", "prepend", "add")
+    adds_again: bool = False
 
     @abstractmethod
     def new_state(self, context: SequenceContext) -> Any:

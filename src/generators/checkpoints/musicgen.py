@@ -49,7 +49,8 @@ class MusicGen(Checkpoint):
         """The state of an autoregressive stage with a transformer.
 
         Its first cross-attention condition is the text. That of MusicGen-melody has two conditions in a prefix: the
-        melody and the text.
+        melody and the text. A stage can have other conditions that are added frame by frame, which MusicGen does not
+        have (MusiConGen, arXiv 2407.15060): their projections are zero, so that nothing changes before training.
         """
         backbone = part.backbone
         if backbone.registered_name != "transformer":
@@ -62,7 +63,7 @@ class MusicGen(Checkpoint):
                 "backbone.block.activation so"
             )
         melody = config.get("model_type") == "musicgen_melody"
-        named = [name for name, given in part.given.items() if given.fusion == ("prepend" if melody else "cross")]
+        named = [name for name, given in part.given.items() if ("prepend" if melody else "cross") in given.fusions]
         if melody and (len(named) != 2 or not part.plain_prefix):
             raise PartitaError(
                 f"{folder}: MusicGen-melody has a prefix of melody and text: set plain_prefix to true, and let the "
@@ -71,7 +72,10 @@ class MusicGen(Checkpoint):
         projections = ("audio_enc_to_dec_proj", "enc_to_dec_proj") if melody else ("enc_to_dec_proj",)
         prefixes = ("decoder.", "model.", "lm_heads.", *(f"{name}." for name in projections))
         state = read_safetensors(folder, lambda name: name.startswith(prefixes))
-        return convert(state, dict(zip(projections, named, strict=False)))
+        new = convert(state, dict(zip(projections, named, strict=False)))
+        others = [name for name, given in part.given.items() if given.fusions == ("add",)]
+        added = tuple(f"conditioning.projections.{name}." for name in others)
+        return new | {key: torch.zeros_like(t) for key, t in part.exported_state().items() if key.startswith(added)}
 
 
 def convert(state: Mapping[str, Tensor], conditions: Mapping[str, str]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ typedef struct {
     Norm self_norm, cross_norm, feed_forward_norm; /* of the width */
     Norm self_queries, self_keys, cross_queries;   /* per head */
     Linear self_input, self_output, cross_input, cross_output, expand, contract;
+    int64_t again; /* whether `again` of the sequence is added to the input */
 } Block;
 
 typedef struct {
@@ -32,6 +33,7 @@ typedef struct {
     const int32_t *order;                      /* [batch, capacity], the places that are no padding, or NULL for all */
     const int64_t *ranks;                      /* [batch, capacity], how many of them come up to a place */
     const float *added;                        /* [1 or batch, capacity, width], positions to add, or NULL */
+    const float *again;                        /* [batch, capacity, width], added again at the input of blocks, or NULL */
     const float *rotations;                    /* [1 or batch, capacity, head width / 2, cosine and sine], or NULL */
     const int32_t *numbers;                    /* [1 or batch, capacity], position numbers, or NULL */
     const float *biases;                       /* [heads, distances], by the distance of two numbers; 0 is in the middle */
@@ -237,6 +239,13 @@ static void run_stack(const Stack *stack, const Sequence *sequence, float *x, in
     }
     for (int64_t index = 0; index < stack->depth; index++) {
         const Block *block = stack->blocks + index;
+        if (sequence->again && block->again) {
+            for (int64_t m = thread(); m < rows; m += threads()) {
+                int64_t at = m / places * sequence->capacity + start + m % places;
+                for (int64_t i = 0; i < width; i++) x[m * width + i] += sequence->again[at * width + i];
+            }
+            BARRIER
+        }
         normalize_rows(&block->self_norm, x, scratch->normed, rows, width);
         linear(&block->self_input, scratch->normed, scratch->wide, rows, 0, scratch);
         self_attention(stack, sequence, index, places, start, scratch);

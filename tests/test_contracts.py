@@ -109,6 +109,8 @@ def smallest(family, name):
 
 
 TEXTS = ["a slow chorale for church organ", None, "harp"]
+VALUES = {"tempo": 90.0, "seconds_start": 4.0, "seconds_total": 60.0, "key": "G minor", "instruments": ["harp"]}
+"""Values of fields that are neither text nor audio."""
 TOKENIZERS = [
     preset for name in names("tokenizer") if not name.startswith("toy") for preset in tiny("tokenizer", name) or [name]
 ]
@@ -282,6 +284,8 @@ def read_by(conditioner):
     """Clips that a conditioner can read, the second one without anything that it reads."""
     if "text" in conditioner.inputs:
         return told(TEXTS)
+    if not conditioner.reads_audio:
+        return [Clip({n: VALUES[n] for n in conditioner.inputs} if text else {}, 1.0) for text in TEXTS]
     rate, channels = conditioner.audio_format
     return [Clip({}, 1.0, None if text is None else torch.rand(channels, rate) - 0.5, rate) for text in TEXTS]
 

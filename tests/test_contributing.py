@@ -29,8 +29,8 @@ from worked_examples import define, example, preset, section
 
 
 def test_a_conditioner(toy_recipe, tmp_path):
-    define(example("python", "Tempo"))
-    overrides = ["conditioners.tempo=tempo", "stages.main.given=[text, tempo]", "data={name: corpus, limit: 12}"]
+    define(example("python", "Pace"))
+    overrides = ["conditioners.pace=pace", "stages.main.given=[text, pace]", "data={name: corpus, limit: 12}"]
     system = train(load_recipe(toy_recipe, overrides), tmp_path / "run")
     assert system.generate({"text": ["flute"], "tempo": [90]}, duration=0.2).shape == (1, 1, 800)
     with pytest.raises(partita.PartitaError, match="tempo: cannot be 'fast'; expected beats per minute"):
@@ -99,8 +99,12 @@ def test_a_conditioner_trained_alone_hears_in_training_and_is_told_in_generation
 
 def test_chords_over_time_across_windows_and_a_story(toy_recipe, tmp_path, monkeypatch):
     define(section(OVER_TIME))
-    preset(toy_recipe, OVER_TIME, "chords")
-    overrides = ["conditioners.chords=chords", "stages.main.given=[text, chords]", "data={name: corpus, limit: 12}"]
+    preset(toy_recipe, OVER_TIME, "chord-names")
+    overrides = [
+        "conditioners.chords=chord-names",
+        "stages.main.given=[text, chords]",
+        "data={name: corpus, limit: 12}",
+    ]
     system = train(load_recipe(toy_recipe, overrides), tmp_path / "run")
     part = system.conditioners["chords"]
 

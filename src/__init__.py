@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .system.encoded_inputs import encode_inputs
     from .system.mastering import Mastering
     from .system.player import check_player, play_each
-    from .system.prompts import Row, prompt_warnings, read_prompts, with_melody, write_manifest
+    from .system.prompts import Row, prompt_warnings, read_prompts, with_melody, with_structure, write_manifest
     from .system.ready_parts import load_part
     from .system.request import Request, Story
     from .system.system import System, load
@@ -86,6 +86,7 @@ __all__ = [
     "tokenize",
     "train",
     "with_melody",
+    "with_structure",
     "write_audio",
     "write_listening_test",
     "write_manifest",
@@ -132,6 +133,7 @@ _HOMES = {
     "tokenize": "training.tokenize",
     "train": "training.runs",
     "with_melody": "system.prompts",
+    "with_structure": "system.prompts",
     "write_audio": "storage.audio_file",
     "write_listening_test": "evaluation.listen",
     "write_manifest": "system.prompts",

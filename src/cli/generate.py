@@ -105,7 +105,7 @@ class LoadingOptions:
 
 @dataclass(frozen=True)
 class StoryOptions:
-    """Inputs other than text, a melody, and later prompts of a story."""
+    """Inputs other than text, a melody, chords, tempo, key and beats, and later prompts of a story."""
 
     inputs: Annotated[
         list[str] | None,
@@ -123,6 +123,20 @@ class StoryOptions:
             metavar="FILE",
             help="Audio file of a hummed, whistled or played melody for the clips, in systems that take one.",
         ),
+    ] = None
+
+    chords: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHORDS",
+            help="Chords of the clips: a progression such as 'C G Am F', spread evenly over the clip or, with --bpm, a "
+            "bar each and repeated; or a .lab, .json or .csv file with rows of start, end and chord.",
+        ),
+    ] = None
+    bpm: Annotated[float | None, typer.Option(help="Tempo of the clips in beats per minute.")] = None
+    key: Annotated[str | None, typer.Option(help="Key of the clips, such as 'A minor'.")] = None
+    beats_from: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Audio file whose beats the clips are to have.")
     ] = None
 
     then: Annotated[
@@ -154,6 +168,10 @@ class StoryOptions:
                 raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
         stories = [partita.Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
         return [partita.Row({"text": story, **others}) for story in stories]
+
+    def structure(self, duration: float | None) -> partita.Request:
+        """Return chords, tempo, key and beats for clips of this many seconds."""
+        return partita.Request(duration=duration, chords=self.chords, bpm=self.bpm, key=self.key, beats=self.beats_from)
 
     def other_inputs(self) -> dict[str, str]:
         """Return the unparsed values of ``--input`` by field."""
@@ -282,6 +300,7 @@ def generate(
         rows = partita.read_prompts(prompt_file, system)
     if story.melody is not None:
         rows = partita.with_melody(system, rows, str(story.melody))
+    rows = partita.with_structure(system, rows, story.structure(duration))
     for warning in partita.prompt_warnings(system, rows):
         warnings.warn(warning, stacklevel=1)
     request = partita.Request(

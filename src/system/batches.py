@@ -14,6 +14,7 @@ from ..errors import PartitaError
 from .checked_request import CheckedRequest
 from .prompts import Row
 from .request import Continuation, Request, build_request, takes_request
+from .structure import Structure, is_several
 from .system import System
 
 MOST_AT_ONCE = 8
@@ -43,7 +44,8 @@ def generate_each(
         rows: Rows, for example from :func:`read_prompts`.
         request: Options common to all rows, without prompts. ``duration`` applies to rows that have none. ``seed`` is
             that of the first row; it increases by 1 for each further row, unless a row has its own. ``negative`` is one
-            text for all clips, ``melody`` their melody, and ``continuation`` the start of every clip.
+            text for all clips, ``melody``, ``chords``, ``bpm``, ``key`` and ``beats`` are theirs, and ``continuation``
+            is the start of every clip.
         at_once: Maximum number of clips in a batch.
         progress: Whether to show the progress on a terminal.
         options: Fields of :class:`partita.Request`, which override those of ``request``.
@@ -92,6 +94,9 @@ def common_request(request: Request | None, options: Mapping[str, Any]) -> Reque
         raise PartitaError(f"seed must be a whole number, the seed of the first row, not {common.seed!r}")
     if isinstance(common.melody, list | tuple):
         raise PartitaError("melody must be one recording for all clips: put several into the inputs of the rows")
+    for name in Structure._fields:
+        if is_several(name, getattr(common, name)):
+            raise PartitaError(f"{name} must be one for all clips: put several into the inputs of the rows")
     if common.negative is not None and not isinstance(common.negative, str):
         raise PartitaError(f"negative must be one text for all clips, not {common.negative!r}")
     return common

@@ -24,6 +24,7 @@ from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
 from .assembly import Assembly
 from .continued_frames import continued_frames
 from .request import Prompts, Request, Story, segments_of
+from .structure import structures_of, with_structures
 
 STRONGEST_GUIDANCE = 1e6
 """Largest scale of guidance, beyond which a difference of predictions is lost in single precision."""
@@ -67,7 +68,8 @@ class CheckedRequest:
         """
         if not system.stages:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
-        inputs = _inputs(system, _with_melody(system, request))
+        prompts = _with_melody(system, request)
+        inputs = _inputs(system, prompts)
         seeds = _seeds(request.seed, len(next(iter(inputs.values()))) if inputs else None)
         negative = _negative(_inputs(system, request.negative, "negative: "), len(seeds))
         latest = max((p.times[-1] for values in inputs.values() for p in values if isinstance(p, Story)), default=0.0)
@@ -77,6 +79,9 @@ class CheckedRequest:
                 f"the story's last segment starts at {latest:g} s, but the clip ends at {seconds:g} s: "
                 "set a longer duration"
             )
+        structures = structures_of(request, len(seeds))
+        if any(any(option is not None for option in structure) for structure in structures):
+            inputs = _inputs(system, with_structures(system, prompts, structures, seconds))
         generate_options = {
             name: {"guidance": _guidance(system, name, request.guidance), "sampling": sampling}
             for name, sampling in _sampling(system, request.sampling or {}).items()
@@ -185,7 +190,7 @@ def _seconds(name: str, value: Any, least: float = 1e-9) -> float:
     return float(value)
 
 
-def _with_melody(system: Assembly, request: Request) -> Prompts:
+def _with_melody(system: Assembly, request: Request) -> Mapping[str, Any]:
     """Return the prompts by field, with the melody in the field from which the system takes it."""
     prompts = _by_field(request.prompts)
     if request.melody is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.registry import names
-from ..data.fields.base import field_kinds
+from ..data.fields.base import field_kinds, parse_value
 from ..errors import PartitaError
 from ..limits import LARGEST_PROMPTS
 from ..storage.files import kind, replacing_file
@@ -17,6 +17,7 @@ from ..storage.untrusted import json_mapping, read_bytes
 from .assembly import Assembly
 from .checked_request import CheckedRequest
 from .request import Request, segments_of
+from .structure import Structure, is_several, structures_of, with_structures
 
 MOST_SHOWN = 12
 """Maximum number of mistakes in a prompt file that a message lists."""
@@ -96,6 +97,35 @@ def with_melody(system: Assembly, rows: Sequence[Row], melody: str) -> list[Row]
     return [replace(row, inputs={**row.inputs, field: melody}) for row in rows]
 
 
+def with_structure(system: Assembly, rows: Sequence[Row], request: Request) -> list[Row]:
+    """Return rows with the chords, tempo, key and beats of a request, which all of their clips are to have.
+
+    Args:
+        system: System that reads them.
+        rows: The rows.
+        request: The request; ``duration`` applies to rows that have none.
+
+    Raises:
+        PartitaError: The system does not read something, something is invalid, or a row has one of its own.
+    """
+    for name in Structure._fields:
+        if is_several(name, getattr(request, name)):
+            raise PartitaError(f"{name} must be one for all clips: put several into the inputs of the rows")
+    if all(getattr(request, name) is None for name in Structure._fields):
+        return list(rows)
+    made = []
+    for row in rows:
+        prompts = {name: [value] for name, value in row.inputs.items()}
+        duration = request.duration if row.duration is None else row.duration
+        seconds = CheckedRequest.of(system, Request(prompts or None, duration)).seconds
+        try:
+            prompts = with_structures(system, prompts, structures_of(request, 1), seconds)
+        except PartitaError as error:
+            raise PartitaError(f"{row.where}: {error}" if row.where else str(error)) from None
+        made.append(replace(row, inputs={name: values[0] for name, values in prompts.items()}))
+    return made
+
+
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a manifest with an object for each generated clip. Used as a prompt file, it reproduces the clips."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -125,8 +155,7 @@ def input_warnings(system: Assembly, inputs: Mapping[str, Sequence[Any]]) -> lis
                 "--prompts, and continue audio with --continue"
             )
     for name, conditioner in system.conditioners.items():
-        texts = [name for name in conditioner.inputs if field_kinds([name]) == {"text"}]
-        prompts = dict.fromkeys(text for name in texts for text in _texts(inputs.get(name, ())))
+        prompts = dict.fromkeys(text for name in conditioner.inputs for text in _words(name, inputs.get(name, ())))
         unknown = [value for value in prompts if not conditioner.knows(value)]
         if unknown:
             more = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -180,6 +209,19 @@ def _resolved_paths(prompts: Path, name: str, value: Any) -> Any:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+def _words(name: str, values: Sequence[Any]) -> Iterator[str]:
+    """Yield the texts or, for a field of names, the names among prompts and the segments of stories."""
+    kinds = field_kinds([name])
+    if kinds == {"text"}:
+        yield from _texts(values)
+    elif kinds == {"names"}:
+        for part in (part for value in values for part in segments_of(value) if part is not None):
+            try:
+                yield from parse_value(name, part)
+            except ValueError:  # reported when the request is checked
+                continue
 
 
 def _texts(values: Sequence[Any]) -> Iterator[str]:

@@ -23,6 +23,8 @@ Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
 Continuation = Excerpt | Tensor | str | Path | Mapping[str, Tensor | Generated] | None
 Melody = Excerpt | Tensor | str | Path | Sequence[Any] | None
+Chords = str | Path | Sequence[Any] | None
+Beats = Excerpt | Tensor | str | Path | Sequence[Any] | None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -75,6 +77,13 @@ class Request:
         melody: A hummed, whistled or played melody for all clips, or a list with one for each clip (``None`` for a clip
             without one): a path, samples or excerpt, like audio fields of ``prompts``. It is the same as the field
             ``cover`` of ``prompts``, or ``melody`` where the system reads notes.
+        chords: Chords of all clips, or a list with one for each clip: a progression such as ``"C G Am F"``, a ``.lab``,
+            ``.json`` or ``.csv`` file, or rows (start, end, chord). A progression is spread evenly over the clip; with
+            ``bpm``, each chord lasts a bar of four beats, and the progression is repeated.
+        bpm: Tempo in beats per minute, or a list with one for each clip; the field ``tempo`` of ``prompts``.
+        key: Key, such as ``A minor``, or a list with one for each clip.
+        beats: Times of the beats in seconds, or a recording whose beats are taken (a path or excerpt), or a list with
+            one recording for each clip.
         seed: A seed for each sample, or the first of consecutive seeds. A sample depends only on its own seed and
             prompt.
         guidance: Scale of classifier-free guidance or a list of :class:`partita.Term` for all stages, or a mapping from
@@ -100,6 +109,10 @@ class Request:
     prompts: Prompts = None
     duration: float | None = None
     melody: Melody = None
+    chords: Chords = None
+    bpm: float | Sequence[float] | None = None
+    key: str | Sequence[str] | None = None
+    beats: Beats = None
     seed: int | Sequence[int] = 0
     guidance: Guidance | Mapping[str, Guidance] = None
     sampling: Mapping[str, Any] | None = None

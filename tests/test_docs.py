@@ -323,6 +323,9 @@ def test_python(text, saved_toy, tmp_path, monkeypatch):
         monkeypatch.setattr("partita.training.runs.write_report", lambda *given, **options: "report.html")
     elif "runs/mulan-tiny" in text:
         partita.System(load_recipe("mulan-tiny")).save("runs/mulan-tiny")
+    elif "runs/musicongen-tiny" in text:
+        narrow = ["stages.acoustic.generator.backbone.width=32", "stages.acoustic.generator.backbone.depth=1"]
+        partita.System(load_recipe("musicongen-tiny", narrow)).save("runs/musicongen-tiny")
     elif "runs/folk" in text:
         save_adapter_of_toy()
     else:

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..core.chords import chord_label
+from ..core.chord_names import chord_label
 from ..errors import PartitaError, printable
 from ..limits import LARGEST_SIDECAR
 from ..storage.untrusted import read_text

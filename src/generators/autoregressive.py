@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.contracts import Condition, ConditionSpec, Generated, Given, RepresentationSpec
 from ..core.processes import mean_of_all
 from ..core.registry import register
-from ..layers.conditioning import Conditioning, Context, Interpolation
+from ..layers.conditioning import DEFAULT_PREFIX, Conditioning, Context, Interpolation, Prefix
 from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
 from ..layers.patterns import Layout, Pattern, PatternName
 from ..layers.positions import position_ids
@@ -53,7 +53,7 @@ class Autoregressive(Generator):
         plain_prefix: Whether a prefix is as in MusicGen-melody: its places are numbered in their order, whatever frames
             they belong to, padding in it counts and is attended to, and a clip that is shorter than the window has the
             prefix of a whole window.
-        prefix_places: Maximum number of places of a condition in the prefix, by its name. More are thinned out evenly.
+        prefix: How conditions form a prefix.
         sampling: Default sampling options.
         checkpointing: Whether to recompute the backbone's layers in the backward pass, which saves memory.
         condition_dropout: How often the stage loses conditions in training.
@@ -80,7 +80,7 @@ class Autoregressive(Generator):
         ends: bool = False,
         interpolation: Interpolation = "linear",
         plain_prefix: bool = False,
-        prefix_places: dict[str, int] | None = None,
+        prefix: Prefix = DEFAULT_PREFIX,
         sampling: Sampling = DEFAULT_SAMPLING,
         checkpointing: bool = False,
         condition_dropout: ConditionDropout = DEFAULT_DROPOUT,
@@ -99,7 +99,7 @@ class Autoregressive(Generator):
         backbone = backbone or Transformer()
         self.use(backbone)
         width = backbone.width
-        self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation, prefix_places)
+        self.conditioning = Conditioning(self.given, width, target.frame_rate, interpolation, prefix)
         self.embeddings = nn.Embedding(self.codebooks.embedded, width)
         cross = any("cross" in g.fusions for g in self.given.values())
         backbone.build(NetworkSetting(cross=cross, checkpointing=checkpointing))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
 from typing import Literal
@@ -17,6 +17,29 @@ from .positions import sinusoidal
 from .transformer_blocks import scaled_normal_
 
 Interpolation = Literal["linear", "nearest"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How conditions with fusion ``prepend`` form a prefix.
+
+    Args:
+        places: Maximum number of places of a condition, by its name: of more, so many are taken, evenly spaced from the
+            first on.
+
+    Raises:
+        ValueError: A number is below 1.
+    """
+
+    places: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, places in self.places.items():
+            if places < 1:
+                raise ValueError(f"places of {name} must be at least 1, not {places}")
+
+
+DEFAULT_PREFIX = Prefix()
 
 
 @dataclass
@@ -83,12 +106,11 @@ class Conditioning(nn.Module):
         frame_rate: Frame rate of the stage's target, in Hz; ``None`` if it has none, so that nothing is aligned with
             it.
         interpolation: Interpolation of aligned embeddings to that rate; aligned codes always take the nearest.
-        prefix_places: Maximum number of places of a condition with fusion ``prepend``, by name: of more, so many are
-            taken, evenly spaced from the first on.
+        prefix: How conditions form a prefix.
 
     Raises:
-        ValueError: A condition is added or concatenated without being aligned in time, or prefix places are those of a
-            condition that is not prepended.
+        ValueError: A condition is added or concatenated without being aligned in time, or a place of the prefix is that
+            of a condition that is not prepended.
     """
 
     def __init__(
@@ -97,17 +119,15 @@ class Conditioning(nn.Module):
         width: int,
         frame_rate: float | None,
         interpolation: Interpolation = "linear",
-        prefix_places: Mapping[str, int] | None = None,
+        prefix: Prefix = DEFAULT_PREFIX,
     ) -> None:
         super().__init__()
         self.width = width
         self.fusions = {name: g.fusions for name, g in given.items()}
-        self.prefix_places = dict(prefix_places or {})
-        for name, places in self.prefix_places.items():
+        self.prefix_places = prefix.places
+        for name in self.prefix_places:
             if "prepend" not in self.fusions.get(name, ()):
-                raise ValueError(f"prefix_places names {name!r}, which is not given by prepend")
-            if places < 1:
-                raise ValueError(f"prefix_places of {name} must be at least 1, not {places}")
+                raise ValueError(f"prefix.places names {name!r}, which is not given by prepend")
         rates = {name: g.spec.frame_rate for name, g in given.items() if frame_rate and g.spec.frame_rate}
         self.ratios = {name: exact(rate) / exact(frame_rate) for name, rate in rates.items() if rate and frame_rate}
         # Conditions that have an order but share no time with the target get positions by their order.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..core.chords import parse_key
+from ..core.chord_names import parse_key
 from ..core.excerpt import Excerpt, excerpt_of
 from ..data.chord_files import SUFFIXES, ChordRows, read_chords, spread
 from ..data.fields.base import parse_value

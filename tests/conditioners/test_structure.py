@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import partita
-from partita.conditioners.beats import Beats
-from partita.conditioners.chords import Chords
-from partita.conditioners.instruments import Instruments
-from partita.conditioners.key import Key
+from partita.conditioners.beat_pulses import Beats
+from partita.conditioners.chord_tones import Chords
+from partita.conditioners.instrument_embeddings import Instruments
+from partita.conditioners.key_embedding import Key
 from partita.conditioners.number import Number
 from partita.core.contracts import Clip
 from partita.core.part import Part

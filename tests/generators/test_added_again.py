@@ -11,6 +11,7 @@ from partita.generators.autoregressive import Autoregressive
 from partita.generators.backbones.transformer import Transformer
 from partita.generators.base import Generator
 from partita.layers import compiled
+from partita.layers.conditioning import Prefix
 from partita.layers.guidance import Term
 from partita.layers.lowered import lowered
 from partita.layers.sampling import Sampling
@@ -69,7 +70,7 @@ def by_hand(made, codes, chords, picked, again):
 
 
 def test_the_forward_pass_is_that_of_musicongen():
-    made = stage({"chords": Given(CHORDS, "prepend+add")}, plain_prefix=True, prefix_places={"chords": 4})
+    made = stage({"chords": Given(CHORDS, "prepend+add")}, plain_prefix=True, prefix=Prefix({"chords": 4}))
     codes, chords = torch.randint(9, (2, 1, FRAMES)), harmony()
     with torch.no_grad():
         logits, _ = made.logits(codes, {"chords": chords})
@@ -83,7 +84,7 @@ def test_the_forward_pass_is_that_of_musicongen():
 def test_the_places_of_the_published_prefix():
     """235 of 1500 frames, at round(i · 1500 / 235)."""
     given = {"chords": Given(CHORDS, "prepend+add")}
-    made = stage(given, plain_prefix=True, prefix_places={"chords": 235})
+    made = stage(given, plain_prefix=True, prefix=Prefix({"chords": 235}))
     values = torch.arange(1500.0)[None, :, None].expand(1, 1500, 12) / 1500
     context = made.conditioning({"chords": Condition(values, torch.ones(1, 1500, dtype=torch.bool))}, 1500)
     expected = context.added[:, [round(i * 1500 / 235) for i in range(235)]]
@@ -155,7 +156,7 @@ def test_steps_from_the_cache_are_those_of_the_whole_sequence(given, positions, 
 def test_prefix_places_of_nothing_are_refused(places, message):
     given = {"chords": Given(CHORDS, "prepend"), "text": Given(ConditionSpec(dim=3), "cross")}
     with pytest.raises(ValueError, match=message):
-        stage(given, prefix_places=places)
+        stage(given, prefix=Prefix(places))
 
 
 def test_each_of_several_fusions_is_checked():

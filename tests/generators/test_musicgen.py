@@ -11,6 +11,7 @@ from partita.errors import PartitaError
 from partita.generators.autoregressive import Autoregressive
 from partita.generators.backbones.transformer import Transformer
 from partita.generators.checkpoints.musicgen import convert
+from partita.layers.conditioning import Prefix
 from partita.layers.guidance import classifier_free
 
 transformers = pytest.importorskip("transformers")
@@ -182,7 +183,7 @@ def test_musicongen_starts_from_the_melody(reference, checkpoint):
     (checkpoint / "config.json").write_text(json.dumps({"model_type": "musicgen_melody"}))
     chords, beats = ConditionSpec(dim=12, frame_rate=50.0), ConditionSpec(dim=1, frame_rate=50.0)
     given = {"chords": Given(chords, "prepend+add"), "text": Given(ConditionSpec(dim=TEXT), "prepend")}
-    options = {"plain_prefix": True, "prefix_places": {"chords": 5}}
+    options = {"plain_prefix": True, "prefix": Prefix({"chords": 5})}
     network = backbone(again_every=2)
     with_beats = Autoregressive(TARGET, given | {"beats": Given(beats, "add")}, backbone=network, **options).eval()
     without = Autoregressive(TARGET, given, backbone=backbone(again_every=2), **options).eval()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from partita.core.chords import chord_label, parse_key, pitch_classes
+from partita.core.chord_names import chord_label, parse_key, pitch_classes
 
 QUALITIES = (
     "maj",

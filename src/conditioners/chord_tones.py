@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core.chords import pitch_classes
+from ..core.chord_names import pitch_classes
 from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.rates import nearest
 from ..core.registry import register

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.chords import parse_key
+from ..core.chord_names import parse_key
 from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.processes import largest_of_all
 from ..core.registry import register

@@ -16,9 +16,9 @@ from partita.system.system import System
 from partita.tokenizers.base import Tokenizer
 from partita.tokenizers.transformers_codec import TransformersCodec
 from partita.training.training import train
-from toys import ToySines
+from toys import ToySongs
 
-DATA = ToySines.registered_name
+DATA = ToySongs.registered_name
 TEXTS = ["tone 1", "tone 2", "flute"]
 
 

@@ -66,6 +66,25 @@ class ToySines(Source):
         )
 
 
+@register("data", "toy-songs")
+class ToySongs(ToySines):
+    """The same, with everything that is known of the structure of a song."""
+
+    fields = ToySines.fields | {"key", "instruments", "chords", "beats", "downbeats", "tempo"}
+    fields |= {"seconds_start", "seconds_total"}
+
+    def read(self, split, index, **options):
+        example = super().read(split, index, **options)
+        example.fields |= {
+            "key": "G minor",
+            "instruments": ["flute"],
+            "chords": [(0.0, 0.2, "G:min"), (0.2, 9.0, "D:7")],
+        }
+        example.fields |= {"beats": [0.1, 0.3], "downbeats": [0.1], "tempo": 300.0}
+        example.fields |= {"seconds_start": 1.0, "seconds_total": 60.0}
+        return example
+
+
 @register("tokenizer", "toy-encoder")
 class ToyEncoder(Tokenizer):
     """A linear layer over frames of samples, which learns to reconstruct them."""

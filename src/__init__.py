@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .system.encoded_inputs import encode_inputs
     from .system.mastering import Mastering
     from .system.player import check_player, play_each
-    from .system.prompts import Row, prompt_warnings, read_prompts, with_melody, write_manifest
+    from .system.prompts import Row, prompt_warnings, read_prompts, with_input, write_manifest
     from .system.ready_parts import load_part
     from .system.request import Request, Story
     from .system.system import System, load
@@ -85,7 +85,7 @@ __all__ = [
     "score_table",
     "tokenize",
     "train",
-    "with_melody",
+    "with_input",
     "write_audio",
     "write_listening_test",
     "write_manifest",
@@ -131,7 +131,7 @@ _HOMES = {
     "score_table": "evaluation.score_table",
     "tokenize": "training.tokenize",
     "train": "training.runs",
-    "with_melody": "system.prompts",
+    "with_input": "system.prompts",
     "write_audio": "storage.audio_file",
     "write_listening_test": "evaluation.listen",
     "write_manifest": "system.prompts",

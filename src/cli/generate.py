@@ -125,6 +125,18 @@ class StoryOptions:
         ),
     ] = None
 
+    style: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Audio file whose style the clips follow, in systems that take one."),
+    ] = None
+    style_streams: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Number of codebooks of the style, from 1: more of them follow the recording more closely.",
+        ),
+    ] = None
+
     then: Annotated[
         list[str] | None,
         typer.Option(
@@ -154,6 +166,12 @@ class StoryOptions:
                 raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
         stories = [partita.Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
         return [partita.Row({"text": story, **others}) for story in stories]
+
+    @property
+    def shortcuts(self) -> dict[str, Any]:
+        """The inputs of all clips that have an option of their own, by option."""
+        given = {"melody": self.melody, "style": self.style, "style_streams": self.style_streams}
+        return {name: str(value) for name, value in given.items() if value is not None}
 
     def other_inputs(self) -> dict[str, str]:
         """Return the unparsed values of ``--input`` by field."""
@@ -280,8 +298,8 @@ def generate(
     partita.check_writable(output, bits, spec.sample_rate, spec.channels)
     if prompt_file is not None:
         rows = partita.read_prompts(prompt_file, system)
-    if story.melody is not None:
-        rows = partita.with_melody(system, rows, str(story.melody))
+    for option, value in story.shortcuts.items():
+        rows = partita.with_input(system, rows, option, value)
     for warning in partita.prompt_warnings(system, rows):
         warnings.warn(warning, stacklevel=1)
     request = partita.Request(

@@ -65,7 +65,14 @@ class Examples(Dataset):
 
     @classmethod
     def for_spec(
-        cls, spec: RepresentationSpec, source: Source, split: Split, length: int, seconds: float, seed: int
+        cls,
+        spec: RepresentationSpec,
+        source: Source,
+        split: Split,
+        length: int,
+        seconds: float,
+        seed: int,
+        excerpts: bool = False,
     ) -> Self:
         """Return examples at the sample rate and with the channels of a representation."""
         return cls(
@@ -76,6 +83,7 @@ class Examples(Dataset):
             sample_rate=spec.sample_rate,
             channels=spec.channels,
             seed=seed,
+            excerpts=excerpts,
         )
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from ..layers.lowered import InferencePrecision
 Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
 Continuation = Excerpt | Tensor | str | Path | Mapping[str, Tensor | Generated] | None
-Melody = Excerpt | Tensor | str | Path | Sequence[Any] | None
+Recordings = Excerpt | Tensor | str | Path | Sequence[Any] | None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -75,6 +75,10 @@ class Request:
         melody: A hummed, whistled or played melody for all clips, or a list with one for each clip (``None`` for a clip
             without one): a path, samples or excerpt, like audio fields of ``prompts``. It is the same as the field
             ``cover`` of ``prompts``, or ``melody`` where the system reads notes.
+        style: A recording whose style all clips follow, or a list with one for each clip: like ``melody``. It is the
+            same as the field ``excerpt`` of ``prompts``.
+        style_streams: Number of codebooks of the style, which follow the recording the more closely the more there are,
+            or a list with one for each clip; the same as the field ``style_streams`` of ``prompts``.
         seed: A seed for each sample, or the first of consecutive seeds. A sample depends only on its own seed and
             prompt.
         guidance: Scale of classifier-free guidance or a list of :class:`partita.Term` for all stages, or a mapping from
@@ -99,7 +103,9 @@ class Request:
 
     prompts: Prompts = None
     duration: float | None = None
-    melody: Melody = None
+    melody: Recordings = None
+    style: Recordings = None
+    style_streams: int | Sequence[int | None] | None = None
     seed: int | Sequence[int] = 0
     guidance: Guidance | Mapping[str, Guidance] = None
     sampling: Mapping[str, Any] | None = None

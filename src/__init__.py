@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .system.ready_parts import load_part
     from .system.request import Request, Story
     from .system.system import System, load
+    from .training.inversion import Inversion, invert
     from .training.runs import train
     from .training.tokenize import tokenize
 
@@ -48,6 +49,7 @@ __all__ = [
     "Evaluation",
     "Excerpt",
     "Fit",
+    "Inversion",
     "Mastering",
     "PartitaError",
     "Request",
@@ -68,6 +70,7 @@ __all__ = [
     "generate_each",
     "import_file",
     "import_system",
+    "invert",
     "listening_results",
     "load",
     "load_part",
@@ -115,6 +118,8 @@ _HOMES = {
     "generate_each": "system.batches",
     "import_file": "core.imports",
     "import_system": "publishing.importing",
+    "Inversion": "training.inversion",
+    "invert": "training.inversion",
     "listening_results": "evaluation.listen_results",
     "load": "system.system",
     "load_part": "system.ready_parts",

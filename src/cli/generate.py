@@ -81,6 +81,15 @@ class LoadingOptions:
             "runs/folk=0.7. Can be repeated.",
         ),
     ] = None
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--word",
+            metavar="WORD",
+            help="Folder or Hub id of a pseudo-word, which prompts have in angle brackets: 'a waltz like <song>'. Can "
+            "be repeated.",
+        ),
+    ] = None
     device: Device = "auto"
 
     def load(self, model: str) -> partita.System:
@@ -100,7 +109,7 @@ class LoadingOptions:
             if Path(source) in map(Path, weights):
                 raise PartitaError(f"--adapter names {source} twice: keep one")
             weights[source] = weight
-        return partita.load(model, device=self.device, adapters=weights)
+        return partita.load(model, device=self.device, adapters=weights, words=self.words or ())
 
 
 @dataclass(frozen=True)

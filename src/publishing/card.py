@@ -250,7 +250,7 @@ def trainings(system: System) -> Iterator[dict[str, str]]:
         if system.adapter_of(key) is not None:
             pretrained = False
         if pretrained or part.weightless:
-            row["steps"] = "pretrained" if pretrained else "no weights"
+            row["start"] = "pretrained" if pretrained else "no weights"
         elif getattr(part, "trained_with_stage", False):
             row["steps"] = "with its stage"
         else:

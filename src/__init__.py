@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from .system.encoded_inputs import encode_inputs
     from .system.mastering import Mastering
     from .system.player import check_player, play_each
-    from .system.prompts import Row, prompt_warnings, read_prompts, with_melody, with_structure, write_manifest
+    from .system.prompts import Row, prompt_warnings, read_prompts, with_input, with_structure, write_manifest
     from .system.ready_parts import load_part
     from .system.request import Request, Story
     from .system.system import System, load
+    from .training.inversion import Inversion, invert
     from .training.runs import train
     from .training.tokenize import tokenize
 
@@ -48,6 +49,7 @@ __all__ = [
     "Evaluation",
     "Excerpt",
     "Fit",
+    "Inversion",
     "Mastering",
     "PartitaError",
     "Request",
@@ -68,6 +70,7 @@ __all__ = [
     "generate_each",
     "import_file",
     "import_system",
+    "invert",
     "listening_results",
     "load",
     "load_part",
@@ -85,7 +88,7 @@ __all__ = [
     "score_table",
     "tokenize",
     "train",
-    "with_melody",
+    "with_input",
     "with_structure",
     "write_audio",
     "write_listening_test",
@@ -116,6 +119,8 @@ _HOMES = {
     "generate_each": "system.batches",
     "import_file": "core.imports",
     "import_system": "publishing.importing",
+    "Inversion": "training.inversion",
+    "invert": "training.inversion",
     "listening_results": "evaluation.listen_results",
     "load": "system.system",
     "load_part": "system.ready_parts",
@@ -132,7 +137,7 @@ _HOMES = {
     "score_table": "evaluation.score_table",
     "tokenize": "training.tokenize",
     "train": "training.runs",
-    "with_melody": "system.prompts",
+    "with_input": "system.prompts",
     "with_structure": "system.prompts",
     "write_audio": "storage.audio_file",
     "write_listening_test": "evaluation.listen",

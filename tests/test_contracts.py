@@ -22,6 +22,7 @@ from partita.core.part_key import PartKey
 from partita.core.registry import lookup, names
 from partita.core.schema import arguments as arguments_of
 from partita.core.schema import build, part_arguments
+from partita.data.fields.base import field
 from partita.recipe.compose import compose, preset_values
 from partita.recipe.plan import PART_KEYS, load_recipe
 from partita.recipe.recipe_files import presets
@@ -287,7 +288,11 @@ def read_by(conditioner):
     if not conditioner.reads_audio:
         return [Clip({n: VALUES[n] for n in conditioner.inputs} if text else {}, 1.0) for text in TEXTS]
     rate, channels = conditioner.audio_format
-    return [Clip({}, 1.0, None if text is None else torch.rand(channels, rate) - 0.5, rate) for text in TEXTS]
+    heard = next(name for name in conditioner.inputs if field(name).kind == "audio")
+    recordings = [None if text is None else torch.rand(channels, rate) - 0.5 for text in TEXTS]
+    if heard == "audio":
+        return [Clip({}, 1.0, recording, rate) for recording in recordings]
+    return [Clip({heard: recording}, 1.0, sample_rate=rate) for recording in recordings]
 
 
 def conditions(batch, generator):

@@ -296,7 +296,10 @@ def test_yaml(text, tmp_path, monkeypatch):
         assert values == shipped
 
 
-COMPILED = ("partita.ablate(",)
+COMPILED = (
+    "partita.invert(",
+    "partita.ablate(",
+)
 """What takes too long to be run."""
 
 

@@ -81,6 +81,15 @@ class LoadingOptions:
             "runs/folk=0.7. Can be repeated.",
         ),
     ] = None
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--word",
+            metavar="WORD",
+            help="Folder or Hub id of a pseudo-word, which prompts have in angle brackets: 'a waltz like <song>'. Can "
+            "be repeated.",
+        ),
+    ] = None
     device: Device = "auto"
 
     def load(self, model: str) -> partita.System:
@@ -100,7 +109,7 @@ class LoadingOptions:
             if Path(source) in map(Path, weights):
                 raise PartitaError(f"--adapter names {source} twice: keep one")
             weights[source] = weight
-        return partita.load(model, device=self.device, adapters=weights)
+        return partita.load(model, device=self.device, adapters=weights, words=self.words or ())
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,18 @@ class StoryOptions:
         typer.Option(
             metavar="FILE",
             help="Audio file of a hummed, whistled or played melody for the clips, in systems that take one.",
+        ),
+    ] = None
+
+    style: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Audio file whose style the clips follow, in systems that take one."),
+    ] = None
+    style_streams: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Number of codebooks of the style, from 1: more of them follow the recording more closely.",
         ),
     ] = None
 
@@ -168,6 +189,12 @@ class StoryOptions:
                 raise PartitaError(f"--then takes seconds and a prompt, such as '20: flute', not {text!r}")
         stories = [partita.Story([(0.0, prompt), *later]) for prompt in prompts or (None,)]
         return [partita.Row({"text": story, **others}) for story in stories]
+
+    @property
+    def shortcuts(self) -> dict[str, Any]:
+        """The inputs of all clips that have an option of their own, by option."""
+        given = {"melody": self.melody, "style": self.style, "style_streams": self.style_streams}
+        return {name: str(value) for name, value in given.items() if value is not None}
 
     def structure(self, duration: float | None) -> partita.Request:
         """Return chords, tempo, key and beats for clips of this many seconds."""
@@ -298,8 +325,8 @@ def generate(
     partita.check_writable(output, bits, spec.sample_rate, spec.channels)
     if prompt_file is not None:
         rows = partita.read_prompts(prompt_file, system)
-    if story.melody is not None:
-        rows = partita.with_melody(system, rows, str(story.melody))
+    for option, value in story.shortcuts.items():
+        rows = partita.with_input(system, rows, option, value)
     rows = partita.with_structure(system, rows, story.structure(duration))
     for warning in partita.prompt_warnings(system, rows):
         warnings.warn(warning, stacklevel=1)

@@ -23,6 +23,7 @@ from .ablate import ablate, task
 from .evaluate import evaluate
 from .generate import generate
 from .import_system import import_
+from .invert import invert
 from .list_parts import list_
 from .listen import listen
 from .share import pull, push
@@ -47,6 +48,7 @@ app.add_typer(listen, name="listen")
 app.command()(push)
 app.command()(pull)
 app.command("import")(import_)
+app.command()(invert)
 app.command(hidden=True)(task)
 
 

@@ -12,6 +12,7 @@ from ..core.contracts import Clip, Condition, ConditionSpec
 from ..core.processes import largest_of_all
 from ..core.registry import register
 from .base import Conditioner
+from .pseudo_words import PseudoWords
 from .words import check_word_dropout, hashed_words, padded_words, texts_of
 
 
@@ -38,6 +39,7 @@ class Lookup(Conditioner):
     inputs: tuple[str, ...] = ("text",)
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     trained_with_stage: ClassVar[bool] = True
+    training_only = ("pseudo_words.",)
     met: Tensor
 
     def __init__(
@@ -56,6 +58,7 @@ class Lookup(Conditioner):
         self.max_words = max_words
         self.word_dropout = word_dropout
         self.embeddings = nn.Embedding(num_embeddings, dim)
+        self.pseudo_words = PseudoWords()
         # which embeddings occurred in training; the last one is for padding
         self.register_buffer("met", torch.zeros(num_embeddings + 1, dtype=torch.uint8))
 
@@ -78,17 +81,30 @@ class Lookup(Conditioner):
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         """Embeddings ``[B, L, dim]``, zero where masked."""
         words, mask = prepared["words"], prepared["mask"]
+        known = self.embeddings.num_embeddings
+        plain = words.clamp(max=known - 1)
         if self.training:
             now = torch.zeros_like(self.met)
-            now[torch.where(mask, words, len(now) - 1)] = 1
+            now[torch.where(mask, plain, len(now) - 1)] = 1
             self.met |= largest_of_all(now)
-        return Condition(self.embeddings(words) * mask[..., None], mask)
+        values = self.pseudo_words.embedded(words, self.embeddings(plain), known)
+        return Condition(values * mask[..., None], mask)
+
+    def word_vectors(self, text: str) -> Tensor:
+        """Embeddings ``[n, dim]`` of the words of a text, from which pseudo-words can start."""
+        return self.embeddings(torch.tensor(self._hash(text), dtype=torch.long, device=self.embeddings.weight.device))
 
     def knows(self, value: Any) -> bool:
         """Whether any word of a text shares its embedding with a word that occurred in training."""
         words = self._hash(value) if isinstance(value, str) else []
         met = self.met[:-1]
+        if any(word >= len(met) for word in words):
+            return True
         return not words or not bool(met.any()) or bool(met[words].any())
 
     def _hash(self, text: str) -> list[int]:
-        return hashed_words(text, self.embeddings.num_embeddings, self.max_words)
+        known = self.embeddings.num_embeddings
+        found: list[int] = []
+        for plain, pseudo in self.pseudo_words.pieces(text):
+            found += [*hashed_words(plain, known, self.max_words), *(known + number for number in pseudo)]
+        return found[: self.max_words]

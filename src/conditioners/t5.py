@@ -16,6 +16,7 @@ from ..errors import PartitaError
 from ..storage.pretrained import WEIGHTS, checkpoint_folder, read_config, read_safetensors
 from ..storage.text_tokenizer import read_text_tokenizer, tokenized
 from .base import Conditioner
+from .pseudo_words import PseudoWords
 from .words import check_word_dropout, texts_of, vocabulary_bytes
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.model")
@@ -83,6 +84,7 @@ class T5(Conditioner):
     inputs: tuple[str, ...] = ("text",)
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     trainable: ClassVar[bool] = False
+    training_only = ("pseudo_words.",)
 
     def __init__(
         self,
@@ -117,6 +119,7 @@ class T5(Conditioner):
         )
         # Only the stack: the whole model shares its token embeddings, and safetensors cannot store shared tensors.
         self.encoder = T5EncoderModel(config).encoder.requires_grad_(False)
+        self.pseudo_words = PseudoWords()
         self.max_length = max_length
         self.word_dropout = word_dropout
         self.tokenizer: Any = None
@@ -149,17 +152,40 @@ class T5(Conditioner):
                 "t5 has no text tokenizer yet: it comes with the weights, so set `weights:` or load them"
             )
         known = self.encoder.embed_tokens.num_embeddings
-        encoded = tokenized(self.tokenizer, [text or "" for text in texts], self.max_length, known)
+        marked = [self._marked(text or "") for text in texts]
+        encoded = tokenized(self.tokenizer, [text for text, _ in marked], self.max_length, known)
         given = torch.tensor([text is not None for text in texts])
-        return {"tokens": encoded["input_ids"], "mask": encoded["attention_mask"].bool() & given[:, None]}
+        tokens, mask = encoded["input_ids"], encoded["attention_mask"].bool()
+        for row, present, (_, pseudo) in zip(tokens, mask, marked, strict=True):
+            places = torch.where(present & (row == self.tokenizer.pad_token_id))[0] if pseudo else row[:0]
+            row[places] = known + torch.tensor(pseudo[: len(places)], dtype=row.dtype)
+        return {"tokens": tokens, "mask": mask & given[:, None]}
 
-    @torch.no_grad()
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         """Embeddings ``[B, L, width]`` float32, zero where masked."""
         tokens, mask = prepared["tokens"], prepared["mask"]
-        with torch.autocast(tokens.device.type, enabled=False):
-            values = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        known = self.encoder.embed_tokens.num_embeddings
+        learning = torch.is_grad_enabled() and bool(self.pseudo_words)
+        with torch.autocast(tokens.device.type, enabled=False), torch.set_grad_enabled(learning):
+            words = self.encoder.embed_tokens(tokens.clamp(max=known - 1))
+            embedded = self.pseudo_words.embedded(tokens, words, known)
+            values = self.encoder(inputs_embeds=embedded, attention_mask=mask.long()).last_hidden_state
         return Condition(values.float() * mask[..., None], mask)
+
+    def word_vectors(self, text: str) -> Tensor:
+        """Embeddings ``[n, width]`` of the text tokens of a text, from which pseudo-words can start."""
+        tokens = self.prepare([Clip({self.inputs[0]: text}, 1.0)])["tokens"][0, :-1]  # without the end
+        return self.encoder.embed_tokens(tokens.to(self.encoder.embed_tokens.weight.device))
+
+    def _marked(self, text: str) -> tuple[str, list[int]]:
+        """A text in which padding tokens stand for the vectors of pseudo-words, and the numbers of these."""
+        if not self.pseudo_words:
+            return text, []
+        pad, numbers, marked = self.tokenizer.pad_token, [], ""
+        for plain, pseudo in self.pseudo_words.pieces(text.replace(pad, " ")):
+            marked += plain + pad * len(pseudo)
+            numbers += pseudo
+        return marked, numbers
 
     def vocabulary(self) -> bytes:
         """The words of the text tokenizer and their numbers."""

@@ -9,8 +9,10 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from ..core.contracts import Example
+from ..core.seeds import derive_seed
 from ..errors import PartitaError
 
 Split = Literal["train", "validation", "test"]
@@ -179,6 +181,24 @@ class Source(ABC):
         Raises:
             UnreadableClip: This clip cannot be read, although others may be.
         """
+
+    def read_beside(
+        self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
+    ) -> Tensor | None:
+        """Read another excerpt of the recording from which :meth:`read` reads a clip with the same arguments.
+
+        By default, it is read with a seed of its own, which is right where the seed decides only the position; the two
+        may then overlap.
+
+        Returns:
+            Audio ``[channels, T]``; ``None`` if the piece has no audio.
+
+        Raises:
+            UnreadableClip: The excerpt cannot be read.
+        """
+        other = derive_seed(seed, "excerpt") % 2**31
+        example = self.read(split, index, seed=other, seconds=seconds, sample_rate=sample_rate, channels=channels)
+        return example.recording
 
     def draw(self, split: Split, number: int, seed: int, attempt: int = 0) -> tuple[int, int]:
         """Return the index of the piece for an example of a training run, and the seed to read it with.

@@ -16,8 +16,9 @@ from ..core.excerpt import Excerpt, excerpt_of
 from ..errors import PartitaError
 from .fields.base import field
 
-ALWAYS_SUPPLIED = frozenset({"audio", "excerpt"})
-"""Fields that every source supplies in training: the clip itself and another excerpt of the same piece."""
+ALWAYS_SUPPLIED = frozenset({"audio", "excerpt", "style_streams"})
+"""Fields that no source needs to supply for training: the clip itself, another excerpt of the same piece, and what only
+says how a clip is generated."""
 
 
 class ClipReader(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.contracts import Example
 from ..core.harmony import chord_name, find_clip_key, key_name
@@ -166,6 +167,26 @@ class Corpus(Source):
         The arrangement does not depend on the length of the clip or its sample rate. A whole piece includes the release
         of its last notes.
         """
+        return self._read(split, index, seed, seconds, sample_rate, channels)
+
+    def read_beside(
+        self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
+    ) -> Tensor | None:
+        """Read another excerpt of the same arrangement, which does not overlap the clip if the piece is long enough."""
+        return self._read(split, index, seed, seconds, sample_rate, channels, beside=True).recording
+
+    def _read(
+        self,
+        split: Split,
+        index: int,
+        seed: int,
+        seconds: float | None,
+        sample_rate: int,
+        channels: int,
+        *,
+        beside: bool = False,
+    ) -> Example:
+        """Read a clip of a piece, or another one ``beside`` it."""
         self.setup()
         piece = self._pieces[self._splits[split][index]]
         digest = hashlib.sha256(f"{piece.id}/{seed}".encode()).digest()
@@ -178,6 +199,8 @@ class Corpus(Source):
         start = (
             0.0 if seconds is None else _crop(piece.onset * quarter, piece.duration * quarter, seconds, rng.random())
         )
+        if beside and seconds is not None:
+            start = _beside(start, seconds, float((piece.onset + piece.duration).max()) * quarter, rng.random())
         start = round(start * sample_rate) / sample_rate
         length = round((total if seconds is None else seconds) * sample_rate)
         num_samples = min(length, round((total - start) * sample_rate))
@@ -262,6 +285,21 @@ def _crop(onset: np.ndarray, duration: np.ndarray, seconds: float, fraction: flo
     if not ((onset < start + 0.9 * seconds) & (onset + duration > start + 0.1 * seconds)).any():
         start = min(last, float(onset[onset >= start].min(initial=last)))
     return start
+
+
+def _beside(start: float, seconds: float, end: float, fraction: float) -> float:
+    """Return a random start of another clip within a piece, which does not overlap the one at ``start`` if possible.
+
+    >>> [_beside(10.0, 5.0, 40.0, fraction) for fraction in (0.0, 0.2, 0.5, 1.0)]
+    [0.0, 5.0, 22.5, 35.0]
+    >>> _beside(2.0, 5.0, 10.0, 0.5)
+    2.5
+    """
+    before, after = max(0.0, start - seconds), max(0.0, end - start - 2 * seconds)
+    if before + after == 0:
+        return fraction * max(0.0, end - seconds)
+    place = fraction * (before + after)
+    return place if place <= before and before > 0 else start + seconds + place - before
 
 
 def _key(piece: Piece, arrangement: Arrangement, start: float, end: float) -> str:

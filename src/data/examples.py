@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.contracts import Clip, Example, RepresentationSpec
 from ..core.logs import shared_logger
-from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from .base import Source, Split, UnreadableClip
 from .clips import ClipReader, clip_for, tokenizer_audio
@@ -66,7 +65,14 @@ class Examples(Dataset):
 
     @classmethod
     def for_spec(
-        cls, spec: RepresentationSpec, source: Source, split: Split, length: int, seconds: float, seed: int
+        cls,
+        spec: RepresentationSpec,
+        source: Source,
+        split: Split,
+        length: int,
+        seconds: float,
+        seed: int,
+        excerpts: bool = False,
     ) -> Self:
         """Return examples at the sample rate and with the channels of a representation."""
         return cls(
@@ -77,6 +83,7 @@ class Examples(Dataset):
             sample_rate=spec.sample_rate,
             channels=spec.channels,
             seed=seed,
+            excerpts=excerpts,
         )
 
     def __len__(self) -> int:
@@ -94,7 +101,7 @@ class Examples(Dataset):
             try:
                 example = self._read(piece, seed)
                 if self.excerpts and example.fields.get("excerpt") is None:
-                    example.fields["excerpt"] = self._read(piece, derive_seed(seed, "excerpt") % 2**31).recording
+                    example.fields["excerpt"] = self.source.read_beside(self.pieces, piece, **self._clip(seed))
             except UnreadableClip as error:
                 damaged.setdefault(error.piece, error.reason)
                 self.source.note(error.piece, error.reason)  # lost in a worker process, so the example carries it too
@@ -109,14 +116,16 @@ class Examples(Dataset):
         )
 
     def _read(self, piece: int, seed: int) -> Example:
-        return self.source.read(
-            self.pieces,
-            piece,
-            seed=seed,
-            seconds=self.seconds,
-            sample_rate=self.sample_rate,
-            channels=self.channels,
-        )
+        return self.source.read(self.pieces, piece, **self._clip(seed))
+
+    def _clip(self, seed: int) -> dict[str, Any]:
+        """What is read of a piece."""
+        return {
+            "seed": seed,
+            "seconds": self.seconds,
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+        }
 
 
 class StepSampler(Sampler[int]):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
 
 from ..core.contracts import Example
 from ..core.seeds import derive_seed
@@ -108,18 +111,30 @@ class Mixture(Source):
         self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
     ) -> Example:
         """Read a clip of one of the sources; its ``id`` begins with the label of the source."""
+        source, label, index = self._found(split, index)
+        with _labeled(label):
+            example = source.read(split, index, seed=seed, seconds=seconds, sample_rate=sample_rate, channels=channels)
+        if "id" in example.fields:
+            example.fields["id"] = f"{label}/{example.fields['id']}"
+        return example
+
+    def read_beside(
+        self, split: Split, index: int, *, seed: int, seconds: float | None, sample_rate: int, channels: int
+    ) -> Tensor | None:
+        """Read another excerpt of the recording from one of the sources."""
+        source, label, index = self._found(split, index)
+        with _labeled(label):
+            return source.read_beside(
+                split, index, seed=seed, seconds=seconds, sample_rate=sample_rate, channels=channels
+            )
+
+    def _found(self, split: Split, index: int) -> tuple[Source, str, int]:
+        """The source of a piece, its label, and the number of the piece within it."""
         chosen = 0
         while index >= self.sources[chosen].size(split):
             index -= self.sources[chosen].size(split)
             chosen += 1
-        source, label = self.sources[chosen], self._labels[chosen]
-        try:
-            example = source.read(split, index, seed=seed, seconds=seconds, sample_rate=sample_rate, channels=channels)
-        except UnreadableClip as error:
-            raise UnreadableClip(f"{label}/{error.piece}", error.reason) from None
-        if "id" in example.fields:
-            example.fields["id"] = f"{label}/{example.fields['id']}"
-        return example
+        return self.sources[chosen], self._labels[chosen], index
 
     @property
     def summary(self) -> Summary:
@@ -167,6 +182,15 @@ class Mixture(Source):
             for line in source.report
         ]
         return list(dict.fromkeys([*own, *super().report]))
+
+
+@contextmanager
+def _labeled(label: str) -> Iterator[None]:
+    """Name the source in the error about a piece."""
+    try:
+        yield
+    except UnreadableClip as error:
+        raise UnreadableClip(f"{label}/{error.piece}", error.reason) from None
 
 
 def _scheduled_source(number: int, weights: Sequence[float]) -> tuple[int, int]:

@@ -109,7 +109,8 @@ def evaluate(
     }
     request |= {"data_revision": source.revision} if source.revision else {}
     _claim_folder(folder, request)
-    pieces = _examples(source, spec, options.clips, seconds, SEED)
+    examples = system.examples("test", options.clips, SEED, seconds)
+    pieces = [examples[i] for i in range(options.clips)]
     if system.stages:
         notes += (unprompted := generation_gaps([piece.fields for piece in pieces], system.reads))
         for note in unprompted:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.seeds import derive_seed
-from ..data.examples import Examples
 from ..errors import PartitaError
 from ..pages.page import template_text
 from ..recipe.recipe_files import recipes
@@ -384,9 +383,8 @@ def _test_inputs(system: Any, count: int) -> dict[str, list[Any]]:
     """Return the fields of test pieces that are inputs of the system, and always ``text``."""
     if count < 1:
         raise PartitaError("a listening test needs at least one prompt")
-    spec = system.output.spec
     system.source.setup()
-    examples = Examples.for_spec(spec, system.source, "test", count, 1.0, 0)
+    examples = system.examples("test", count, 0)
     known = [examples[i].fields for i in range(count)]
     names = {"text", *system.inputs}
     return {name: [fields.get(name) for fields in known] for name in sorted(names)}

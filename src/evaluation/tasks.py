@@ -20,7 +20,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from ..core.part_key import PartKey
 from ..core.registry import UnknownName
 from ..core.schema import build
-from ..data.examples import Examples
 from ..data.token_catalog import CATALOG
 from ..errors import PartitaError
 from ..recipe.compose import compose
@@ -191,7 +190,7 @@ def _plan(task: Task, root: Path) -> Plan:
 def _speed(system: System) -> dict[str, Any]:
     """Return seconds of audio generated (or reconstructed by a codec) per second: the better of two single clips."""
     system.source.setup()
-    piece = Examples.for_spec(system.output.spec, system.source, "test", 1, 10.0, seed=0)[0]
+    piece = system.examples("test", 1, seed=0, seconds=10.0)[0]
     seconds, prompts = [], system.prompts_of([piece.fields])
     for _ in range(2):
         start = time.perf_counter()

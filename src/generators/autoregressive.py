@@ -12,7 +12,7 @@ from ..core.contracts import Condition, ConditionSpec, Generated, Given, Represe
 from ..core.processes import mean_of_all
 from ..core.registry import register
 from ..layers.conditioning import DEFAULT_PREFIX, Conditioning, Context, Interpolation, Prefix
-from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of
+from ..layers.guidance import Term, checked_terms, classifier_free, combine, conditions_of, double_weights
 from ..layers.patterns import Layout, Pattern, PatternName
 from ..layers.positions import position_ids
 from ..layers.sampling import GumbelNoise, Sampling, evaluating
@@ -94,7 +94,7 @@ class Autoregressive(Generator):
         if ends and self.pattern.delays[0] > min(self.pattern.delays):
             raise ValueError(f"the end is in the first codebook, so no other may precede it: change delays {delays}")
         self.tail, self.plain_prefix = tail, plain_prefix
-        self.sampling = sampling
+        self.sampling = self.checked_sampling(sampling)
 
         backbone = backbone or Transformer()
         self.use(backbone)
@@ -208,7 +208,7 @@ class Autoregressive(Generator):
             frames: Length including the prefix; the maximum length for a stage that ends by itself.
             seeds: One seed per sample.
             prefix: Codes ``[B, K, P]`` with ``P < frames`` that the result starts with.
-            guidance: Guidance terms; ``None`` takes classifier-free guidance at the scale of ``sampling``.
+            guidance: Guidance terms; ``None`` takes the classifier-free or double guidance of ``sampling``.
             progress: Called with (steps done, total steps).
             sampling: Sampling options; ``None`` takes the stage's own.
             use_cache: Whether to keep the backbone's state between steps. Without it, every step recomputes the whole
@@ -220,8 +220,8 @@ class Autoregressive(Generator):
             ValueError: Batches, names or lengths do not fit together.
         """
         sampling = sampling or self.sampling
-        terms = checked_terms(classifier_free(sampling.guidance) if guidance is None else guidance, list(self.given))
         self.check_request(conditions, frames, len(seeds), prefix)
+        terms, weights = self._guidance(guidance, sampling, {name: pair[0] for name, pair in conditions.items()})
         layout = self.pattern.layout(frames, self.embeddings.weight.device)
         sequence, known = self._start(layout, len(seeds), frames, prefix)
         first = int((layout.valid & ~known).any(0).long().argmax())
@@ -238,7 +238,7 @@ class Autoregressive(Generator):
                 hidden = steps.last(sequence[:, :, :step])
                 logits = self.codebooks.split(self.output_heads(hidden).float())
                 finite &= logits.isfinite().all()
-                logits = ending.allow(self.codebooks.allow(combine(logits, terms)), step)
+                logits = ending.allow(self.codebooks.allow(combine(logits, terms, weights)), step)
                 drawn = sampling.draw(logits, noise.at(step) if sampling.temperature else None)
                 free = layout.valid[:, step] & ~known[:, step]
                 sequence[:, :, step] = torch.where(free, ending.note(drawn, free, step), sequence[:, :, step])
@@ -256,6 +256,15 @@ class Autoregressive(Generator):
                 states = self.compute_outputs(made.values, made.mask, kept)
                 made.outputs = {name: states[name] for name in outputs}
         return made
+
+    def _guidance(
+        self, guidance: Sequence[Term] | None, sampling: Sampling, conditions: dict[str, Condition]
+    ) -> tuple[list[Term], Tensor | None]:
+        """The terms of guidance, with their weights ``[terms, B]`` if these differ between samples."""
+        if guidance is None and sampling.inner:
+            return double_weights((sampling.guidance, sampling.inner_guidance), sampling.inner, conditions)
+        terms = classifier_free(sampling.guidance) if guidance is None else guidance
+        return checked_terms(terms, list(self.given)), None
 
     def _start(self, layout: Layout, batch: int, frames: int, prefix: Tensor | None) -> tuple[Tensor, Tensor]:
         """The sequence ``[B, K, S]`` of special ids after the prefix, and the places ``[K, S]`` of the prefix."""

@@ -280,9 +280,21 @@ class Generator(Part):
             PartitaError: An option does not exist, or a value is invalid.
         """
         try:
-            return build(type(self.sampling), plain(self.sampling) | dict(changes))
+            return self.checked_sampling(build(type(self.sampling), plain(self.sampling) | dict(changes)))
         except ValueError as error:
             raise PartitaError(str(error).removeprefix(": ")) from None
+
+    def checked_sampling(self, sampling: Any) -> Any:
+        """Sampling options, if all conditions that they name are given.
+
+        Raises:
+            ValueError: One is not given.
+        """
+        if unknown := [name for name in getattr(sampling, "inner", ()) if name not in self.given]:
+            raise ValueError(
+                f"inner names {', '.join(unknown)}, but the stage is given {', '.join(self.given) or 'nothing'}"
+            )
+        return sampling
 
     def resolve(self, batch: StageBatch) -> dict[str, tuple[Condition, Condition]]:
         """The pairs (condition, null) of a batch. Conditioners that learn with this stage run here."""

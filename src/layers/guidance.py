@@ -6,7 +6,7 @@ prompts (another condition instead of the null) are all sums of predictions unde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,26 @@ def nested_guidance(inner: tuple[str, ...], outer_scale: float, inner_scale: flo
     ]
 
 
+def double_weights(
+    scales: tuple[float, float], inner: tuple[str, ...], conditions: Mapping[str, Condition]
+) -> tuple[list[Term], Tensor]:
+    """Double guidance, with plain guidance for the samples that have none of the inner conditions.
+
+    Args:
+        scales: The outer and the inner scale.
+        inner: Names of the conditions that the middle prediction keeps.
+        conditions: The conditions of the samples by name.
+
+    Returns:
+        The terms that contribute, and their weights ``[terms, B]`` for each sample.
+    """
+    terms = checked_terms(nested_guidance(inner, *scales), list(conditions))
+    plain = {None: scales[0], inner: 0.0, (): 1 - scales[0]}
+    has = torch.stack([conditions[name].mask.any(1) for name in inner]).any(0)
+    double = torch.tensor([[term.weight] for term in terms], device=has.device)
+    return terms, torch.where(has, double, torch.tensor([[plain[term.keep]] for term in terms], device=has.device))
+
+
 def checked_terms(terms: Sequence[Term], names: Sequence[str]) -> list[Term]:
     """The terms that contribute. Without conditions, all terms predict the same, so a single one remains.
 
@@ -85,8 +105,16 @@ def conditions_of(terms: Sequence[Term], pairs: dict[str, tuple[Condition, Condi
     }
 
 
-def combine(predictions: Tensor, terms: Sequence[Term]) -> Tensor:
-    """The weighted sum ``[B, ...]`` of predictions ``[terms · B, ...]``, in the order of :func:`conditions_of`."""
+def combine(predictions: Tensor, terms: Sequence[Term], weights: Tensor | None = None) -> Tensor:
+    """The weighted sum ``[B, ...]`` of predictions ``[terms · B, ...]``, in the order of :func:`conditions_of`.
+
+    Args:
+        predictions: The predictions.
+        terms: The terms, whose weights count for all samples.
+        weights: Weights ``[terms, B]`` in the place of those of the terms.
+    """
+    if weights is not None:
+        return torch.einsum("nb,nb...->b...", weights.to(predictions.dtype), predictions.unflatten(0, (len(terms), -1)))
     if len(terms) == 1:
         return predictions * terms[0].weight
     weights = torch.tensor([term.weight for term in terms], dtype=predictions.dtype, device=predictions.device)

@@ -19,12 +19,18 @@ class Sampling:
         top_k: Draw only from this many most likely codes. ``None`` sets no limit.
         top_p: Draw only from the most likely codes that together reach this probability. ``None`` sets no limit.
         guidance: Scale of classifier-free guidance; 1 disables it.
+        inner: Conditions of the middle prediction of double guidance, such as ``[style]``; none for plain guidance.
+            Samples that have none of them get plain guidance.
+        inner_guidance: Scale of double guidance away from the prediction under the ``inner`` conditions alone, towards
+            that under all (β of MusicGen-Style, arXiv 2407.12563 §4.2; ``guidance`` is α there).
     """
 
     temperature: float = 1.0
     top_k: int | None = 250
     top_p: float | None = None
     guidance: float = 3.0
+    inner: tuple[str, ...] = ()
+    inner_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

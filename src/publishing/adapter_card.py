@@ -13,7 +13,6 @@ import jinja2
 import yaml
 
 from ..core.part_key import PartKey
-from ..data.examples import Examples
 from ..errors import PartitaError
 from ..pages.plots import png, spectrogram_figure
 from ..recipe.plan import load_recipe
@@ -89,7 +88,7 @@ def _pairs(trained: System, after: System, before: System, count: int) -> Iterat
         return
     try:
         trained.source.setup()
-        pieces = Examples.for_spec(after.output.spec, trained.source, "test", count, 1.0, SEED)
+        pieces = trained.examples("test", count, SEED)
         known = [pieces[i].fields for i in range(count)]
         inputs, seeds = after.prompts_of(known), list(range(count))
         clips = [system.generate(inputs, seed=seeds).cpu() for system in (after, before)]

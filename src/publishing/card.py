@@ -14,7 +14,6 @@ import jinja2
 import yaml
 
 from ..data.base import SPLIT_NAMES
-from ..data.examples import Examples
 from ..data.overview import overview, training_gaps
 from ..errors import PartitaError
 from ..evaluation.rows import clips_text
@@ -251,7 +250,7 @@ def trainings(system: System) -> Iterator[dict[str, str]]:
         if system.adapter_of(key) is not None:
             pretrained = False
         if pretrained or part.weightless:
-            row["steps"] = "pretrained" if pretrained else "no weights"
+            row["start"] = "pretrained" if pretrained else "no weights"
         elif getattr(part, "trained_with_stage", False):
             row["steps"] = "with its stage"
         else:
@@ -310,17 +309,16 @@ def _examples(system: System, count: int) -> Iterator[tuple[int, dict[str, bytes
     if not system.stages or count < 1:
         return
     try:
-        spec = system.output.spec
         system.source.setup()
-        pieces = Examples.for_spec(spec, system.source, "test", count, 1.0, SEED)
+        pieces = system.examples("test", count, SEED)
         known = [pieces[i].fields for i in range(count)]
         audio = system.generate(system.prompts_of(known), seed=list(range(count))).cpu()
     except (PartitaError, OSError):
         return
     for i, (clip, fields) in enumerate(zip(audio, known, strict=True), 1):
         caption = str(fields.get("text", ""))
-        image = png(spectrogram_figure(clip, spec.sample_rate))
-        yield i, {"flac": flac(clip.numpy(), spec.sample_rate), "png": image, "caption": caption.encode()}
+        image = png(spectrogram_figure(clip, system.sample_rate))
+        yield i, {"flac": flac(clip.numpy(), system.sample_rate), "png": image, "caption": caption.encode()}
 
 
 def data_overview(system: System) -> list[str]:

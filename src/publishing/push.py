@@ -17,10 +17,12 @@ from ..storage.files import replacing_folder
 from ..storage.hub_errors import as_messages
 from ..storage.patience import patiently
 from ..system.adapters import holds_adapters
+from ..system.saved_words import holds_word
 from .adapter_card import collect_adapters
 from .card import collect
+from .word_card import collect_word
 
-OURS = ("tokenizers/", "conditioners/", "stages/", "adapters/", "samples/", "recipe.yaml", "evaluation.json")
+OURS = ("tokenizers/", "conditioners/", "stages/", "adapters/", "samples/", "recipe.yaml", "evaluation.json", "word.")
 """Prefixes of files that a push replaces; files of an earlier push that are not pushed again are deleted."""
 
 
@@ -66,7 +68,8 @@ def push(
 ) -> str:
     """Publish a trained system in one commit: weights, recipe, model card and audio examples.
 
-    Of a run that trained adapters, the adapters alone are published, with a card that names their system.
+    Of a run that trained adapters, the adapters alone are published, with a card that names their system. A
+    pseudo-word (:func:`partita.invert`) is published by its folder.
 
     Paths of this machine and names of its user are removed from all uploaded files.
 
@@ -155,7 +158,7 @@ def preview_push(
 def _collected(
     run: str | Path, repo_id: str, *, report: bool, base: str | None, preview: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """Return the files of a system, or of the adapters of a run.
+    """Return the files of a system, of the adapters of a run, or of a pseudo-word.
 
     Raises:
         PartitaError: A system has no base, and adapters have no report of their own.
@@ -164,6 +167,11 @@ def _collected(
         if report:
             raise PartitaError("the report of adapters is not published: their card has clips with and without them")
         return collect_adapters(run, repo_id, base=base, preview=preview, **options)
+    if holds_word(Path(run)):
+        if report:
+            raise PartitaError("a pseudo-word has no report: leave it out")
+        options.pop("examples")
+        return collect_word(run, repo_id, base=base, **options)
     if base is not None:
         raise PartitaError(f"{run} holds a system of its own, no adapters: remove --base")
     return collect(run, repo_id, report=report, **options)

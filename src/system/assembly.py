@@ -19,8 +19,9 @@ from ..core.part_key import PartKey
 from ..core.reference import Reference
 from ..core.schema import build
 from ..core.seeds import derive_seed
-from ..data.base import Source
+from ..data.base import Source, Split
 from ..data.clips import ALWAYS_SUPPLIED
+from ..data.examples import Examples
 from ..data.mixture import Mixture
 from ..data.overview import not_supplied
 from ..errors import PartitaError, Problem, RecipeError
@@ -40,6 +41,10 @@ from .compatibility import CompatibilityChecker, PartCatalog
 from .mix import Mix
 from .outline import construct, outlining
 from .uninitialized import without_drawing
+
+SHORTCUTS = {"melody": ("cover", "melody"), "style": ("excerpt",), "style_streams": ("style_streams",)}
+"""Options of generation that stand for an input of all clips, with the fields that each can mean. A melody is a
+recording, or notes where the system reads notes."""
 
 PART_ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/((?:tokenizers|conditioners|stages)/[\w-]+)")
 """Name of a part in a system on the Hub, such as ``user/name/stages/acoustic``: a repository and a part key."""
@@ -224,22 +229,37 @@ class Assembly:
         """
         return {name: [fields.get(name) for fields in pieces] for name in self.inputs} or None
 
+    def examples(self, split: Split, length: int, seed: int, seconds: float | None = None) -> Examples:
+        """Return examples of the data in the format of the output, with the fields that prompts take.
+
+        Args:
+            split: Split of the data; another one replaces it if it is empty.
+            length: Number of examples.
+            seed: Seed of the order and the crops.
+            seconds: Length of each. ``None`` takes the longest window of the stages.
+        """
+        seconds = self.plan.window if seconds is None else seconds
+        excerpts = "excerpt" in self.inputs
+        return Examples.for_spec(self.output.spec, self.source, split, length, seconds, seed, excerpts)
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the fields that the conditioners read."""
         return tuple(dict.fromkeys(name for part in self.conditioners.values() for name in part.inputs))
 
-    @property
-    def melody_field(self) -> str:
-        """Name of the field from which the system takes a melody: ``cover``, a recording, or ``melody``, its notes.
+    def field_for(self, option: str) -> str:
+        """Name of the field that an option of generation stands for.
+
+        Args:
+            option: One of :data:`SHORTCUTS`, such as ``melody``.
 
         Raises:
-            PartitaError: No conditioner reads a melody.
+            PartitaError: No conditioner reads such a field.
         """
-        found = next((name for name in ("cover", "melody") if name in self.inputs), None)
+        found = next((name for name in SHORTCUTS[option] if name in self.inputs), None)
         if found is None:
             read = f"reads only {', '.join(self.inputs)}" if self.inputs else "reads no inputs"
-            raise PartitaError(f"this system takes no melody: it {read}")
+            raise PartitaError(f"this system takes no {option.replace('_', ' ')}: it {read}")
         return found
 
     @property

@@ -21,7 +21,7 @@ from ..generators.base import Term, classifier_free
 from ..layers.guidance import checked_terms
 from ..layers.lowered import InferencePrecision, check_precision
 from ..limits import LONGEST_CLIP, MOST_STEPS, TooMuch, beyond
-from .assembly import Assembly
+from .assembly import SHORTCUTS, Assembly
 from .continued_frames import continued_frames
 from .request import Prompts, Request, Story, segments_of
 from .structure import structures_of, with_structures
@@ -68,7 +68,7 @@ class CheckedRequest:
         """
         if not system.stages:
             raise PartitaError("this system has no stage: it can encode and decode, but not generate")
-        prompts = _with_melody(system, request)
+        prompts = _with_shortcuts(system, request)
         inputs = _inputs(system, prompts)
         seeds = _seeds(request.seed, len(next(iter(inputs.values()))) if inputs else None)
         negative = _negative(_inputs(system, request.negative, "negative: "), len(seeds))
@@ -83,7 +83,7 @@ class CheckedRequest:
         if any(any(option is not None for option in structure) for structure in structures):
             inputs = _inputs(system, with_structures(system, prompts, structures, seconds))
         generate_options = {
-            name: {"guidance": _guidance(system, name, request.guidance), "sampling": sampling}
+            name: _guidance(system, name, request.guidance, sampling)
             for name, sampling in _sampling(system, request.sampling or {}).items()
         }
         if negative and not any(_guided(**options) for options in generate_options.values()):
@@ -190,20 +190,23 @@ def _seconds(name: str, value: Any, least: float = 1e-9) -> float:
     return float(value)
 
 
-def _with_melody(system: Assembly, request: Request) -> Mapping[str, Any]:
-    """Return the prompts by field, with the melody in the field from which the system takes it."""
-    prompts = _by_field(request.prompts)
-    if request.melody is None:
-        return prompts
-    field = system.melody_field
-    if field in prompts:
-        raise PartitaError(f"the melody is given twice, as `melody` and as the input {field}: leave one out")
-    melodies = request.melody
-    if not isinstance(melodies, list | tuple):
-        counted = next(iter(prompts.values()), request.seed)
-        clips = len(counted) if isinstance(counted, Sequence) else 1
-        melodies = [melodies] * max(1, clips)  # the checks of prompts and seeds report those that are missing
-    return {**prompts, field: melodies}
+def _with_shortcuts(system: Assembly, request: Request) -> Mapping[str, Any]:
+    """Return the prompts by field, with what options such as ``melody`` stand for."""
+    prompts = dict(_by_field(request.prompts))
+    for option in SHORTCUTS:
+        given = getattr(request, option)
+        if given is None:
+            continue
+        field = system.field_for(option)
+        if field in prompts:
+            what = option.replace("_", " ")
+            raise PartitaError(f"the {what} is given twice, as `{option}` and as the input {field}: leave one out")
+        if not isinstance(given, list | tuple):
+            counted = next(iter(prompts.values()), request.seed)
+            clips = len(counted) if isinstance(counted, Sequence) else 1
+            given = [given] * max(1, clips)  # the checks of prompts and seeds report those that are missing
+        prompts[field] = given
+    return prompts
 
 
 def _by_field(prompts: Prompts) -> Mapping[str, Any]:
@@ -267,18 +270,23 @@ def _read_continuation(system: Assembly, audio: Excerpt | Tensor | str | Path, b
     return continuation.to(system.device).expand(batch, -1, -1)
 
 
-def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
-    """Return the guidance terms of one stage, without conditions that only other stages use."""
+def _guidance(system: Assembly, name: str, guidance: Any, sampling: Any) -> dict[str, Any]:
+    """Return the guidance terms of one stage, without conditions that only other stages use, and its sampling.
+
+    A number changes the outer scale of double guidance.
+    """
     if isinstance(guidance, Mapping):
         for stage in guidance.keys() - system.stages.keys():
             raise PartitaError(f"guidance names no stage {stage!r}{did_you_mean(stage, system.stages)}")
         guidance = guidance.get(name)
     if guidance is None:
-        return None
+        return {"guidance": None, "sampling": sampling}
     original = guidance
     if isinstance(guidance, int | float) and _is_finite(guidance):
         if abs(guidance) > STRONGEST_GUIDANCE:
             raise PartitaError(f"guidance must be between ±{STRONGEST_GUIDANCE:g}, not {guidance:g}")
+        if getattr(sampling, "inner", ()):
+            return {"guidance": None, "sampling": replace(sampling, guidance=float(guidance))}
         guidance = classifier_free(float(guidance))
     if (
         not isinstance(guidance, Sequence)
@@ -294,7 +302,7 @@ def _guidance(system: Assembly, name: str, guidance: Any) -> list[Term] | None:
     own = system.stages[name].given
     terms = [t if t.keep is None else replace(t, keep=tuple(k for k in t.keep if k in own)) for t in guidance]
     try:
-        return checked_terms(terms, list(own))
+        return {"guidance": checked_terms(terms, list(own)), "sampling": sampling}
     except ValueError as error:
         raise PartitaError(str(error)) from None
 

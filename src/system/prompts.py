@@ -83,18 +83,26 @@ def read_prompts(path: str | Path, system: Assembly) -> list[Row]:
     return rows
 
 
-def with_melody(system: Assembly, rows: Sequence[Row], melody: str) -> list[Row]:
-    """Return rows with a recording of the melody that all of their clips are to have.
+def with_input(system: Assembly, rows: Sequence[Row], option: str, value: Any) -> list[Row]:
+    """Return rows with an input that all of their clips are to have.
+
+    Args:
+        system: System that reads the rows.
+        rows: The rows.
+        option: What the input is: ``melody``, ``style`` or ``style_streams``.
+        value: The input, such as the path of a recording.
 
     Raises:
-        PartitaError: The system takes no melody, or a row has one of its own.
+        PartitaError: The system takes no such input, or a row has one of its own.
     """
-    field = system.melody_field
+    field = system.field_for(option)
     for row in rows:
         if field in row.inputs:
             where = f"{row.where}: " if row.where else ""
-            raise PartitaError(f"{where}the melody is given twice, by --melody and by the input {field}: leave one out")
-    return [replace(row, inputs={**row.inputs, field: melody}) for row in rows]
+            flag = f"--{option.replace('_', '-')}"
+            what = option.replace("_", " ")
+            raise PartitaError(f"{where}the {what} is given twice, by {flag} and by the input {field}: leave one out")
+    return [replace(row, inputs={**row.inputs, field: value}) for row in rows]
 
 
 def with_structure(system: Assembly, rows: Sequence[Row], request: Request) -> list[Row]:

@@ -22,9 +22,8 @@ from ..layers.lowered import InferencePrecision
 Prompts = str | Sequence[Any] | Mapping[str, Sequence[Any]] | None
 Guidance = float | Sequence[Term] | None
 Continuation = Excerpt | Tensor | str | Path | Mapping[str, Tensor | Generated] | None
-Melody = Excerpt | Tensor | str | Path | Sequence[Any] | None
+Recordings = Excerpt | Tensor | str | Path | Sequence[Any] | None
 Chords = str | Path | Sequence[Any] | None
-Beats = Excerpt | Tensor | str | Path | Sequence[Any] | None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -77,6 +76,10 @@ class Request:
         melody: A hummed, whistled or played melody for all clips, or a list with one for each clip (``None`` for a clip
             without one): a path, samples or excerpt, like audio fields of ``prompts``. It is the same as the field
             ``cover`` of ``prompts``, or ``melody`` where the system reads notes.
+        style: A recording whose style all clips follow, or a list with one for each clip: like ``melody``. It is the
+            same as the field ``excerpt`` of ``prompts``.
+        style_streams: Number of codebooks of the style, which follow the recording the more closely the more there are,
+            or a list with one for each clip; the same as the field ``style_streams`` of ``prompts``.
         chords: Chords of all clips, or a list with one for each clip: a progression such as ``"C G Am F"``, a ``.lab``,
             ``.json`` or ``.csv`` file, or rows (start, end, chord). A progression is spread evenly over the clip; with
             ``bpm``, each chord lasts a bar of four beats, and the progression is repeated.
@@ -108,11 +111,13 @@ class Request:
 
     prompts: Prompts = None
     duration: float | None = None
-    melody: Melody = None
+    melody: Recordings = None
+    style: Recordings = None
+    style_streams: int | Sequence[int | None] | None = None
     chords: Chords = None
     bpm: float | Sequence[float] | None = None
     key: str | Sequence[str] | None = None
-    beats: Beats = None
+    beats: Recordings = None
     seed: int | Sequence[int] = 0
     guidance: Guidance | Mapping[str, Guidance] = None
     sampling: Mapping[str, Any] | None = None

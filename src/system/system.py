@@ -36,6 +36,7 @@ from .mix import mixed
 from .prompts import input_warnings
 from .request import Prompts, Request, build_request, takes_request
 from .saved import check_index, checked_plan
+from .saved_words import add_words
 from .streaming import StreamDecoder, check_streamable
 from .summary import PartSummary, overview, summary, summary_text
 
@@ -206,6 +207,7 @@ def load(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     adapters: Mapping[str | Path, float] | None = None,
+    words: Sequence[str | Path] = (),
 ) -> System:
     """Load a system with its weights.
 
@@ -216,6 +218,7 @@ def load(
         device: Device in the notation of torch; ``auto`` uses a GPU if there is one.
         adapters: Adapters that are added to the weights of the stages, by run folder or hub id, each with a weight:
             1 adds all of its change, 0 nothing.
+        words: Pseudo-words that prompts can have, by folder or hub id (``partita.invert``).
 
     Raises:
         PartitaError: The source does not exist or is incomplete, or an adapter belongs to another system, or is named
@@ -235,6 +238,7 @@ def load(
         chosen, overrides = {found: 1.0} | chosen, _data(Path(found))
         found = _base(Path(found))
     system = _with_weights(found, overrides)
+    add_words(system, words)
     apply_adapters(system, chosen)
     return system.to(find_device(device))
 

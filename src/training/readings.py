@@ -88,7 +88,7 @@ class Readings(Dataset):
         try:
             example = self._read(piece, seed)
             if self.plan.excerpts and example.fields.get("excerpt") is None:
-                example.fields["excerpt"] = self._read(piece, derive_seed(seed, "excerpt") % 2**31).recording
+                example.fields["excerpt"] = self.source.read_beside(self.split, piece, **self._clip(seed))
         except UnreadableClip as error:
             return Reading(error.piece, damaged=error.reason)
         name = str(example.fields.get("id", piece))
@@ -104,14 +104,16 @@ class Readings(Dataset):
         )
 
     def _read(self, piece: int, seed: int) -> Example:
-        return self.source.read(
-            self.split,
-            piece,
-            seed=seed,
-            seconds=None if self.plan.whole else self.plan.window,
-            sample_rate=self.plan.sample_rate,
-            channels=self.plan.channels,
-        )
+        return self.source.read(self.split, piece, **self._clip(seed))
+
+    def _clip(self, seed: int) -> dict[str, Any]:
+        """What is read of a piece."""
+        return {
+            "seed": seed,
+            "seconds": None if self.plan.whole else self.plan.window,
+            "sample_rate": self.plan.sample_rate,
+            "channels": self.plan.channels,
+        }
 
     def _audio(self, example: Example, reads: str | None) -> Tensor:
         audio = tokenizer_audio(example, reads, self.plan.sample_rate)

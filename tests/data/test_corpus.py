@@ -281,3 +281,24 @@ def test_splits_do_not_share_pieces(corpus):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(Corpus, arguments)
+
+
+def place_in(whole, clip):
+    """Where a clip is in a whole recording, in samples, and the correlation of the two there."""
+    size = len(whole) + len(clip)
+    product = torch.fft.irfft(torch.fft.rfft(whole, size) * torch.fft.rfft(clip, size).conj(), size)
+    at = int(product[: len(whole) - len(clip) + 1].argmax())
+    found = whole[at : at + len(clip)]
+    return at, float((found @ clip) / (found.norm() * clip.norm()))
+
+
+def test_another_excerpt_is_of_the_same_performance(corpus):
+    """So that it shows the style of the clip, and elsewhere in the piece, so that it does not show its notes."""
+    for index in range(3):
+        clip = {"seconds": 4.0, "sample_rate": 8000, "channels": 1, "seed": index + 5}
+        whole = corpus.read("train", index, **(clip | {"seconds": None})).audio[0]
+        own, beside = corpus.read("train", index, **clip).audio[0], corpus.read_beside("train", index, **clip)[0]
+        (start, likeness), (other, other_likeness) = place_in(whole, own), place_in(whole, beside)
+        assert min(likeness, other_likeness) > 0.95
+        assert abs(start - other) >= 32000 - 1
+        assert torch.equal(beside, corpus.read_beside("train", index, **clip)[0])

@@ -34,6 +34,7 @@ AS_WRITTEN = {
     "audio": ("a.wav", None),
     "excerpt": ("b.wav", None),
     "cover": ("c.wav", None),
+    "style_streams": ("3", 3),
 }
 
 

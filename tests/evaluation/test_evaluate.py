@@ -12,8 +12,9 @@ import yaml
 from evaluation_toys import CODEC_ROWS, FEW, JOINT, LOG_MEL, scored, timeless
 from partita.core.progress import reporting
 from partita.data.base import Source
+from partita.data.examples import Examples
 from partita.errors import PartitaError
-from partita.evaluation.evaluate import _examples, evaluate
+from partita.evaluation.evaluate import evaluate
 from partita.evaluation.evaluation_options import Evaluation
 from partita.publishing.card import collect
 from partita.recipe.plan import load_recipe
@@ -147,13 +148,14 @@ def test_training_pieces_never_pass_for_test_pieces(run, other, lines):
 def test_clips_that_nothing_was_asked_for_are_told(run, tmp_path, monkeypatch, lines):
     """Of test pieces without captions, what is generated answers no prompt."""
 
-    def without_captions(*arguments):
-        made = _examples(*arguments)
-        for example in made[:2]:
-            example.fields.pop("text")
-        return made
+    def without_captions(self, index):
+        example = read(self, index)
+        if index < 2:
+            example.fields.pop("text", None)
+        return example
 
-    monkeypatch.setattr("partita.evaluation.evaluate._examples", without_captions)
+    read = Examples.__getitem__
+    monkeypatch.setattr(Examples, "__getitem__", without_captions)
     (note,) = evaluate(run, tmp_path / "evaluation", options=FEW)["notes"]
     assert note.startswith("2 of 5 clips are of pieces without caption: they are generated without conditioners.text")
     assert note in lines

@@ -15,7 +15,7 @@ from partita import PartitaError
 from partita.errors import RecipeError
 from partita.recipe.plan import load_recipe
 from partita.system.checked_request import CheckedRequest
-from partita.system.prompts import Row, input_warnings, with_melody
+from partita.system.prompts import Row, input_warnings, with_input
 from partita.system.request import Request
 from partita.system.system import System
 
@@ -211,7 +211,7 @@ def test_the_command_line_takes_a_melody_and_its_manifest_keeps_it(saved, system
     assert np.array_equal(clips[0], clips[1])
     assert np.array_equal(clips[0], clips[2])
     with pytest.raises(PartitaError, match=r"prompts.jsonl line 1: the melody is given twice, by --melody and by"):
-        with_melody(system, [Row({"cover": "x.wav"}, where="prompts.jsonl line 1")], "hum.wav")
+        with_input(system, [Row({"cover": "x.wav"}, where="prompts.jsonl line 1")], "melody", "hum.wav")
 
 
 def test_a_system_without_a_melody_says_so(saved_toy, tmp_path, monkeypatch, capfd):

@@ -132,7 +132,7 @@ def model_card(
         "diagram": diagram(system),
         "parts": [part._replace(spec=one_line(part.spec)) for part in system.summary()],
         "training": (training := list(trainings(system))),
-        "trained": any(row["steps"] not in ("pretrained", "no weights") for row in training),
+        "trained": any(row["start"] not in ("pretrained", "no weights") for row in training),
         "data": " ".join(
             [
                 f"The data is `{system.source.registered_name}`{data_settings(system)}.",

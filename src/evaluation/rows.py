@@ -64,7 +64,9 @@ def make_row(
     return row | {"better": better, "clips": clips, "embedding": embedding}
 
 
-def mean_row(values: Tensor, pieces: Sequence[str | None], better: str, embedding: str, **more: Any) -> dict[str, Any]:
+def mean_row(
+    values: Tensor, pieces: Sequence[str | None], better: str, embedding: str, rate: bool = False, **more: Any
+) -> dict[str, Any]:
     """Return a row for the mean of one value per clip, with its 95 % interval over pieces.
 
     Args:
@@ -72,9 +74,10 @@ def mean_row(values: Tensor, pieces: Sequence[str | None], better: str, embeddin
         pieces: Id of the piece that each clip belongs to, such as :attr:`Comparison.piece_ids`.
         better: ``lower`` or ``higher``.
         embedding: Embedding or feature in which clips were compared.
+        rate: Whether the values are between 0 and 1, as of a fraction.
         more: Other keys of the row, such as ``real`` or ``chance``.
     """
-    mean = mean_over_pieces(values, torch.ones(len(values)), piece_numbers(list(pieces), len(values)))
+    mean = mean_over_pieces(values, torch.ones(len(values)), piece_numbers(list(pieces), len(values)), rate=rate)
     found = {"value_low": mean["low"], "value_high": mean["high"]} | mean
     return make_row(found, "value", better, embedding, len(values), **more)
 

@@ -66,8 +66,19 @@ def recall(queries: Tensor, candidates: Tensor, number: int, keys: Tensor | None
 
 def recall_of(similarity: Tensor, number: int, keys: Tensor | None = None) -> Tensor:
     """The :func:`recall` of queries and candidates with similarities ``[N, N]``, with partners on the diagonal."""
+    return found_of(similarity, number, keys).float().mean()
+
+
+def found_of(similarity: Tensor, number: int, keys: Tensor | None = None) -> Tensor:
+    """Whether the partner of each query is among the ``number`` most similar candidates, ``[N]`` bool.
+
+    Args:
+        similarity: Similarities of queries and candidates ``[N, N]``, with partners on the diagonal.
+        number: Number of candidates to look at.
+        keys: As for :func:`recall`.
+    """
     keys = torch.arange(len(similarity), device=similarity.device) if keys is None else keys
     same = keys[:, None] == keys
     partner = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
     better = (~(similarity < partner) & ~same).sum(1)  # also what cannot be compared, because it is not a number
-    return (better < number).float().mean()
+    return better < number

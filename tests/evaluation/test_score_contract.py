@@ -21,7 +21,7 @@ from partita.system.system import System
 
 CLIPS, RATE, SECONDS = 6, 4000, 8
 TONICS = {"C": 0, "F#": 6, "Eb": 3, "A": 9, "D": 2, "G#": 8}
-INPUTS = ("text", "key", "chords", "tempo", "beats", "melody", "cover")
+INPUTS = ("text", "key", "chords", "tempo", "beats", "melody", "cover", "excerpt")
 
 for field in INPUTS:
 
@@ -81,7 +81,7 @@ def piece(number, seed):
         "melody": [(2.0 * bar, 2.0 * bar + 2, 60 + root) for bar, root in enumerate(roots)],
     }
     example = Example(torch.from_numpy(audio.astype(np.float32) + tone)[None], len(time), fields)
-    fields["cover"] = example.audio[:, : RATE * 6]
+    fields["cover"] = fields["excerpt"] = example.audio[:, : RATE * 6]
     # a caption that the toy joint conditioner understands: the pitch that it hears
     heard = int(ToyJoint().embed_audio(example.audio[None])[0].mean(0).argmax())
     fields["text"] = f"tone {heard}"

@@ -104,7 +104,7 @@ class Codec(Score):
             distances["SI-SDR"].append(si_sdr(after, before))
         found = {name: torch.cat(values) for name, values in distances.items()}
         name = _name(comparison)
-        more = {"chance": constant.compute(), "reference_clips": len(comparison.reference)}
+        more: dict[str, Any] = {"chance": constant.compute(), "reference_clips": len(comparison.reference)}
         embedding = f"log-mel spectrum, {name}"
         rows = {"codec distance": mean_row(found.pop("codec"), pieces, "lower", embedding, **more)}
         for label, values in found.items():

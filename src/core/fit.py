@@ -29,6 +29,8 @@ class Fit:
         accumulate: Batches whose gradients are averaged for one step. A step sees ``batch_size · accumulate``
             examples per process, with the memory of ``batch_size``.
         crop: Seconds of audio per example; stages use their window instead.
+        overlay: Fraction of the training examples in which a clip is laid over another and their captions are joined,
+            as in AudioGen (arXiv 2209.15352); for sounds, and for music from separate stems.
         lr: Peak learning rate.
         optimizer: ``adamw``, ``adam``, or ``muon``, which updates the hidden matrices of a stage by Muon and all other
             parameters by AdamW.
@@ -36,7 +38,7 @@ class Fit:
         eps: Term that the optimizer adds to the denominator for numerical stability.
         weight_decay: Weight decay of the optimizer.
         schedule: Schedule of the learning rate after the warm-up. ``exponential`` multiplies it by the same factor at
-            each step.
+            each step; ``inverse-sqrt`` divides it by the square root of the step, and needs a warm-up.
         warmup_steps: Number of steps in which the learning rate rises linearly from zero.
         final_lr: Fraction of the peak at which a cosine, linear or exponential schedule ends; the latter needs one.
         trainable: Names of the parameters that are trained, with the wildcards ``*`` and ``?``:
@@ -61,12 +63,13 @@ class Fit:
     batch_size: int = 16
     accumulate: int = 1
     crop: float = 1.0
+    overlay: float = 0.0
     lr: float = 3e-4
     optimizer: Literal["adamw", "adam", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "linear", "exponential"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "exponential", "inverse-sqrt"] = "cosine"
     warmup_steps: int = 0
     final_lr: float = 0.0
     trainable: list[str] | None = None
@@ -92,11 +95,15 @@ class Fit:
         for name in ("eps", "weight_decay", "warmup_steps", "num_workers", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name, values in (("betas", self.betas), ("final_lr", [self.final_lr]), ("ema", [self.ema or 0.0])):
+        for name in ("betas", "final_lr", "ema", "overlay"):
+            value = getattr(self, name)
+            values = value if name == "betas" else [value or 0.0]
             if not all(0 <= value <= 1 for value in values) or (name == "betas" and 1 in values):
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if self.schedule == "exponential" and not self.final_lr:
             raise ValueError("final_lr must be positive with schedule exponential, which never reaches 0")
+        if self.schedule == "inverse-sqrt" and not self.warmup_steps:
+            raise ValueError("warmup_steps must be positive with schedule inverse-sqrt, which falls from there on")
         if self.ema == 1:
             raise ValueError("ema must be below 1: with 1, the average would stay at the initial weights")
         if self.trainable is not None and not self.trainable:
@@ -156,9 +163,13 @@ class Fit:
         [0.5, 1.0, 1.0, 0.5, 0.0]
         >>> [Fit(steps=10, schedule="exponential", final_lr=0.25).lr_factor(s) for s in (0, 5, 10)]
         [1.0, 0.5, 0.25]
+        >>> [Fit(warmup_steps=4, schedule="inverse-sqrt").lr_factor(s) for s in (0, 3, 15, 63)]
+        [0.25, 1.0, 0.5, 0.25]
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
+        if self.schedule == "inverse-sqrt":
+            return math.sqrt(self.warmup_steps / (step + 1))
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
         if self.schedule == "exponential":
             return self.final_lr**progress

@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.contracts import Clip, Example, RepresentationSpec
 from ..core.logs import shared_logger
+from ..core.seeds import derive_seed
 from ..errors import PartitaError
 from .base import Source, Split, UnreadableClip
 from .clips import ClipReader, clip_for, tokenizer_audio
+from .overlay import overlaid
 
 log = shared_logger(__name__)
 
@@ -39,7 +42,12 @@ class Examples(Dataset):
         channels: Number of audio channels.
         seed: Seed of the order and the crops.
         excerpts: Whether every example carries a second clip of its piece, in the field ``excerpt``.
+
+    Attributes:
+        overlay: Fraction of the examples that are a clip :func:`laid over another <partita.data.overlay.overlaid>`.
     """
+
+    overlay: float = 0.0
 
     def __init__(
         self,
@@ -100,7 +108,9 @@ class Examples(Dataset):
             piece, seed = self.source.draw(self.pieces, index, self.seed, attempt)
             try:
                 example = self._read(piece, seed)
-                if self.excerpts and example.fields.get("excerpt") is None:
+                if np.random.default_rng(derive_seed(seed, "overlay")).random() < self.overlay:
+                    example = self._overlaid(example, piece, seed)
+                elif self.excerpts and example.fields.get("excerpt") is None:
                     example.fields["excerpt"] = self.source.read_beside(self.pieces, piece, **self._clip(seed))
             except UnreadableClip as error:
                 damaged.setdefault(error.piece, error.reason)
@@ -117,6 +127,13 @@ class Examples(Dataset):
 
     def _read(self, piece: int, seed: int) -> Example:
         return self.source.read(self.pieces, piece, **self._clip(seed))
+
+    def _overlaid(self, example: Example, piece: int, seed: int) -> Example:
+        """The example with a clip of another piece, or of the same one if there is no other."""
+        rng = np.random.default_rng(derive_seed(seed, "second"))
+        others = self.source.size(self.pieces) - 1
+        other = (piece + 1 + int(rng.integers(others))) % (others + 1) if others else piece
+        return overlaid(example, self._read(other, int(rng.integers(2**31))), int(rng.integers(2**31)))
 
     def _clip(self, seed: int) -> dict[str, Any]:
         """What is read of a piece."""

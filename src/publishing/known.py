@@ -15,7 +15,9 @@ _MUSICGEN = {
     "stereo-melody-large": "3.3B parameters, 32 kHz stereo, from text and a melody",
 }
 
-CHECKPOINTS = {f"facebook/musicgen-{name}": f"MusicGen, {line} (CC-BY-NC-4.0)" for name, line in _MUSICGEN.items()}
+CHECKPOINTS = {f"facebook/musicgen-{name}": f"MusicGen, {line} (CC-BY-NC-4.0)" for name, line in _MUSICGEN.items()} | {
+    "facebook/audiogen-medium": "AudioGen, 1.5B parameters, 16 kHz mono, sounds from text (CC-BY-NC-4.0)"
+}
 """Known checkpoints by hub id, each with a line that ends with the license of its weights in parentheses."""
 
 

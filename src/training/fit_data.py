@@ -87,7 +87,9 @@ class FitData(L.LightningDataModule):
             world_size=trainer.world_size,
         )
         seed = derive_seed(self.system.plan.seed, self.key, "data")
-        return self._loader(self.examples("train", len(span) * trainer.world_size, seed), span, fit.batch_size)
+        examples = self.examples("train", len(span) * trainer.world_size, seed)
+        examples.overlay = fit.overlay
+        return self._loader(examples, span, fit.batch_size)
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of fixed validation clips. Batches are dealt to the processes, at least one to each."""

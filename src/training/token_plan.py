@@ -75,6 +75,11 @@ def check_tokens(system: System, options: TokenOptions) -> None:
                 f"conditioners.{key} reads audio and {why}, so its stages cannot be trained on stored tokens: "
                 "train them on the audio"
             )
+    if overlaid := [name for name, part in system.stages.items() if part.fit_options.overlay]:
+        raise PartitaError(
+            f"stages.{overlaid[0]} lays clips over each other (fit.overlay), so it cannot be trained on stored tokens: "
+            "train it on the audio, or set fit.overlay to 0"
+        )
     if options.clip is not None and options.clip < system.plan.window:
         raise PartitaError(
             f"clips of {options.clip:g} s are too short for a window of {system.plan.window:g} s: raise tokens.clip"

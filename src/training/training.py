@@ -182,6 +182,11 @@ def _check_trainable_without_audio(system: System, run: Path, joint: Mapping[Par
                 f"{key} has no weights, and stored tokens have no audio to train it on: set {key.group}.{key.name}."
                 "weights to the part that made the tokens, such as RUN/" + key
             )
+        if key.group == "stages" and part.fit_options.overlay:
+            raise PartitaError(
+                f"{key} lays clips over each other (fit.overlay), and stored tokens have no audio: name data with "
+                "audio, or set fit.overlay to 0"
+            )
 
 
 def _load_finished(part: Part, folder: Path) -> None:

@@ -8,9 +8,11 @@ import pytest
 import soundfile
 import torch
 
+from partita.core.contracts import Example
 from partita.data.base import UnreadableClip
 from partita.data.examples import Collate, ExampleLoader, Examples
 from partita.data.folder import Folder
+from partita.data.overlay import overlaid
 from partita.errors import PartitaError
 from toys import ToySines
 
@@ -142,3 +144,56 @@ def test_a_file_that_vanishes_stops_nothing(music: Path, tmp_path):
     assert source.report == ["whole1.flac: there is no such file"]
     for old, new in zip(before, after, strict=True):
         assert old.fields["id"] == "whole1.flac" or torch.equal(old.audio, new.audio)
+
+
+def test_clips_laid_over_each_other_have_both_captions():
+    """Half of the examples, each the sum of two of the sines, which is the same when read again."""
+    mixed = examples(ToySines(pieces=8), length=200)
+    mixed.overlay = 0.5
+    alone, read = examples(ToySines(pieces=8), length=200), [mixed[i] for i in range(200)]
+    sums = [i for i in range(200) if not torch.equal(read[i].audio, alone[i].audio)]
+    assert 75 < len(sums) < 125
+    captions = {alone[i].fields["text"] for i in range(8)}
+    for i in sums:
+        first, caption = alone[i], read[i].fields["text"]
+        assert caption.startswith(first.fields["text"])
+        assert read[i].fields["id"] == first.fields["id"]
+        assert any(caption == f"{first.fields['text']} {other}" for other in captions - {first.fields["text"]})
+        assert read[i].audio.abs().max() <= 0.99
+        assert torch.equal(mixed[i].audio, read[i].audio)
+    added = torch.stack([read[i].audio - alone[i].audio for i in sums])
+    assert (added[..., added.shape[-1] // 2 :].abs().amax(-1) > 0).all()  # the second half always has both
+
+
+def rms(audio):
+    return float(audio.square().mean().sqrt())
+
+
+def test_the_second_clip_is_as_loud_as_drawn():
+    """Levels of -5 to 5 dB and starts in the first half, both uniform (audiocraft's AudioGen)."""
+    noise = torch.Generator().manual_seed(0)
+    loud, soft = (0.01 * k * torch.randn(1, 4000, generator=noise) for k in (8, 1))
+    first, second = (Example(audio, 4000, {"text": "one", "id": "1", "key": "C major"}) for audio in (loud, soft))
+    levels, starts = [], []
+    for seed in range(300):
+        added = overlaid(first, second, seed).audio - loud
+        start = int(added[0].ne(0).nonzero()[0])
+        starts.append(start / 4000)
+        levels.append(20 * np.log10(rms(loud) / rms(added[:, start:])))
+    assert 0 <= min(starts) < 0.02
+    assert 0.48 < max(starts) <= 0.501
+    assert abs(np.mean(starts) - 0.25) < 0.03
+    assert -5.2 < min(levels) < -4.7
+    assert 4.7 < max(levels) < 5.2
+    assert abs(np.mean(levels)) < 0.6
+    assert overlaid(first, second, 0).fields == {"id": "1", "text": "one"}  # said once, and no key of half of it
+
+
+def test_silence_and_missing_captions_can_be_mixed():
+    tone = torch.sin(torch.arange(1000) / 5)[None]
+    short = Example(torch.zeros(1, 1000), 100, {"text": None})
+    assert torch.equal(overlaid(short, Example(tone, 1000), 3).audio[:, :1], torch.zeros(1, 1))
+    mix = overlaid(Example(tone, 1000, {"text": "a tone"}), short, 3)
+    assert mix.fields == {"text": None}
+    assert mix.num_samples == 1000
+    assert torch.isfinite(mix.audio).all()

@@ -311,7 +311,13 @@ def test_exports_of_audiocraft_are_the_same_system(published, channels, tmp_path
     for key, part in theirs.parts.items():
         for name, tensor in part.exported_state().items():
             torch.testing.assert_close(ours.parts[key].exported_state()[name], tensor)
-    assert ours.plan.stages["acoustic"].window == 10
+    assert (ours.plan.stages["acoustic"].window, ours.plan.stages["acoustic"].overlap) == (10, 4)
+    torch.save(
+        {"best_state": audiocraft_names(decoder), "xp.cfg": yaml.safe_dump(settings | {"solver": "audiogen"})},
+        export / "state_dict.bin",
+    )
+    sounds = partita.load(partita.import_system(export, tmp_path / "sounds")).plan.stages["acoustic"]
+    assert (sounds.window, sounds.overlap) == (10, 8)  # AudioGen's extend_stride of 2
 
 
 def package_names(state):

@@ -256,6 +256,14 @@ def test_a_conditioner_that_learns_from_audio_needs_audio(base, tmp_path, monkey
     assert not (tmp_path / "short" / "tokenizers").exists()
 
 
+def test_clips_over_each_other_need_audio(base, tmp_path):
+    mixed = "stages.main.generator.fit.overlay=0.5"
+    with pytest.raises(partita.PartitaError, match=r"stages.main lays clips over each other \(fit.overlay\)"):
+        partita.tokenize(changed(base, mixed), tmp_path / "mixed", progress=False)
+    partita.tokenize(base, tmp_path / "shards", progress=False)
+    refused(from_shards(base, tmp_path / "shards", mixed), tmp_path / "run", "stored tokens have no audio: name data")
+
+
 def test_a_mixture_keeps_its_order_and_its_names(base, tmp_path, music):
     more = tmp_path / "more"
     more.mkdir()

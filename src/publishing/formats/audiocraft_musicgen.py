@@ -1,4 +1,4 @@
-"""MusicGen as audiocraft exports it."""
+"""MusicGen and AudioGen as audiocraft exports them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from .musicgen_slots import codec_slot, decoder_slot, figures, inner, stage
 
 GENERATOR, CODEC = "state_dict.bin", "compression_state_dict.bin"
 T5_NAMES = ("t5-small", "t5-base", "t5-large")
+AUDIOGEN_STRIDE = 2.0
+"""Seconds by which AudioGen continues longer sounds (audiocraft's ``extend_stride``)."""
 _NAMES = {
     "cross_attention": "encoder_attn",
     "linear1": "fc1",
@@ -36,12 +38,12 @@ _OUTSIDE = {
 
 @register("published", "audiocraft-musicgen")
 class AudiocraftMusicGen(PublishedSystem):
-    """MusicGen with text prompts in the two files that audiocraft exports, read as plain tensors.
+    """MusicGen or AudioGen with text prompts in the two files that audiocraft exports, read as plain tensors.
 
     The files do not hold the text encoder, whose weights come from the Hub.
     """
 
-    reads = f"MusicGen as audiocraft exports it ({GENERATOR} and {CODEC})"
+    reads = f"MusicGen and AudioGen as audiocraft exports them ({GENERATOR} and {CODEC})"
     files = (GENERATOR, CODEC)
 
     @classmethod
@@ -55,7 +57,7 @@ class AudiocraftMusicGen(PublishedSystem):
         state, settings = read_export(folder / GENERATOR)
         if "fuser" in settings and (prepended := (settings["fuser"] or {}).get("prepend")):
             raise PartitaError(
-                f"{folder} prepends {prepended!s:.60}: only MusicGen with text prompts can be imported so"
+                f"{folder} prepends {prepended!s:.60}: only systems with text prompts alone can be imported so"
             )
         what = "transformer_lm of the export"
         size = figures(inner(settings, "transformer_lm"), what, {"dim": 1024, "num_heads": 16, "n_q": 4})
@@ -74,11 +76,14 @@ class AudiocraftMusicGen(PublishedSystem):
         slot = codec_slot(_codec_config(read_export(folder / CODEC)[1]))
         if settings.get("interleave_stereo_codebooks", {}).get("use"):
             slot |= {"channels": 2, "channelwise": True}
-        seconds = figures(settings.get("dataset") or {}, "data", {"segment_duration": 30})["segment_duration"]
+        seconds = float(figures(settings.get("dataset") or {}, "data", {"segment_duration": 30})["segment_duration"])
+        audiogen = settings.get("solver") == "audiogen"
         return {
             "tokenizers": {"acoustic": slot},
             "conditioners": {"text": _text(settings)[0]},
-            "stages": {"acoustic": stage(generator, float(seconds))},
+            "stages": {
+                "acoustic": stage(generator, seconds, max(0.0, seconds - AUDIOGEN_STRIDE) if audiogen else None)
+            },
         }
 
     @classmethod

@@ -111,12 +111,13 @@ def decoder_slot(
     }
 
 
-def stage(generator: Mapping[str, Any], window: float) -> dict[str, Any]:
+def stage(generator: Mapping[str, Any], window: float, overlap: float | None = None) -> dict[str, Any]:
     """The one stage of MusicGen, which is given a text.
 
     Args:
         generator: The slot of the generator.
-        window: Seconds of music that it was trained on. Longer music is continued from the last 40 % (audiocraft's
+        window: Seconds of music that it was trained on.
+        overlap: Seconds from which longer music is continued. ``None`` is 40 % of the window (audiocraft's
             ``extend_stride`` of 18 in 30 seconds).
     """
     return {
@@ -124,7 +125,7 @@ def stage(generator: Mapping[str, Any], window: float) -> dict[str, Any]:
         "target": "acoustic",
         "given": {"text": "cross"},
         "window": window,
-        "overlap": 0.4 * window,
+        "overlap": 0.4 * window if overlap is None else overlap,
     }
 
 

@@ -16,7 +16,8 @@ _MUSICGEN = {
 }
 
 CHECKPOINTS = {f"facebook/musicgen-{name}": f"MusicGen, {line} (CC-BY-NC-4.0)" for name, line in _MUSICGEN.items()} | {
-    "facebook/audiogen-medium": "AudioGen, 1.5B parameters, 16 kHz mono, sounds from text (CC-BY-NC-4.0)"
+    "facebook/musicgen-style": "MusicGen-Style, 1.5B parameters, 32 kHz mono, from text and a style (CC-BY-NC-4.0)",
+    "facebook/audiogen-medium": "AudioGen, 1.5B parameters, 16 kHz mono, sounds from text (CC-BY-NC-4.0)",
 }
 """Known checkpoints by hub id, each with a line that ends with the license of its weights in parentheses."""
 

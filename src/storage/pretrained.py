@@ -115,7 +115,21 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         config = None
     if not isinstance(config, dict):
         raise PartitaError(f"{path} is damaged: its entry xp.cfg is no configuration")
-    return _tensors(content["best_state"], path), config
+    return _tensors(content["best_state"], path), _referred(config, config)
+
+
+def _referred(value: Any, config: dict[str, Any]) -> Any:
+    """A value of a configuration in which references such as ``${sample_rate}`` are replaced by what they name."""
+    if isinstance(value, dict):
+        return {key: _referred(inner, config) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_referred(inner, config) for inner in value]
+    if isinstance(value, str) and (found := re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", value)):
+        named: Any = config
+        for key in found[1].split("."):
+            named = named.get(key) if isinstance(named, dict) else None
+        return value if isinstance(named, dict | list) or named is None else named
+    return value
 
 
 def _read_pickle(path: Path) -> Any:

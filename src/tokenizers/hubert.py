@@ -92,6 +92,8 @@ class HuBERT(FrozenFeatures):
         sample_rate: Sample rate of the training audio of the weights, in Hz.
         layer: Number of the block whose output is used, counted from 1.
         normalize: Whether to normalize each clip to mean 0 and variance 1, as MERT's feature extractor does.
+        pad: Whether silence is appended, without which clips have a frame less, as where audiocraft hears styles. Clips
+            that are shorter than a frame are padded in any case.
         network: Shape of the network.
 
     Raises:
@@ -107,6 +109,7 @@ class HuBERT(FrozenFeatures):
         sample_rate: int = 16000,
         layer: int = 9,
         normalize: bool = True,
+        pad: bool = True,
         network: HuBERTShape = SHAPE,
     ) -> None:
         super().__init__()
@@ -130,7 +133,7 @@ class HuBERT(FrozenFeatures):
         self.network = HubertModel(config)
         # Weight normalization of the position convolution is only needed in training.
         parametrize.remove_parametrizations(self.network.encoder.pos_conv_embed.conv, "weight")
-        self.sample_rate, self.layer, self.normalize = sample_rate, layer, normalize
+        self.sample_rate, self.layer, self.normalize, self.pad = sample_rate, layer, normalize, pad
         self.freeze()
 
     @property
@@ -140,14 +143,15 @@ class HuBERT(FrozenFeatures):
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio ``[B, 1, T]`` to features ``[B, width, ceil(T / 320)]``."""
+        """Audio ``[B, 1, T]`` to features ``[B, width, ceil(T / 320)]``, or ``(T - 80) // 320`` without ``pad``."""
         with torch.autocast(audio.device.type, enabled=False):
             clips = self.mono(audio)
             if self.normalize:
                 variance, mean = torch.var_mean(clips, 1, correction=0, keepdim=True)
                 clips = (clips - mean) * (variance + 1e-7).rsqrt()
             frames = -(-clips.shape[1] // HOP)
-            padded = F.pad(clips, (0, (frames - 1) * HOP + REACH - clips.shape[1]))
+            missing = (frames - 1) * HOP + REACH - clips.shape[1]
+            padded = F.pad(clips, (0, missing)) if self.pad or clips.shape[1] < REACH else clips
             return self.network(padded).last_hidden_state.mT
 
     def load_weights(self, source: str | Path) -> None:

@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import partita
+from audiocraft_export import audiocraft_names, package_names
 from partita.cli.main import app
 from partita.core.contracts import Condition
 from partita.errors import PartitaError
@@ -239,35 +240,6 @@ def test_nothing_is_overwritten(copy, tmp_path):
         partita.import_system("somewhere/else/entirely", tmp_path / "out")
 
 
-def audiocraft_names(state):
-    """The weights of transformers' decoder under audiocraft's names, with queries, keys and values in one tensor."""
-    renamed, joined = {}, {}
-    pairs = {
-        "model.decoder.embed_tokens.": "emb.",
-        "model.decoder.layer_norm.": "out_norm.",
-        "model.decoder.layers.": "transformer.layers.",
-        "lm_heads.": "linears.",
-        "self_attn_layer_norm": "norm1",
-        "encoder_attn_layer_norm": "norm_cross",
-        "final_layer_norm": "norm2",
-        "encoder_attn.": "cross_attention.",
-        ".fc1.": ".linear1.",
-        ".fc2.": ".linear2.",
-        "enc_to_dec_proj.": "condition_provider.conditioners.description.output_proj.",
-    }
-    for name, tensor in state.items():
-        name = name.removeprefix("decoder.")
-        for theirs, ours in pairs.items():
-            name = name.replace(theirs, ours)
-        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
-            joined.setdefault(name[: -len("q_proj.weight")] + "in_proj_weight", {})[name[-len("q_proj.weight")]] = (
-                tensor
-            )
-        else:
-            renamed[name] = tensor
-    return renamed | {name: torch.cat([three[k] for k in "qkv"]) for name, three in joined.items()}
-
-
 @pytest.mark.parametrize("channels", [1, 2])
 def test_exports_of_audiocraft_are_the_same_system(published, channels, tmp_path, monkeypatch):
     """Read as plain tensors; the text encoder comes from the Hub."""
@@ -318,24 +290,6 @@ def test_exports_of_audiocraft_are_the_same_system(published, channels, tmp_path
     )
     sounds = partita.load(partita.import_system(export, tmp_path / "sounds")).plan.stages["acoustic"]
     assert (sounds.window, sounds.overlap) == (10, 8)  # AudioGen's extend_stride of 2
-
-
-def package_names(state):
-    """The weights of transformers' EnCodec under the names of the encodec package, with its weight normalization."""
-    renamed = {}
-    for name, tensor in state.items():
-        if name.startswith("quantizer."):
-            name = name.replace("quantizer.layers", "quantizer.vq.layers").replace(".codebook.", "._codebook.")
-        else:
-            number = int(name.split(".")[2])
-            transposed = name.startswith("decoder.") and number in (3, 6, 9, 12) and "block" not in name
-            kind = "convtr" if transposed else "conv"
-            name = name.replace(".layers.", ".model.", 1)
-            name = name.replace(".conv.", f".{kind}.{kind}.")
-            name = name.replace("parametrizations.weight.original0", "weight_g")
-            name = name.replace("parametrizations.weight.original1", "weight_v")
-        renamed[name] = tensor
-    return renamed
 
 
 def test_the_card_names_the_origin_and_its_license(published, tmp_path):

@@ -15,6 +15,7 @@ from ...core.registry import register
 from ...errors import PartitaError
 from ...storage.pretrained import read_export
 from ...storage.tensor_file import write_tensors
+from .audiocraft_prefix import heard
 from .base import PublishedSystem
 from .musicgen_slots import codec_slot, decoder_slot, figures, inner, stage
 
@@ -33,14 +34,15 @@ _NAMES = {
 _OUTSIDE = {
     "out_norm.": "model.decoder.layer_norm.",
     "condition_provider.conditioners.description.output_proj.": "enc_to_dec_proj.",
+    "condition_provider.conditioners.self_wav.output_proj.": "audio_enc_to_dec_proj.",
 }
 
 
 @register("published", "audiocraft-musicgen")
 class AudiocraftMusicGen(PublishedSystem):
-    """MusicGen or AudioGen with text prompts in the two files that audiocraft exports, read as plain tensors.
+    """MusicGen, AudioGen, MusicGen-melody and MusicGen-Style in the two files that audiocraft exports.
 
-    The files do not hold the text encoder, whose weights come from the Hub.
+    They are read as plain tensors. They hold neither the text encoder nor MERT, whose weights come from the Hub.
     """
 
     reads = f"MusicGen and AudioGen as audiocraft exports them ({GENERATOR} and {CODEC})"
@@ -55,10 +57,6 @@ class AudiocraftMusicGen(PublishedSystem):
     def recipe(cls, folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe of one stage, with the sizes of the two configurations."""
         state, settings = read_export(folder / GENERATOR)
-        if "fuser" in settings and (prepended := (settings["fuser"] or {}).get("prepend")):
-            raise PartitaError(
-                f"{folder} prepends {prepended!s:.60}: only systems with text prompts alone can be imported so"
-            )
         what = "transformer_lm of the export"
         size = figures(inner(settings, "transformer_lm"), what, {"dim": 1024, "num_heads": 16, "n_q": 4})
         depth = len({found[1] for name in state if (found := re.match(r"transformer\.layers\.(\d+)\.", name))})
@@ -77,14 +75,15 @@ class AudiocraftMusicGen(PublishedSystem):
         if settings.get("interleave_stereo_codebooks", {}).get("use"):
             slot |= {"channels": 2, "channelwise": True}
         seconds = float(figures(settings.get("dataset") or {}, "data", {"segment_duration": 30})["segment_duration"])
-        audiogen = settings.get("solver") == "audiogen"
-        return {
-            "tokenizers": {"acoustic": slot},
-            "conditioners": {"text": _text(settings)[0]},
-            "stages": {
-                "acoustic": stage(generator, seconds, max(0.0, seconds - AUDIOGEN_STRIDE) if audiogen else None)
-            },
-        }
+        overlap = max(0.0, seconds - AUDIOGEN_STRIDE) if settings.get("solver") == "audiogen" else None
+        conditioners, made = {"text": _text(settings)[0]}, stage(generator, seconds, overlap)
+        if (recording := heard(settings, seconds)) is not None:
+            conditioners[recording.name] = recording.slot
+            conditioners["text"]["word_dropout"] = 0.2
+            made["given"] = {recording.name: "prepend", "text": "prepend"}
+            made["generator"] |= {"plain_prefix": True, **recording.generator}
+            made["generator"]["sampling"] |= recording.sampling
+        return {"tokenizers": {"acoustic": slot}, "conditioners": conditioners, "stages": {"acoustic": made}}
 
     @classmethod
     def unpack(cls, folder: Path, config: Mapping[str, Any], into: Path) -> dict[str, str]:
@@ -92,11 +91,13 @@ class AudiocraftMusicGen(PublishedSystem):
         state, settings = read_export(folder / GENERATOR)
         part = into / "decoder"
         part.mkdir()
-        (part / "config.json").write_text(json.dumps({"model_type": "musicgen_decoder"}), encoding="utf-8")
+        model_type = "musicgen_melody" if (settings.get("fuser") or {}).get("prepend") else "musicgen_decoder"
+        (part / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
         write_tensors(dict(_renamed(state)), part / "model.safetensors")
         return {
             "tokenizers/acoustic": str(folder / CODEC),
             "conditioners/text": _text(settings)[1],
+            "conditioners/style": str(folder / GENERATOR),
             "stages/acoustic": str(part),
         }
 
